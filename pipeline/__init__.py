@@ -1,0 +1,1 @@
+"""Leaven: do generated images help contrastive learning here, how many, and with how strong an augmentation?"""

@@ -1,0 +1,93 @@
+"""Encoders: torchvision's ResNet with the small-image stem, at any width and depth; saved with a card, loaded strictly.
+
+Width 64 with blocks 2-2-2-2 and 3 channels has the parameters of torchvision's `resnet18` (stem: 3x3, stride 1, no
+max-pool; no classifier).
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torchvision.models.resnet import BasicBlock, ResNet
+
+from pipeline import files, seeds
+from pipeline.errors import UserError
+from pipeline.params.schema import Backbone
+
+
+class SmallResNet(ResNet):
+    """ResNet of basic blocks for images of about 32 pixels: (N, C, H, W) -> (N, 8 width)."""
+
+    def __init__(self, width: int, blocks: list[int], channels: int):
+        nn.Module.__init__(self)  # not ResNet's, which builds width 64 only
+        self._norm_layer, self.dilation, self.groups, self.base_width = nn.BatchNorm2d, 1, 1, 64
+        self.inplanes = width
+        # Padding 1 keeps the size, as in CLSP; solo-learn and AdaInf pad by 2 and get a map of H + 2 (docs/decisions.md).
+        self.conv1 = nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.Identity()
+        for i, count in enumerate(blocks):
+            layer = self._make_layer(BasicBlock, width * 2**i, count, stride=1 if i == 0 else 2)
+            setattr(self, f"layer{i + 1}", layer)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Identity()
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+class Encoder(nn.Module):
+    """A backbone behind the normalisation that it was trained with: float (N, C, H, W) in [0, 1] -> features (N, D)."""
+
+    def __init__(self, backbone: SmallResNet, card: dict):
+        super().__init__()
+        self.backbone, self.card = backbone, card
+        for name in ("mean", "std"):
+            self.register_buffer(name, torch.tensor(card[name])[:, None, None], persistent=False)
+
+    @property
+    def width(self) -> int:
+        """Length of a feature vector."""
+        return 8 * self.card["width"]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.backbone((x - self.mean) / self.std)
+
+
+def build(params: Backbone, mean: list[float], std: list[float], seed: int) -> Encoder:
+    """A freshly initialised encoder; mean and std (one a channel, pixels in [0, 1]) are those of the real images."""
+    card = {"width": params.width, "blocks": list(params.blocks), "mean": mean, "std": std, "seed": seed}
+    with seeds.scope(seed, "backbone"):
+        return Encoder(SmallResNet(params.width, params.blocks, len(mean)), card)
+
+
+def untrained(encoder: Encoder) -> Encoder:
+    """The encoder as it was before its first step."""
+    card = encoder.card
+    return build(Backbone(width=card["width"], blocks=card["blocks"]), card["mean"], card["std"], card["seed"])
+
+
+def save(encoder: Encoder, folder: Path, **facts: object) -> None:
+    """encoder.safetensors (torchvision's key names) and card.json with what `load` needs and `facts`."""
+    weights = {name: tensor.contiguous() for name, tensor in encoder.backbone.state_dict().items()}
+    files.write(Path(folder) / "encoder.safetensors", lambda path: save_file(weights, path))
+    digest = files.sha256(Path(folder) / "encoder.safetensors")
+    files.write_json(Path(folder) / "card.json", {**encoder.card, **facts, "sha256": digest})
+
+
+def load(folder: Path) -> Encoder:
+    """The encoder in a folder that `save` wrote, in evaluation mode; refuses other weights than the card's."""
+    folder = Path(folder)
+    if not (folder / "card.json").exists():
+        raise UserError("no encoder yet", folder, "run `dvc repro pretrain`, or `python -m stages.pretrain`")
+    card = files.read_json(folder / "card.json")
+    path = folder / "encoder.safetensors"
+    if not path.exists() or files.sha256(path) != card["sha256"]:
+        raise UserError(
+            "missing or damaged: its sha256 is not the card's", path, "delete it, run `dvc repro -f -s pretrain`"
+        )
+    encoder = Encoder(SmallResNet(card["width"], card["blocks"], len(card["mean"])), card)
+    encoder.backbone.load_state_dict(load_file(path), strict=True)
+    return encoder.eval()

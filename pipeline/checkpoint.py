@@ -1,0 +1,35 @@
+"""Named objects -> one atomic file and back. What is restored is what was saved, for the same work, or nothing."""
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline import files
+from pipeline.errors import UserError
+
+
+def save(path: Path, fingerprint: str, step: int, objects: dict[str, Any], rows: list[dict]) -> None:
+    """Write every object's state_dict, the number of finished steps and the log's rows."""
+    buffer = io.BytesIO()  # torch puts a file's name into the archive, but no name into a buffer
+    states = {name: thing.state_dict() for name, thing in objects.items()}
+    torch.save({"fingerprint": fingerprint, "step": step, "states": states, "rows": rows}, buffer)
+    files.write(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
+
+
+def load(path: Path, fingerprint: str, objects: dict[str, Any]) -> tuple[int, list[dict]]:
+    """Restore the objects in place. Returns (finished steps, rows); (0, []) where there is no checkpoint."""
+    if not Path(path).exists():
+        return 0, []
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        found = set(saved["states"])
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, TypeError) as fault:
+        raise UserError(f"not a readable checkpoint ({type(fault).__name__})", path, "delete it") from fault
+    if saved["fingerprint"] != fingerprint or found != set(objects):
+        raise UserError("a checkpoint of other work", path, "delete it")
+    for name, thing in objects.items():
+        thing.load_state_dict(saved["states"][name])
+    return saved["step"], saved["rows"]

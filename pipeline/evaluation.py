@@ -1,0 +1,133 @@
+"""The protocol of a linear evaluation: which features, which labels, which numbers. probes.py has the measures.
+
+The train images' labels, or a fixed number of labels that does not depend on train_size; regularisation chosen on
+validation; the test images are used once, for the number.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from pipeline import augment, backbones, probes, seeds, shards
+from pipeline.params.schema import Augment, Compute, LinearEval
+from pipeline.progress import bar
+
+PAIRS = 2_000  # validation images that alignment and uniformity are measured on
+CURVES = ("per_class", "confusion", "grid")
+
+
+@dataclass
+class Judged:
+    """metrics: at most ten numbers; protocol: how each came about; tables: name -> (columns, rows) for plots/."""
+
+    metrics: dict[str, float]
+    protocol: dict
+    tables: dict[str, tuple[list[str], list[dict]]] = field(default_factory=dict)
+
+
+def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, compute: Compute) -> Judged:
+    """All numbers of one encoder; the label-free ones alone where an image of train, validation or test has no label."""
+    unlabelled = label_free(encoder, real, params.seed, compute)
+    card = encoder.card
+    point = {"ratio": round(card["n_generated"] / card["n_real"], 4), "strength": card["augment"]["strength"]}
+    if (real.labels < 0).any():
+        empty = {
+            "per_class": ["class", "top1"],
+            "confusion": ["actual", "predicted", "count"],
+            "grid": [*point, "top1"],
+        }
+        why = "no linear probe: there are images without a label"
+        return Judged(unlabelled, {"note": why}, {name: (columns, []) for name, columns in empty.items()})
+    train, test = real.part(shards.TRAIN), real.part(shards.TEST)
+    validation, labelled = real.part(shards.VALIDATION), real.labelled()
+    sets = {"train": train, "labelled": labelled, "validation": validation, "test": test}
+    labels = {name: torch.from_numpy(y) for name, (_, y) in sets.items()}
+    before = backbones.untrained(encoder).to(compute.device)
+    kinds = {
+        "encoder": lambda images: probes.features(encoder, images, compute),
+        "untrained": lambda images: probes.features(before, images, compute),
+        "pixels": probes.pixels,
+    }
+    right, l2, predicted = {}, {}, {}
+    with bar("linear evaluation", 4, "probe") as progress:
+        for kind, features in kinds.items():
+            x = {name: features(images) for name, (images, _) in sets.items()}
+            for budget in ("train", "labelled") if kind == "encoder" else ("train",):
+                found, l2[f"{kind}, {budget}"] = probes.linear_probe(
+                    (x[budget], labels[budget]),
+                    (x["validation"], labels["validation"]),
+                    x["test"],
+                    len(real.classes),
+                    params.l2,
+                )
+                predicted[kind, budget] = found
+                right[kind, budget] = (found == labels["test"]).numpy()
+                progress.update()
+            if kind == "encoder":
+                neighbours = probes.knn(x["train"], labels["train"], x["test"])
+    best, n = right["encoder", "train"], len(test[1])
+    low, high = probes.wilson(int(best.sum()), n)
+    over = {k: probes.paired_difference(best, right[k, "train"]) for k in ("pixels", "untrained")}
+    metrics = {
+        "top1": 100 * float(best.mean()),
+        "top1_low": low,
+        "top1_high": high,
+        "top1_10k": 100 * float(right["encoder", "labelled"].mean()),
+        "knn": probes.accuracy(neighbours, test[1]),
+        "pixels": 100 * float(right["pixels", "train"].mean()),
+        "untrained": 100 * float(right["untrained", "train"].mean()),
+        **unlabelled,
+    }
+    protocol = {
+        "test_images": n,
+        "train_labels": len(train[1]),
+        "fixed_labels": len(labelled[1]),
+        "validation_images": len(validation[1]),
+        "probe": "multinomial logistic regression, mean cross-entropy + l2/2 |W|^2, features standardised; "
+        "l2 by validation top-1",
+        "l2": l2,
+        "knn": {"k": probes.KNN_K, "temperature": probes.KNN_TEMPERATURE, "bank": "train"},
+        "top1_interval": "Wilson, 95 %",
+        "over_pixels": dict(zip(("points", "low", "high"), (round(v, 4) for v in over["pixels"]), strict=True)),
+        "over_untrained": dict(zip(("points", "low", "high"), (round(v, 4) for v in over["untrained"]), strict=True)),
+        "differences": "paired by test image, normal, 95 %",
+        "encoder_sha256": card["sha256"],
+    }
+    tables = _tables(real.classes, test[1], predicted["encoder", "train"].numpy())
+    tables["grid"] = ([*point, "top1"], [{**point, "top1": metrics["top1"]}])
+    return Judged(metrics, protocol, tables)
+
+
+def label_free(encoder: backbones.Encoder, real: shards.RealSet, seed: int, compute: Compute) -> dict[str, float]:
+    """RankMe, alignment and uniformity on validation images, the views drawn as in pretraining."""
+    images, _ = real.part(shards.VALIDATION)
+    images = images[:PAIRS]
+    params = Augment(**encoder.card["augment"])
+    batch = torch.from_numpy(images)
+    draw = seeds.generator(seed, "alignment")
+    views = augment.views(batch, [augment.recipe(params, view) for view in (0, 1)], draw)
+    one, two = (probes.embed(encoder, view, compute) for view in views)
+    clean = probes.features(encoder, images, compute)
+    return {
+        "rankme": probes.rankme(clean),
+        "alignment": probes.alignment(one, two),
+        "uniformity": probes.uniformity(clean),
+    }
+
+
+def _tables(classes: tuple[str, ...], actual: np.ndarray, predicted: np.ndarray) -> dict:
+    count = np.zeros((len(classes), len(classes)), dtype=int)
+    np.add.at(count, (actual, predicted), 1)
+    per_class = [
+        {"class": name, "top1": float(100 * count[i, i] / max(1, count[i].sum()))} for i, name in enumerate(classes)
+    ]
+    confusion = [
+        {"actual": a, "predicted": b, "count": int(count[i, j])}
+        for i, a in enumerate(classes)
+        for j, b in enumerate(classes)
+    ]
+    return {
+        "per_class": (["class", "top1"], per_class),
+        "confusion": (["actual", "predicted", "count"], confusion),
+    }

@@ -1,0 +1,126 @@
+"""Files that are whole or not there: write to a temporary name, fsync, rename. Digests and locks."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pipeline.errors import RESOURCE, UserError
+from pipeline.progress import say
+
+
+@contextlib.contextmanager
+def disk_faults(path: Path) -> Iterator[None]:
+    """Turn a full disk or a folder that cannot be written into a UserError that names the path."""
+    try:
+        yield
+    except OSError as fault:
+        if fault.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = shutil.disk_usage(_existing(path)).free
+            raise UserError(
+                f"disk full, {free / 1e6:,.0f} MB free",
+                path,
+                "make room and run the same command again; finished parts are kept",
+                RESOURCE,
+            ) from fault
+        if fault.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+            raise UserError(f"cannot write: {fault.strerror}", path, "check the path and its owner") from fault
+        raise
+
+
+def write(path: Path, writer: Callable[[Path], None]) -> None:
+    """The only way to a final name: `writer` fills a temporary file in the same folder, which is then renamed."""
+    path = Path(path)
+    with disk_faults(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            writer(temporary)
+            _fsync(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _fsync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text with the line ends it has."""
+    write(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline=""))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Sorted, indented JSON; non-finite numbers are a bug and raise ValueError."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file, or a UserError that names it."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as fault:
+        raise UserError("not found", path, "run `dvc repro`, which makes it") from fault
+    except (ValueError, OSError) as fault:
+        raise UserError(f"not readable as JSON: {fault}", path, "delete it and run `dvc repro`") from fault
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def assemble(folder: Path, sources: dict[str, Path], finish: Callable[[Path], None] = lambda fresh: None) -> None:
+    """Replace `folder` by copies of `sources` (name -> file) in one go; the old folder goes at the very end.
+
+    finish(fresh) may add to the new folder before it gets its name.
+    """
+    folder = Path(folder)
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    with disk_faults(folder):
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        try:
+            for name, source in sources.items():
+                (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, fresh / name)
+            finish(fresh)
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(fresh, folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def lock(path: Path, what: str) -> Iterator[None]:
+    """Hold `path` locked; wait, and say so, while another process has it. The lock dies with its process."""
+    held = FileLock(path)
+    with disk_faults(Path(path)):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            say(f"waiting: another process works on {what} ({path})")
+            held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _existing(path: Path) -> Path:
+    return next(p for p in [Path(path), *Path(path).resolve().parents] if p.exists())

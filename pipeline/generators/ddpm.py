@@ -1,0 +1,246 @@
+"""Denoising diffusion (DDPM, Ho et al. 2020, arXiv 2006.11239) with diffusers' UNet, schedulers and EMA.
+
+Image i is a function of the weights, the sampler and i alone: its noise has a generator of its own, and it is always
+computed in batch i // B at row i % B.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from pipeline import files, loop, seeds
+from pipeline.errors import DIVERGED, UserError
+from pipeline.params.schema import DDPM, Compute
+
+UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
+SCHEDULERS = ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler", "PNDMScheduler")
+
+
+def unet(params: DDPM, size: int, channels: int) -> UNet2DModel:
+    """A freshly initialised UNet for images of size x size with 1 or 3 channels."""
+    depth = len(params.channels)
+    attention = ["Attn" if params.attention else ""]
+    plain = [""] * (depth - 1)
+    with seeds.scope(params.seed, "unet"):
+        return UNet2DModel(
+            sample_size=size,
+            in_channels=channels,
+            out_channels=channels,
+            block_out_channels=params.channels,
+            layers_per_block=params.layers,
+            norm_num_groups=params.groups,
+            attention_head_dim=None,
+            dropout=params.dropout,
+            down_block_types=[f"{a}DownBlock2D" for a in plain + attention],
+            up_block_types=[f"{a}UpBlock2D" for a in attention + plain],
+        )
+
+
+def scheduler(params: DDPM) -> DDPMScheduler:
+    """The forward process: betas and what the network predicts."""
+    return DDPMScheduler(
+        num_train_timesteps=params.timesteps, beta_schedule=params.beta_schedule, prediction_type=params.prediction
+    )
+
+
+class Training:
+    """A DDPM in training on uint8 images (N, H, W, C) on the device; `task` is what the loop runs."""
+
+    def __init__(self, params: DDPM, images: torch.Tensor):
+        self.params, self.images = params, images
+        self.unet = unet(params, images.shape[1], images.shape[3]).to(images.device)
+        self.noise = scheduler(params)
+        self.average = EMAModel(
+            self.unet.parameters(), decay=params.ema_decay, use_ema_warmup=True, power=0.75, foreach=True
+        )
+        self.task = loop.Task(
+            phases=[loop.Phase(loop.groups_of(self.unet), self.loss)],
+            batch=self.batch,
+            objects={"unet": self.unet, "average": self.average},
+            after_step=lambda step, progress: self.average.step(self.unet.parameters()),
+        )
+        self.plan = loop.Optimisation(
+            params, build=lambda groups, lr: torch.optim.AdamW(groups, lr), clip=params.grad_clip
+        )
+
+    def batch(self, step: int) -> torch.Tensor:
+        """Images of a step, float (B, C, H, W) in [-1, 1]: passes over a fresh permutation each."""
+        p, n = self.params, len(self.images)
+        places = np.arange(step * p.batch_size, (step + 1) * p.batch_size)
+        rows = [
+            seeds.permutation(p.seed, "ddpm-data", number, n, places[places // n == number] % n)
+            for number in range(places[0] // n, places[-1] // n + 1)
+        ]
+        x = self.images[torch.from_numpy(np.concatenate(rows)).to(self.images.device)]
+        x = x.permute(0, 3, 1, 2).float() / 127.5 - 1
+        if p.flip:
+            mirrored = torch.rand(len(x), generator=self._generator("ddpm-flip", step), device=x.device) < 0.5
+            x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
+        return x
+
+    def loss(self, x: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
+        """L_simple, equation 14: mean squared error of the predicted noise (or velocity, or image)."""
+        draw = self._generator("ddpm-noise", step)
+        noise = torch.randn(x.shape, generator=draw, device=x.device)
+        t = torch.randint(0, self.params.timesteps, (len(x),), generator=draw, device=x.device)
+        target = {"epsilon": noise, "sample": x}.get(self.params.prediction)
+        if target is None:
+            target = self.noise.get_velocity(x, noise, t)
+        with seeds.scope(self.params.seed, "ddpm-dropout", step):
+            predicted = self.unet(self.noise.add_noise(x, noise, t), t).sample
+        return {"loss": F.mse_loss(predicted.float(), target)}
+
+    def averaged(self) -> UNet2DModel:
+        """The UNet with the averaged weights, which is what samples; training is over after this."""
+        self.average.copy_to(self.unet.parameters())
+        return self.unet.eval()
+
+    def _generator(self, purpose: str, step: int) -> torch.Generator:
+        return seeds.generator(self.params.seed, purpose, step, device=self.images.device.type)
+
+
+def save(model: UNet2DModel, noise: DDPMScheduler, folder: Path) -> list[str]:
+    """Write the folder that `diffusers.DDPMPipeline.from_pretrained` reads, safetensors only; returns its files."""
+    model.save_pretrained(Path(folder) / "unet", safe_serialization=True)
+    noise.save_pretrained(Path(folder) / "scheduler")
+    parts = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
+    files.write_json(Path(folder) / "model_index.json", {"_class_name": "DDPMPipeline", **parts})
+    return ["model_index.json", "scheduler/scheduler_config.json", "unet/config.json", f"unet/{UNET_WEIGHTS}"]
+
+
+def pretrained_files(folder: Path) -> dict[str, Path]:
+    """The files of a local diffusers DDPM, in `save`'s layout: name -> path. Pipeline and flat layouts are read.
+
+    Only these files are ever opened: no pickle, no code.
+    """
+    folder = Path(folder)
+    unet_folder = folder / "unet" if (folder / "unet").is_dir() else folder
+    scheduler_folder = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
+    found = {
+        "unet/config.json": unet_folder / "config.json",
+        f"unet/{UNET_WEIGHTS}": unet_folder / UNET_WEIGHTS,
+        "scheduler/scheduler_config.json": scheduler_folder / "scheduler_config.json",
+    }
+    for path in found.values():
+        if not path.exists():
+            raise UserError(
+                "not found",
+                path,
+                "a generator is a folder with config.json, scheduler_config.json and safetensors weights "
+                "(pickled .bin weights are not read; convert them with diffusers)",
+            )
+    return found
+
+
+def load(folder: Path) -> tuple[UNet2DModel, DDPMScheduler]:
+    """UNet (evaluation mode) and forward process of a local folder in either layout; refuses what cannot be sampled."""
+    found = pretrained_files(folder)
+    config = files.read_json(found["unet/config.json"])
+    noise = files.read_json(found["scheduler/scheduler_config.json"])
+    if config.get("_class_name") != "UNet2DModel":
+        raise UserError(f"a {config.get('_class_name')}, not an unconditional UNet2DModel", found["unet/config.json"])
+    if config.get("class_embed_type") or config.get("num_class_embeds"):
+        raise UserError("class-conditional; only unconditional UNets are sampled", found["unet/config.json"])
+    if noise.get("_class_name") not in SCHEDULERS:
+        raise UserError(
+            f"scheduler {noise.get('_class_name')} is none of {', '.join(SCHEDULERS)}",
+            found["scheduler/scheduler_config.json"],
+        )
+    model = UNet2DModel.from_config(config)
+    path = found[f"unet/{UNET_WEIGHTS}"]
+    try:
+        model.load_state_dict(load_file(path), strict=True)
+    except (RuntimeError, SafetensorError) as fault:
+        reason = str(fault).splitlines()[0]
+        raise UserError(f"its weights do not fit its config: {reason}", path) from fault
+    return model.eval(), DDPMScheduler.from_config(noise)
+
+
+def fit_to(size: tuple[int, int], channels: int, model: UNet2DModel, where: str) -> None:
+    """Refuse a generator whose images cannot stand beside the data's (`size` = H, W).
+
+    Channels must be equal, the data square, and the generator's images neither less than half nor more than four times
+    as wide; within that, images are resized (antialiased bicubic).
+    """
+    made, found = model.config.sample_size, model.config.in_channels
+    if found != channels:
+        raise UserError(
+            f"makes images of {found} channels, the data has {channels}", where, "use a generator of the data's kind"
+        )
+    if not isinstance(made, int) or size[0] != size[1] or not size[0] / 2 <= made <= 4 * size[0]:
+        raise UserError(
+            f"makes images of {made} pixels, the data has {size[0]}x{size[1]}",
+            where,
+            "the sizes may differ by resizing to at most twice or at least a quarter",
+        )
+
+
+def solver(name: str, noise: DDPMScheduler, eta: float, clip: bool) -> tuple[object, dict]:
+    """diffusers' scheduler for sampling and the extra arguments of its `step`.
+
+    name: "ddpm" (ancestral), "ddim" (Song et al. 2021; eta 0 deterministic, 1 ancestral) or "dpmsolver++" (Lu et al.
+    2022, second order, multistep). Timesteps are spaced so that the first is the last of training ("trailing"): with
+    few steps the first must not see less noise than the network was trained on. clip: clamp predicted images to [-1, 1].
+    """
+    common = {"timestep_spacing": "trailing"}
+    if name == "ddpm":
+        return DDPMScheduler.from_config(noise.config, clip_sample=clip, **common), {}
+    if name == "ddim":
+        from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+        return DDIMScheduler.from_config(noise.config, clip_sample=clip, **common), {"eta": eta}
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+
+    # DPM-Solver++ has no plain clamp; its dynamic threshold between 1 (built in) and 1 is one.
+    clamp = {"thresholding": clip, "sample_max_value": 1.0}
+    config = {k: v for k, v in noise.config.items() if k != "variance_type"}
+    return DPMSolverMultistepScheduler.from_config(config, final_sigmas_type="zero", **clamp, **common), {}
+
+
+def sample(
+    model: UNet2DModel,
+    solver: object,
+    extra: dict,
+    numbers: range,
+    seed: int,
+    compute: Compute,
+) -> torch.Tensor:
+    """Images with the given numbers, one batch: float32 (len(numbers), C, H, W), nominally in [-1, 1].
+
+    solver, extra: of the function `solver`, its timesteps set, and fresh, as solvers keep history. Every image has a generator of its own for all its noise.
+    Raises UserError (code 4) when a value is not finite.
+    """
+    device = compute.device
+    draws = [seeds.generator(seed, "sample", i) for i in numbers]
+    size, channels = model.config.sample_size, model.config.in_channels
+    x = torch.stack([torch.randn(channels, size, size, generator=g) for g in draws]).to(device)
+    x = x * solver.init_noise_sigma
+    with torch.inference_mode():
+        for t in solver.timesteps:
+            with loop.autocast(compute):
+                predicted = model(solver.scale_model_input(x, t), t).sample
+            x = solver.step(predicted.float(), t, x, generator=draws, **extra).prev_sample
+    if not torch.isfinite(x).all():
+        first = numbers[int((~torch.isfinite(x)).flatten(1).any(1).nonzero()[0])]
+        raise UserError(
+            f"image {first} has values that are not finite",
+            "the generator",
+            "train it longer or at a lower learning rate, or sample with precision fp32",
+            DIVERGED,
+        )
+    return x
+
+
+def to_uint8(x: torch.Tensor, size: int) -> np.ndarray:
+    """float (n, C, S, S) in [-1, 1] -> uint8 (n, size, size, C): resized where S differs (antialiased bicubic), rounded."""
+    if x.shape[-1] != size:
+        x = F.interpolate(x, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
+    x = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return x.permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -1,0 +1,228 @@
+"""THE training loop, for diffusion models and encoders alike: step, log, stop on non-finite, checkpoint, signals.
+
+A run of n steps and any chain of interrupted runs that reaches step n leave the same bits: batches and noise are
+functions of the step, and a checkpoint holds weights, buffers, optimiser, averages and the log.
+"""
+
+import contextlib
+import math
+import platform
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline import checkpoint
+from pipeline.errors import DIVERGED, Stopped, UserError
+from pipeline.params.schema import Compute, Training
+from pipeline.progress import bar, say
+
+
+def prepare(compute: Compute) -> None:
+    """Set threads and determinism; warn where bf16 is emulated. Called once, before the first tensor."""
+    torch.set_num_threads(compute.threads)
+    torch.use_deterministic_algorithms(compute.device == "cuda")  # what runs here on a CPU is deterministic anyway
+    if compute.device == "cpu" and compute.precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        say("warning: this processor has no bf16 instructions; compute.precision fp32 is faster here")
+
+
+def arithmetic(compute: Compute) -> dict:
+    """What decides the bits of a computation beside its code and its inputs; part of every fingerprint."""
+    if compute.device == "cuda":
+        hardware = torch.cuda.get_device_name()
+    else:
+        hardware = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    packages = ("torch", "torchvision", "diffusers", "numpy")
+    return {"compute": compute.model_dump(), "hardware": hardware, "versions": {p: version(p) for p in packages}}
+
+
+@dataclass
+class Group:
+    """Parameters that share a learning-rate factor. Without `decay` they have no weight decay and, under LARS, no trust
+    ratio either: so it is with biases and normalisation."""
+
+    parameters: list[torch.nn.Parameter]
+    lr_factor: float = 1.0
+    decay: bool = True
+
+
+@dataclass
+class Phase:
+    """One player of a step: its parameters and its loss. A method that plays a game has several, in order.
+
+    loss(batch, step) -> {name: scalar}; the entry "loss" is what is minimised, the others are logged.
+    """
+
+    groups: list[Group]
+    loss: Callable[[Any, int], dict[str, torch.Tensor]]
+
+
+@dataclass
+class Task:
+    """What the loop trains.
+
+    batch(step) -> anything, a pure function of the step. objects: name -> what has state_dict and load_state_dict and
+    changes while training (modules, averages). before_step / after_step(step, progress), progress = step / steps, run
+    outside autocast; evaluate(step) -> {name: number} joins the log's row.
+    """
+
+    phases: list[Phase]
+    batch: Callable[[int], Any]
+    objects: dict[str, Any]
+    before_step: Callable[[int, float], None] = lambda step, progress: None
+    after_step: Callable[[int, float], None] = lambda step, progress: None
+    evaluate: Callable[[int], dict[str, float]] = lambda step: {}
+
+
+@dataclass
+class Optimisation:
+    """A schedule with its optimiser: build(groups, lr) -> torch optimiser; clip: largest gradient norm, or None."""
+
+    schedule: Training
+    build: Callable[[list[dict], float], torch.optim.Optimizer]
+    clip: float | None = None
+    evaluate_every: int | None = None
+
+
+def learning_rate(schedule: Training, step: int) -> float:
+    """Linear warm-up from lr / warmup to lr, then half a cosine to 0: the rate of step `step` (0-based)."""
+    if step < schedule.warmup_steps:
+        return schedule.lr * (step + 1) / schedule.warmup_steps
+    left = max(1, schedule.steps - schedule.warmup_steps)
+    return 0.5 * schedule.lr * (1 + math.cos(math.pi * (step - schedule.warmup_steps) / left))
+
+
+def autocast(compute: Compute) -> torch.autocast:
+    """The arithmetic of forward passes."""
+    return torch.autocast(compute.device, torch.bfloat16, enabled=compute.precision == "bf16")
+
+
+def train(what: str, task: Task, plan: Optimisation, compute: Compute, folder: Path, fingerprint: str) -> list[dict]:
+    """Run the task to its last step, going on from the checkpoint in `folder` if there is one.
+
+    Returns the log: one row {"step", ...} every `log_every` steps and after the last, losses averaged since the row
+    before. Raises UserError with code 4 at the first non-finite loss or gradient (the checkpoint before it stays), and
+    Stopped after SIGINT or SIGTERM, once the step in hand is finished and saved.
+    """
+    schedule = plan.schedule
+    optimisers = [plan.build(_torch_groups(phase.groups, schedule), schedule.lr) for phase in task.phases]
+    meter = Meter()
+    objects = {**task.objects, **{f"optimiser-{i}": o for i, o in enumerate(optimisers)}, "meter": meter}
+    path = Path(folder) / "checkpoint.pt"
+    start, rows = checkpoint.load(path, fingerprint, objects)
+    if start:
+        say(f"{what}: resuming after step {start} of {schedule.steps}")
+    with bar(what, schedule.steps, "step", start) as progress, _signals() as received:
+        for step in range(start, schedule.steps):
+            rate = learning_rate(schedule, step)
+            task.before_step(step, step / schedule.steps)
+            batch = task.batch(step)
+            for phase, optimiser in zip(task.phases, optimisers, strict=True):
+                meter.add(_update(phase, optimiser, batch, step, rate, plan.clip, compute))
+            task.after_step(step, (step + 1) / schedule.steps)
+            done = step + 1
+            stopping = bool(received)
+            logging = done % schedule.log_every == 0 or done == schedule.steps
+            saving = done % schedule.checkpoint_every == 0 or done == schedule.steps or stopping
+            if logging or saving:
+                meter.check(what, done, rate, path)
+            if logging:
+                row = {"step": done, "lr": rate, **meter.means()}
+                if plan.evaluate_every and (done % plan.evaluate_every == 0 or done == schedule.steps):
+                    row |= task.evaluate(done)
+                rows.append(row)
+                progress.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k not in ("step", "lr")}, refresh=False)
+            if saving:
+                checkpoint.save(path, fingerprint, done, objects, rows)
+            progress.update()
+            if stopping and done < schedule.steps:
+                raise Stopped(f"{what}: stopped after step {done}; run the same command to go on", received[0])
+    return rows
+
+
+class Meter:
+    """Running means of the step's scalars, kept on the device; it notices the first step that is not finite."""
+
+    def __init__(self):
+        self.sums: dict[str, torch.Tensor] = {}
+        self.steps = 0
+
+    def add(self, values: dict[str, torch.Tensor]) -> None:
+        """Take in one step's scalars."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach().double()
+        self.steps += 1
+
+    def check(self, what: str, step: int, rate: float, path: Path) -> None:
+        """Raise a UserError (code 4) if a scalar since the last row was not finite."""
+        bad = {name: float(total) for name, total in self.sums.items() if not math.isfinite(total)}
+        if bad:
+            kept = f"the last good checkpoint is {path}" if Path(path).exists() else "there is no checkpoint yet"
+            raise UserError(
+                f"{what}: {', '.join(bad)} not finite in the {self.steps} steps before step {step}, learning rate {rate:.3g}",
+                remedy=f"lower the learning rate or use precision fp32; {kept}",
+                code=DIVERGED,
+            )
+
+    def means(self) -> dict[str, float]:
+        """The means since the last call; starts anew."""
+        means = {name: float(total) / self.steps for name, total in self.sums.items()}
+        self.sums, self.steps = {}, 0
+        return means
+
+    def state_dict(self) -> dict:
+        """For the checkpoint: a row that is half full is saved half full."""
+        return {"sums": dict(self.sums), "steps": self.steps}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on where the saved meter was."""
+        self.sums, self.steps = dict(state["sums"]), state["steps"]
+
+
+def groups_of(module: torch.nn.Module) -> list[Group]:
+    """A module's parameters as two groups: matrices and kernels with decay, vectors (biases, normalisation) without."""
+    parameters = list(module.parameters())
+    return [
+        Group([p for p in parameters if p.ndim > 1]),
+        Group([p for p in parameters if p.ndim <= 1], decay=False),
+    ]
+
+
+def _torch_groups(groups: list[Group], schedule: Training) -> list[dict]:
+    return [
+        {
+            "params": group.parameters,
+            "lr_factor": group.lr_factor,
+            "weight_decay": schedule.weight_decay if group.decay else 0.0,
+        }
+        for group in groups
+    ]
+
+
+def _update(phase: Phase, optimiser, batch, step: int, rate: float, clip: float | None, compute: Compute) -> dict:
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["lr_factor"]
+    with autocast(compute):
+        losses = phase.loss(batch, step)
+    optimiser.zero_grad(set_to_none=True)
+    losses["loss"].backward()
+    parameters = [p for group in phase.groups for p in group.parameters]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip)
+    optimiser.step()
+    return {**losses, "gradient_norm": norm}
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; the list holds those that came."""
+    received: list[int] = []
+    kept = {s: signal.signal(s, lambda n, frame: received.append(n)) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)

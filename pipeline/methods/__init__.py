@@ -1,0 +1,26 @@
+"""Self-supervised methods, one file each, named by `pretrain.method`; a method's parameters are the section of its name.
+
+The contract. A method module has `build(params, encoder, seed)` -> an nn.Module with
+    views          the augmented copies it wants of an image, as data: a list of `View`
+    phases()       the players of a step (pipeline.loop.Phase): parameter groups and a loss over the batch's views
+    before_step(step, progress), after_step(step, progress)   momentum updates, queues
+The module's state (heads, averages, queues) is persistent buffers and parameters. It owns no optimiser, no loop, no
+logging and no device call. The batch that reaches the loss is a list of float tensors (B, C, H, W), one a view.
+"""
+
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+
+
+@dataclass(frozen=True)
+class View:
+    """One augmented copy: its source ("anchor", the image that the mixture drew) and its augmentation's number."""
+
+    source: str = "anchor"
+    recipe: int = 0
+
+
+def module(name: str) -> ModuleType:
+    """The module of one method, imported on use."""
+    return importlib.import_module(f"pipeline.methods.{name}")

@@ -1,0 +1,64 @@
+"""SimCLR (Chen et al., ICML 2020, arXiv 2002.05709): two views of an image agree, all other images are negatives."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pipeline import seeds
+from pipeline.backbones import Encoder
+from pipeline.loop import Phase, groups_of
+from pipeline.methods import View
+from pipeline.params.schema import SimCLR as Params
+
+
+def build(params: Params, encoder: Encoder, seed: int) -> "SimCLR":
+    """The method around an encoder, its projector freshly initialised."""
+    with seeds.scope(seed, "projector"):
+        return SimCLR(params, encoder)
+
+
+class SimCLR(nn.Module):
+    """Encoder and a projector of two linear layers without normalisation."""
+
+    views = [View(recipe=0), View(recipe=1)]
+
+    def __init__(self, params: Params, encoder: Encoder):
+        super().__init__()
+        self.temperature = params.temperature
+        self.encoder = encoder
+        self.projector = nn.Sequential(
+            nn.Linear(encoder.width, params.hidden_dim),
+            nn.ReLU(inplace=True),
+            nn.Linear(params.hidden_dim, params.output_dim),
+        )
+
+    def phases(self) -> list[Phase]:
+        """One player: all parameters against the contrastive loss."""
+        return [Phase(groups_of(self), self.loss)]
+
+    def before_step(self, step: int, progress: float) -> None:
+        """Nothing: no queue, no average."""
+
+    def after_step(self, step: int, progress: float) -> None:
+        """Nothing: no queue, no average."""
+
+    def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
+        """batch: two views, float (B, C, H, W) each."""
+        z = self.projector(self.encoder(torch.cat(batch)))  # 2B D
+        return nt_xent(F.normalize(z.float(), dim=1), self.temperature)
+
+
+def nt_xent(z: torch.Tensor, temperature: float) -> dict[str, torch.Tensor]:
+    """NT-Xent, equation 1 of the paper, mean over all 2B anchors: one positive and 2B - 2 negatives each.
+
+    z: float32 (2B, D), unit vectors; rows i and i + B are the two views of image i. Also gives the share of anchors
+    whose positive is the most similar of all ("agreement").
+    """
+    n = len(z)
+    similarity = z @ z.T / temperature  # 2B 2B
+    similarity = similarity.masked_fill(torch.eye(n, dtype=torch.bool, device=z.device), float("-inf"))
+    positive = torch.arange(n, device=z.device).roll(n // 2)
+    return {
+        "loss": F.cross_entropy(similarity, positive),
+        "agreement": (similarity.detach().argmax(dim=1) == positive).float().mean(),
+    }

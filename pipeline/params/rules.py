@@ -1,0 +1,127 @@
+"""Values that are possible alone and impossible together: each rule names both."""
+
+from collections.abc import Iterator
+
+Fault = tuple[tuple, str]
+# Height = width, channels and training images of the named sets, known before a byte is read.
+SETS = {"fashion-mnist": (28, 1, 60_000), "cifar10": (32, 3, 50_000)}
+
+
+def broken(p) -> list[Fault]:
+    """Every rule that the parameters break, as (path of the key, message). Rules whose values are missing are passed."""
+    found = []
+    for rule in RULES:
+        try:
+            found += list(rule(p))
+        except (AttributeError, TypeError):  # the schema has already refused a value that the rule needs
+            continue
+    return found
+
+
+def dataset(p) -> Iterator[Fault]:
+    """The split fits the set."""
+    d = p.dataset
+    _, _, images = SETS[d.name]
+    if d.train_size + d.validation_size > images:
+        yield ("dataset", "train_size"), f"{d.train_size} + validation_size {d.validation_size} > {images} images"
+
+
+def generator(p) -> Iterator[Fault]:
+    """Where the generator comes from is said once."""
+    g = p.generator
+    if g.source == "none" and p.inflation.ratio > 0:
+        yield ("inflation", "ratio"), f"must be 0 with generator.source none, not {p.inflation.ratio}"
+    if g.source != "pretrained" and g.hub is not None:
+        yield ("generator", "hub"), f"is for source pretrained and must be null with source {g.source}"
+    if (g.hub is None) != (g.revision is None):
+        yield ("generator", "revision"), "hub and revision (a commit of 40 hex digits) go together"
+
+
+def ddpm(p) -> Iterator[Fault]:
+    """The UNet's levels fit its normalisation and the image."""
+    for channels in p.ddpm.channels:
+        if channels % p.ddpm.groups:
+            yield ("ddpm", "groups"), f"{p.ddpm.groups} does not divide {channels} of ddpm.channels"
+    size, _, _ = SETS[p.dataset.name]
+    halvings = len(p.ddpm.channels) - 1
+    if p.generator.source == "train" and size % 2**halvings:
+        yield (
+            ("ddpm", "channels"),
+            f"{len(p.ddpm.channels)} levels halve {halvings} times; {size} pixels do not allow it",
+        )
+
+
+def generate(p) -> Iterator[Fault]:
+    """The sampler has use for what it is given, and batches tile shards."""
+    g = p.generate
+    if g.eta != 0 and g.sampler != "ddim":
+        yield ("generate", "eta"), f"is for the ddim sampler and must be 0 with {g.sampler}, not {g.eta}"
+    if g.shard_size % g.batch_size:
+        yield ("generate", "shard_size"), f"{g.shard_size} is not a multiple of generate.batch_size {g.batch_size}"
+    if p.generator.source == "train" and g.steps > p.ddpm.timesteps:
+        yield ("generate", "steps"), f"{g.steps} > ddpm.timesteps {p.ddpm.timesteps}"
+
+
+def mixture(p) -> Iterator[Fault]:
+    """No batch needs more images of a kind than there are."""
+    n, batch = p.dataset.train_size, p.pretrain.batch_size
+    generated = round(p.inflation.ratio * n)
+    beta = p.inflation.real_weight * n / (p.inflation.real_weight * n + generated)
+    for kind, needed, there in (("real", beta * batch, n), ("generated", (1 - beta) * batch, generated)):
+        if needed > there:
+            yield (
+                ("pretrain", "batch_size"),
+                f"a batch of {batch} at inflation.ratio {p.inflation.ratio} needs {needed:.0f} {kind} images; "
+                f"there are {there}",
+            )
+
+
+def ddpm_batch(p) -> Iterator[Fault]:
+    """A DDPM batch fits the train images."""
+    if p.generator.source == "train" and p.ddpm.batch_size > p.dataset.train_size:
+        yield ("ddpm", "batch_size"), f"{p.ddpm.batch_size} > dataset.train_size {p.dataset.train_size}"
+
+
+def training(p) -> Iterator[Fault]:
+    """Warm-up ends before the training does."""
+    for name in ("ddpm", "pretrain"):
+        section = getattr(p, name)
+        if section.warmup_steps >= section.steps:
+            yield (name, "warmup_steps"), f"{section.warmup_steps} >= {name}.steps {section.steps}"
+
+
+def evaluation(p) -> Iterator[Fault]:
+    """A measurement joins a row of the log."""
+    if p.pretrain.evaluate_every % p.pretrain.log_every:
+        yield (
+            ("pretrain", "evaluate_every"),
+            f"{p.pretrain.evaluate_every} is not a multiple of pretrain.log_every {p.pretrain.log_every}",
+        )
+
+
+def optimizer(p) -> Iterator[Fault]:
+    """LARS has its coefficient and a decay (timm's adapts decayed parameters only); SGD has none."""
+    t = p.pretrain
+    if (t.optimizer == "lars") != (t.trust_coefficient is not None):
+        wanted = "a number with lars" if t.optimizer == "lars" else "null with sgd"
+        yield ("pretrain", "trust_coefficient"), f"must be {wanted}, not {t.trust_coefficient}"
+    if t.optimizer == "lars" and t.weight_decay == 0:
+        yield ("pretrain", "weight_decay"), "must be above 0 with lars, which scales the steps of decayed weights alone"
+
+
+def grey(p) -> Iterator[Fault]:
+    """One channel has no saturation, no hue, nothing to make grey."""
+    a, (_, channels, _) = p.augment, SETS[p.dataset.name]
+    if channels == 1 and a.form != "grey":
+        yield (
+            ("augment", "form"),
+            f"must be grey: {p.dataset.name} has one channel, without saturation, hue or grayscale",
+        )
+    if channels == 3 and a.form == "grey":
+        yield ("augment", "form"), f"must be colour: {p.dataset.name} has three channels"
+    for name in ("saturation", "hue", "grayscale"):
+        if a.form == "grey" and getattr(a, name):
+            yield ("augment", name), f"must be null or 0 with form grey, not {getattr(a, name)}"
+
+
+RULES = (dataset, generator, ddpm, ddpm_batch, generate, mixture, training, evaluation, optimizer, grey)

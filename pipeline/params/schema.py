@@ -1,0 +1,182 @@
+"""The typed schema of params.yaml, a class a section. No value has a default: what runs is what the file says.
+
+Here and not beside the code that uses them, so that the check stage tells a typo in half a second, without torch.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class Section(BaseModel):
+    """Exact types, no unknown keys, no change after reading."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Compute(Section):
+    """Where and in what arithmetic the torch stages compute. Nothing here is decided at run time."""
+
+    device: Literal["cpu", "cuda"]
+    precision: Literal["fp32", "bf16"]
+    threads: PositiveInt
+    compile: bool
+
+
+class Dataset(Section):
+    """Which images, and how many of them. labelled_size: images of the probe that does not depend on train_size."""
+
+    name: Literal["fashion-mnist", "cifar10"]
+    path: str
+    train_size: PositiveInt
+    validation_size: PositiveInt
+    labelled_size: PositiveInt
+    seed: Seed
+
+
+class Training(Section):
+    """The numbers that every training has. batch_size is the total batch; lr is what the optimiser gets."""
+
+    steps: PositiveInt
+    batch_size: PositiveInt
+    lr: Positive
+    warmup_steps: NonNegativeInt
+    weight_decay: NonNegative
+    log_every: PositiveInt
+    checkpoint_every: PositiveInt
+    seed: Seed
+
+
+class Generator(Section):
+    """What makes images, and where it comes from.
+
+    source: train it here; load a pretrained one (a local diffusers folder at `path`, or `hub`, a repository of the
+    Hugging Face hub at the commit `revision`); or none. `path` is a DVC dependency, so it names a place that exists.
+    """
+
+    kind: Literal["ddpm"]
+    source: Literal["train", "pretrained", "none"]
+    path: str
+    hub: str | None
+    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None
+
+
+class DDPM(Training):
+    """The diffusion model: its network, its noise schedule, its training.
+
+    channels: of the UNet's levels, finest first, each level half as large as the one before; groups: of its group
+    normalisation; attention: self-attention at the coarsest level. flip: mirror half of the training images.
+    """
+
+    channels: list[PositiveInt] = Field(min_length=1, max_length=6)
+    layers: PositiveInt
+    groups: PositiveInt
+    attention: bool
+    dropout: Fraction
+    timesteps: PositiveInt
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
+    prediction: Literal["epsilon", "v_prediction", "sample"]
+    flip: bool
+    grad_clip: Positive
+    ema_decay: Fraction
+
+
+class Generate(Section):
+    """The sampler and the grid of its images. shard_size is a multiple of batch_size: a batch is never cut."""
+
+    sampler: Literal["ddpm", "ddim", "dpmsolver++"]
+    steps: PositiveInt
+    eta: Probability
+    clip: bool
+    batch_size: PositiveInt
+    shard_size: PositiveInt
+    seed: Seed
+
+
+class Inflation(Section):
+    """How many generated images take part (ratio x train_size), and how often a real one is drawn beside them."""
+
+    ratio: NonNegative
+    real_weight: Positive
+    seed: Seed
+
+
+class Augment(Section):
+    """A family of augmentations, its form for grey images, one strength; each number can also be set alone.
+
+    strength: 0 nothing at all, 1 AdaInf's weak, 2 the methods' strong, up to 4. It moves the crop's smallest area
+    (between knots on a log scale), the jitter's probability and its magnitude together (linearly); below 1 it also
+    fades flip, grayscale, blur and solarize out. null in a number below means: what strength gives.
+    """
+
+    family: Literal["symmetric", "symmetric-weak", "asymmetric", "clsp-simclr", "clsp-moco"]
+    form: Literal["colour", "grey"]  # grey: no saturation, hue or grayscale, which one channel does not have
+    strength: Annotated[float, Field(ge=0, le=4)]
+    crop_min: Annotated[float, Field(gt=0, le=1)] | None
+    jitter_probability: Probability | None
+    brightness: Annotated[float, Field(ge=0, le=2)] | None
+    contrast: Annotated[float, Field(ge=0, le=2)] | None
+    saturation: Annotated[float, Field(ge=0, le=2)] | None
+    hue: Annotated[float, Field(ge=0, le=0.5)] | None
+    grayscale: Probability | None
+    blur: Probability | None
+    solarize: Probability | None  # in every view
+    flip: Probability | None
+    seed: Seed
+
+
+class Backbone(Section):
+    """ResNet with the small-image stem: width of the first stage, basic blocks in each of the four."""
+
+    width: PositiveInt
+    blocks: list[PositiveInt] = Field(min_length=4, max_length=4)
+
+
+class Pretrain(Training):
+    """Method, backbone, optimiser. trust_coefficient: LARS's eta (the papers': 0.02), null with SGD.
+
+    evaluate_every: steps between kNN measurements on the validation images, a multiple of log_every.
+    """
+
+    method: Literal["simclr"]
+    backbone: Backbone
+    optimizer: Literal["sgd", "lars"]
+    momentum: Fraction
+    trust_coefficient: Positive | None
+    evaluate_every: PositiveInt
+
+
+class SimCLR(Section):
+    """SimCLR's head and temperature. The papers' CIFAR values (solo-learn): 2048, 256, 0.2."""
+
+    hidden_dim: PositiveInt
+    output_dim: PositiveInt
+    temperature: Positive
+
+
+class LinearEval(Section):
+    """l2: the probe's regularisation strengths, to choose among on validation."""
+
+    l2: list[Positive] = Field(min_length=1)
+    seed: Seed
+
+
+class Params(Section):
+    """All of params.yaml, in the order of the stages. A method's or generator's own section bears its name."""
+
+    compute: Compute
+    dataset: Dataset
+    generator: Generator
+    ddpm: DDPM
+    generate: Generate
+    inflation: Inflation
+    augment: Augment
+    pretrain: Pretrain
+    simclr: SimCLR
+    linear_eval: LinearEval

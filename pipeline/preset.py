@@ -1,0 +1,92 @@
+"""Presets: small params files that compose from left to right, printed as words for `dvc exp run`.
+
+    dvc exp run $(python -m pipeline.preset adainf-cifar10)    run it as an experiment (also --temp, --queue)
+    python -m pipeline.preset --write smoke                    write it into params.yaml, for `dvc repro`
+    python -m pipeline.preset --list
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from pipeline import files
+from pipeline.errors import UserError
+from pipeline.params import reader
+
+FOLDER = Path(__file__).parent.parent / "presets"
+
+
+def load(name: str) -> dict[tuple, object]:
+    """A preset's values by their path; keys that the schema does not know are refused."""
+    path = FOLDER / f"{name}.yaml"
+    if not path.exists():
+        raise UserError(f"no preset {name}", FOLDER, f"there are {', '.join(names())}")
+    values, _, faults = reader.parse(path.read_text(encoding="utf-8"))
+    flat = dict(_leaves(values, ()))
+    faults += [(where, "unknown key") for where in flat if where not in reader.keys()]
+    if faults:
+        raise UserError("; ".join(f"{'.'.join(map(str, where))}: {what}" for where, what in faults), path)
+    return flat
+
+
+def names() -> list[str]:
+    """All presets."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def words(flat: dict[tuple, object]) -> list[str]:
+    """-S words of `dvc exp run`; they hold no blanks, so that a shell's `$(...)` takes them apart rightly."""
+    return [word for where, value in flat.items() for word in ("-S", f"{'.'.join(where)}={_word(value)}")]
+
+
+def write(flat: dict[tuple, object], path: Path = reader.FILE) -> None:
+    """Set the values in params.yaml in place, comments kept."""
+    yaml = YAML()
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    document = yaml.load(path.read_text(encoding="utf-8"))
+    for where, value in flat.items():
+        section = document
+        for key in where[:-1]:
+            section = section[key]
+        section[where[-1]] = value
+    files.write(path, lambda temporary: yaml.dump(document, temporary))
+
+
+def _leaves(values: dict, path: tuple):
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def _word(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+
+
+def main() -> None:
+    """Print presets as -S words, or write them into params.yaml."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.preset", description=main.__doc__)
+    parser.add_argument("names", nargs="*", help="presets; later ones win")
+    parser.add_argument("--write", action="store_true", help="write into params.yaml instead of printing")
+    parser.add_argument("--list", action="store_true", help="print the presets there are")
+    asked = parser.parse_args()
+    if asked.list or not asked.names:
+        print("\n".join(names()))
+        return
+    flat = {where: value for name in asked.names for where, value in load(name).items()}
+    if asked.write:
+        write(flat)
+    else:
+        print(" ".join(words(flat)))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.code)

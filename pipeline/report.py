@@ -1,0 +1,74 @@
+"""What people read: metrics as JSON, curves as CSV, pictures; and the table at the end of `make repro`.
+
+python -m pipeline.report    the numbers of metrics/ and how long each stage took
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline import files, store
+
+STAGES = ("check", "prepare", "generator", "generate", "pretrain", "linear_eval")
+_INK, _PAPER, _GAP = 40, 255, 2
+
+
+def metrics(path: Path, values: dict[str, float]) -> None:
+    """Write a stage's metrics, at most ten: each is a column of `dvc exp show`. Floats to four decimals."""
+    if len(values) > 10:
+        raise ValueError(f"{len(values)} metrics in {path}: at most ten fit a table")
+    files.write_json(path, {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()})
+
+
+def table(path: Path, columns: list[str], rows: list[dict]) -> None:
+    """Write rows as CSV; a value that a row lacks stays empty, floats have six digits."""
+    lines = [",".join(columns)]
+    for row in rows:
+        values = (row.get(column, "") for column in columns)
+        lines.append(",".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in values))
+    files.write_text(path, "\n".join(lines) + "\n")
+
+
+def beside(path: Path, sets: dict[str, np.ndarray], columns: int = 16, rows: int = 4, scale: int = 2) -> None:
+    """A PNG of the first images of each set under its name; images: uint8 (N, H, W, 1 or 3), N may be 0."""
+    height, width, _ = next(images.shape[1:] for images in sets.values() if len(images))
+    cell_h, cell_w, title = height * scale + _GAP, width * scale + _GAP, 26
+    sheet = Image.new("RGB", (columns * cell_w + _GAP, len(sets) * (rows * cell_h + title)), (_PAPER,) * 3)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
+    for i, (name, images) in enumerate(sets.items()):
+        top = i * (rows * cell_h + title)
+        draw.text((_GAP + 2, top + 3), name, fill=(_INK,) * 3, font=font)
+        for j, image in enumerate(images[: rows * columns]):
+            tile = Image.fromarray(np.broadcast_to(image, (height, width, 3)).copy())
+            tile = tile.resize((width * scale, height * scale), Image.Resampling.NEAREST)
+            sheet.paste(tile, (_GAP + j % columns * cell_w, top + title + j // columns * cell_h))
+    files.write(path, lambda temporary: sheet.save(temporary, format="PNG"))
+
+
+def summary() -> str:
+    """The table at the end: time of each stage's last real run, then the numbers that answer the question."""
+    records = [store.root() / "records" / f"{stage}.json" for stage in STAGES]
+    times = {path.stem: files.read_json(path)["seconds"] for path in records if path.exists()}
+    lines = [f"  {stage:<12} {seconds:8.1f} s" for stage, seconds in times.items()]
+    lines += [f"  {'all stages':<12} {sum(times.values()):8.1f} s", ""]
+    made, judged = files.read_json(Path("metrics/pretrain.json")), files.read_json(Path("metrics/linear_eval.json"))
+    lines.append(f"  real share beta {made['beta']:.3f}, {made['real_passes']:.1f} passes over the real images")
+    if "top1" not in judged:
+        return "\n".join([*lines, *(f"  {name:<40} {value:8.3f}" for name, value in judged.items())])
+    proof = files.read_json(Path("metrics/linear_eval.protocol.json"))
+    lines += ["", f"  {'linear probe, test top-1':<40} {'%':>6}"]
+    names = {
+        "top1": f"encoder, labels of {proof['train_labels']:,} images",
+        "top1_10k": f"encoder, labels of {proof['fixed_labels']:,} images",
+        "knn": "encoder, weighted kNN",
+        "untrained": "untrained encoder",
+        "pixels": "raw pixels",
+    }
+    lines += [f"  {text:<40} {judged[name]:6.2f}" for name, text in names.items()]
+    lines.append(f"  95 % interval of the first: {judged['top1_low']:.2f} to {judged['top1_high']:.2f}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(summary())

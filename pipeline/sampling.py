@@ -1,0 +1,75 @@
+"""Images from a generator, shard by shard: shard k is a function of its fingerprint and k, so a set only ever grows."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import files, loop, shards, store
+from pipeline.errors import UserError
+from pipeline.generators import module
+from pipeline.params.schema import Compute, Generate
+from pipeline.progress import bar, say
+
+
+def card(generator: Path) -> dict:
+    """The card of data/generator (kind, source, digests), after the digests were checked."""
+    found = files.read_json(generator / "card.json")
+    for name, digest in found["files"].items():
+        path = generator / name
+        if not path.exists() or files.sha256(path) != digest:
+            raise UserError("missing or damaged: its sha256 is not the card's", path, "run `dvc repro -f -s generator`")
+    return found
+
+
+def fill(
+    params: Generate, card: dict, generator: Path, n: int, size: int, compute: Compute
+) -> tuple[dict[str, Path], str]:
+    """At least n images of size x size, as whole shards in the store; samples only what is missing there.
+
+    generator: a folder with this `card`. Returns (shard name -> file, fingerprint of the set).
+    """
+    kind = card["kind"]
+    fingerprint = store.fingerprint(
+        generator=card["files"],
+        params=params.model_dump(),
+        size=size,
+        code=store.code("sampling", f"generators/{kind}"),
+        arithmetic=loop.arithmetic(compute),
+    )
+    count = -(-n // params.shard_size)
+    names = [shards.shard_name(k) for k in range(count)]
+    with store.work("shards", fingerprint) as folder:
+        missing = [k for k in range(count) if not _whole(folder / names[k])]
+        if len(missing) < count:
+            say(f"sampling: {count - len(missing)} of {count} shards are in the store")
+        if missing:
+            _sample(params, kind, generator, missing, size, compute, folder)
+        return {name: folder / name for name in names}, fingerprint
+
+
+def _sample(
+    params: Generate, kind: str, generator: Path, missing: list[int], size: int, compute: Compute, folder: Path
+) -> None:
+    makes = module(kind)
+    model, noise = makes.load(generator)
+    model.to(compute.device)
+    if compute.compile:
+        model.compile()
+    with bar(f"sampling ({params.sampler}, {params.steps} steps)", len(missing) * params.shard_size, "image") as seen:
+        for k in missing:
+            parts = []
+            for first in range(k * params.shard_size, (k + 1) * params.shard_size, params.batch_size):
+                numbers = range(first, first + params.batch_size)
+                solver, extra = makes.solver(params.sampler, noise, params.eta, params.clip)
+                solver.set_timesteps(params.steps, device=compute.device)
+                x = makes.sample(model, solver, extra, numbers, params.seed, compute)
+                parts.append(makes.to_uint8(x, size))
+                seen.update(len(numbers))
+            path = folder / shards.shard_name(k)
+            shards.write_arrays(path, {"images": np.concatenate(parts)}, {"shard": k})
+            files.write_text(path.with_suffix(".sha256"), files.sha256(path))
+
+
+def _whole(path: Path) -> bool:
+    digest = path.with_suffix(".sha256")
+    return path.exists() and digest.exists() and digest.read_text() == files.sha256(path)

@@ -1,0 +1,177 @@
+"""The HDF5 formats of real and generated images: write, seal, verify, read; and the bank they are drawn from.
+
+A folder is sealed by its manifest.json, which holds a sha256 a file. Readers verify it before the first pixel is used.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from pipeline import files
+from pipeline.errors import UserError
+
+SCHEMA = 1
+Part = tuple[np.ndarray, np.ndarray]  # images uint8 (N, H, W, C), labels int64 (N,)
+TRAIN, VALIDATION, TEST, LABELLED = 0, 1, 2, 3  # codes of `split`; LABELLED images serve the probe alone
+
+
+@dataclass(frozen=True)
+class RealSet:
+    """Real images with their labels and split.
+
+    images: uint8 (N, H, W, C), C = 1 (grey) or 3 (RGB); labels: int64 (N,), -1 = unlabelled;
+    split: uint8 (N,); orig_index: int64 (N,), the row in the source's own order.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    split: np.ndarray
+    orig_index: np.ndarray
+    classes: tuple[str, ...]
+    source: str
+    labelled_size: int
+
+    def part(self, *codes: int) -> Part:
+        """Images and labels of the named splits, in the stored order."""
+        rows = np.isin(self.split, codes)
+        return self.images[rows], self.labels[rows]
+
+    def labelled(self) -> Part:
+        """The probe's fixed images: the same `labelled_size` ones, outside validation and test, for every train size."""
+        images, labels = self.part(TRAIN, LABELLED)  # in one stratified order that train_size does not change
+        return images[: self.labelled_size], labels[: self.labelled_size]
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str, object]) -> None:
+    """One HDF5 file, byte-identical for equal content: default libver, contiguous, no times, attributes sorted."""
+
+    def writer(temporary: Path) -> None:
+        with h5py.File(temporary, "w") as file:
+            for name, array in arrays.items():
+                file.create_dataset(name, data=array, track_times=False)
+            for name, value in sorted({"schema": SCHEMA, **attributes}.items()):
+                file.attrs[name] = value
+
+    files.write(path, writer)
+
+
+def seal(folder: Path, names: list[str], facts: dict[str, object]) -> None:
+    """Write the manifest of a folder: the digest of each named file, and `facts` (no times, no host)."""
+    digests = {name: files.sha256(Path(folder) / name) for name in names}
+    files.write_json(Path(folder) / "manifest.json", {"schema": SCHEMA, "files": digests, **facts})
+
+
+def verify(folder: Path, maker: str) -> dict:
+    """The manifest of a sealed folder, after each file's digest was checked; `maker` is the stage that makes it."""
+    folder = Path(folder)
+    if not (folder / "manifest.json").exists():
+        raise UserError("not made yet", folder, f"run `dvc repro {maker}`, or `python -m stages.{maker}`")
+    manifest = files.read_json(folder / "manifest.json")
+    if manifest.get("schema") != SCHEMA:
+        raise UserError(
+            f"written by format {manifest.get('schema')}; this reads {SCHEMA}",
+            folder,
+            f"delete it and run `dvc repro -f -s {maker}`",
+        )
+    for name, digest in manifest["files"].items():
+        path = folder / name
+        found = files.sha256(path) if path.exists() else None
+        if found != digest:
+            fault = "missing" if found is None else "damaged: its sha256 is not the manifest's"
+            md5 = f".dvc/cache/files/md5/{_md5(path)}" if found else "its object under .dvc/cache"
+            raise UserError(fault, path, f"delete {folder} and {md5}, then run `dvc repro -f -s {maker}`")
+    return manifest
+
+
+def write_real(folder: Path, real: RealSet) -> None:
+    """data/real: images.h5 and its manifest."""
+    write_arrays(
+        Path(folder) / "images.h5",
+        {"images": real.images, "labels": real.labels, "split": real.split, "orig_index": real.orig_index},
+        {
+            "source": real.source,
+            "labelled_size": real.labelled_size,
+            "classes": "\n".join(real.classes),
+            "channels": "grey" if real.images.shape[3] == 1 else "RGB",
+        },
+    )
+    seal(folder, ["images.h5"], {"n": len(real.images)})
+
+
+def read_real(folder: Path) -> RealSet:
+    """The real images of data/real, verified."""
+    verify(folder, "prepare")
+    path = Path(folder) / "images.h5"
+    with open_file(path) as file:
+        images = _images(file, path)
+        labels, split, orig_index = (file[name][:] for name in ("labels", "split", "orig_index"))
+        classes = tuple(file.attrs["classes"].split("\n"))
+        size = int(file.attrs["labelled_size"])
+        return RealSet(images, labels, split, orig_index, classes, file.attrs["source"], size)
+
+
+def shard_name(k: int) -> str:
+    """File name of shard k."""
+    return f"shard-{k:05d}.h5"
+
+
+def read_generated(folder: Path) -> np.ndarray:
+    """The first n images of a generated set, n from its manifest, verified: uint8 (n, H, W, C); (0, 0, 0, 0) if n = 0."""
+    manifest = verify(folder, "generate")
+    parts = []
+    for name in sorted(manifest["files"]):
+        with open_file(Path(folder) / name) as file:
+            parts.append(_images(file, Path(folder) / name))
+    n, held = manifest["n"], sum(map(len, parts))
+    if held < n:
+        raise UserError(f"holds {held} images, its manifest says {n}", folder, "run `dvc repro -f -s generate`")
+    return np.concatenate(parts)[:n] if parts else np.zeros((0, 0, 0, 0), np.uint8)
+
+
+def open_file(path: Path) -> h5py.File:
+    """An HDF5 file opened for reading, or a UserError that names it."""
+    try:
+        return h5py.File(path, "r")
+    except OSError as fault:
+        raise UserError(f"not readable as HDF5: {fault}", path, "delete it and make it again") from fault
+
+
+def _images(file: h5py.File, path: Path) -> np.ndarray:
+    images = file.get("images")
+    if images is None or images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+        found = "no `images`" if images is None else f"{images.dtype} {images.shape}"
+        raise UserError(f"expected images as uint8 (N, H, W, 1 or 3), found {found}", path)
+    return images[:]
+
+
+def _md5(path: Path) -> str:
+    import hashlib
+
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "md5").hexdigest()
+    return f"{digest[:2]}/{digest[2:]}"
+
+
+class ImageBank:
+    """Real images, then generated ones, whole on the device as uint8 (N, H, W, C).
+
+    A batch is an index: rows below `n_real` are real. There are no worker processes and no decoding.
+    """
+
+    def __init__(self, real: np.ndarray, generated: np.ndarray, device: str):
+        if len(generated) and real.shape[1:] != generated.shape[1:]:
+            raise UserError(
+                f"real images are {real.shape[1:]}, generated ones {generated.shape[1:]} (H, W, C)",
+                "data/generated/inflation",
+                "use a generator of the data's size and channels",
+            )
+        self.n_real, self.n_generated = len(real), len(generated)
+        both = np.concatenate([real, generated]) if len(generated) else real
+        self.images = torch.from_numpy(np.ascontiguousarray(both)).to(device)
+
+    def __getitem__(self, rows: np.ndarray) -> torch.Tensor:
+        """uint8 (len(rows), H, W, C) on the device."""
+        return self.images[torch.from_numpy(rows).to(self.images.device)]

@@ -1,0 +1,111 @@
+"""Runs a stage's main: its parameters in, UserError -> one line and an exit code, a guard against edits while it ran."""
+
+import hashlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import psutil
+
+from pipeline import files, store
+from pipeline.errors import RESOURCE, Stopped, UserError
+from pipeline.params import reader
+from pipeline.params.schema import Params
+
+_OWN = re.compile(r"\$\{(\w+)\.(\w+)\}")
+
+
+def run(name: str, main: Callable[[SimpleNamespace], None], reads: tuple[str, ...]) -> None:
+    """Run `main` with the parameters that dvc.yaml names for this stage, and no others; exit with its code.
+
+    reads: as in dvc.yaml. A section ("inflation"), a value ("inflation.ratio"), or the section that a value names
+    ("${pretrain.method}"), which `main` finds under the name `own`.
+    """
+    sys.exit(_code(name, main, reads))
+
+
+def _code(name: str, main: Callable, reads: tuple[str, ...]) -> int:
+    try:
+        sources, params = _sources(), reader.load()
+        main(select(params, reads))
+        _unchanged(sources, select(params, reads), reads)
+        _record(name, params)
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(f"{name}: {line}", file=sys.stderr)
+        return error.code
+    except Stopped as stop:
+        print(f"\n{name}: {stop}", file=sys.stderr)
+        return 128 + stop.signum
+    except KeyboardInterrupt:
+        print(f"\n{name}: interrupted; run the same command to go on", file=sys.stderr)
+        return 130
+    except (MemoryError, RuntimeError) as fault:
+        if not _out_of_memory(fault):
+            raise
+        print(f"{name}: out of memory - lower this stage's batch_size; finished parts are kept", file=sys.stderr)
+        if os.environ.get("LEAVEN_DEBUG"):
+            traceback.print_exc()
+        return RESOURCE
+    return 0
+
+
+def select(params: Params, reads: tuple[str, ...]) -> SimpleNamespace:
+    """The named parts of the parameters, as attributes of their own names."""
+    chosen = SimpleNamespace()
+    for words in reads:
+        own = _OWN.fullmatch(words)
+        if own:
+            chosen.own = getattr(params, getattr(getattr(params, own[1]), own[2]))
+            continue
+        section, _, value = words.partition(".")
+        if value:
+            part = getattr(chosen, section, SimpleNamespace())
+            setattr(part, value, getattr(getattr(params, section), value))
+            setattr(chosen, section, part)
+        else:
+            setattr(chosen, section, getattr(params, section))
+    return chosen
+
+
+def _sources() -> dict[str, str]:
+    package = store.PACKAGE
+    found = [*package.rglob("*.py"), *(package.parent / "stages").glob("*.py")]
+    return {str(file.resolve()): hashlib.sha256(file.read_bytes()).hexdigest() for file in found}
+
+
+def _unchanged(before: dict[str, str], params: SimpleNamespace, reads: tuple[str, ...]) -> None:
+    # DVC records dependencies as they are after the command (dvc#11058): an edit meanwhile would pass for what ran.
+    after = _sources()
+    loaded = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    edited = [path for path, digest in before.items() if path in loaded and after.get(path) != digest]
+    if select(reader.load(), reads) != params:
+        edited.append(str(reader.FILE))
+    if edited:
+        raise UserError("changed while the stage ran", ", ".join(edited), "run the same command again", code=1)
+
+
+def _record(name: str, params: Params) -> None:
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    facts = {
+        "stage": name,
+        "seconds": round(time.time() - psutil.Process().create_time(), 2),  # imports included
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "host": socket.gethostname(),
+        "commit": commit,
+        "python": sys.version.split()[0],
+        "params": params.model_dump(),
+    }
+    files.write_json(store.root() / "records" / f"{name}.json", facts)
+
+
+def _out_of_memory(fault: Exception) -> bool:
+    return isinstance(fault, MemoryError) or any(
+        words in str(fault) for words in ("can't allocate memory", "out of memory", "not enough memory")
+    )

@@ -1,0 +1,122 @@
+"""An encoder pretrained by a method on real and generated images, from the store or made."""
+
+import hashlib
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline import augment, backbones, files, inflation, loop, probes, seeds, shards, store
+from pipeline.methods import module
+from pipeline.params.schema import Augment, Compute, Inflation, Pretrain, Section
+from pipeline.progress import say
+
+
+def pretrain(
+    params: Pretrain,
+    own: Section,
+    augmentation: Augment,
+    mixing: Inflation,
+    real: shards.RealSet,
+    generated: np.ndarray,
+    compute: Compute,
+) -> tuple[dict[str, Path], list[dict], dict]:
+    """Pretrain with `params.method`, whose own parameters are `own`, on the train images and the generated ones.
+
+    Returns (name -> file of the encoder's folder, the log's rows, facts about the mixture: what was really drawn).
+    """
+    images, labels = real.part(shards.TRAIN)
+    validation = real.part(shards.VALIDATION)
+    parts = (images, labels, *validation, generated)
+    fingerprint = store.fingerprint(
+        params=params.model_dump(),
+        own=own.model_dump(),
+        augment=augmentation.model_dump(),
+        mixing=[mixing.real_weight, mixing.seed],
+        images=[[list(part.shape), hashlib.sha256(np.ascontiguousarray(part)).hexdigest()] for part in parts],
+        code=store.code("training/encoder", f"methods/{params.method}"),
+        arithmetic=loop.arithmetic(compute),
+    )
+    mixture = inflation.Mixture(len(images), len(generated), mixing.real_weight, params.batch_size, mixing.seed)
+    facts = mixture_facts(mixture, params.steps)
+    say(
+        f"real share beta = {facts['beta']:.4f}: {facts['real_drawn']:,} draws of {len(images):,} real images "
+        f"({facts['real_passes']:.1f} passes), {facts['generated_drawn']:,} of {len(generated):,} generated ones"
+    )
+    with store.work("encoder", fingerprint) as folder:
+        if not (folder / "manifest.json").exists():
+            mean, std = statistics(images)
+            encoder = backbones.build(params.backbone, mean, std, params.seed).to(compute.device)
+            if compute.compile:
+                encoder.backbone.compile()
+            method = module(params.method).build(own, encoder, params.seed).to(compute.device)
+            bank = shards.ImageBank(images, generated, compute.device)
+            recipes = [augment.recipe(augmentation, view.recipe) for view in method.views]
+
+            def batch(step: int) -> list[torch.Tensor]:
+                draw = seeds.generator(augmentation.seed, "views", step, device=compute.device)
+                return augment.views(bank[mixture.rows(step)], recipes, draw)
+
+            task = loop.Task(
+                phases=method.phases(),
+                batch=batch,
+                objects={"method": method},
+                before_step=method.before_step,
+                after_step=method.after_step,
+                evaluate=lambda step: online(encoder, (images, labels), validation, compute),
+            )
+            plan = loop.Optimisation(
+                params, build=lambda groups, lr: optimiser(params, groups, lr), evaluate_every=params.evaluate_every
+            )
+            method.train()
+            rows = loop.train(f"pretraining ({params.method})", task, plan, compute, folder, fingerprint)
+            made_by = {"method": params.method, "augment": augmentation.model_dump(), "fingerprint": fingerprint}
+            backbones.save(encoder, folder, **made_by, **facts)
+            files.write_json(folder / "rows.json", {"rows": rows})
+            shards.seal(folder, ["encoder.safetensors", "card.json", "rows.json"], {"fingerprint": fingerprint})
+            (folder / "checkpoint.pt").unlink()
+        shards.verify(folder, "pretrain")
+        rows = files.read_json(folder / "rows.json")["rows"]
+        return {name: folder / name for name in ("encoder.safetensors", "card.json")}, rows, facts
+
+
+def mixture_facts(mixture: inflation.Mixture, steps: int) -> dict:
+    """What a run of `steps` draws: the real share, how many images there are and are drawn, passes over the real ones."""
+    real = mixture.real_before(steps)
+    return {
+        "beta": float(mixture.beta),
+        "n_real": mixture.n_real,
+        "n_generated": mixture.n_generated,
+        "real_drawn": real,
+        "generated_drawn": steps * mixture.batch_size - real,
+        "real_passes": float(Fraction(real, mixture.n_real)),
+    }
+
+
+def statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation a channel of uint8 images (N, H, W, C), as pixels in [0, 1]; sums are exact."""
+    counts = np.stack([np.bincount(images[..., c].reshape(-1), minlength=256) for c in range(images.shape[3])])
+    values = np.arange(256)
+    mean = (counts * values).sum(axis=1) / counts.sum(axis=1)
+    variance = (counts * values**2).sum(axis=1) / counts.sum(axis=1) - mean**2
+    return (mean / 255).tolist(), (np.sqrt(variance.clip(min=1)) / 255).tolist()
+
+
+def optimiser(params: Pretrain, groups: list[dict], lr: float) -> torch.optim.Optimizer:
+    """SGD with momentum, or LARS (You et al. 2017) with the clipped trust ratio, of timm."""
+    if params.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=params.momentum)
+    from timm.optim import Lars
+
+    return Lars(groups, lr=lr, momentum=params.momentum, trust_coeff=params.trust_coefficient, trust_clip=True)
+
+
+def online(encoder: backbones.Encoder, train: shards.Part, validation: shards.Part, compute: Compute) -> dict:
+    """Top-1 of weighted kNN on the validation images, in percent; RankMe where there are no labels."""
+    bank = probes.features(encoder, train[0], compute)
+    if train[1].min() < 0:
+        return {"rankme": probes.rankme(bank)}
+    seen = probes.features(encoder, validation[0], compute)
+    votes = probes.knn(bank, torch.from_numpy(train[1]), seen)
+    return {"validation_knn": probes.accuracy(votes, validation[1])}

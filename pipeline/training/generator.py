@@ -1,0 +1,72 @@
+"""A trained or loaded generator, as a folder of files: the store's for training, a checked copy for a loaded one."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline import files, loop, shards, store
+from pipeline.errors import UserError
+from pipeline.generators import module
+from pipeline.params.schema import Compute, Generator, Training
+
+
+def train(params: Generator, own: Training, images: np.ndarray, compute: Compute) -> tuple[dict[str, Path], list]:
+    """Train a generator of `params.kind` with its `own` parameters on uint8 images (N, H, W, C).
+
+    Returns (name -> file of its folder, the log's rows); resumes, or finds the work done.
+    """
+    fingerprint = store.fingerprint(
+        kind=params.kind,
+        params=own.model_dump(),
+        images=[list(images.shape), hashlib.sha256(images).hexdigest()],
+        code=store.code(f"generators/{params.kind}"),
+        arithmetic=loop.arithmetic(compute),
+    )
+    kind = module(params.kind)
+    with store.work("generator", fingerprint) as folder:
+        if not (folder / "manifest.json").exists():
+            training = kind.Training(own, torch.from_numpy(images).to(compute.device))
+            rows = loop.train(f"training {params.kind}", training.task, training.plan, compute, folder, fingerprint)
+            names = kind.save(training.averaged(), training.noise, folder)
+            files.write_json(folder / "rows.json", {"rows": rows})
+            shards.seal(folder, [*names, "rows.json"], {"fingerprint": fingerprint})
+            (folder / "checkpoint.pt").unlink()
+        names = shards.verify(folder, "generator")["files"]
+        rows = files.read_json(folder / "rows.json")["rows"]
+        return {name: folder / name for name in names if name != "rows.json"}, rows
+
+
+def pretrained(params: Generator, size: tuple[int, int], channels: int) -> dict[str, Path]:
+    """The files of a pretrained generator that fits images of `size` (H, W) and `channels`: name -> path."""
+    kind = module(params.kind)
+    folder = Path(params.path) if params.hub is None else from_hub(params.hub, params.revision)
+    model, _ = kind.load(folder)
+    kind.fit_to(size, channels, model, params.hub or params.path)
+    return kind.pretrained_files(folder)
+
+
+def from_hub(repository: str, revision: str) -> Path:
+    """A hub repository at a commit: configs and safetensors only, from the local cache or the network."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = [f"{folder}*.{ending}" for folder in ("", "unet/", "scheduler/") for ending in ("json", "safetensors")]
+    asked = {"revision": revision, "allow_patterns": wanted}
+    try:
+        return Path(huggingface_hub.snapshot_download(repository, local_files_only=True, **asked))
+    except HFValidationError as fault:
+        raise UserError(f"not a repository's name: {repository}", "params.yaml: generator.hub") from fault
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return Path(huggingface_hub.snapshot_download(repository, etag_timeout=5, **asked))
+    except HfHubHTTPError as fault:
+        raise UserError(f"the hub refuses: {str(fault).splitlines()[0]}", f"{repository}@{revision}") from fault
+    except (LocalEntryNotFoundError, OSError) as fault:
+        raise UserError(
+            "not in the local cache, and the hub cannot be reached",
+            f"{repository}@{revision}",
+            "download the repository elsewhere and name its folder in generator.path (hub: null)",
+        ) from fault

@@ -1,0 +1,1 @@
+"""One module a DVC stage, run as `python -m stages.NAME`."""

@@ -1,0 +1,37 @@
+"""Noise -> images: as many shards as inflation.ratio asks for -> data/generated/inflation/, sealed by a manifest."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+from pipeline import files, inflation, loop, report, sampling, shards, stage
+from pipeline.errors import UserError
+
+READS = ("compute", "generate", "inflation.ratio")
+SET = Path("data/generated/inflation")
+
+
+def main(params: SimpleNamespace) -> None:
+    loop.prepare(params.compute)
+    images, _ = shards.read_real(Path("data/real")).part(shards.TRAIN)
+    generator = Path("data/generator")
+    n, made, fingerprint = inflation.generated_count(len(images), params.inflation.ratio), {}, None
+    if n:
+        card = sampling.card(generator)
+        if card["source"] == "none":
+            raise UserError(
+                f"inflation.ratio asks for {n:,} images", generator, "generator.source is none: ratio must be 0"
+            )
+        made, fingerprint = sampling.fill(params.generate, card, generator, n, images.shape[1], params.compute)
+    facts = {"n": n, "shard_size": params.generate.shard_size, "fingerprint": fingerprint}
+    files.assemble(SET, made, lambda folder: shards.seal(folder, sorted(made), facts))
+    generated = shards.read_generated(SET)
+    report.beside(Path("plots/generated.png"), {f"generated ({n:,})": generated, f"real ({len(images):,})": images})
+    means = {"mean_pixel": float(generated.mean())} if n else {}
+    real_mean = float(images.mean())
+    report.metrics(
+        Path("metrics/generate.json"), {"images": n, "shards": len(made), "mean_pixel_real": real_mean, **means}
+    )
+
+
+if __name__ == "__main__":
+    stage.run("generate", main, READS)

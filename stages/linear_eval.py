@@ -1,0 +1,23 @@
+"""A frozen encoder and labels -> metrics/ and plots/: linear probe and kNN beside raw pixels and the untrained encoder."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+from pipeline import backbones, evaluation, files, loop, report, shards, stage
+
+READS = ("compute", "linear_eval")
+
+
+def main(params: SimpleNamespace) -> None:
+    loop.prepare(params.compute)
+    real = shards.read_real(Path("data/real"))
+    encoder = backbones.load(Path("data/encoder")).to(params.compute.device)
+    judged = evaluation.judge(encoder, real, params.linear_eval, params.compute)
+    report.metrics(Path("metrics/linear_eval.json"), judged.metrics)
+    files.write_json(Path("metrics/linear_eval.protocol.json"), judged.protocol)
+    for name, (columns, rows) in judged.tables.items():
+        report.table(Path(f"plots/{name}.csv"), columns, rows)
+
+
+if __name__ == "__main__":
+    stage.run("linear_eval", main, READS)

@@ -1,0 +1,28 @@
+"""Real images of any source -> data/real/: one HDF5 file with labels and split, sealed by a manifest."""
+
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+from pipeline import datasets, files, report, shards, stage
+
+READS = ("dataset",)
+
+
+def main(params: SimpleNamespace) -> None:
+    real = datasets.load(params.dataset)
+    with tempfile.TemporaryDirectory() as folder:
+        shards.write_real(Path(folder), real)
+        files.assemble(Path("data/real"), {name: Path(folder) / name for name in ("images.h5", "manifest.json")})
+    names = {
+        "train": shards.TRAIN,
+        "labelled_only": shards.LABELLED,
+        "validation": shards.VALIDATION,
+        "test": shards.TEST,
+    }
+    counts = {name: int((real.split == code).sum()) for name, code in names.items()}
+    report.metrics(Path("metrics/prepare.json"), counts)
+
+
+if __name__ == "__main__":
+    stage.run("prepare", main, READS)
