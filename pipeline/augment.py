@@ -31,7 +31,7 @@ class Family:
 
 
 # The methods' strong augmentations and AdaInf's weak forms of them (github.com/PKU-ML/adainf@233a6bd,
-# scripts/pretrain/cifar/augmentations; github.com/dewenzeng/clsp@91c8f9e). CLSP has no weak form: ours keeps its jitter.
+# scripts/pretrain/cifar/augmentations; github.com/dewenzeng/clsp@91c8f9e). CLSP has no weak form; ours keeps jitter.
 FAMILIES = {
     "symmetric": Family((0.8, 0.8, 0.8, 0.2), (0.4, 0.4, 0.4, 0.1), 0.2, 0.5, (0.0, 0.0)),
     "symmetric-weak": Family((0.4, 0.4, 0.4, 0.1), (0.4, 0.4, 0.4, 0.1), 0.2, 0.5, (0.0, 0.0)),

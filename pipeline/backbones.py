@@ -23,7 +23,7 @@ class SmallResNet(ResNet):
         nn.Module.__init__(self)  # not ResNet's, which builds width 64 only
         self._norm_layer, self.dilation, self.groups, self.base_width = nn.BatchNorm2d, 1, 1, 64
         self.inplanes = width
-        # Padding 1 keeps the size, as in CLSP; solo-learn and AdaInf pad by 2 and get a map of H + 2 (docs/decisions.md).
+        # Padding 1 keeps the size, as in CLSP; solo-learn and AdaInf pad by 2 and get H + 2 (docs/decisions.md).
         self.conv1 = nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)

@@ -1,7 +1,7 @@
 """Real images from their source: uint8 NHWC + labels + split. Nothing is downloaded here.
 
 The split depends on the seed and on the labels alone. Validation comes out of the training images first, so it is the
-same whatever `train_size` is; the train images are a prefix of one stratified order, so a larger set contains a smaller.
+same whatever `train_size` is; train images are a prefix of one stratified order, so a larger set contains a smaller.
 """
 
 import gzip

@@ -27,7 +27,7 @@ class Judged:
 
 
 def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, compute: Compute) -> Judged:
-    """All numbers of one encoder; the label-free ones alone where an image of train, validation or test has no label."""
+    """All numbers of one encoder; the label-free ones alone where an image has no label."""
     unlabelled = label_free(encoder, real, params.seed, compute)
     card = encoder.card
     point = {"ratio": round(card["n_generated"] / card["n_real"], 4), "strength": card["augment"]["strength"]}

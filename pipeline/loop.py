@@ -163,7 +163,7 @@ class Meter:
         if bad:
             kept = f"the last good checkpoint is {path}" if Path(path).exists() else "there is no checkpoint yet"
             raise UserError(
-                f"{what}: {', '.join(bad)} not finite in the {self.steps} steps before step {step}, learning rate {rate:.3g}",
+                f"{what}: {', '.join(bad)} not finite within the {self.steps} steps to step {step}, at rate {rate:.3g}",
                 remedy=f"lower the learning rate or use precision fp32; {kept}",
                 code=DIVERGED,
             )

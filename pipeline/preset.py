@@ -1,8 +1,8 @@
 """Presets: small params files that compose from left to right, printed as words for `dvc exp run`.
 
-    dvc exp run $(python -m pipeline.preset adainf-cifar10)    run it as an experiment (also --temp, --queue)
-    python -m pipeline.preset --write smoke                    write it into params.yaml, for `dvc repro`
-    python -m pipeline.preset --list
+dvc exp run $(python -m pipeline.preset adainf-cifar10)    run it as an experiment (also --temp, --queue)
+python -m pipeline.preset --write smoke                    write it into params.yaml, for `dvc repro`
+python -m pipeline.preset --list
 """
 
 import argparse
@@ -25,8 +25,8 @@ def load(name: str) -> dict[tuple, object]:
     if not path.exists():
         raise UserError(f"no preset {name}", FOLDER, f"there are {', '.join(names())}")
     values, _, faults = reader.parse(path.read_text(encoding="utf-8"))
-    flat = dict(_leaves(values, ()))
-    faults += [(where, "unknown key") for where in flat if where not in reader.keys()]
+    flat, known = dict(_leaves(values, ())), set(reader.keys())
+    faults += [(where, "unknown key") for where in flat if where not in known]
     if faults:
         raise UserError("; ".join(f"{'.'.join(map(str, where))}: {what}" for where, what in faults), path)
     return flat

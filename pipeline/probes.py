@@ -52,7 +52,7 @@ class Standardise:
 def logistic(x: torch.Tensor, y: torch.Tensor, classes: int, l2: float, start: torch.Tensor | None = None):
     """Multinomial logistic regression: the minimum of mean cross-entropy + l2/2 |W|^2 (bias free), by L-BFGS.
 
-    x: float (N, D); y: int64 (N,). start: an earlier solution. Returns weights (D + 1, classes), the bias in the last row.
+    x: float (N, D); y: int64 (N,). start: an earlier solution. Returns weights (D + 1, classes), bias last.
     """
     weights = torch.zeros(x.shape[1] + 1, classes, dtype=x.dtype) if start is None else start.clone()
     weights.requires_grad_()
@@ -109,7 +109,7 @@ def knn(
     k: int = KNN_K,
     temperature: float = KNN_TEMPERATURE,
 ):
-    """Class with the most votes among the k nearest by cosine, each weighing exp(cosine / temperature) (Wu et al. 2018).
+    """Class with the most votes among the k nearest by cosine, each of weight exp(cosine / temperature) (Wu et al. 2018).
 
     bank: float (N, D) with labels int64 (N,); queries: (M, D). Returns int64 (M,).
     """

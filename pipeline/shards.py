@@ -40,7 +40,7 @@ class RealSet:
         return self.images[rows], self.labels[rows]
 
     def labelled(self) -> Part:
-        """The probe's fixed images: the same `labelled_size` ones, outside validation and test, for every train size."""
+        """The probe's fixed images: the same `labelled_size` ones for every train size, none of validation or test."""
         images, labels = self.part(TRAIN, LABELLED)  # in one stratified order that train_size does not change
         return images[: self.labelled_size], labels[: self.labelled_size]
 
@@ -119,7 +119,7 @@ def shard_name(k: int) -> str:
 
 
 def read_generated(folder: Path) -> np.ndarray:
-    """The first n images of a generated set, n from its manifest, verified: uint8 (n, H, W, C); (0, 0, 0, 0) if n = 0."""
+    """The first n images of a generated set, n from its manifest, verified: uint8 (n, H, W, C); all zero if n = 0."""
     manifest = verify(folder, "generate")
     parts = []
     for name in sorted(manifest["files"]):

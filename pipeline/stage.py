@@ -1,4 +1,4 @@
-"""Runs a stage's main: its parameters in, UserError -> one line and an exit code, a guard against edits while it ran."""
+"""Runs a stage's main: its parameters in, UserError -> one line and an exit code, a guard against edits meanwhile."""
 
 import hashlib
 import os

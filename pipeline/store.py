@@ -104,9 +104,8 @@ def imports(file: Path) -> list[str]:
             dotted = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
         else:
             continue
-        for words in (name.split(".")[1:] for name in dotted if name.split(".")[0] == "pipeline"):
-            if words and module_file("/".join(words)).exists():
-                found.append("/".join(words))
+        paths = ["/".join(name.split(".")[1:]) for name in dotted if name.startswith("pipeline.")]
+        found += [path for path in paths if module_file(path).exists()]
     return found
 
 

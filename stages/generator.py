@@ -1,4 +1,4 @@
-"""Train a generator, load a pretrained one, or none -> data/generator/: weights that its own library reads, and card.json."""
+"""Train a generator, load a pretrained one, or none -> data/generator/: weights for its own library, and card.json."""
 
 from pathlib import Path
 from types import SimpleNamespace

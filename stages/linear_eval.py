@@ -1,4 +1,4 @@
-"""A frozen encoder and labels -> metrics/ and plots/: linear probe and kNN beside raw pixels and the untrained encoder."""
+"""A frozen encoder and labels -> metrics/ and plots/: linear probe and kNN, beside raw pixels and no training."""
 
 from pathlib import Path
 from types import SimpleNamespace

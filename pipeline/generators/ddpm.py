@@ -187,7 +187,7 @@ def solver(name: str, noise: DDPMScheduler, eta: float, clip: bool) -> tuple[obj
 
     name: "ddpm" (ancestral), "ddim" (Song et al. 2021; eta 0 deterministic, 1 ancestral) or "dpmsolver++" (Lu et al.
     2022, second order, multistep). Timesteps are spaced so that the first is the last of training ("trailing"): with
-    few steps the first must not see less noise than the network was trained on. clip: clamp predicted images to [-1, 1].
+    few steps the first must not see less noise than in training. clip: clamp predicted images to [-1, 1].
     """
     common = {"timestep_spacing": "trailing"}
     if name == "ddpm":
@@ -214,7 +214,8 @@ def sample(
 ) -> torch.Tensor:
     """Images with the given numbers, one batch: float32 (len(numbers), C, H, W), nominally in [-1, 1].
 
-    solver, extra: of the function `solver`, its timesteps set, and fresh, as solvers keep history. Every image has a generator of its own for all its noise.
+    solver, extra: of the function `solver`, its timesteps set, and fresh, as solvers keep history. Every image has a
+    generator of its own for all its noise.
     Raises UserError (code 4) when a value is not finite.
     """
     device = compute.device
@@ -239,7 +240,7 @@ def sample(
 
 
 def to_uint8(x: torch.Tensor, size: int) -> np.ndarray:
-    """float (n, C, S, S) in [-1, 1] -> uint8 (n, size, size, C): resized where S differs (antialiased bicubic), rounded."""
+    """float (n, C, S, S) in [-1, 1] -> uint8 (n, size, size, C), rounded; resized if S differs (antialiased bicubic)."""
     if x.shape[-1] != size:
         x = F.interpolate(x, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
     x = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

@@ -1,7 +1,7 @@
-"""Self-supervised methods, one file each, named by `pretrain.method`; a method's parameters are the section of its name.
+"""Self-supervised methods, one file each, named by `pretrain.method`; its parameters are the section of its name.
 
 The contract. A method module has `build(params, encoder, seed)` -> an nn.Module with
-    views          the augmented copies it wants of an image, as data: a list of `View`
+    views          the augmented copies it wants of an image, as data: a tuple of `View`
     phases()       the players of a step (pipeline.loop.Phase): parameter groups and a loss over the batch's views
     before_step(step, progress), after_step(step, progress)   momentum updates, queues
 The module's state (heads, averages, queues) is persistent buffers and parameters. It owns no optimiser, no loop, no

@@ -20,7 +20,7 @@ def build(params: Params, encoder: Encoder, seed: int) -> "SimCLR":
 class SimCLR(nn.Module):
     """Encoder and a projector of two linear layers without normalisation."""
 
-    views = [View(recipe=0), View(recipe=1)]
+    views = (View(recipe=0), View(recipe=1))
 
     def __init__(self, params: Params, encoder: Encoder):
         super().__init__()

@@ -8,7 +8,7 @@ SETS = {"fashion-mnist": (28, 1, 60_000), "cifar10": (32, 3, 50_000)}
 
 
 def broken(p) -> list[Fault]:
-    """Every rule that the parameters break, as (path of the key, message). Rules whose values are missing are passed."""
+    """Every rule that the parameters break, as (path of the key, message). Rules that lack a value are passed."""
     found = []
     for rule in RULES:
         try:

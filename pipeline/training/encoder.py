@@ -82,7 +82,7 @@ def pretrain(
 
 
 def mixture_facts(mixture: inflation.Mixture, steps: int) -> dict:
-    """What a run of `steps` draws: the real share, how many images there are and are drawn, passes over the real ones."""
+    """What a run of `steps` draws: the real share, how many images there are and are drawn, passes over the real."""
     real = mixture.real_before(steps)
     return {
         "beta": float(mixture.beta),
