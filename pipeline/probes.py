@@ -109,7 +109,7 @@ def knn(
     k: int = KNN_K,
     temperature: float = KNN_TEMPERATURE,
 ):
-    """Class with the most votes among the k nearest by cosine, each of weight exp(cosine / temperature) (Wu et al. 2018).
+    """Class with the most votes among the k nearest by cosine, weighing exp(cosine / temperature) (Wu et al. 2018).
 
     bank: float (N, D) with labels int64 (N,); queries: (M, D). Returns int64 (M,).
     """

@@ -240,7 +240,7 @@ def sample(
 
 
 def to_uint8(x: torch.Tensor, size: int) -> np.ndarray:
-    """float (n, C, S, S) in [-1, 1] -> uint8 (n, size, size, C), rounded; resized if S differs (antialiased bicubic)."""
+    """float (n, C, S, S) in [-1, 1] -> uint8 (n, size, size, C), rounded; resized (antialiased bicubic) if need be."""
     if x.shape[-1] != size:
         x = F.interpolate(x, size=(size, size), mode="bicubic", antialias=True, align_corners=False)
     x = ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
