@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,23 @@ def load(path: Path, fingerprint: str, objects: dict[str, Any]) -> tuple[int, li
     if not Path(path).exists():
         return 0, []
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not look at the archive's checksums
+            if archive.testzip():
+                raise zipfile.BadZipFile("a checksum is wrong")
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        found = set(saved["states"])
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, TypeError) as fault:
+        made_by, found = saved["fingerprint"], set(saved["states"])
+    except (
+        zipfile.BadZipFile,
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as fault:
         raise UserError(f"not a readable checkpoint ({type(fault).__name__})", path, "delete it") from fault
-    if saved["fingerprint"] != fingerprint or found != set(objects):
+    if made_by != fingerprint or found != set(objects):
         raise UserError("a checkpoint of other work", path, "delete it")
     for name, thing in objects.items():
         thing.load_state_dict(saved["states"][name])

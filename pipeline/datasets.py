@@ -7,6 +7,7 @@ same whatever `train_size` is; train images are a prefix of one stratified order
 import gzip
 import hashlib
 import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,12 +39,13 @@ def load(params: Dataset) -> RealSet:
     (train_images, train_labels), (test_images, test_labels), classes = _READERS[params.name](path)
     order = stratified_order(train_labels, params.seed)
     validation, pool = order[: params.validation_size], order[params.validation_size :]
-    if params.train_size > len(pool):
-        raise UserError(
-            f"train_size {params.train_size} + validation_size {params.validation_size} > {len(order)} images",
-            "params.yaml: dataset",
-            "lower one of them",
-        )
+    for name in ("train_size", "labelled_size"):
+        if getattr(params, name) > len(pool):
+            raise UserError(
+                f"{name} {getattr(params, name)} + validation_size {params.validation_size} > {len(order)} images",
+                "params.yaml: dataset",
+                "lower one of them",
+            )
     train, labelled = pool[: params.train_size], pool[params.train_size : params.labelled_size]
     kept = np.concatenate([train, labelled, validation])
     codes = [(TRAIN, train), (LABELLED, labelled), (VALIDATION, validation), (TEST, test_labels)]
@@ -81,7 +83,7 @@ def _fashion_mnist(path: Path) -> tuple[Part, Part, list[str]]:
             archive = path / "raw" / f"{name}.gz"
             try:
                 payload = gzip.decompress(archive.read_bytes())
-            except (OSError, EOFError) as fault:
+            except (OSError, EOFError, zlib.error) as fault:
                 raise UserError(f"not readable: {fault}", archive, "restore it: git checkout -- data") from fault
             if hashlib.sha256(payload).hexdigest() != digest:
                 raise UserError(

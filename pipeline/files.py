@@ -62,7 +62,10 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path) -> dict:
     """The object in a JSON file, or a UserError that names it."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("not an object")
+        return value
     except FileNotFoundError as fault:
         raise UserError("not found", path, "run `dvc repro`, which makes it") from fault
     except (ValueError, OSError) as fault:

@@ -14,7 +14,7 @@ from pipeline.errors import UserError
 
 def generated_count(n_real: int, ratio: float) -> int:
     """round(ratio * n_real), halves up: how many generated images take part."""
-    return int(Fraction(ratio) * n_real + Fraction(1, 2))
+    return int(Fraction(str(ratio)) * n_real + Fraction(1, 2))  # the decimal of params.yaml: 0.3 of 5 is 1.5 -> 2
 
 
 class Mixture:
@@ -26,7 +26,7 @@ class Mixture:
     """
 
     def __init__(self, n_real: int, n_generated: int, real_weight: float, batch_size: int, seed: int):
-        weight = Fraction(real_weight) * n_real
+        weight = Fraction(str(real_weight)) * n_real  # the decimal that params.yaml holds, so that beta is exact
         self.beta = weight / (weight + n_generated)
         self.n_real, self.n_generated, self.batch_size, self.seed = n_real, n_generated, batch_size, seed
         for kind, share, n in (("real", self.beta, n_real), ("generated", 1 - self.beta, n_generated)):

@@ -149,13 +149,13 @@ class Meter:
 
     def __init__(self):
         self.sums: dict[str, torch.Tensor] = {}
-        self.steps = 0
+        self.counts: dict[str, int] = {}  # a name apiece: the players of a game need not log the same
 
     def add(self, values: dict[str, torch.Tensor]) -> None:
-        """Take in one step's scalars."""
+        """Take in the scalars of one player's step."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.detach().double()
-        self.steps += 1
+            self.counts[name] = self.counts.get(name, 0) + 1
 
     def check(self, what: str, step: int, rate: float, path: Path) -> None:
         """Raise a UserError (code 4) if a scalar since the last row was not finite."""
@@ -163,24 +163,24 @@ class Meter:
         if bad:
             kept = f"the last good checkpoint is {path}" if Path(path).exists() else "there is no checkpoint yet"
             raise UserError(
-                f"{what}: {', '.join(bad)} not finite within the {self.steps} steps to step {step}, at rate {rate:.3g}",
+                f"{what}: {', '.join(bad)} not finite at step {step} or since the row before, at rate {rate:.3g}",
                 remedy=f"lower the learning rate or use precision fp32; {kept}",
                 code=DIVERGED,
             )
 
     def means(self) -> dict[str, float]:
         """The means since the last call; starts anew."""
-        means = {name: float(total) / self.steps for name, total in self.sums.items()}
-        self.sums, self.steps = {}, 0
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        self.sums, self.counts = {}, {}
         return means
 
     def state_dict(self) -> dict:
         """For the checkpoint: a row that is half full is saved half full."""
-        return {"sums": dict(self.sums), "steps": self.steps}
+        return {"sums": dict(self.sums), "counts": dict(self.counts)}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on where the saved meter was."""
-        self.sums, self.steps = dict(state["sums"]), state["steps"]
+        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
 
 
 def groups_of(module: torch.nn.Module) -> list[Group]:

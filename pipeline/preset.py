@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from ruamel.yaml import YAML
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from pipeline import files
 from pipeline.errors import UserError
@@ -44,7 +45,9 @@ def words(flat: dict[tuple, object]) -> list[str]:
 
 def write(flat: dict[tuple, object], path: Path = reader.FILE) -> None:
     """Set the values in params.yaml in place, comments kept."""
+    reader.load(path)  # a file with faults is not written to
     yaml = YAML()
+    yaml.Representer = _Representer
     yaml.indent(mapping=2, sequence=4, offset=2)
     document = yaml.load(path.read_text(encoding="utf-8"))
     for where, value in flat.items():
@@ -53,6 +56,13 @@ def write(flat: dict[tuple, object], path: Path = reader.FILE) -> None:
             section = section[key]
         section[where[-1]] = value
     files.write(path, lambda temporary: yaml.dump(document, temporary))
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes null where ruamel.yaml would leave nothing."""
+
+
+_Representer.add_representer(type(None), lambda self, none: self.represent_scalar("tag:yaml.org,2002:null", "null"))
 
 
 def _leaves(values: dict, path: tuple):

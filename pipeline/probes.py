@@ -148,7 +148,7 @@ def paired_difference(right_a: np.ndarray, right_b: np.ndarray) -> tuple[float, 
 def rankme(x: torch.Tensor) -> float:
     """RankMe (Garrido et al., ICML 2023): exp of the entropy of the normalised singular values of features (N, D)."""
     s = torch.linalg.svdvals(x.double())
-    p = s / s.sum() + 1e-7
+    p = s / s.sum().clamp(min=1e-12) + 1e-7  # features that are all zero have rank 1, not nan
     return float(torch.exp(-(p * p.log()).sum()))
 
 

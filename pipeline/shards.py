@@ -76,6 +76,8 @@ def verify(folder: Path, maker: str) -> dict:
             folder,
             f"delete it and run `dvc repro -f -s {maker}`",
         )
+    if not isinstance(manifest.get("files"), dict):
+        raise UserError("lists no files", folder / "manifest.json", f"delete it and run `dvc repro -f -s {maker}`")
     for name, digest in manifest["files"].items():
         path = folder / name
         found = files.sha256(path) if path.exists() else None
@@ -107,7 +109,10 @@ def read_real(folder: Path) -> RealSet:
     path = Path(folder) / "images.h5"
     with open_file(path) as file:
         images = _images(file, path)
-        labels, split, orig_index = (file[name][:] for name in ("labels", "split", "orig_index"))
+        labels, split, orig_index = (
+            _column(file, path, name, kind, len(images))
+            for name, kind in (("labels", np.int64), ("split", np.uint8), ("orig_index", np.int64))
+        )
         classes = tuple(file.attrs["classes"].split("\n"))
         size = int(file.attrs["labelled_size"])
         return RealSet(images, labels, split, orig_index, classes, file.attrs["source"], size)
@@ -125,8 +130,8 @@ def read_generated(folder: Path) -> np.ndarray:
     for name in sorted(manifest["files"]):
         with open_file(Path(folder) / name) as file:
             parts.append(_images(file, Path(folder) / name))
-    n, held = manifest["n"], sum(map(len, parts))
-    if held < n:
+    n, held = manifest.get("n"), sum(map(len, parts))
+    if not isinstance(n, int) or not 0 <= n <= held:
         raise UserError(f"holds {held} images, its manifest says {n}", folder, "run `dvc repro -f -s generate`")
     return np.concatenate(parts)[:n] if parts else np.zeros((0, 0, 0, 0), np.uint8)
 
@@ -145,6 +150,14 @@ def _images(file: h5py.File, path: Path) -> np.ndarray:
         found = "no `images`" if images is None else f"{images.dtype} {images.shape}"
         raise UserError(f"expected images as uint8 (N, H, W, 1 or 3), found {found}", path)
     return images[:]
+
+
+def _column(file: h5py.File, path: Path, name: str, kind: type, n: int) -> np.ndarray:
+    values = file.get(name)
+    if values is None or values.dtype != kind or values.shape != (n,):
+        found = "nothing" if values is None else f"{values.dtype} {values.shape}"
+        raise UserError(f"expected {name} as {np.dtype(kind)} ({n},), found {found}", path)
+    return values[:]
 
 
 def _md5(path: Path) -> str:

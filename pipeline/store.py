@@ -1,7 +1,7 @@
 """Resumable work, one folder a fingerprint, under $LEAVEN_STORE or $DVC_ROOT/.cache.
 
 Work with the same fingerprint is the same work: whoever asks second finds the first one's shards, checkpoints
-and results. `LEAVEN_STORE=off` works in a folder that is thrown away.
+and results. `LEAVEN_STORE=off` works in a folder that is thrown away when the process ends.
 
     python -m pipeline.store            list what is kept, with its size and when it was last used
     python -m pipeline.store --prune 7  delete what was not used for 7 days
@@ -9,6 +9,7 @@ and results. `LEAVEN_STORE=off` works in a folder that is thrown away.
 
 import argparse
 import ast
+import atexit
 import contextlib
 import hashlib
 import json
@@ -51,15 +52,19 @@ def root() -> Path:
 def work(kind: str, fingerprint: str) -> Iterator[Path]:
     """The folder of one piece of work, locked against other processes; it may hold finished parts already."""
     if os.environ.get("LEAVEN_STORE") == "off":
-        with tempfile.TemporaryDirectory(prefix="leaven-") as folder:
-            yield Path(folder)
+        folder = Path(tempfile.mkdtemp(prefix="leaven-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)  # the stage copies from it after the block
+        yield folder
         return
     folder = root() / kind / fingerprint[:16]
     with files.lock(folder.with_suffix(".lock"), kind):
         with files.disk_faults(folder):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / _USED).touch()
-        yield folder
+        try:
+            yield folder
+        finally:
+            (folder / _USED).touch()
 
 
 def fingerprint(**parts: object) -> str:
@@ -127,8 +132,12 @@ def entries() -> list[tuple[Path, int, float]]:
     found = []
     for mark in sorted(root().glob(f"*/*/{_USED}")):
         size = sum(file.stat().st_size for file in mark.parent.rglob("*") if file.is_file())
-        found.append((mark.parent, size, time.time() - mark.stat().st_mtime))
+        found.append((mark.parent, size, _age(mark.parent)))
     return found
+
+
+def _age(folder: Path) -> float:
+    return time.time() - (folder / _USED).stat().st_mtime
 
 
 def main() -> None:
@@ -140,7 +149,9 @@ def main() -> None:
         old = days is not None and age >= days * 86400
         if old:
             with files.lock(folder.with_suffix(".lock"), folder.name):
-                shutil.rmtree(folder)
+                old = _age(folder) >= days * 86400  # whoever held the lock has used it since
+                if old:
+                    shutil.rmtree(folder)
         fate = "deleted" if old else "kept"
         print(f"{folder}  {size / 1e6:9.1f} MB  used {age / 86400:6.1f} days ago  {fate}")
 

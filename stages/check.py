@@ -51,7 +51,7 @@ def machine(params: SimpleNamespace) -> list[UserError]:
             found.append(UserError("torch finds no CUDA device", "params.yaml: compute.device", "set it to cpu"))
     side, channels, _ = SETS[params.dataset.name]
     images = params.inflation.ratio * params.dataset.train_size
-    need = NEEDED + int(2.2 * images * side * side * channels)  # in the store, in the stage's output, in DVC's cache
+    need = NEEDED + 2.2 * images * side * side * channels  # in the store, in the stage's output, in DVC's cache
     free = shutil.disk_usage(".").free
     if free < need:
         what = f"{free / 1e6:,.0f} MB free, about {need / 1e6:,.0f} MB needed"

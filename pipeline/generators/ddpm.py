@@ -40,6 +40,7 @@ def unet(params: DDPM, size: int, channels: int) -> UNet2DModel:
             dropout=params.dropout,
             down_block_types=[f"{a}DownBlock2D" for a in plain + attention],
             up_block_types=[f"{a}UpBlock2D" for a in attention + plain],
+            add_attention=params.attention,
         )
 
 
@@ -64,7 +65,7 @@ class Training:
             phases=[loop.Phase(loop.groups_of(self.unet), self.loss)],
             batch=self.batch,
             objects={"unet": self.unet, "average": self.average},
-            after_step=lambda step, progress: self.average.step(self.unet.parameters()),
+            after_step=self.after_step,
         )
         self.plan = loop.Optimisation(
             params, build=lambda groups, lr: torch.optim.AdamW(groups, lr), clip=params.grad_clip
@@ -96,6 +97,11 @@ class Training:
         with seeds.scope(self.params.seed, "ddpm-dropout", step):
             predicted = self.unet(self.noise.add_noise(x, noise, t), t).sample
         return {"loss": F.mse_loss(predicted.float(), target)}
+
+    def after_step(self, step: int, progress: float) -> None:
+        """Average the weights."""
+        self.average.to(self.images.device)  # a checkpoint is restored on the CPU, and diffusers leaves it there
+        self.average.step(self.unet.parameters())
 
     def averaged(self) -> UNet2DModel:
         """The UNet with the averaged weights, which is what samples; training is over after this."""
@@ -153,14 +159,25 @@ def load(folder: Path) -> tuple[UNet2DModel, DDPMScheduler]:
             f"scheduler {noise.get('_class_name')} is none of {', '.join(SCHEDULERS)}",
             found["scheduler/scheduler_config.json"],
         )
-    model = UNet2DModel.from_config(config)
+    model = _built(UNet2DModel, config, found["unet/config.json"])
+    forward = _built(DDPMScheduler, noise, found["scheduler/scheduler_config.json"])
+    if model.config.out_channels != model.config.in_channels:
+        raise UserError("predicts variances too; only plain DDPMs are sampled", found["unet/config.json"])
     path = found[f"unet/{UNET_WEIGHTS}"]
     try:
         model.load_state_dict(load_file(path), strict=True)
     except (RuntimeError, SafetensorError) as fault:
         reason = str(fault).splitlines()[0]
         raise UserError(f"its weights do not fit its config: {reason}", path) from fault
-    return model.eval(), DDPMScheduler.from_config(noise)
+    return model.eval(), forward
+
+
+def _built(kind: type, config: dict, path: Path) -> UNet2DModel | DDPMScheduler:
+    try:
+        return kind.from_config(config)
+    except Exception as fault:  # a foreign configuration may provoke anything inside diffusers
+        reason = str(fault).partition("\n")[0]
+        raise UserError(f"diffusers makes nothing of it: {reason}", path) from fault
 
 
 def fit_to(size: tuple[int, int], channels: int, model: UNet2DModel, where: str) -> None:
@@ -185,8 +202,8 @@ def fit_to(size: tuple[int, int], channels: int, model: UNet2DModel, where: str)
 def solver(name: str, noise: DDPMScheduler, eta: float, clip: bool) -> tuple[object, dict]:
     """diffusers' scheduler for sampling and the extra arguments of its `step`.
 
-    name: "ddpm" (ancestral), "ddim" (Song et al. 2021; eta 0 deterministic, 1 ancestral) or "dpmsolver++" (Lu et al.
-    2022, second order, multistep). Timesteps are spaced so that the first is the last of training ("trailing"): with
+    name: "ddpm" (ancestral), "ddim" (Song et al. 2021; eta 0 deterministic, 1 ancestral), "dpmsolver++" (Lu et al. 2022,
+    second order, multistep) or "sde-dpmsolver++", its form that adds fresh noise at each step. Timesteps are spaced so that the first is the last of training ("trailing"): with
     few steps the first must not see less noise than in training. clip: clamp predicted images to [-1, 1].
     """
     common = {"timestep_spacing": "trailing"}
@@ -199,9 +216,9 @@ def solver(name: str, noise: DDPMScheduler, eta: float, clip: bool) -> tuple[obj
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
     # DPM-Solver++ has no plain clamp; its dynamic threshold between 1 (built in) and 1 is one.
-    clamp = {"thresholding": clip, "sample_max_value": 1.0}
+    own = {"algorithm_type": name, "thresholding": clip, "sample_max_value": 1.0}
     config = {k: v for k, v in noise.config.items() if k != "variance_type"}
-    return DPMSolverMultistepScheduler.from_config(config, final_sigmas_type="zero", **clamp, **common), {}
+    return DPMSolverMultistepScheduler.from_config(config, final_sigmas_type="zero", **own, **common), {}
 
 
 def sample(

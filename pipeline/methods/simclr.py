@@ -55,7 +55,8 @@ def nt_xent(z: torch.Tensor, temperature: float) -> dict[str, torch.Tensor]:
     whose positive is the most similar of all ("agreement").
     """
     n = len(z)
-    similarity = z @ z.T / temperature  # 2B 2B
+    with torch.autocast(z.device.type, enabled=False):  # which would round the similarities to bf16
+        similarity = z @ z.T / temperature  # 2B 2B
     similarity = similarity.masked_fill(torch.eye(n, dtype=torch.bool, device=z.device), float("-inf"))
     positive = torch.arange(n, device=z.device).roll(n // 2)
     return {

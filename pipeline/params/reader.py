@@ -6,8 +6,10 @@ them, and those that the two dialects take for different things are refused: the
 
 import difflib
 import re
+import types
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -17,16 +19,20 @@ from pipeline.params import rules
 from pipeline.params.schema import Params
 
 FILE = Path("params.yaml")
-_DEEPEST, _LARGEST = 8, 100_000  # levels, bytes: far more than the schema needs
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_DEEPEST, _LARGEST = 8, 100_000  # levels, characters: far more than the schema needs
+_FLOAT = re.compile(
+    r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?|[-+]?\.[0-9]+([eE][-+][0-9]+)?"
+    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+)
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _CONSTANTS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _CONSTANTS |= dict.fromkeys(("null", "Null", "NULL", "~", ""))
 # What YAML 1.1 or 1.2 readers take for something else than the other does: booleans, octal, sexagesimal, dates, 1_000.
 _TRAP = re.compile(
     r"(?i:y|n|yes|no|on|off)|[-+]?0[0-9_]+|[-+]?0[box][0-9a-fA-F_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"
-    r"|\d{4}-\d\d?-\d\d?.*|[-+]?[0-9.][0-9_.]*_[0-9_.eE+-]*|=|<<"
+    r"|\d{4}-\d\d?-\d\d?.*|[-+]?[0-9.][0-9_.]*_[0-9_.eE+-]*|[-+]_[0-9_]*|[-+]?\.[0-9]+[eE][0-9]+|=|<<"
 )
+_BREAK = re.compile("[\x85\u2028\u2029]")  # the end of a line in YAML 1.1 and not in 1.2
 
 
 def load(path: Path = FILE) -> Params:
@@ -36,8 +42,10 @@ def load(path: Path = FILE) -> Params:
     except (OSError, UnicodeDecodeError) as fault:
         raise UserError(f"not readable: {fault}", path, "run from the repository's top folder") from fault
     values, lines, faults = parse(text)
-    params, more = validate(values)
-    faults += more
+    if values or not faults:  # otherwise it is no YAML at all, and nothing in it is missing or misspelt
+        seen = {where for where, _ in faults}
+        params, more = validate(values)
+        faults += [(where, what) for where, what in more if where not in seen]
     if faults:
         raise UserError("\n".join(_line(path, lines, where, what) for where, what in faults))
     return params
@@ -50,61 +58,96 @@ def parse(text: str) -> tuple[dict, dict[tuple, int], list[tuple[tuple, str]]]:
     faults: list[tuple[tuple, str]] = []
     lines: dict[tuple, int] = {}
     try:
-        _refuse_aliases(text)
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as fault:
-        mark = getattr(fault, "problem_mark", None)
-        what = " ".join(str(getattr(fault, "problem", None) or fault).split())
-        lines[()] = mark.line + 1 if mark else 1
-        return {}, lines, [((), f"not YAML: {what}")]
+        unused = _unused(text)
+        node = None if unused else yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.reader.ReaderError as fault:
+        unused = (text.count("\n", 0, fault.position), f"the character U+{fault.character:04X} is not allowed")
+    except yaml.MarkedYAMLError as fault:
+        what = " ".join(str(fault.problem).split())
+        what = "a tab where YAML wants blanks" if "'\\t'" in what else f"not YAML: {what}"
+        unused = (fault.problem_mark.line, what)
+    if unused:
+        return {}, {(): unused[0] + 1}, [((), unused[1])]
     if not isinstance(node, yaml.MappingNode):
         return {}, {}, [((), "expected sections of `key: value` lines")]
     return _plain(node, (), lines, faults), lines, faults
 
 
-def _refuse_aliases(text: str) -> None:
+def _unused(text: str) -> tuple[int, str] | None:
+    """Line and name of the first part of YAML that no parameter needs: hidden values, code, another dialect."""
+    odd = _BREAK.search(text)
+    if odd:
+        return text.count("\n", 0, odd.start()), f"the character U+{ord(odd[0]):04X} is not allowed"
+    depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise yaml.MarkedYAMLError(problem="anchors and aliases are not used here", problem_mark=event.start_mark)
-        if getattr(event, "tag", None):
-            raise yaml.MarkedYAMLError(problem=f"tag {event.tag} is not used here", problem_mark=event.start_mark)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        what = None
+        if depth > _DEEPEST:
+            what = "nested too deeply"
+        elif isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            what = "anchors and aliases are not used here"
+        elif getattr(event, "tag", None):
+            what = f"tag {_key(event.tag)} is not used here"
+        elif getattr(event, "version", None) or getattr(event, "tags", None):
+            what = "directives are not used here"
+        elif getattr(event, "style", None) in ("|", ">"):
+            what = "blocks of text are not used here"
+        if what:
+            return event.start_mark.line, what
+    return None
 
 
 def _plain(node: yaml.Node, path: tuple, lines: dict, faults: list):
-    if len(path) > _DEEPEST:
-        faults.append((path, "nested too deeply"))
-        return None
-    if isinstance(node, yaml.SequenceNode):
-        return [_plain(child, (*path, i), lines, faults) for i, child in enumerate(node.value)]
     if isinstance(node, yaml.ScalarNode):
         return _scalar(node, path, faults)
+    if isinstance(node, yaml.SequenceNode):
+        for i, child in enumerate(node.value):
+            lines[(*path, i)] = child.start_mark.line + 1
+        return [_plain(child, (*path, i), lines, faults) for i, child in enumerate(node.value)]
     values = {}
     for key, child in node.value:
         name = key.value if isinstance(key, yaml.ScalarNode) else "?"
         here = (*path, name)
-        if name in values:
-            faults.append((here, "key stands twice"))
         lines.setdefault(here, key.start_mark.line + 1)
-        values[name] = _plain(child, here, lines, faults)
+        before = len(faults)
+        read = _scalar(key, here, faults) if isinstance(key, yaml.ScalarNode) else None
+        if len(faults) > before:
+            continue
+        if not isinstance(read, str):
+            faults.append((here, "a key must be text"))
+        elif name in values:
+            faults.append((here, f"key stands twice, again on line {key.start_mark.line + 1}"))
+        elif node.flow_style and child.value == "" and _cut_short(child):
+            faults.append((here, "has no value; write null"))
+        else:
+            values[name] = _plain(child, here, lines, faults)
     return values
+
+
+def _cut_short(node: yaml.Node) -> bool:
+    # In {a:,b:} the keys are "a" and "b" to YAML 1.1, "a:" and "b:" to 1.2.
+    mark = node.start_mark
+    return node.style is None and mark.buffer[mark.pointer] not in " \n"
 
 
 def _scalar(node: yaml.ScalarNode, path: tuple, faults: list):
     text = node.value
-    if node.style is not None:  # quoted, or a block
+    if not text.isprintable():
+        faults.append((path, f"{_short(repr(text))} holds a character that does not print"))
+        return None
+    if node.style is not None:  # quoted
         return text
     if text in _CONSTANTS:
         return _CONSTANTS[text]
     if _TRAP.fullmatch(text):
-        faults.append(
-            (path, f"{text} means different things to different YAML readers: quote text, write numbers plainly")
-        )
+        what = f"{_short(text)} means different things to different YAML readers: quote text, write numbers plainly"
+        faults.append((path, what))
         return text
-    if _INT.fullmatch(text):
-        return int(text)
-    if _FLOAT.fullmatch(text):
-        return float(text.replace(".inf", "inf").replace(".nan", "nan").replace(".Inf", "inf").replace(".NaN", "nan"))
-    return text
+    number = int if _INT.fullmatch(text) else float if _FLOAT.fullmatch(text) else None
+    if number and len(text) > 100:
+        faults.append((path, f"{_short(text)} is a number of {len(text)} characters"))
+        return text
+    return number(text.lower().replace(".inf", "inf").replace(".nan", "nan")) if number else text
 
 
 def validate(values: dict) -> tuple[Params | None, list[tuple[tuple, str]]]:
@@ -113,33 +156,78 @@ def validate(values: dict) -> tuple[Params | None, list[tuple[tuple, str]]]:
         params = Params.model_validate(values)
     except ValidationError as error:
         details = error.errors()
-        faults = [(tuple(d["loc"]), _message(d)) for d in details]
-        partial = _namespace(values, {tuple(d["loc"])[:3] for d in details} | {tuple(d["loc"]) for d in details})
-        return None, list(dict.fromkeys(faults + rules.broken(partial)))
+        faults = [(tuple(detail["loc"]), _message(detail)) for detail in details]
+        partial = _namespace(values, [tuple(detail["loc"]) for detail in details])
+        return None, faults + rules.broken(partial)
     return params, rules.broken(params)
 
 
-def _namespace(values: dict, wrong: set[tuple], path: tuple = ()) -> SimpleNamespace:
+def _namespace(values: dict, wrong: list[tuple], path: tuple = ()) -> SimpleNamespace:
     """What is right in a file with faults, so that the combinations of that can be judged too."""
-    return SimpleNamespace(
-        **{
-            key: _namespace(value, wrong, (*path, key)) if isinstance(value, dict) else value
-            for key, value in values.items()
-            if (*path, key) not in wrong
-        }
-    )
+    right = {}
+    for key, value in values.items():
+        here = (*path, key)
+        if here not in wrong and isinstance(value, dict):
+            right[key] = _namespace(value, wrong, here)
+        elif not any(where[: len(here)] == here for where in wrong):  # nor an entry of it
+            right[key] = value
+    return SimpleNamespace(**right)
 
 
 def _message(detail: dict) -> str:
-    kind, given, loc = detail["type"], detail["input"], detail["loc"]
+    kind, given, loc, bounds = detail["type"], detail["input"], tuple(detail["loc"]), detail.get("ctx", {})
     if kind == "extra_forbidden":
-        near = _nearest(tuple(str(part) for part in loc))
-        return f"unknown key{f' - did you mean {near}?' if near else ''}"
+        near = " or ".join(_nearest(tuple(str(part) for part in loc)))
+        return f"unknown key - did you mean {near}?" if near else "unknown key"
     if kind == "missing":
         return "missing"
-    text = detail["msg"].replace("Input should be ", "must be ").replace("String should match pattern", "must match")
-    shown = given if isinstance(given, int | float | str | bool) or given is None else type(given).__name__
-    return f"{text}, not {shown!r}" if not isinstance(shown, str) or shown == given else f"{text}, not a {shown}"
+    if kind in ("too_short", "too_long"):
+        bound = f"at least {bounds['min_length']}" if kind == "too_short" else f"at most {bounds['max_length']}"
+        return f"must have {bound} entries, not {bounds['actual_length']}"
+    bounds = {name: f"{bound:g}" if isinstance(bound, float) else bound for name, bound in bounds.items()}
+    wanted = _WANTED[kind].format(**bounds)
+    return f"must be {wanted}{' or null' if _nullable(loc) else ''}, not {_shown(given)}"
+
+
+_WANTED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "string_unicode": "text",
+    "string_pattern_mismatch": "text of the form {pattern}",
+    "list_type": "a list",
+    "model_type": "a section of `key: value` lines",
+    "literal_error": "{expected}",
+    "finite_number": "finite",
+    "greater_than": "above {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "below {lt}",
+    "less_than_equal": "at most {le}",
+}
+
+
+def _nullable(loc: tuple) -> bool:
+    model = Params
+    for part in loc[:-1]:
+        model = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
+    field = getattr(model, "model_fields", {}).get(loc[-1])
+    return field is not None and types.NoneType in get_args(field.annotation)
+
+
+def _shown(value: object) -> str:
+    """A value as the file would have it, on one line."""
+    if isinstance(value, bool) or value is None:
+        return str(value).lower().replace("none", "null")
+    if isinstance(value, float):
+        return re.sub("(inf|nan)", r".\1", repr(value))
+    if isinstance(value, dict | list):
+        return "a section" if isinstance(value, dict) else "a list"
+    return _short(repr(value))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def keys(model: type[BaseModel] = Params, path: tuple = ()) -> list[tuple]:
@@ -152,21 +240,28 @@ def keys(model: type[BaseModel] = Params, path: tuple = ()) -> list[tuple]:
     return found
 
 
-def _nearest(path: tuple[str, ...]) -> str | None:
-    dotted = [".".join(key) for key in keys()]
-    siblings = [key for key in dotted if key.rpartition(".")[0] == ".".join(path[:-1])]
-    wanted = ".".join(path)
-    close = difflib.get_close_matches(wanted, siblings, 1, 0.6) or difflib.get_close_matches(wanted, dotted, 1, 0.8)
-    return close[0] if close else None
+def _nearest(path: tuple[str, ...]) -> list[str]:
+    """Keys of the schema that `path` may have meant: a like one beside it, or the same one in other sections."""
+
+    def near(names: list[str], likeness: float) -> list[str]:
+        return difflib.get_close_matches(path[-1], names, 1, likeness)
+
+    known = keys()
+    beside = [key[-1] for key in known if key[:-1] == path[:-1]]
+    name = near(beside, 0.8)
+    if not name and path[-1] not in [key[-1] for key in known]:
+        name = near(beside, 0.6) or near([key[-1] for key in known], 0.75)
+    meant = name[0] if name else path[-1]
+    found = [path[:-1]] if meant in beside else [key[:-1] for key in known if key[-1] == meant]
+    return [".".join((*section, meant)) for section in found]
 
 
 def _line(path: Path, lines: dict[tuple, int], where: tuple, what: str) -> str:
     known = next((lines[where[:i]] for i in range(len(where), -1, -1) if where[:i] in lines), None)
     place = f"{path}:{known}" if known else str(path)
-    name = ".".join(str(part) for part in where if not _branch(part))
-    return f"{place}: {name}: {what}" if name else f"{place}: {what}"
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{_key(part)}" for part in where)
+    return f"{place}: {name[1:]}: {what}" if name else f"{place}: {what}"
 
 
-def _branch(part: object) -> bool:
-    # pydantic names the branch of a union in a fault's location ("constrained-float", "function-...").
-    return isinstance(part, str) and not part.replace("_", "").isalnum()
+def _key(part: str) -> str:
+    return _short(part) if part.isprintable() else _short(repr(part))

@@ -1,6 +1,8 @@
 """Values that are possible alone and impossible together: each rule names both."""
 
 from collections.abc import Iterator
+from fractions import Fraction
+from math import ceil
 
 Fault = tuple[tuple, str]
 # Height = width, channels and training images of the named sets, known before a byte is read.
@@ -12,7 +14,8 @@ def broken(p) -> list[Fault]:
     found = []
     for rule in RULES:
         try:
-            found += list(rule(p))
+            for fault in rule(p):
+                found.append(fault)  # noqa: PERF402  (one by one: a rule that breaks off keeps what it found)
         except (AttributeError, TypeError):  # the schema has already refused a value that the rule needs
             continue
     return found
@@ -32,9 +35,10 @@ def generator(p) -> Iterator[Fault]:
     if g.source == "none" and p.inflation.ratio > 0:
         yield ("inflation", "ratio"), f"must be 0 with generator.source none, not {p.inflation.ratio}"
     if g.source != "pretrained" and g.hub is not None:
-        yield ("generator", "hub"), f"is for source pretrained and must be null with source {g.source}"
+        yield ("generator", "hub"), f"is for source pretrained and must be null with source {g.source}, not {g.hub}"
     if (g.hub is None) != (g.revision is None):
-        yield ("generator", "revision"), "hub and revision (a commit of 40 hex digits) go together"
+        both = f"hub {g.hub or 'null'} and revision {g.revision or 'null'}"
+        yield ("generator", "revision"), f"{both} go together: a repository and a commit of it (40 hex digits)"
 
 
 def ddpm(p) -> Iterator[Fault]:
@@ -63,15 +67,17 @@ def generate(p) -> Iterator[Fault]:
 
 
 def mixture(p) -> Iterator[Fault]:
-    """No batch needs more images of a kind than there are."""
+    """No batch needs more images of a kind than there are; in the exact arithmetic of pipeline.inflation."""
     n, batch = p.dataset.train_size, p.pretrain.batch_size
-    generated = round(p.inflation.ratio * n)
-    beta = p.inflation.real_weight * n / (p.inflation.real_weight * n + generated)
-    for kind, needed, there in (("real", beta * batch, n), ("generated", (1 - beta) * batch, generated)):
+    generated = int(Fraction(p.inflation.ratio) * n + Fraction(1, 2))
+    weight = Fraction(p.inflation.real_weight) * n
+    beta = weight / (weight + generated)
+    for kind, share, there in (("real", beta, n), ("generated", 1 - beta, generated)):
+        needed = ceil(share * batch)
         if needed > there:
             yield (
                 ("pretrain", "batch_size"),
-                f"a batch of {batch} at inflation.ratio {p.inflation.ratio} needs {needed:.0f} {kind} images; "
+                f"a batch of {batch} at inflation.ratio {p.inflation.ratio} needs {needed} {kind} images; "
                 f"there are {there}",
             )
 
@@ -104,9 +110,11 @@ def optimizer(p) -> Iterator[Fault]:
     t = p.pretrain
     if (t.optimizer == "lars") != (t.trust_coefficient is not None):
         wanted = "a number with lars" if t.optimizer == "lars" else "null with sgd"
-        yield ("pretrain", "trust_coefficient"), f"must be {wanted}, not {t.trust_coefficient}"
+        given = "null" if t.trust_coefficient is None else t.trust_coefficient
+        yield ("pretrain", "trust_coefficient"), f"must be {wanted}, not {given}"
     if t.optimizer == "lars" and t.weight_decay == 0:
-        yield ("pretrain", "weight_decay"), "must be above 0 with lars, which scales the steps of decayed weights alone"
+        what = f"must be above 0 with lars, which scales the steps of decayed weights alone, not {t.weight_decay}"
+        yield ("pretrain", "weight_decay"), what
 
 
 def grey(p) -> Iterator[Fault]:
@@ -115,10 +123,10 @@ def grey(p) -> Iterator[Fault]:
     if channels == 1 and a.form != "grey":
         yield (
             ("augment", "form"),
-            f"must be grey: {p.dataset.name} has one channel, without saturation, hue or grayscale",
+            f"must be grey, not {a.form}: {p.dataset.name} has one channel, without saturation, hue or grayscale",
         )
     if channels == 3 and a.form == "grey":
-        yield ("augment", "form"), f"must be colour: {p.dataset.name} has three channels"
+        yield ("augment", "form"), f"must be colour, not {a.form}: {p.dataset.name} has three channels"
     for name in ("saturation", "hue", "grayscale"):
         if a.form == "grey" and getattr(a, name):
             yield ("augment", name), f"must be null or 0 with form grey, not {getattr(a, name)}"

@@ -90,7 +90,7 @@ class DDPM(Training):
 class Generate(Section):
     """The sampler and the grid of its images. shard_size is a multiple of batch_size: a batch is never cut."""
 
-    sampler: Literal["ddpm", "ddim", "dpmsolver++"]
+    sampler: Literal["ddpm", "ddim", "dpmsolver++", "sde-dpmsolver++"]
     steps: PositiveInt
     eta: Probability
     clip: bool

@@ -50,7 +50,7 @@ def pretrained(params: Generator, size: tuple[int, int], channels: int) -> dict[
 def from_hub(repository: str, revision: str) -> Path:
     """A hub repository at a commit: configs and safetensors only, from the local cache or the network."""
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalEntryNotFoundError
 
     wanted = [f"{folder}*.{ending}" for folder in ("", "unet/", "scheduler/") for ending in ("json", "safetensors")]
     asked = {"revision": revision, "allow_patterns": wanted}
@@ -61,10 +61,12 @@ def from_hub(repository: str, revision: str) -> Path:
     except LocalEntryNotFoundError:
         pass
     try:
+        # One question first: without a network the download alone would ask again for half a minute.
+        huggingface_hub.model_info(repository, revision=revision, timeout=5)
         return Path(huggingface_hub.snapshot_download(repository, etag_timeout=5, **asked))
     except HfHubHTTPError as fault:
         raise UserError(f"the hub refuses: {str(fault).splitlines()[0]}", f"{repository}@{revision}") from fault
-    except (LocalEntryNotFoundError, OSError) as fault:
+    except (LocalEntryNotFoundError, HTTPError, OSError) as fault:
         raise UserError(
             "not in the local cache, and the hub cannot be reached",
             f"{repository}@{revision}",

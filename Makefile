@@ -1,0 +1,48 @@
+# Everything in .venv, made on first use and again when a requirements file changes.
+VENV ?= .venv
+PYTHON ?= python3.11
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+
+.PHONY: help setup repro table test test-slow lint format
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make repro      set up and run the pipeline, then print its table"
+	@echo "make test       set up and run the tests (10 minutes at most on two cores)"
+	@echo "make test-slow  the long ones: experiments in the queue, more kills, the default preset from nothing"
+	@echo "make lint       ruff check and ruff format --check"
+	@echo "make setup      only make $(VENV)"
+
+$(VENV)/.run: requirements.txt
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing requirements.txt into $(VENV)"
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.run
+	@echo "installing requirements-dev.txt into $(VENV)"
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+setup: $(VENV)/.run
+
+repro: setup
+	dvc repro
+	@python -m pipeline.report
+
+table: setup
+	@python -m pipeline.report
+
+test: $(VENV)/.dev
+	python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.dev
+	python -m pytest -m slow
+
+lint: $(VENV)/.dev
+	ruff check .
+	ruff format --check .
+
+format: $(VENV)/.dev
+	ruff check --fix .
+	ruff format .

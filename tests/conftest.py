@@ -1,0 +1,38 @@
+"""Clones that tests of the whole pipeline share. A stage costs seconds of imports, so each is run as seldom as can be."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from tests.pipeline import clones
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory):
+    """A commit of the working tree; nothing was run in it. Not to be changed."""
+    return clones.of_working_tree(tmp_path_factory.mktemp("tree"))
+
+
+@pytest.fixture(scope="session")
+def small(tree, tmp_path_factory):
+    """The tree at the smoke preset, committed; nothing was run in it. Not to be changed.
+
+    One thread, because another process may have the other core; log rows that no checkpoint coincides with; a third
+    checkpoint in pretraining.
+    """
+    clone = clones.copy(tree, tmp_path_factory.mktemp("small") / "clone")
+    clones.run(clone, "python", "-m", "pipeline.preset", "--write", "smoke")
+    clones.edit(clone, compute__threads="1", ddpm__log_every="3", pretrain__steps="12", pretrain__evaluate_every="12")
+    clones.commit(clone, "Small")
+    return clone
+
+
+@pytest.fixture(scope="session")
+def base(small, tmp_path_factory):
+    """One uninterrupted `dvc repro` from nothing, committed: `clone` (not to be changed), and what was seen of it."""
+    clone = clones.copy(small, tmp_path_factory.mktemp("base") / "clone")
+    output = clones.run(clone, "dvc", "repro")
+    seen = SimpleNamespace(clone=clone, output=output, counts=clones.counts(clone))
+    seen.status = clones.run(clone, "git", "status", "--porcelain")
+    clones.commit(clone, "Run")
+    return seen

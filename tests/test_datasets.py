@@ -1,0 +1,223 @@
+import functools
+import gzip
+import hashlib
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torchvision.datasets import CIFAR10
+
+from pipeline import datasets, shards
+from pipeline.errors import UserError
+from pipeline.params.schema import Dataset
+
+FASHION = Path(__file__).parent.parent / "data" / "FashionMNIST"
+PUBLISHED = {"train": 60_000, "t10k": 10_000}
+
+
+def params(**changes):
+    given = {"name": "fashion-mnist", "path": str(FASHION), "train_size": 1000, "validation_size": 500}
+    return Dataset(**given | {"labelled_size": 300, "seed": 0} | changes)
+
+
+@pytest.fixture(scope="module")
+def source():
+    """The committed archives by the idx format alone: name -> (images uint8 (N, 28, 28), labels (N,))."""
+    found = {}
+    for name in PUBLISHED:
+        images = gzip.decompress((FASHION / "raw" / f"{name}-images-idx3-ubyte.gz").read_bytes())
+        labels = gzip.decompress((FASHION / "raw" / f"{name}-labels-idx1-ubyte.gz").read_bytes())
+        pixels = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28)
+        found[name] = pixels, np.frombuffer(labels, np.uint8, offset=8)
+    return found
+
+
+@pytest.fixture(scope="module")
+def load():
+    """datasets.load, the archives read once."""
+    readers, datasets._READERS = datasets._READERS, {}
+    datasets._READERS["fashion-mnist"] = functools.cache(readers["fashion-mnist"])
+    yield lambda **changes: datasets.load(params(**changes))
+    datasets._READERS = readers
+
+
+def rows(real, code):
+    return real.orig_index[real.split == code]
+
+
+def test_the_committed_archives_are_the_published_set(source):
+    for name, n in PUBLISHED.items():
+        images, labels = source[name]
+        assert (images.shape, np.bincount(labels).tolist()) == ((n, 28, 28), [n // 10] * 10)
+
+
+def test_orig_index_leads_back_to_the_image_and_label_of_the_source(load, source):
+    real = load()
+    assert real.images.shape[1:] == (28, 28, 1)
+    for codes, name in ((real.split != shards.TEST, "train"), (real.split == shards.TEST, "t10k")):
+        images, labels = source[name]
+        assert np.array_equal(real.images[codes][..., 0], images[real.orig_index[codes]])
+        assert np.array_equal(real.labels[codes], labels[real.orig_index[codes]])
+    assert (real.labels.dtype, real.source) == (np.int64, "fashion-mnist")
+    assert real.classes[0] == "T-shirt/top"
+    assert real.classes[9] == "Ankle boot"
+
+
+def test_sizes_are_the_asked_ones_and_all_of_the_test_set_takes_part_in_its_order(load):
+    real = load(train_size=1000, validation_size=500, labelled_size=1300)
+    counts = np.bincount(real.split, minlength=4)
+    assert counts.tolist() == [1000, 500, 10_000, 300]
+    assert np.array_equal(rows(real, shards.TEST), np.arange(10_000))
+    assert len(real.labelled()[0]) == 1300
+
+
+@pytest.mark.parametrize("labelled", [300, 5000])
+def test_no_image_is_in_two_splits(load, labelled):
+    real = load(labelled_size=labelled)
+    used = real.orig_index[real.split != shards.TEST]
+    assert len(np.unique(used)) == len(used)
+
+
+def test_validation_is_the_same_for_every_train_size_and_train_sets_are_nested(load):
+    small, middle, large = (load(train_size=n) for n in (10, 250, 55_000 + 4500))
+    for real in (small, middle):
+        assert np.array_equal(rows(real, shards.VALIDATION), rows(large, shards.VALIDATION))
+        n = len(rows(real, shards.TRAIN))
+        assert np.array_equal(rows(real, shards.TRAIN), rows(large, shards.TRAIN)[:n])
+
+
+def test_the_labelled_images_are_the_same_for_every_train_size(load):
+    small, equal, large = (load(train_size=n).labelled() for n in (10, 300, 1000))
+    for images, labels in (equal, large):
+        assert np.array_equal(images, small[0])
+        assert np.array_equal(labels, small[1])
+
+
+def test_another_seed_makes_another_split_and_the_same_seed_the_same(load):
+    first, again, other = load(), load(), load(seed=1)
+    assert np.array_equal(first.orig_index, again.orig_index)
+    assert len(np.intersect1d(rows(first, shards.VALIDATION), rows(other, shards.VALIDATION))) < 50  # 500 of 60,000
+
+
+def test_every_prefix_of_train_and_all_of_validation_hold_the_classes_in_proportion(load):
+    real = load(train_size=3000, validation_size=500)
+    _, labels = real.part(shards.TRAIN)
+    counts = np.cumsum(labels[:, None] == np.arange(10), axis=0)
+    assert np.abs(counts - np.arange(1, 3001)[:, None] / 10).max() <= 2
+    assert np.bincount(real.part(shards.VALIDATION)[1]).tolist() == [50] * 10
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_prefixes_of_a_stratified_order_are_proportional_for_uneven_classes_too(seed):
+    labels = np.repeat([4, 0, 7], [700, 90, 10])
+    labels = labels[np.random.default_rng(seed).permutation(800)]
+    order = datasets.stratified_order(labels, seed)
+    assert sorted(order) == list(range(800))
+    for label, n in ((4, 700), (0, 90), (7, 10)):
+        counts = np.cumsum(labels[order] == label)
+        assert np.abs(counts - np.arange(1, 801) * n / 800).max() <= 2
+    assert not np.array_equal(order, datasets.stratified_order(labels, seed + 1))
+
+
+def test_within_a_class_the_order_is_a_shuffle():
+    order = datasets.stratified_order(np.zeros(1000, np.int64), 0)
+    assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize("name", ["train_size", "labelled_size"])
+def test_more_images_than_there_are_beside_validation_are_refused(load, name):
+    load(validation_size=5000, **{name: 55_000})
+    with pytest.raises(UserError, match=f"{name} 55001 .* 5000 > 60000") as caught:
+        load(validation_size=5000, **{name: 55_001})
+    assert caught.value.code == 2
+
+
+def other_content(archive):
+    payload = bytearray(gzip.decompress(archive))
+    payload[1000] ^= 1
+    return gzip.compress(payload)
+
+
+def bad_deflate(archive):
+    """A stream that zlib itself rejects."""
+    return archive[:200] + bytes(b ^ 0xFF for b in archive[200:400]) + archive[400:]
+
+
+@pytest.mark.parametrize(
+    "harm", [other_content, bad_deflate, lambda a: a[: len(a) // 2], lambda a: b"", lambda a: None], ids=str
+)
+def test_a_harmed_archive_is_refused_by_its_name(tmp_path, harm):
+    (tmp_path / "raw").mkdir()
+    for file in (FASHION / "raw").iterdir():
+        (tmp_path / "raw" / file.name).symlink_to(file)
+    victim = tmp_path / "raw" / "train-labels-idx1-ubyte.gz"
+    harmed = harm(victim.read_bytes())
+    victim.unlink()
+    if harmed is not None:
+        victim.write_bytes(harmed)
+    with pytest.raises(UserError) as caught:
+        datasets.load(params(path=str(tmp_path)))
+    assert caught.value.code == 2
+    assert str(caught.value).startswith(f"{victim}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(UserError, match="dataset.path"):
+        datasets.load(params(path=str(tmp_path / "nowhere")))
+
+
+@pytest.fixture
+def cifar(tmp_path, monkeypatch):
+    """Fifty train and ten test images in the layout of cifar-10-batches-py, whose MD5s torchvision is told."""
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    planes = random.integers(0, 256, (60, 3, 32, 32), dtype=np.uint8)  # the archive's order: channels first
+    labels = (np.arange(60) % 10).tolist()
+
+    def put(name, content):
+        payload = pickle.dumps(content, protocol=2)
+        (folder / name).write_bytes(payload)
+        return hashlib.md5(payload).hexdigest()
+
+    def batch(k):
+        chosen = slice(10 * k, 10 * k + 10)
+        return {"data": planes[chosen].reshape(10, -1), "labels": labels[chosen]}
+
+    train = [[name, put(name, batch(k))] for k, (name, _) in enumerate(CIFAR10.train_list)]
+    monkeypatch.setattr(CIFAR10, "train_list", train)
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", put("test_batch", batch(5))]])
+    names = [f"class {i}" for i in range(10)]
+    meta = CIFAR10.meta | {"md5": put("batches.meta", {"label_names": names})}
+    monkeypatch.setattr(CIFAR10, "meta", meta)
+    wanted = params(name="cifar10", path=str(tmp_path), train_size=20, validation_size=10, labelled_size=30)
+    return wanted, folder, planes, np.array(labels)
+
+
+def test_cifar10_is_read_as_rgb_rows_with_its_labels(cifar):
+    wanted, _, planes, labels = cifar
+    real = datasets.load(wanted)
+    for codes, first in ((real.split != shards.TEST, 0), (real.split == shards.TEST, 50)):
+        source = first + real.orig_index[codes]
+        assert np.array_equal(real.images[codes].transpose(0, 3, 1, 2), planes[source])
+        assert np.array_equal(real.labels[codes], labels[source])
+    assert np.bincount(real.split, minlength=4).tolist() == [20, 10, 10, 10]
+    assert real.classes[3] == "class 3"
+
+
+@pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
+@pytest.mark.parametrize("fate", ["changed", "missing"])
+def test_a_harmed_cifar10_is_refused_before_it_is_unpickled(cifar, name, fate, tmp_path):
+    wanted, folder, _, _ = cifar
+    if fate == "missing":
+        (folder / name).unlink()
+    else:
+        marker = tmp_path / "marker"
+        (folder / name).write_bytes(b"cos\nsystem\n(S'touch " + str(marker).encode() + b"'\ntR.")
+    with pytest.raises(UserError, match="MD5") as caught:
+        datasets.load(wanted)
+    assert caught.value.code == 2
+    assert str(tmp_path) in str(caught.value)
+    assert not (tmp_path / "marker").exists()
