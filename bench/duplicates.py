@@ -1,6 +1,6 @@
 """How often an image meets itself in a batch: N copies shuffled (the authors' way) against Leaven's mixture.
 
-    python -m bench.duplicates
+python -m bench.duplicates
 """
 
 import numpy as np

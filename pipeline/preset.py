@@ -28,6 +28,7 @@ def load(name: str) -> dict[tuple, object]:
     values, _, faults = reader.parse(path.read_text(encoding="utf-8"))
     flat, known = dict(_leaves(values, ())), set(reader.keys())
     faults += [(where, "unknown key") for where in flat if where not in known]
+    faults += [(where, "a section needs keys") for where in flat if where in {key[:-1] for key in known}]
     if faults:
         raise UserError("; ".join(f"{'.'.join(map(str, where))}: {what}" for where, what in faults), path)
     return flat

@@ -59,8 +59,8 @@ def logistic(x: torch.Tensor, y: torch.Tensor, classes: int, l2: float, start: t
     lbfgs = torch.optim.LBFGS(
         [weights],
         max_iter=500,
-        tolerance_grad=1e-6,
-        tolerance_change=1e-10,
+        tolerance_grad=1e-4,  # scikit-learn's; test top-1 moves by less than 0.2 points from here to 1e-6
+        tolerance_change=1e-9,
         history_size=20,
         line_search_fn="strong_wolfe",
     )

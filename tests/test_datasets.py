@@ -36,10 +36,9 @@ def source():
 @pytest.fixture(scope="module")
 def load():
     """datasets.load, the archives read once."""
-    readers, datasets._READERS = datasets._READERS, {}
-    datasets._READERS["fashion-mnist"] = functools.cache(readers["fashion-mnist"])
-    yield lambda **changes: datasets.load(params(**changes))
-    datasets._READERS = readers
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(datasets._READERS, "fashion-mnist", functools.cache(datasets._READERS["fashion-mnist"]))
+        yield lambda **changes: datasets.load(params(**changes))
 
 
 def rows(real, code):
@@ -145,7 +144,9 @@ def bad_deflate(archive):
 
 
 @pytest.mark.parametrize(
-    "harm", [other_content, bad_deflate, lambda a: a[: len(a) // 2], lambda a: b"", lambda a: None], ids=str
+    "harm",
+    [other_content, bad_deflate, lambda a: a[: len(a) // 2], lambda a: b"", lambda a: None],
+    ids=["other content", "bad deflate", "truncated", "empty", "missing"],
 )
 def test_a_harmed_archive_is_refused_by_its_name(tmp_path, harm):
     (tmp_path / "raw").mkdir()
@@ -164,7 +165,7 @@ def test_a_harmed_archive_is_refused_by_its_name(tmp_path, harm):
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(UserError, match="dataset.path"):
+    with pytest.raises(UserError, match=r"set dataset\.path"):
         datasets.load(params(path=str(tmp_path / "nowhere")))
 
 

@@ -63,7 +63,7 @@ def test_beta_by_hand(n_real, n_generated, weight, beta):
 
 
 def test_slots_by_hand():
-    # beta 1/3 and 4 a batch: 4/3 are due at each step; after 1..6 steps 1.33, 2.67, 4, 5.33, 6.67, 8 -> 1, 3, 4, 5, 7, 8
+    # beta 1/3 and 4 a batch: 4/3 due at each step, 1.33, 2.67, 4, 5.33, 6.67, 8 after 1..6 steps -> 1, 3, 4, 5, 7, 8
     mixture = made(10, 200, 10.0, 4)
     assert [mixture.real_before(step) for step in range(7)] == [0, 1, 3, 4, 5, 7, 8]
     assert [int((mixture.rows(step) < 10).sum()) for step in range(6)] == [1, 2, 1, 1, 2, 1]
@@ -158,12 +158,12 @@ def test_a_batch_depends_on_seed_and_step_alone(n_real, n_generated, weight, bat
 @pytest.mark.parametrize("kind", ["real", "generated"])
 def test_small_sets_repeat_no_image_in_a_batch_and_pass_evenly(n, kind):
     batch, steps = 16, 5 * n  # 8 slots of each kind
-    mixture = made(n, 400, 400 / n, batch) if kind == "real" else made(400, n, n / 400, batch)
+    mixture = made(n, 10 * n, 10.0, batch) if kind == "real" else made(10 * n, n, 0.1, batch)
     assert mixture.beta == Fraction(1, 2)
     walk = []
     for step in range(steps):
         rows = mixture.rows(step)
-        mine = rows[:8] if kind == "real" else rows[8:] - 400
+        mine = rows[:8] if kind == "real" else rows[8:] - 10 * n
         assert len(set(mine.tolist())) == 8
         walk += mine.tolist()
     for first in range(0, len(walk), n):

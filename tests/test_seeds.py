@@ -69,8 +69,7 @@ def test_scope_restores_after_an_exception():
     torch.manual_seed(5)
     state = torch.get_rng_state()
     with pytest.raises(ValueError, match="inside"), seeds.scope(1, "x"):
-        torch.rand(1)
-        raise ValueError("inside")
+        raise ValueError(f"inside {torch.rand(1)}")
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -36,10 +36,10 @@ def package(tmp_path, monkeypatch):
     return copy
 
 
-def small_package(folder: Path, monkeypatch, **modules: str) -> None:
-    """A made-up package; a double underscore in a name is a slash."""
+def small_package(folder: Path, monkeypatch, modules: dict[str, str]) -> None:
+    """A made-up package: name -> source."""
     for name, source in modules.items():
-        file = folder / f"{name.replace('__', '/')}.py"
+        file = folder / f"{name}.py"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(textwrap.dedent(source))
     monkeypatch.setattr(store, "PACKAGE", folder)
@@ -78,9 +78,13 @@ def test_work_of_one_fingerprint_is_found_again_and_others_do_not_see_it():
 
 
 def test_work_that_is_cut_short_keeps_its_parts():
-    with pytest.raises(KeyboardInterrupt), store.work("shards", "f" * 64) as folder:
-        (folder / "part").write_text("done")
-        raise KeyboardInterrupt
+    def cut_short() -> None:
+        with store.work("shards", "f" * 64) as folder:
+            (folder / "part").write_text("done")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cut_short()
     with store.work("shards", "f" * 64) as folder:
         assert (folder / "part").read_text() == "done"
 
@@ -135,7 +139,12 @@ def test_fingerprint_refuses_what_has_no_stable_text():
 
 
 def test_fingerprint_is_the_same_in_every_process():
-    command = [sys.executable, "-B", "-c", "from pipeline import store; print(store.fingerprint(b=[1.5, 'é'], a={'x': 1}))"]
+    command = [
+        sys.executable,
+        "-B",
+        "-c",
+        "from pipeline import store; print(store.fingerprint(b=[1.5, 'é'], a={'x': 1}))",
+    ]
     runs = {
         subprocess.run(
             command,
@@ -150,23 +159,22 @@ def test_fingerprint_is_the_same_in_every_process():
 
 
 def test_imports_and_closure_of_a_small_package(tmp_path, monkeypatch):
-    small_package(
-        tmp_path / "small",
-        monkeypatch,
-        a="import json\nimport pipeline\nfrom pipeline import b, files\n",
-        b='''
-            """from pipeline import alone"""
+    modules = {
+        "a": "import json\nimport pipeline\nfrom pipeline import b, files\n",
+        "b": """
+            '''from pipeline import alone'''
             # from pipeline import alone
             def lazy():
                 from pipeline.sub import c, name
-        ''',
-        sub____init__="name = 1\n",
-        sub__c="import os.path, pipeline.d as dee\nfrom elsewhere.pipeline import alone\n",
-        d="from pipeline.sub.e import thing\nfrom pipeline import a\n",  # a circle
-        sub__e="thing = 1\n",
-        files="from pipeline import alone\n",  # plumbing, not followed
-        alone="",
-    )
+        """,
+        "sub/__init__": "name = 1\n",
+        "sub/c": "import os.path, pipeline.d as dee\nfrom elsewhere.pipeline import alone\n",
+        "d": "from pipeline.sub.e import thing\nfrom pipeline import a\n",  # a circle
+        "sub/e": "thing = 1\n",
+        "files": "from pipeline import alone\n",  # plumbing, not followed
+        "alone": "",
+    }
+    small_package(tmp_path / "small", monkeypatch, modules)
     assert set(store.imports(store.module_file("a"))) == {"b", "files"}
     assert set(store.imports(store.module_file("b"))) == {"sub", "sub/c"}
     assert set(store.imports(store.module_file("d"))) == {"a", "sub/e"}
@@ -250,9 +258,9 @@ def test_code_ignores_plumbing_and_modules_that_are_not_imported(package):
 
 
 def test_code_depends_on_where_a_definition_stands(tmp_path, monkeypatch):
-    small_package(tmp_path / "one", monkeypatch, a="from pipeline import b\nx = 1\n", b="y = 2\n")
+    small_package(tmp_path / "one", monkeypatch, {"a": "from pipeline import b\nx = 1\n", "b": "y = 2\n"})
     one = digest("a")
-    small_package(tmp_path / "two", monkeypatch, a="from pipeline import b\ny = 2\n", b="x = 1\n")
+    small_package(tmp_path / "two", monkeypatch, {"a": "from pipeline import b\ny = 2\n", "b": "x = 1\n"})
     assert digest("a") != one
 
 

@@ -203,22 +203,23 @@ def solver(name: str, noise: DDPMScheduler, eta: float, clip: bool) -> tuple[obj
     """diffusers' scheduler for sampling and the extra arguments of its `step`.
 
     name: "ddpm" (ancestral), "ddim" (Song et al. 2021; eta 0 deterministic, 1 ancestral), "dpmsolver++" (Lu et al. 2022,
-    second order, multistep) or "sde-dpmsolver++", its form that adds fresh noise at each step. Timesteps are spaced so that the first is the last of training ("trailing"): with
-    few steps the first must not see less noise than in training. clip: clamp predicted images to [-1, 1].
+    second order, multistep) or "sde-dpmsolver++", its form that adds fresh noise at each step. clip: clamp predicted
+    images to [-1, 1]. All start at the last timestep of training: with few steps, the first must not see less noise.
     """
-    common = {"timestep_spacing": "trailing"}
-    if name == "ddpm":
-        return DDPMScheduler.from_config(noise.config, clip_sample=clip, **common), {}
-    if name == "ddim":
+    if name in ("ddpm", "ddim"):
+        common = {"timestep_spacing": "trailing", "clip_sample": clip}
+        if name == "ddpm":
+            return DDPMScheduler.from_config(noise.config, **common), {}
         from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-        return DDIMScheduler.from_config(noise.config, clip_sample=clip, **common), {"eta": eta}
+        return DDIMScheduler.from_config(noise.config, **common), {"eta": eta}
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
-    # DPM-Solver++ has no plain clamp; its dynamic threshold between 1 (built in) and 1 is one.
-    own = {"algorithm_type": name, "thresholding": clip, "sample_max_value": 1.0}
+    # DPM-Solver++ has no plain clamp; its dynamic threshold between 1 (built in) and 1 is one. Karras et al.'s noise
+    # levels (2022, equation 5) leave more of few steps to the small levels, where pictures get sharp.
+    own = {"algorithm_type": name, "thresholding": clip, "sample_max_value": 1.0, "use_karras_sigmas": True}
     config = {k: v for k, v in noise.config.items() if k != "variance_type"}
-    return DPMSolverMultistepScheduler.from_config(config, final_sigmas_type="zero", **own, **common), {}
+    return DPMSolverMultistepScheduler.from_config(config, final_sigmas_type="zero", **own), {}
 
 
 def sample(

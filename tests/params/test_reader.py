@@ -1,5 +1,6 @@
 """What params.yaml says is what runs and what DVC records; everything else is refused, in plain words."""
 
+import copy
 import re
 import time
 from pathlib import Path
@@ -203,44 +204,13 @@ def test_file_that_dvc_rewrote_for_dash_s_is_read_as_dvc_reads_it(tmp_path):
 # --- what is refused
 
 
+AMBIGUOUS = """yes no on off y n Yes NO oN Off Y N 010 00 -012 0o10 0x1F -0xff 0b11 1_000 1_ 1.5_0 ._5 -_1 .5e3
+1:30 -1:30 1:30:00.5 2020-01-01 2020-1-1 2001-12-14t21:59:43.10-05:00 = <<"""
+
+
 @pytest.mark.parametrize(
     "scalar",
-    [
-        "yes",
-        "no",
-        "on",
-        "off",
-        "y",
-        "n",
-        "Yes",
-        "NO",
-        "oN",
-        "Off",
-        "Y",
-        "N",
-        "010",
-        "00",
-        "-012",
-        "0o10",
-        "0x1F",
-        "-0xff",
-        "0b11",
-        "1_000",
-        "1_",
-        "1.5_0",
-        "._5",
-        "-_1",
-        ".5e3",
-        "1:30",
-        "-1:30",
-        "1:30:00.5",
-        "2020-01-01",
-        "2020-1-1",
-        "2001-12-14t21:59:43.10-05:00",
-        "=",
-        "<<",
-    ]
-    + ["2020-01-01 10:00:00"],
+    [*AMBIGUOUS.split(), "2020-01-01 10:00:00"],
 )
 def test_scalar_that_yaml_dialects_read_differently_is_refused_in_one_line(scalar, tmp_path):
     found = faults(edited(("pretrain.warmup_steps", scalar)), tmp_path)
@@ -265,7 +235,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
-        (edited(("compute.device", "\n  device: cpu\n  device: cuda")), 3, "key stands twice"),
+        (edited(("compute.device", "\n  device: cpu\n  device: cuda")), 4, "key stands twice"),
         (COMMITTED + "compute:\n  device: cpu\n", 2, "compute: key stands twice, again on line"),
         (edited(("compute.threads", "&two 2")), 5, "anchors and aliases"),
         (BOMB, 1, "anchors and aliases"),
@@ -275,7 +245,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         (edited(("compute.threads", "\n\tthreads: 2")), 6, "tab"),
         (edited(("compute.threads", "2\t# two")), 5, "tab"),
         (edited(("compute.device", "|\n    cpu")), 3, "blocks of text"),
-        ("%YAML 1.1\n---\n" + COMMITTED, 2, "directives"),
+        ("%YAML 1.1\n---\n" + COMMITTED, 1, "directives"),
         (COMMITTED + "---\n" + COMMITTED, COMMITTED.count("\n") + 1, "another document"),
         (edited(("compute.device", "cpu: cuda")), 3, "mapping values are not allowed here"),
         (edited(("compute.device", "[cpu")), 4, "not YAML"),
@@ -370,7 +340,7 @@ def test_random_edits_are_refused_in_plain_lines_or_read_as_dvc_reads_them(tmp_p
         ("compute.device", "gpu", "must be 'cpu' or 'cuda', not 'gpu'"),
         ("compute.device", "null", "must be 'cpu' or 'cuda', not null"),
         ("compute.device", "Cpu", "must be 'cpu' or 'cuda', not 'Cpu'"),
-        ("generate.sampler", "ddpmm", "must be 'ddpm', 'ddim' or 'dpmsolver++', not 'ddpmm'"),
+        ("generator.source", "Train", "must be 'train', 'pretrained' or 'none', not 'Train'"),
         ("dataset.path", "3", "must be text, not 3"),
         ("dataset.path", "null", "must be text, not null"),
         ("dataset.seed", "-1", "must be at least 0, not -1"),
@@ -395,7 +365,7 @@ def test_random_edits_are_refused_in_plain_lines_or_read_as_dvc_reads_them(tmp_p
         ("augment.crop_min", "0", "must be above 0 or null, not 0"),
         ("ddpm.channels[1]", "0", "must be above 0, not 0"),
         ("ddpm.channels[1]", "wide", "must be a whole number, not 'wide'"),
-        ("linear_eval.l2[7]", "null", "must be a number, not null"),
+        ("linear_eval.l2[0]", "null", "must be a number, not null"),
     ],
 )
 def test_wrong_value_is_named_with_its_line_its_key_and_what_is_due(key, value, message, tmp_path):
@@ -411,7 +381,7 @@ def test_wrong_value_is_named_with_its_line_its_key_and_what_is_due(key, value, 
 
 
 def test_lengths_of_lists_and_kinds_of_sections_are_named(tmp_path):
-    replaced = COMMITTED.replace("    - 16\n    - 48\n    - 64\n", "")
+    replaced = re.sub(r"(channels: .*\n)(    - \d+\n)+", r"\1", COMMITTED)
     (line,) = faults(replaced.replace("channels: ", "channels: [] "), tmp_path)
     assert line.endswith("ddpm.channels: must have at least 1 entries, not 0")
     (line,) = faults(replaced.replace("channels: ", "channels: [8, 8, 8, 8, 8, 8, 8] "), tmp_path)
@@ -473,7 +443,7 @@ def test_all_faults_are_named_at_once_rules_on_the_valid_values_included(tmp_pat
         ("compute.device", "gpu"),
         ("augment.contrast", "abc"),
         ("augment.hue", "0.3"),  # a rule: not with form grey
-        ("pretrain.warmup_steps", "400"),  # a rule: not below pretrain.steps
+        ("pretrain.warmup_steps", "99999999"),  # a rule: not below pretrain.steps
         ("inflation.ratio", ".inf"),
         ("generator.revision", "0123456789012345678901234567890123456789".replace("0", "a")),  # a rule: no hub
         ("simclr.hidden_dim", "\n  zzz: 1"),
@@ -496,18 +466,18 @@ def test_wrong_value_is_not_judged_again_by_the_rules(tmp_path):
     # hue: a section where a number is due; groups and one of the channels: no numbers that % may be asked of
     for edit in (("augment.hue", "{a: 1}"), ("ddpm.groups", "'%d'"), ("pretrain.evaluate_every", "0")):
         assert len(faults(edited(edit), tmp_path)) == 1
-    assert len(faults(COMMITTED.replace("    - 48\n", "    - '%d'\n"), tmp_path)) == 1
+    text = re.sub(r"(channels: .*\n)    - \d+\n", r"\1    - '%d'\n", COMMITTED)
+    assert len(faults(text, tmp_path)) == 1
 
 
 def test_every_way_in_which_the_schema_refuses_has_a_message():
     """Each leaf of the schema, given values of every kind and at every bound, is refused in words of our own."""
     tried = [None, True, -1, 0, 2**70, -(10**400), 0.5, 1.5, 5.0, float("nan"), float("inf"), "", "x", [], {}]
     tried += [["x"], [0] * 9, [None], {"a": 1}, "\udfff", 10**400]
-    seen = set()
+    seen, committed = set(), yaml.safe_load(COMMITTED)
     for key in KEYS:
         for value in tried:
-            values = yaml.safe_load(COMMITTED)
-            section = values
+            values = section = copy.deepcopy(committed)
             for part in key[:-1]:
                 section = section[part]
             section[key[-1]] = value

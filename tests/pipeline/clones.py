@@ -1,4 +1,4 @@
-"""Clones of this working tree, and real `dvc`, `git` and stage processes in them. The machine's own settings stay out."""
+"""Clones of this working tree, and real `dvc`, `git` and stage processes in them. The user's settings stay out."""
 
 import contextlib
 import hashlib
@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,27 +22,32 @@ def environment(clone: Path, hold: str = "") -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "DVC_", "LEAVEN_"))}
     beside = clone.parent / f"{clone.name}-beside"
     (beside / "counts").mkdir(parents=True, exist_ok=True)
-    identity = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    return kept | identity | {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT / "tests/pipeline/counting"),
-        "COUNTS": str(beside / "counts"),
-        "HOLD": hold,
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "DVC_SITE_CACHE_DIR": str(beside / "site"),
-        "DVC_GLOBAL_CONFIG_DIR": str(beside / "none"),
-        "DVC_SYSTEM_CONFIG_DIR": str(beside / "none"),
-        "DVC_NO_ANALYTICS": "1",
-    }
+    names = [f"GIT_{who}_{what}" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")]
+    return (
+        kept
+        | dict.fromkeys(names, "test@example.org")
+        | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT / "tests/pipeline/counting"),
+            "COUNTS": str(beside / "counts"),
+            "HOLD": hold,
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "DVC_SITE_CACHE_DIR": str(beside / "site"),
+            "DVC_GLOBAL_CONFIG_DIR": str(beside / "none"),
+            "DVC_SYSTEM_CONFIG_DIR": str(beside / "none"),
+            "DVC_NO_ANALYTICS": "1",
+        }
+    )
 
 
-def run(clone: Path, *words: str, code: int | None = 0, timeout: float = 600) -> str:
+def run(clone: Path, *words: str, code: int | None = 0, timeout: float = 1200) -> str:
     """Both outputs of a command in the clone, which must exit with `code` (None: with anything but 0)."""
     done = subprocess.run(
         words, cwd=clone, env=environment(clone), stdout=-1, stderr=-2, text=True, timeout=timeout, check=False
     )
-    assert done.returncode == code if code is not None else done.returncode, f"{words}: {done.returncode}\n{done.stdout}"
+    as_told = done.returncode == code if code is not None else done.returncode != 0
+    assert as_told, f"{' '.join(words)}: exit code {done.returncode}\n{done.stdout}"
     return done.stdout
 
 
@@ -130,9 +136,9 @@ def stats(clone: Path, *folders: str) -> dict[str, tuple[int, int, int]]:
 @contextlib.contextmanager
 def background(clone: Path, *words: str, hold: str = ""):
     """A process group of its own for a command, and the file of its output; killed at the end, whatever happens."""
-    log = clone.parent / f"{clone.name}-beside" / "background.log"
-    log.parent.mkdir(exist_ok=True)
-    with open(log, "w") as file:
+    number, name = tempfile.mkstemp(".log", dir=clone.parent)
+    log = Path(name)
+    with open(number, "w") as file:
         process = subprocess.Popen(
             words, cwd=clone, env=environment(clone, hold), stdout=file, stderr=file, start_new_session=True
         )
@@ -149,6 +155,12 @@ def kill(process: subprocess.Popen) -> None:
     process.wait()
 
 
+def experiment(clone: Path, name: str, path: str) -> str:
+    """A file as the named experiment has it."""
+    refs = run(clone, "git", "for-each-ref", "--format=%(refname)", "refs/exps").split()
+    return run(clone, "git", "show", f"{next(ref for ref in refs if ref.endswith(f'/{name}'))}:{path}")
+
+
 def killed_at(clone: Path, hold: str, *words: str) -> None:
     """Run a command until one of its stages comes to the point `hold` (STAGE.steps:N), and SIGKILL all of it there."""
     with background(clone, *words, hold=hold) as (process, log):
@@ -162,10 +174,28 @@ def held(clone: Path, process: subprocess.Popen, log: Path) -> None:
     mark.unlink()
 
 
-def until(true, process: subprocess.Popen, log: Path, timeout: float = 300) -> None:
+def until(true, process: subprocess.Popen, log: Path, timeout: float = 900) -> None:
     """Wait for a condition; fail with the process's output if it ends before, or in time."""
     end = time.monotonic() + timeout
     while not true():
         assert process.poll() is None, f"ended with {process.poll()}\n{log.read_text()}"
         assert time.monotonic() < end, f"waited {timeout} s\n{log.read_text()}"
         time.sleep(0.05)
+
+
+def would_run(clone: Path) -> list[str]:
+    """Stages that a `dvc repro` would run, data that is only absent not counting."""
+    done = subprocess.run(
+        ["dvc", "repro", "--dry", "--allow-missing"],
+        cwd=clone,
+        env=environment(clone),
+        stdout=-1,
+        stderr=-2,
+        text=True,
+        check=False,
+    )
+    asked = re.findall(r"Running stage '(\w+)'", done.stdout)
+    if not asked:
+        assert done.returncode == 0, done.stdout
+        assert re.findall(r"Stage '(\w+)' didn't change", done.stdout) == list(STAGES), done.stdout
+    return asked

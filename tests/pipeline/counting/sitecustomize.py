@@ -6,6 +6,7 @@ $COUNTS/held and stands still until it is killed.
 """
 
 import importlib.machinery
+import itertools
 import os
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 WORDS = sys.orig_argv
-STAGE = next((b.removeprefix("stages.") for a, b in zip(WORDS, WORDS[1:], strict=False) if a == "-m"), "")
+STAGE = next((b.removeprefix("stages.") for a, b in itertools.pairwise(WORDS) if a == "-m"), "")
 
 
 def count(kind):
@@ -22,7 +23,7 @@ def count(kind):
         file.write(b".")
     if os.environ.get("HOLD") == f"{STAGE}.{kind}:{path.stat().st_size}":
         (path.parent / "held").touch()
-        time.sleep(300)
+        time.sleep(1800)
         os._exit(9)  # nobody killed it: the test is gone
 
 

@@ -1,0 +1,162 @@
+import math
+
+import pytest
+import torch
+from lightly.loss import NTXentLoss
+
+from pipeline import backbones, loop, seeds
+from pipeline.methods import simclr
+from pipeline.params.schema import Backbone, Compute, SimCLR, Training
+
+COMPUTE = Compute(device="cpu", precision="fp32", threads=1, compile=False)
+HEAD = SimCLR(hidden_dim=12, output_dim=5, temperature=0.2)
+
+
+def unit(n, dim, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(n, dim, generator=generator), dim=1)
+
+
+def by_the_paper(z, temperature):
+    """Equation 1 and the text after it, number by number in float64: (mean loss, share of anchors that agree)."""
+    z, n = z.double().tolist(), len(z)
+    losses, agreeing = [], 0
+    for i in range(n):
+        j = (i + n // 2) % n
+        cosine = [sum(a * b for a, b in zip(z[i], z[k], strict=True)) for k in range(n)]
+        others = [k for k in range(n) if k != i]
+        below = sum(math.exp(cosine[k] / temperature) for k in others)
+        losses.append(-math.log(math.exp(cosine[j] / temperature) / below))
+        agreeing += all(cosine[j] >= cosine[k] for k in others)
+    return sum(losses) / n, agreeing / n
+
+
+def method(seed=0):
+    encoder = backbones.build(Backbone(width=4, blocks=[1, 1, 1, 1]), [0.5], [0.25], seed)
+    return simclr.build(HEAD, encoder, seed)
+
+
+def views(n, step=0):
+    return [torch.rand(n, 1, 12, 12, generator=seeds.generator(view, "views", step)) for view in (0, 1)]
+
+
+@pytest.mark.parametrize("pairs", [1, 2, 5, 9])
+@pytest.mark.parametrize("dim", [2, 16])
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 2.0])
+def test_nt_xent_is_the_papers_formula(pairs, dim, temperature):
+    z = unit(2 * pairs, dim, seed=pairs)
+    loss, agreement = by_the_paper(z, temperature)
+    found = simclr.nt_xent(z, temperature)
+    assert found["loss"].item() == pytest.approx(loss, rel=1e-5, abs=1e-6)
+    assert found["agreement"].item() == pytest.approx(agreement)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_nt_xent_is_lightlys(temperature):
+    z = unit(16, 8)
+    theirs = NTXentLoss(temperature=temperature)(z[:8], z[8:])
+    assert simclr.nt_xent(z, temperature)["loss"].item() == pytest.approx(theirs.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("pairs", [1, 3, 8])
+def test_of_identical_vectors_the_loss_is_log_of_all_others(pairs):
+    z = unit(1, 6).repeat(2 * pairs, 1)
+    assert simclr.nt_xent(z, 0.2)["loss"].item() == pytest.approx(math.log(2 * pairs - 1), abs=1e-6)
+
+
+def test_two_orthogonal_pairs_by_hand():
+    """Positive at cosine 1, two negatives at 0: log(1 + 2 exp(-1 / t)), and all agree."""
+    z = torch.eye(2).repeat(2, 1)
+    found = simclr.nt_xent(z, 0.5)
+    assert found["loss"].item() == pytest.approx(math.log(1 + 2 * math.exp(-2)), rel=1e-6)
+    assert found["agreement"] == 1
+    swapped = torch.cat([torch.eye(2), torch.eye(2).flip(0)])
+    assert simclr.nt_xent(swapped, 0.5)["agreement"] == 0
+
+
+def test_the_order_of_the_images_does_not_matter_and_their_pairing_does():
+    z = unit(20, 7)
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(3))
+    together = torch.cat([z[:10][order], z[10:][order]])
+    loss = simclr.nt_xent(z, 0.2)["loss"]
+    assert torch.allclose(simclr.nt_xent(together, 0.2)["loss"], loss, rtol=1e-5)
+    assert torch.allclose(simclr.nt_xent(torch.cat([z[10:], z[:10]]), 0.2)["loss"], loss, rtol=1e-5)
+    apart = torch.cat([z[:10], z[10:][order]])
+    assert not torch.allclose(simclr.nt_xent(apart, 0.2)["loss"], loss, rtol=1e-2)
+
+
+def test_autocast_does_not_round_the_similarities():
+    """Their error over the temperature would be a hundredth and more; ties would fool the agreement."""
+    z = unit(64, 32)
+    exact = simclr.nt_xent(z, 0.07)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = simclr.nt_xent(z, 0.07)
+    assert torch.equal(found["loss"], exact["loss"])
+    assert torch.equal(found["agreement"], exact["agreement"])
+
+
+def test_the_loss_is_that_of_the_projected_unit_features():
+    built = method().eval()
+    batch = views(6)
+    with torch.no_grad():
+        z = torch.cat([built.projector(built.encoder(view)) for view in batch]).double()
+        assert (z.norm(dim=1) - 1).abs().min() > 1e-3  # so that normalising does something
+        expected, _ = by_the_paper(z / z.norm(dim=1, keepdim=True), 0.2)
+        assert built.loss(batch, 0)["loss"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_gradient_reaches_every_parameter_of_encoder_and_projector():
+    built = method()
+    built.loss(views(6), 0)["loss"].backward()
+    trained = {id(p) for phase in built.phases() for group in phase.groups for p in group.parameters}
+    for name, parameter in built.named_parameters():
+        assert id(parameter) in trained, name
+        # The projector's first bias moves every vector; a batch norm's output is scaled, so each has some gradient.
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_a_step_of_gradient_descent_lowers_the_loss():
+    built, batch = method(), views(8)
+    optimiser = torch.optim.SGD(built.parameters(), lr=0.1)
+    losses = []
+    for _ in range(15):
+        found = built.loss(batch, 0)["loss"]
+        losses.append(found.item())
+        optimiser.zero_grad()
+        found.backward()
+        optimiser.step()
+    assert losses[-1] < losses[0] - 0.3
+
+
+def test_the_projector_is_a_function_of_the_seed():
+    first, again, other = (method(seed).projector[0].weight for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_interrupted_pretraining_ends_with_the_same_bits(tmp_path):
+    class Crash(Exception):
+        pass
+
+    schedule = Training(
+        steps=6, batch_size=4, lr=0.1, warmup_steps=2, weight_decay=0.1, log_every=4, checkpoint_every=2, seed=0
+    )
+    plan = loop.Optimisation(schedule, lambda groups, lr: torch.optim.SGD(groups, lr, momentum=0.9))
+
+    def run(folder, crash_at=None):
+        built = method()
+
+        def batch(step):
+            if step == crash_at:
+                raise Crash
+            return views(4, step)
+
+        task = loop.Task(built.phases(), batch, {"method": built})
+        rows = loop.train("simclr", task, plan, COMPUTE, folder, "work")
+        return rows, {name: value.numpy().tobytes() for name, value in built.state_dict().items()}
+
+    straight = run(tmp_path / "straight")
+    for crash_at in (3, 5):
+        with pytest.raises(Crash):
+            run(tmp_path / "chain", crash_at)
+    assert run(tmp_path / "chain") == straight

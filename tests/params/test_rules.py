@@ -1,0 +1,206 @@
+"""Values that are possible alone and impossible together: each rule alone, and that it says what the code says."""
+
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import get_args
+
+import pytest
+
+import pipeline
+from pipeline.params import reader, rules
+from pipeline.params.schema import Params
+
+COMMITTED = reader.parse((Path(pipeline.__file__).parent.parent / "params.yaml").read_text(encoding="utf-8"))[0]
+CIFAR = {"dataset.name": "cifar10", "augment.form": "colour"}
+COMMIT = "0123456789abcdef" * 2 + "01234567"
+LARS = {"pretrain.optimizer": "lars", "pretrain.trust_coefficient": 0.02}
+
+
+# The numbers that the table below leans on; the committed file may have others.
+BASE = {
+    "dataset.name": "fashion-mnist",
+    "dataset.train_size": 5000,
+    "dataset.validation_size": 5000,
+    "dataset.labelled_size": 10_000,
+    "generator.source": "train",
+    "generator.hub": None,
+    "generator.revision": None,
+    "ddpm.channels": [16, 48, 64],
+    "ddpm.groups": 8,
+    "ddpm.timesteps": 1000,
+    "ddpm.steps": 1000,
+    "ddpm.warmup_steps": 100,
+    "ddpm.batch_size": 64,
+    "generate.sampler": "dpmsolver++",
+    "generate.steps": 10,
+    "generate.eta": 0.0,
+    "generate.batch_size": 100,
+    "generate.shard_size": 500,
+    "inflation.ratio": 1.0,
+    "inflation.real_weight": 1.0,
+    "augment.form": "grey",
+    "augment.saturation": None,
+    "augment.hue": None,
+    "augment.grayscale": None,
+    "pretrain.optimizer": "sgd",
+    "pretrain.trust_coefficient": None,
+    "pretrain.weight_decay": 0.0001,
+    "pretrain.steps": 400,
+    "pretrain.warmup_steps": 40,
+    "pretrain.batch_size": 256,
+    "pretrain.log_every": 20,
+    "pretrain.evaluate_every": 100,
+}
+
+
+def changed(edits: dict) -> dict:
+    """The committed values with BASE and then the edits (dotted key -> value) put over them."""
+    values = copy.deepcopy(COMMITTED)
+    for dotted, value in (BASE | edits).items():
+        *path, name = dotted.split(".")
+        section = values
+        for part in path:
+            section = section[part]
+        section[name] = value
+    return values
+
+
+# rule, edits that trip it alone, the key it names, words of its message
+TRIPS = [
+    ("dataset", {"dataset.train_size": 55_001}, "dataset.train_size", ["55001", "validation_size 5000", "60000"]),
+    ("dataset", {"dataset.train_size": 55_000}, None, []),
+    ("dataset", CIFAR | {"dataset.train_size": 45_001}, "dataset.train_size", ["45001", "5000", "50000"]),
+    ("generator", {"generator.source": "none"}, "inflation.ratio", ["none", "not 1.0"]),
+    (
+        "generator",
+        {"generator.hub": "a/b", "generator.revision": COMMIT},
+        "generator.hub",
+        ["source train", "not a/b"],
+    ),
+    (
+        "generator",
+        {"generator.source": "pretrained", "generator.hub": "a/b"},
+        "generator.revision",
+        ["hub a/b", "revision null"],
+    ),
+    ("generator", {"generator.revision": COMMIT}, "generator.revision", ["hub null", f"revision {COMMIT}"]),
+    ("ddpm", {"ddpm.channels": [16, 20, 64]}, "ddpm.groups", ["8 does not divide 20"]),
+    ("ddpm", {"ddpm.channels": [8, 8, 8, 8]}, "ddpm.channels", ["4 levels", "3 times", "28 pixels"]),
+    ("ddpm", CIFAR | {"ddpm.channels": [8] * 6, "dataset.name": "cifar10"}, None, []),  # 32 = 2**5 allows six levels
+    ("ddpm", {"ddpm.channels": [8, 8, 8, 8], "generator.source": "pretrained"}, None, []),  # the UNet is another
+    ("ddpm_batch", {"ddpm.batch_size": 5001}, "ddpm.batch_size", ["5001", "train_size 5000"]),
+    ("ddpm_batch", {"ddpm.batch_size": 5000}, None, []),
+    ("generate", {"generate.eta": 0.5}, "generate.eta", ["dpmsolver++", "not 0.5"]),
+    ("generate", {"generate.eta": 0.5, "generate.sampler": "ddim"}, None, []),
+    ("generate", {"generate.shard_size": 550}, "generate.shard_size", ["550", "batch_size 100"]),
+    ("generate", {"generate.steps": 1001}, "generate.steps", ["1001", "timesteps 1000"]),
+    ("generate", {"generate.steps": 1000}, None, []),
+    # real_weight 1, ratio 1: half of the batch of each kind
+    ("mixture", {"pretrain.batch_size": 10_000}, None, []),
+    ("mixture", {"pretrain.batch_size": 9999, "inflation.real_weight": 1.0003}, "pretrain.batch_size", ["5001 real"]),
+    ("mixture", {"inflation.ratio": 0.0, "pretrain.batch_size": 5000}, None, []),
+    (
+        "mixture",
+        {"inflation.ratio": 0.0, "pretrain.batch_size": 5001},
+        "pretrain.batch_size",
+        ["5001 real"],
+    ),
+    # 1 real to 9 generated slots, but 50 generated images (ratio 0.01) weigh 50 / (0.001 * 5000 + 50) = 10 / 11
+    (
+        "mixture",
+        {"inflation.ratio": 0.01, "inflation.real_weight": 0.001, "pretrain.batch_size": 66},
+        "pretrain.batch_size",
+        ["60 generated images", "there are 50", "a batch of 66", "ratio 0.01"],
+    ),
+    ("mixture", {"inflation.ratio": 0.01, "inflation.real_weight": 0.001, "pretrain.batch_size": 55}, None, []),
+    ("training", {"ddpm.warmup_steps": 1000}, "ddpm.warmup_steps", ["1000 >= ddpm.steps 1000"]),
+    ("training", {"pretrain.warmup_steps": 401}, "pretrain.warmup_steps", ["401 >= pretrain.steps 400"]),
+    ("training", {"pretrain.warmup_steps": 399}, None, []),
+    ("evaluation", {"pretrain.evaluate_every": 110}, "pretrain.evaluate_every", ["110", "log_every 20"]),
+    ("optimizer", {"pretrain.optimizer": "lars"}, "pretrain.trust_coefficient", ["a number with lars", "not null"]),
+    ("optimizer", {"pretrain.trust_coefficient": 0.02}, "pretrain.trust_coefficient", ["null with sgd", "not 0.02"]),
+    ("optimizer", LARS | {"pretrain.weight_decay": 0.0}, "pretrain.weight_decay", ["above 0 with lars", "not 0.0"]),
+    ("optimizer", LARS, None, []),
+    ("optimizer", {"pretrain.weight_decay": 0.0}, None, []),
+    ("grey", {"augment.form": "colour"}, "augment.form", ["grey, not colour", "fashion-mnist"]),
+    ("grey", {"dataset.name": "cifar10"}, "augment.form", ["colour, not grey", "cifar10"]),
+    ("grey", {"augment.saturation": 0.1}, "augment.saturation", ["form grey", "not 0.1"]),
+    ("grey", {"augment.hue": 0.1}, "augment.hue", ["form grey", "not 0.1"]),
+    ("grey", {"augment.grayscale": 0.1}, "augment.grayscale", ["form grey", "not 0.1"]),
+    ("grey", {"augment.hue": 0.0}, None, []),
+    ("grey", CIFAR | {"augment.hue": 0.1}, None, []),
+]
+
+
+@pytest.mark.parametrize(("rule", "edits", "key", "words"), TRIPS)
+def test_rule_trips_alone_and_names_the_values(rule, edits, key, words):
+    params, found = reader.validate(changed(edits))
+    assert params is not None  # each value is possible alone
+    assert found == list(getattr(rules, rule)(params))  # and no other rule is broken
+    assert [".".join(where) for where, _ in found] == ([key] if key else [])
+    for word in words:
+        assert word in found[0][1], found[0][1]
+
+
+def test_table_above_trips_every_rule():
+    assert {rule for rule, _, key, _ in TRIPS if key} == {rule.__name__ for rule in rules.RULES}
+
+
+def test_committed_parameters_break_no_rule():
+    params, found = reader.validate(COMMITTED)
+    assert found == []
+    for rule in rules.RULES:
+        assert list(rule(params)) == []
+
+
+def test_rule_keeps_what_it_found_before_a_value_that_is_missing():
+    # inflation.ratio is read first by the generator's rule, and hue is missing between two keys of the grey rule
+    values = changed({"augment.saturation": 0.5})
+    del values["augment"]["hue"]
+    params, found = reader.validate(values)
+    assert params is None
+    assert [".".join(where) for where, _ in found] == ["augment.hue", "augment.saturation"]
+
+
+def test_absurd_numbers_are_refused_without_overflow():
+    huge = 10**90
+    for edits in (
+        {"dataset.train_size": huge, "inflation.ratio": 1e308},
+        {"pretrain.batch_size": huge, "inflation.real_weight": 5e-324},
+        {"inflation.real_weight": 1e308, "pretrain.batch_size": huge},
+        {"generate.steps": huge, "ddpm.batch_size": huge},
+    ):
+        assert reader.validate(changed(edits))[1]
+
+
+def test_mixture_rule_refuses_exactly_what_the_mixture_refuses():
+    from pipeline import inflation
+    from pipeline.errors import UserError
+
+    counts = {True: 0, False: 0}
+    for n in (1, 2, 3, 5, 7, 10, 15):
+        for ratio in (0.0, 0.1, 0.25, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.1):
+            for weight in (0.001, 0.1, 0.3, 1.0, 2.0, 10.0):
+                for batch in range(1, 20, 3):
+                    params = SimpleNamespace(
+                        dataset=SimpleNamespace(train_size=n),
+                        pretrain=SimpleNamespace(batch_size=batch),
+                        inflation=SimpleNamespace(ratio=ratio, real_weight=weight),
+                    )
+                    said = [message for _, message in rules.mixture(params)]
+                    try:
+                        inflation.Mixture(n, inflation.generated_count(n, ratio), weight, batch, 0)
+                    except UserError as refusal:
+                        needed = str(refusal).split(" needs ")[1].split(" and ")[0]  # "3 real images"
+                        agreed = any(f" needs {needed};" in message for message in said)
+                    else:
+                        agreed = not said
+                    assert agreed, (n, ratio, weight, batch, said)
+                    counts[bool(said)] += 1
+    assert min(counts.values()) > 500
+
+
+def test_every_set_of_the_schema_has_its_size_in_the_rules():
+    names = Params.model_fields["dataset"].annotation.model_fields["name"].annotation
+    assert set(get_args(names)) == set(rules.SETS)

@@ -1,0 +1,76 @@
+"""The default preset in a fresh clone, from nothing: in time, as committed, and worth its time."""
+
+import json
+import time
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from tests.pipeline import classifier, clones
+
+pytestmark = pytest.mark.slow
+MINUTES = 20  # on two cores
+
+
+@pytest.fixture(scope="module")
+def default(tree, tmp_path_factory):
+    """One `dvc repro` of the committed parameters: no store, no cache, nothing made."""
+    clone = clones.fresh(tree, tmp_path_factory.mktemp("default") / "clone")
+    start = time.monotonic()
+    clones.run(clone, "dvc", "repro", timeout=3600)
+    return SimpleNamespace(clone=clone, seconds=time.monotonic() - start, counts=clones.counts(clone))
+
+
+@pytest.fixture(scope="module")
+def judge():
+    """A classifier of real images that is good enough to judge generated ones."""
+    model = classifier.trained()
+    x, y = classifier.real("t10k", 10_000)
+    found, _ = classifier.judged(model, x)
+    assert (found == y).float().mean() > 0.87
+    return model
+
+
+def test_all_six_stages_ran_within_the_promised_time(default):
+    assert clones.starts(default.counts) == list(clones.STAGES)
+    assert default.seconds < 60 * MINUTES
+
+
+def test_lock_metrics_and_plots_are_those_that_are_committed(default):
+    changed = clones.run(default.clone, "git", "status", "--porcelain")
+    shown = clones.run(default.clone, "git", "diff", "--", "dvc.lock", "metrics")
+    here = torch.backends.cpu.get_cpu_capability()
+    assert changed == "", f"other bits than the committed ones (on {here}; instruction sets differ in bits)\n{shown}"
+
+
+def test_encoder_beats_raw_pixels_and_no_training_beyond_chance(default):
+    found = json.loads((default.clone / "metrics/linear_eval.json").read_text())
+    protocol = json.loads((default.clone / "metrics/linear_eval.protocol.json").read_text())
+    assert found["top1"] >= found["pixels"] + 2.0
+    assert found["top1"] >= found["untrained"] + 5.0
+    for name, other in (("over_pixels", "pixels"), ("over_untrained", "untrained")):
+        gain = protocol[name]
+        assert gain["points"] == pytest.approx(found["top1"] - found[other], abs=1e-3)
+        assert 0 < gain["low"] < gain["points"] < gain["high"]
+
+
+def test_generated_images_are_clothes_of_all_ten_classes(default, judge):
+    manifest = json.loads((default.clone / "data/generated/inflation/manifest.json").read_text())
+    images = []
+    for name in sorted(manifest["files"]):
+        with h5py.File(default.clone / "data/generated/inflation" / name) as file:
+            images.append(file["images"][:])
+    first = np.concatenate(images)[:1000]
+    assert len(first) == 1000
+    assert classifier.good_clothes(judge, classifier.as_input(first)) == []
+
+
+def test_the_judge_accepts_real_images_and_refuses_poor_ones(judge):
+    x, y = classifier.real("t10k", 3000)
+    assert classifier.good_clothes(judge, x[:1000]) == []
+    assert "class 3" in " ".join(classifier.good_clothes(judge, x[y != 3]))
+    noisy = (x + 0.5 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
+    assert classifier.good_clothes(judge, noisy) != []

@@ -1,0 +1,216 @@
+"""The check stage: everything that params.yaml can have wrong is told in a second, and nothing else is touched."""
+
+import copy
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+import pipeline
+from pipeline import stage
+from pipeline.params import reader
+from stages import check
+
+REPOSITORY = Path(pipeline.__file__).parent.parent
+COMMITTED = reader.parse((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))[0]
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A clone of the repository with empty data folders, as the working directory."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    for folder in ("pipeline", "stages"):
+        shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=ignored)
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    for key in ("dataset", "generator"):
+        (tmp_path / COMMITTED[key]["path"]).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr(os, "cpu_count", lambda: max(COMMITTED["compute"]["threads"], 2))
+    return tmp_path
+
+
+def files(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def set_values(folder: Path, edits: dict) -> None:
+    """params.yaml of the clone with dotted keys set to other values."""
+    values = copy.deepcopy(COMMITTED)
+    for dotted, value in edits.items():
+        *path, name = dotted.split(".")
+        section = values
+        for part in path:
+            section = section[part]
+        section[name] = value
+    (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+
+
+def outcome(capsys) -> tuple[int, list[str]]:
+    """Exit code and lines of the stage, run in this process."""
+    with pytest.raises(SystemExit) as ended:
+        stage.run("check", check.main, check.READS)
+    return ended.value.code or 0, capsys.readouterr().err.splitlines()
+
+
+def process(folder: Path, *options: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("PYTHONPATH", None)
+    line = [sys.executable, *options, "-m", "stages.check"]
+    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_committed_parameters_pass_in_a_moment_without_torch(clone):
+    set_values(clone, {"compute.threads": 1, "compute.device": "cpu"})
+    before = resources()
+    done = process(clone, "-X", "importtime")
+    assert done.returncode == 0, done.stderr
+    assert (clone / "data/params.ok").read_bytes() == b"The parameters are valid.\n"
+    loaded = {line.split("|")[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "pipeline.params.reader" in loaded
+    heavy = {"torch", "numpy", "h5py", "diffusers", "torchvision", "pandas", "PIL", "timm", "dvc"}
+    assert not {name.partition(".")[0] for name in loaded} & heavy
+    assert resources() - before < 4  # seconds of processor time: this machine may be busy
+
+
+def resources() -> float:
+    used = os.times()
+    return used.children_user + used.children_system
+
+
+def test_output_is_the_same_whatever_the_good_parameters(clone, capsys):
+    contents = set()
+    for ratio in (0.0, 1.0, 0.5):
+        set_values(clone, {"inflation.ratio": ratio, "dataset.seed": int(10 * ratio)})
+        assert outcome(capsys) == (0, [])
+        contents.add((clone / "data/params.ok").read_bytes())
+    assert contents == {b"The parameters are valid.\n"}
+
+
+# key, value, words of the one line
+WRONG = [
+    ("compute.device", "gpu", "must be 'cpu' or 'cuda'"),
+    ("compute.precision", "fp16", "must be"),
+    ("compute.threads", 0, "above 0"),
+    ("compute.threads", True, "whole number"),
+    ("compute.threads", 2.5, "whole number"),
+    ("compute.compile", "no", "true or false"),
+    ("dataset.name", "mnist", "must be"),
+    ("dataset.path", None, "text"),
+    ("dataset.path", "data/nowhere", "does not exist"),
+    ("dataset.train_size", -5, "above 0"),
+    ("dataset.train_size", 60_000, "60000 + validation_size"),
+    ("dataset.seed", 2**63, "below"),
+    ("dataset.raito", 1, "unknown key"),
+    ("generator.kind", "gan", "must be 'ddpm'"),
+    ("generator.source", "nothing", "must be"),
+    ("generator.source", "none", None),
+    ("generator.path", "data/nowhere", "does not exist"),
+    ("generator.hub", "google/ddpm-cifar10-32", None),
+    ("generator.revision", "main", "of the form"),
+    ("ddpm.channels", [], "at least 1"),
+    ("ddpm.channels", [7], "does not divide 7"),
+    ("ddpm.channels", 16, "a list"),
+    ("ddpm.lr", "fast", "a number"),
+    ("ddpm.lr", float("nan"), "finite"),
+    ("ddpm.ema_decay", 1.0, "below 1"),
+    ("ddpm.batch_size", 60_001, "train_size"),
+    ("generate.sampler", "euler", "must be"),
+    ("generate.eta", 1.5, "at most 1"),
+    ("generate.shard_size", 7, "not a multiple"),
+    ("generate.steps", 10**6, "timesteps"),
+    ("inflation.ratio", -1.0, "at least 0"),
+    ("inflation.ratio", float("inf"), "finite"),
+    ("inflation.real_weight", 0, "above 0"),
+    ("inflation.raito", 1, "did you mean inflation.ratio?"),
+    ("augment.family", "strong", "must be"),
+    ("augment.strength", 5, "at most 4"),
+    ("augment.hue", 0.2, "form grey"),
+    ("augment.flip", "often", "a number or null"),
+    ("pretrain.method", "mocov9", "must be"),
+    ("pretrain.momentum", 1.5, "below 1"),
+    ("pretrain.warmup_steps", 10**6, "pretrain.steps"),
+    ("pretrain.backbone", {"width": 32, "blocks": [1, 1]}, "at least 4"),
+    ("pretrain.backbone.depth", 18, "unknown key"),
+    ("pretrain.trust_coefficient", 0.02, "null with sgd"),
+    ("simclr.temperature", 0, "above 0"),
+    ("simclr", None, "section"),
+    ("linear_eval.l2", [0.1, -0.1], "above 0"),
+    ("moco", {"queue": 5}, "unknown key"),
+]
+
+
+def test_wrong_values_are_refused_with_code_2_before_any_file_is_touched(clone, capsys):
+    for key, value, words in WRONG:
+        set_values(clone, {key: value})
+        before = files(clone)
+        code, lines = outcome(capsys)
+        assert code == 2, (key, value)
+        assert files(clone) == before, (key, value)
+        assert all(line.startswith("check: params.yaml") for line in lines), lines
+        assert any(key.split(".")[-1] in line.split(": ", 2)[2] for line in lines) or key == "generator.source", lines
+        if words:
+            assert len(lines) == 1, lines
+            assert words in lines[0], lines
+
+
+def test_refusal_as_a_process_is_lines_on_stderr_and_code_2(clone):
+    set_values(clone, {"inflation.raito": 1, "compute.threads": "two", "dataset.path": "data/nowhere"})
+    before = files(clone)
+    done = process(clone)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 2  # the machine is looked at when the file is right
+    assert "Traceback" not in done.stderr
+    assert files(clone) == before
+
+
+def test_everything_that_the_machine_lacks_is_named_at_once(clone, capsys, monkeypatch):
+    set_values(clone, {"dataset.path": "data/nowhere", "generator.path": "data/none", "compute.threads": 9})
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(check.shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
+    code, lines = outcome(capsys)
+    assert code == 2
+    assert [line.split(": ")[2] for line in lines[:3]] == ["dataset.path", "generator.path", "compute.threads"]
+    assert "9 > 8 cores here" in lines[2]
+    assert "0 MB free" in lines[3]
+    assert len(lines) == 4
+    assert not (clone / "data/params.ok").exists()
+
+
+def test_too_little_disk_space_is_refused_before_anything_is_sampled(clone, capsys, monkeypatch):
+    # 5000 images of 28 x 28 bytes in three places (two of them whole, one linked) and 200 MB: 208.6 MB
+    set_values(clone, {"dataset.train_size": 5000, "inflation.ratio": 1.0})
+    for free, good in ((209_000_000, True), (208_000_000, False)):
+        monkeypatch.setattr(check.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        code, lines = outcome(capsys)
+        assert code == (0 if good else 3)
+        assert good or "208 MB free, about 209 MB needed" in lines[0]
+
+
+def test_absurd_ratio_is_refused_and_no_traceback(clone, capsys):
+    set_values(clone, {"inflation.ratio": 1e308})
+    code, lines = outcome(capsys)
+    assert code == 3
+    assert len(lines) == 1
+    assert "MB needed" in lines[0]
+
+
+def test_cuda_is_refused_where_there_is_none(clone):
+    set_values(clone, {"compute.device": "cuda", "compute.threads": 1})
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "stages.check"]
+    done = subprocess.run(line, cwd=clone, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "check: params.yaml: compute.device: torch finds no CUDA device - set it to cpu\n"
+
+
+def test_check_takes_no_longer_than_a_blink_in_the_running_process(clone, capsys):
+    started = time.process_time()
+    assert outcome(capsys)[0] == 0
+    assert time.process_time() - started < 1

@@ -1,0 +1,167 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import backbones, evaluation, probes, shards
+from pipeline.params.schema import Backbone, Compute, LinearEval
+
+COMPUTE = Compute(device="cpu", precision="fp32", threads=1, compile=False)
+PARAMS = LinearEval(l2=[1e-3, 1e-1], seed=0)
+NO_AUGMENTATION = {
+    "family": "symmetric",
+    "form": "grey",
+    "strength": 0.0,
+    **dict.fromkeys(
+        ("crop_min", "jitter_probability", "brightness", "contrast", "saturation", "hue", "grayscale", "blur")
+    ),
+    "solarize": None,
+    "flip": None,
+    "seed": 0,
+}
+TRAIN, LABELLED, VALIDATION, TEST = slice(0, 30), slice(30, 70), slice(70, 100), slice(100, 150)
+
+
+@pytest.fixture(scope="module")
+def real():
+    """Three classes of noisy stripes: enough for better than chance, too few for perfection."""
+    random = np.random.default_rng(0)
+    labels = np.arange(150) % 3
+    stripes = np.where((np.arange(12)[None, :] + labels[:, None]) % 3 == 0, 150, 110)
+    images = stripes[:, None, :, None] + random.normal(0, 60, (150, 12, 12, 1))
+    split = np.repeat(
+        np.array([shards.TRAIN, shards.LABELLED, shards.VALIDATION, shards.TEST], np.uint8), [30, 40, 30, 50]
+    )
+    return shards.RealSet(
+        images.clip(0, 255).astype(np.uint8), labels, split, np.arange(150), ("a", "b", "c"), "stripes", 60
+    )
+
+
+def make(folder, strength=0.0):
+    built = backbones.build(Backbone(width=4, blocks=[1, 1, 1, 1]), [0.5], [0.25], 0)
+    with torch.no_grad():
+        built.backbone.conv1.weight.mul_(-1)  # not as it was before its first step
+    backbones.save(built, folder, n_real=30, n_generated=45, augment=NO_AUGMENTATION | {"strength": strength})
+    return backbones.load(folder)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="module")
+def judged(encoder, real):
+    return evaluation.judge(encoder, real, PARAMS, COMPUTE)
+
+
+def judge_with(encoder, real, rows, change):
+    labels = real.labels.copy()
+    labels[rows] = change(labels[rows])
+    return evaluation.judge(encoder, dataclasses.replace(real, labels=labels), PARAMS, COMPUTE)
+
+
+def turn(labels):
+    return (labels + 1) % 3
+
+
+def test_there_are_at_most_ten_numbers_and_all_are_finite(judged):
+    assert len(judged.metrics) <= 10
+    assert all(isinstance(v, float) and math.isfinite(v) for v in judged.metrics.values())
+    assert judged.metrics["top1_low"] < judged.metrics["top1"] < judged.metrics["top1_high"]
+
+
+def test_the_numbers_are_those_of_the_measures_on_the_right_images(judged, encoder, real):
+    def percent(found):
+        return 100 * float((found.numpy() == real.labels[TEST]).mean())
+
+    def top1(features, fit):
+        x = features(real.images)
+        y = torch.from_numpy(real.labels)
+        found, _ = probes.linear_probe((x[fit], y[fit]), (x[VALIDATION], y[VALIDATION]), x[TEST], 3, PARAMS.l2)
+        return percent(found)
+
+    def made_by(network):
+        return lambda images: probes.features(network, images, COMPUTE)
+
+    trained, before = made_by(encoder), made_by(backbones.untrained(encoder))
+    expected = {
+        "top1": top1(trained, TRAIN),
+        "top1_10k": top1(trained, slice(0, 60)),  # labelled_size
+        "untrained": top1(before, TRAIN),
+        "pixels": top1(probes.pixels, TRAIN),
+        "knn": percent(
+            probes.knn(trained(real.images[TRAIN]), torch.from_numpy(real.labels[TRAIN]), trained(real.images[TEST]))
+        ),
+        "rankme": probes.rankme(trained(real.images[VALIDATION])),
+    }
+    for name, value in expected.items():
+        assert judged.metrics[name] == pytest.approx(value, rel=1e-5), name
+    assert len({expected[name] for name in ("top1", "top1_10k", "untrained", "pixels")}) == 4  # or a mix-up would pass
+
+
+def test_the_fixed_budget_alone_uses_the_further_labels(judged, encoder, real):
+    found = judge_with(encoder, real, slice(30, 60), turn)
+    changed = {name for name in found.metrics if found.metrics[name] != judged.metrics[name]}
+    assert changed == {"top1_10k"}
+    beyond = judge_with(encoder, real, slice(60, 70), turn)  # labelled, but more than labelled_size
+    assert beyond.metrics == judged.metrics
+
+
+def test_test_labels_choose_nothing(judged, encoder, real):
+    found = judge_with(encoder, real, TEST, turn)
+    assert found.protocol["l2"] == judged.protocol["l2"]
+
+    def predicted(tables):
+        rows = tables["confusion"][1]
+        return {name: sum(row["count"] for row in rows if row["predicted"] == name) for name in real.classes}
+
+    assert predicted(found.tables) == predicted(judged.tables)
+    assert found.metrics["top1"] != judged.metrics["top1"]
+
+
+def test_the_protocol_says_how_many_labels_and_images_there_were(judged, real):
+    expected = {"train_labels": 30, "fixed_labels": 60, "validation_images": 30, "test_images": 50}
+    assert {name: judged.protocol[name] for name in expected} == expected
+    assert set(judged.protocol["l2"].values()) <= set(PARAMS.l2)
+    points = judged.metrics["top1"] - judged.metrics["pixels"]
+    assert judged.protocol["over_pixels"]["points"] == pytest.approx(points, abs=1e-3)
+    assert judged.protocol["over_pixels"]["low"] < points < judged.protocol["over_pixels"]["high"]
+
+
+def test_the_tables_agree_with_the_numbers(judged):
+    columns, confusion = judged.tables["confusion"]
+    assert columns == ["actual", "predicted", "count"]
+    assert sum(row["count"] for row in confusion) == 50
+    right = {row["actual"]: row["count"] for row in confusion if row["actual"] == row["predicted"]}
+    assert 2 * sum(right.values()) == pytest.approx(judged.metrics["top1"])
+    actual = {name: sum(row["count"] for row in confusion if row["actual"] == name) for name in "abc"}
+    assert actual == {"a": 16, "b": 17, "c": 17}  # test rows 100 to 149, labelled i mod 3: 100 mod 3 = 1
+    for row in judged.tables["per_class"][1]:
+        assert row["top1"] == pytest.approx(100 * right[row["class"]] / actual[row["class"]])
+    assert judged.tables["grid"][1] == [{"ratio": 1.5, "strength": 0.0, "top1": judged.metrics["top1"]}]
+
+
+def test_views_that_are_not_augmented_align_and_augmented_ones_do_not(judged, real, tmp_path):
+    assert judged.metrics["alignment"] == pytest.approx(0, abs=1e-6)
+    strong = evaluation.label_free(make(tmp_path, strength=2.0), real, 0, COMPUTE)
+    assert strong["alignment"] > 1e-3
+    assert strong["rankme"] == judged.metrics["rankme"]  # of the clean images
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(120, 121)], ids=["all", "one"])
+def test_a_set_with_an_unlabelled_image_is_judged_without_labels(judged, encoder, real, rows):
+    found = judge_with(encoder, real, rows, lambda labels: -1)
+    assert set(found.metrics) == {"rankme", "alignment", "uniformity"}
+    assert all(found.metrics[name] == judged.metrics[name] for name in found.metrics)
+    assert "label" in found.protocol["note"]
+    for name, (columns, table) in found.tables.items():
+        assert columns == judged.tables[name][0]
+        assert table == []
+
+
+def test_judging_twice_gives_the_same(judged, encoder, real):
+    again = evaluation.judge(encoder, real, PARAMS, COMPUTE)
+    assert (again.metrics, again.protocol, again.tables) == (judged.metrics, judged.protocol, judged.tables)

@@ -1,0 +1,175 @@
+"""Presets: what they hold, what a shell and DVC make of their words, and what --write does to a file."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dvc.utils.hydra import apply_overrides
+
+import pipeline
+from pipeline import preset
+from pipeline.errors import UserError
+from pipeline.params import reader
+
+REPOSITORY = Path(pipeline.__file__).parent.parent
+COMMITTED = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
+ALL = preset.names()
+
+
+def command(*words: str, folder: Path) -> subprocess.CompletedProcess:
+    """`python -m pipeline.preset` in a folder that holds a params.yaml."""
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
+    line = [sys.executable, "-m", "pipeline.preset", *words]
+    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "params.yaml").write_text(COMMITTED)
+    return tmp_path
+
+
+def flat(path: Path) -> dict:
+    return dict(preset._leaves(reader.parse(path.read_text())[0], ()))
+
+
+def test_there_is_a_smoke_preset_and_adainf():
+    assert {"smoke", "adainf-cifar10"} <= set(ALL)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_preset_over_the_committed_file_passes_schema_and_rules(name, folder):
+    preset.write(preset.load(name), folder / "params.yaml")
+    reader.load(folder / "params.yaml")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_words_mean_to_dvc_what_write_writes(name, folder):
+    values = preset.load(name)
+    printed = command(name, folder=folder)
+    assert printed.returncode == 0
+    words = printed.stdout.split()  # as a shell's $(...) takes them apart
+    assert words[::2] == ["-S"] * len(values)
+    apply_overrides(str(folder / "params.yaml"), words[1::2])
+    by_dvc = reader.load(folder / "params.yaml")
+    (folder / "params.yaml").write_text(COMMITTED)
+    preset.write(values, folder / "params.yaml")
+    assert by_dvc == reader.load(folder / "params.yaml")
+    for where, value in values.items():
+        found = by_dvc
+        for part in where:
+            found = getattr(found, part)
+        assert repr(found) == repr(value)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_write_changes_the_preset_s_values_only_and_keeps_every_comment(name, folder):
+    path = folder / "params.yaml"
+    before, values = flat(path), preset.load(name)
+    assert command("--write", name, folder=folder).returncode == 0
+    assert flat(path) == before | values
+    assert list(flat(path)) == list(before)
+
+    def comments(text):
+        return [" ".join(line.split("#")[1].split()) for line in text.splitlines() if "#" in line]
+
+    assert comments(path.read_text()) == comments(COMMITTED)
+    rows, kept = COMMITTED.splitlines(), path.read_text().splitlines()
+    _, lines, _ = reader.parse(COMMITTED)
+    for where in before:
+        if where not in values and not isinstance(before[where], list):
+            assert rows[lines[where] - 1] in kept  # to the letter, null and 0.00001 included
+    assert {file.name for file in folder.iterdir()} == {"params.yaml"}
+
+
+@pytest.mark.parametrize("second", ALL)
+@pytest.mark.parametrize("first", ALL)
+def test_presets_compose_and_the_later_one_wins(first, second, folder):
+    path = folder / "params.yaml"
+    before = flat(path)
+    assert command("--write", first, second, folder=folder).returncode == 0
+    assert flat(path) == before | preset.load(first) | preset.load(second)
+    reader.load(path)
+
+
+def test_list_is_the_folder(folder):
+    stems = sorted(path.stem for path in (REPOSITORY / "presets").iterdir())
+    assert command("--list", folder=folder).stdout.split() == stems == command(folder=folder).stdout.split()
+
+
+def refused(*words: str, folder: Path) -> str:
+    """The one line of a refusal, after which the file is as it was."""
+    before = (folder / "params.yaml").read_bytes() if (folder / "params.yaml").exists() else None
+    done = command(*words, folder=folder)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert before == ((folder / "params.yaml").read_bytes() if before is not None else None)
+    return done.stderr
+
+
+def test_unknown_preset_is_refused_with_the_names_there_are(folder):
+    line = refused("smoke", "smoek", folder=folder)
+    assert "no preset smoek" in line
+    assert all(name in line for name in ALL)
+
+
+def test_write_without_or_into_a_faulty_file_is_refused(folder):
+    (folder / "params.yaml").write_text(COMMITTED.replace("threads: 2", "threads: two"))
+    assert "compute.threads: must be a whole number, not 'two'" in refused("--write", "smoke", folder=folder)
+    (folder / "params.yaml").unlink()
+    assert "params.yaml: not readable" in refused("--write", "smoke", folder=folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("inflation:\n  raito: 2\n", "inflation.raito: unknown key"),
+        ("inflatoin:\n  ratio: 2\n", "inflatoin.ratio: unknown key"),
+        ("inflation: 2\n", "inflation: a section needs keys"),
+        ("pretrain:\n  backbone:\n", "pretrain.backbone: a section needs keys"),
+        ("inflation:\n  ratio: 1_0\n", "inflation.ratio: 1_0 means different things"),
+        ("inflation: [\n", "not YAML"),
+        ("inflation:\n  ratio: {a: 1}\n", "inflation.ratio.a: unknown key"),
+    ],
+)
+def test_faulty_preset_is_refused_in_one_line(text, words, tmp_path, monkeypatch):
+    monkeypatch.setattr(preset, "FOLDER", tmp_path)
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        preset.load("mine")
+    assert words in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert caught.value.code == 2
+
+
+def test_adainf_preset_is_the_paper_s_setting():
+    """Wang, Zhang and Wang (ICLR 2024) and their code: 100,000 steps of 512, N = 10, effective lr 0.4, LARS 0.02."""
+    of = {".".join(where): value for where, value in preset.load("adainf-cifar10").items()}
+    assert of["pretrain.steps"] == 100_000
+    assert of["pretrain.batch_size"] == 2 * 256
+    assert of["pretrain.warmup_steps"] == 1000
+    assert of["pretrain.optimizer"] == "lars"
+    assert of["pretrain.lr"] == 0.4
+    assert of["pretrain.trust_coefficient"] == 0.02
+    assert of["inflation.real_weight"] == 10
+    # beta = N n / (N n + m) = 1/3 with 1M generated to 50,000 real images; here 45,000 are real and the ratio is kept
+    assert of["inflation.ratio"] == 1_000_000 / 50_000
+    real = of["inflation.real_weight"] * of["dataset.train_size"]
+    assert real / (real + of["inflation.ratio"] * of["dataset.train_size"]) == pytest.approx(1 / 3)
+    assert of["augment.strength"] == 1  # AdaInf's weak
+    assert (of["pretrain.backbone.width"], of["pretrain.backbone.blocks"]) == (64, [2, 2, 2, 2])  # ResNet-18
+    assert (of["simclr.hidden_dim"], of["simclr.output_dim"]) == (2048, 256)
+
+
+def test_adainf_preset_leaves_to_the_committed_file_what_the_paper_shares_with_it(folder):
+    preset.write(preset.load("adainf-cifar10"), folder / "params.yaml")
+    params = reader.load(folder / "params.yaml")
+    assert params.pretrain.weight_decay == 1e-4
+    assert params.pretrain.momentum == 0.9
+    assert params.simclr.temperature == 0.2
+    assert params.augment.family == "symmetric"
+    set_alone = params.augment.model_dump(exclude={"family", "form", "strength", "seed"})
+    assert all(value is None for value in set_alone.values())

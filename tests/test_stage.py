@@ -1,0 +1,173 @@
+"""What a stage's process says and returns, whatever its main does; tiny stages beside a copy of the package."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import pipeline
+from pipeline import stage
+from pipeline.params import reader
+
+REPOSITORY = Path(pipeline.__file__).parent.parent
+HEAD = """
+from pathlib import Path
+from pipeline import stage
+from pipeline.errors import UserError, Stopped
+def main(params):
+"""
+TAIL = '\nif __name__ == "__main__":\n    stage.run("tiny", main, {reads!r})\n'
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A folder with the package, params.yaml and an empty stages/."""
+    shutil.copytree(REPOSITORY / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages/__init__.py").touch()
+    return tmp_path
+
+
+def run(clone: Path, body: str, reads=("inflation",), **environment: str) -> subprocess.CompletedProcess:
+    """A stage with this body of main, as a process."""
+    lines = "\n".join(f"    {line}" for line in body.split("\n"))
+    (clone / "stages/tiny.py").write_text(HEAD + lines + "\n" + TAIL.format(reads=tuple(reads)))
+    variables = os.environ | {"LEAVEN_STORE": str(clone / "store"), "PYTHONDONTWRITEBYTECODE": "1"} | environment
+    variables.pop("PYTHONPATH", None)
+    line = [sys.executable, "-m", "stages.tiny"]
+    return subprocess.run(line, cwd=clone, env=variables, capture_output=True, text=True, check=False, timeout=120)
+
+
+def recorded(clone: Path) -> bool:
+    return (clone / "store/records/tiny.json").exists()
+
+
+def test_good_stage_ends_with_0_without_a_word_and_is_recorded_outside_the_workspace(clone):
+    done = run(clone, "Path('made').write_text(str(params.inflation.ratio))")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    params = reader.load(clone / "params.yaml")
+    assert (clone / "made").read_text() == str(params.inflation.ratio)
+    record = json.loads((clone / "store/records/tiny.json").read_text())
+    assert record["stage"] == "tiny"
+    assert record["params"] == params.model_dump()
+    assert 0 < record["seconds"] < 120
+    assert {path.name for path in clone.iterdir()} == {"pipeline", "params.yaml", "stages", "made", "store"}
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        (
+            "raise UserError('no such images', 'data/x', 'put them there')",
+            2,
+            "tiny: data/x: no such images - put them there\n",
+        ),
+        ("raise UserError('disk full', code=3)", 3, "tiny: disk full\n"),
+        ("raise UserError('loss not finite', code=4)", 4, "tiny: loss not finite\n"),
+        ("raise UserError('one\\ntwo')", 2, "tiny: one\ntiny: two\n"),
+        ("raise Stopped('stopped at step 7', 15)", 143, "\ntiny: stopped at step 7\n"),
+        ("raise Stopped('stopped at step 7', 2)", 130, "\ntiny: stopped at step 7\n"),
+        ("raise KeyboardInterrupt", 130, "\ntiny: interrupted; run the same command to go on\n"),
+        ("raise MemoryError", 3, "tiny: out of memory - lower this stage's batch_size; finished parts are kept\n"),
+        (
+            "raise RuntimeError('CUDA out of memory. Tried to allocate 2 GiB')",
+            3,
+            "tiny: out of memory - lower this stage's batch_size; finished parts are kept\n",
+        ),
+    ],
+)
+def test_fault_is_its_lines_and_its_code_without_a_traceback(body, code, said, clone):
+    done = run(clone, body)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "", said)
+    assert not recorded(clone)
+
+
+@pytest.mark.parametrize("body", ["raise RuntimeError('shapes differ')", "raise KeyError('x')", "params.compute"])
+def test_bug_is_a_traceback_and_code_1(body, clone):
+    done = run(clone, body)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "stages/tiny.py" in done.stderr
+    assert not recorded(clone)
+
+
+def test_memory_fault_has_its_traceback_on_demand(clone):
+    assert "Traceback" in run(clone, "raise MemoryError", LEAVEN_DEBUG="1").stderr
+
+
+def test_faulty_params_are_refused_line_by_line_before_main_runs(clone):
+    text = (clone / "params.yaml").read_text()
+    (clone / "params.yaml").write_text(text.replace("  threads:", "  thread:").replace("  seed: 0", "  seed: -1", 1))
+    done = run(clone, "Path('ran').touch()")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 3
+    assert all(line.startswith("tiny: params.yaml:") for line in done.stderr.splitlines())
+    assert not (clone / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("body", "named"),
+    [
+        ("p = Path('params.yaml'); p.write_text(p.read_text().replace('ratio: ', 'ratio: 1'))", "params.yaml"),
+        ("p = Path('pipeline/files.py'); p.write_text(p.read_text() + '#')", "pipeline/files.py"),
+        ("p = Path('stages/tiny.py'); p.write_text(p.read_text() + '#')", "stages/tiny.py"),
+        ("Path('pipeline/store.py').unlink()", "pipeline/store.py"),
+        (
+            "import pipeline.params.rules\np = Path('pipeline/params/rules.py'); p.write_text(p.read_text() + '#')",
+            "pipeline/params/rules.py",
+        ),
+    ],
+)
+def test_edit_of_what_a_stage_uses_while_it_runs_is_noticed(body, named, clone):
+    done = run(clone, body)
+    assert done.returncode == 1
+    assert done.stderr.startswith("tiny: ")
+    assert f"{named}: changed while the stage ran - run the same command again" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not recorded(clone)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "p = Path('params.yaml'); p.write_text(p.read_text().replace('threads: ', 'threads: 1'))",  # another section
+        "p = Path('params.yaml'); p.write_text('# a comment\\n' + p.read_text())",
+        "p = Path('pipeline/probes.py'); p.write_text(p.read_text() + '#')",  # not loaded
+        "Path('stages/other.py').write_text('')",
+    ],
+)
+def test_edit_of_what_a_stage_does_not_use_is_none_of_its_business(body, clone):
+    done = run(clone, body)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_edit_of_a_single_value_is_noticed_only_if_that_value_is_read(clone):
+    body = "p = Path('params.yaml'); p.write_text(p.read_text().replace('real_weight: 1', 'real_weight: 2'))"
+    assert run(clone, body, reads=("inflation.ratio",)).returncode == 0
+    shutil.copy(REPOSITORY / "params.yaml", clone)
+    assert run(clone, body, reads=("inflation.real_weight",)).returncode == 1
+
+
+def test_select_gives_what_is_named_and_nothing_else():
+    params = reader.load(REPOSITORY / "params.yaml")
+    chosen = stage.select(params, ("compute", "inflation.ratio", "dataset.seed", "dataset.path", "${pretrain.method}"))
+    assert chosen == SimpleNamespace(
+        compute=params.compute,
+        inflation=SimpleNamespace(ratio=params.inflation.ratio),
+        dataset=SimpleNamespace(seed=params.dataset.seed, path=params.dataset.path),
+        own=params.simclr,
+    )
+    assert stage.select(params, ("${generator.kind}",)) == SimpleNamespace(own=params.ddpm)
+    assert stage.select(params, ()) == SimpleNamespace()
+
+
+def test_sections_cannot_be_changed_by_a_stage():
+    chosen = stage.select(reader.load(REPOSITORY / "params.yaml"), ("inflation",))
+    with pytest.raises(ValueError, match="frozen"):
+        chosen.inflation.ratio = 2.0

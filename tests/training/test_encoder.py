@@ -1,0 +1,267 @@
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import backbones, inflation, loop, shards
+from pipeline.errors import UserError
+from pipeline.methods import simclr
+from pipeline.params.schema import Augment, Compute, Inflation, Pretrain, SimCLR
+from pipeline.training import encoder
+
+COMPUTE = Compute(device="cpu", precision="fp32", threads=1, compile=False)
+OWN = SimCLR(hidden_dim=8, output_dim=4, temperature=0.2)
+MIXING = Inflation(ratio=1.0, real_weight=2.0, seed=0)
+OPTIONAL = "crop_min jitter_probability brightness contrast saturation hue grayscale blur solarize flip"
+AUGMENT = Augment(family="symmetric", form="grey", strength=1.0, seed=0, **dict.fromkeys(OPTIONAL.split()))
+
+
+def params(**changes):
+    given = {
+        "method": "simclr",
+        "backbone": {"width": 4, "blocks": [1, 1, 1, 1]},
+        "optimizer": "sgd",
+        "momentum": 0.9,
+        "trust_coefficient": None,
+        "steps": 5,
+        "batch_size": 6,
+        "lr": 0.1,
+        "warmup_steps": 1,
+        "weight_decay": 0.01,
+        "log_every": 2,
+        "checkpoint_every": 2,
+        "evaluate_every": 4,
+        "seed": 0,
+    }
+    return Pretrain(**given | changes)
+
+
+@pytest.fixture(scope="module")
+def real():
+    random = np.random.default_rng(0)
+    split = np.repeat(np.array([shards.TRAIN, shards.VALIDATION, shards.TEST], np.uint8), [12, 6, 6])
+    images = random.integers(0, 256, (24, 8, 8, 1), dtype=np.uint8)
+    return shards.RealSet(images, np.arange(24) % 3, split, np.arange(24), ("a", "b", "c"), "toy", 12)
+
+
+@pytest.fixture(scope="module")
+def generated():
+    return np.random.default_rng(1).integers(0, 256, (10, 8, 8, 1), dtype=np.uint8)
+
+
+NONE = np.zeros((0, 0, 0, 0), np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch):
+    before = torch.get_num_threads()
+    loop.prepare(COMPUTE)
+    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
+    yield tmp_path / "store"
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """The steps whose loss was computed; `crash` stops before one of them."""
+    loss = simclr.SimCLR.loss
+
+    def counting(self, batch, step):
+        if step == counting.crash:
+            raise KeyboardInterrupt
+        counting.seen.append(step)
+        return loss(self, batch, step)
+
+    counting.seen, counting.crash = [], None
+    monkeypatch.setattr(simclr.SimCLR, "loss", counting)
+    return counting
+
+
+def pretrain(real, generated, mixing=MIXING, augment=AUGMENT, **changes):
+    return encoder.pretrain(params(**changes), OWN, augment, mixing, real, generated, COMPUTE)
+
+
+def contents(made):
+    return {name: path.read_bytes() for name, path in made.items()}
+
+
+def test_pretraining_twice_and_on_from_crashes_gives_the_same_files(real, generated, steps, monkeypatch, tmp_path):
+    made, rows, facts = pretrain(real, generated)
+    straight = contents(made)
+    assert set(straight) == {"encoder.safetensors", "card.json"}
+    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "other"))
+    for crash in (1, 3):
+        steps.crash = crash
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(real, generated)
+    steps.seen, steps.crash = [], None
+    made, *rest = pretrain(real, generated)
+    assert steps.seen == [2, 3, 4]
+    assert contents(made) == straight
+    assert rest == [rows, facts]
+
+
+def test_finished_work_is_found_and_no_step_is_repeated(real, generated, steps):
+    first = pretrain(real, generated)
+    assert steps.seen == list(range(5))
+    assert pretrain(real, generated) == first
+    assert steps.seen == list(range(5))
+
+
+def test_anything_that_decides_the_encoder_makes_other_work(real, generated, steps):
+    def fingerprint(*arguments, **named):
+        return json.loads(pretrain(*arguments, steps=2, **named)[0]["card.json"].read_text())["fingerprint"]
+
+    pixel = dataclasses.replace(real, images=real.images.copy())
+    pixel.images[0, 0, 0, 0] ^= 1
+    found = [
+        fingerprint(real, generated),
+        fingerprint(pixel, generated),
+        fingerprint(real, generated[:9]),
+        fingerprint(real, generated, mixing=MIXING.model_copy(update={"seed": 1})),
+        fingerprint(real, generated, mixing=MIXING.model_copy(update={"real_weight": 1.0})),
+        fingerprint(real, generated, augment=AUGMENT.model_copy(update={"seed": 1})),
+        fingerprint(real, generated, seed=1),
+    ]
+    assert len(set(found)) == len(found)
+    assert len(steps.seen) == 2 * len(found)
+    # The ratio itself is not read here: the generated images say it.
+    assert fingerprint(real, generated, mixing=MIXING.model_copy(update={"ratio": 3.0})) == found[0]
+
+
+def test_the_rows_hold_loss_and_validation_knn_at_their_steps(real, generated):
+    _, rows, _ = pretrain(real, generated)
+    assert [row["step"] for row in rows] == [2, 4, 5]
+    assert ["validation_knn" in row for row in rows] == [False, True, True]
+    assert all(row["loss"] > 0 and 0 <= row["agreement"] <= 1 for row in rows)
+    assert all(0 <= row["validation_knn"] <= 100 for row in rows[1:])
+
+
+def test_the_encoder_can_be_loaded_and_its_card_tells_how_it_was_made(real, generated):
+    made, _, facts = pretrain(real, generated)
+    found = backbones.load(made["card.json"].parent)
+    train = real.images[:12] / 255
+    assert found.mean.item() == pytest.approx(train.mean(), rel=1e-6)
+    assert found.std.item() == pytest.approx(train.std(), rel=1e-6)
+    assert found.card["method"] == "simclr"
+    assert found.card["augment"]["strength"] == 1.0
+    assert {name: found.card[name] for name in facts} == facts
+    fresh = backbones.untrained(found)
+    assert not torch.equal(fresh.backbone.conv1.weight, found.backbone.conv1.weight)
+
+
+def test_without_generated_images_all_draws_are_real(real):
+    _, rows, facts = pretrain(real, NONE)
+    assert rows[-1]["step"] == 5
+    expected = {"beta": 1.0, "n_real": 12, "n_generated": 0, "real_drawn": 30, "generated_drawn": 0}
+    assert facts == expected | {"real_passes": 2.5}
+
+
+def test_an_unlabelled_set_is_watched_by_rankme(real, generated):
+    unlabelled = dataclasses.replace(real, labels=np.full(24, -1))
+    _, rows, _ = pretrain(unlabelled, generated)
+    assert ["rankme" in row for row in rows] == [False, True, True]
+    assert not any("validation_knn" in row for row in rows)
+    assert all(1 <= row["rankme"] <= 12.01 for row in rows[1:])  # twelve train images
+
+
+def test_a_damaged_encoder_in_the_store_is_refused(real, generated):
+    made, _, _ = pretrain(real, generated)
+    path = made["encoder.safetensors"]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="sha256") as caught:
+        pretrain(real, generated)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("n_real", "n_generated", "weight", "batch", "steps"),
+    [(12, 10, 2.0, 6, 7), (50, 500, 10.0, 16, 31), (7, 0, 3.0, 5, 9), (30, 7, 1.0, 8, 1)],
+)
+def test_the_facts_count_what_the_mixture_really_draws(n_real, n_generated, weight, batch, steps):
+    mixture = inflation.Mixture(n_real, n_generated, weight, batch, 0)
+    drawn = np.concatenate([mixture.rows(step) for step in range(steps)])
+    facts = encoder.mixture_facts(mixture, steps)
+    assert facts["real_drawn"] == (drawn < n_real).sum()
+    assert facts["generated_drawn"] == (drawn >= n_real).sum()
+    assert facts["beta"] == pytest.approx(weight * n_real / (weight * n_real + n_generated))
+    assert facts["real_passes"] == pytest.approx((drawn < n_real).sum() / n_real)
+    assert (facts["n_real"], facts["n_generated"]) == (n_real, n_generated)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_statistics_are_numpys_in_float64(channels):
+    images = np.random.default_rng(0).beta(2, 5, (40, 9, 7, channels)) * [255, 100, 30][:channels]
+    images = images.astype(np.uint8)
+    mean, std = encoder.statistics(images)
+    values = images.astype(np.float64) / 255
+    assert mean == pytest.approx(values.mean(axis=(0, 1, 2)).tolist(), rel=1e-12)
+    assert std == pytest.approx(values.std(axis=(0, 1, 2)).tolist(), rel=1e-9)
+
+
+def test_images_of_one_grey_do_not_divide_by_zero():
+    assert encoder.statistics(np.full((3, 2, 2, 1), 51, np.uint8)) == ([0.2], [pytest.approx(1 / 255)])
+
+
+def one_step(optimizer, gradients, rate, **changes):
+    """A matrix and a vector after one step of the loop's own update, from weights of 2 and of 1."""
+    matrix, vector = torch.nn.Parameter(torch.full((2, 2), 2.0)), torch.nn.Parameter(torch.ones(3))
+    chosen = params(optimizer=optimizer, lr=rate, steps=1, warmup_steps=0, momentum=0.0, weight_decay=0.1, **changes)
+    module = torch.nn.ParameterList([matrix, vector])
+    task = loop.Task(
+        phases=[
+            loop.Phase(
+                loop.groups_of(module),
+                lambda batch, step: {"loss": (gradients[0] * matrix).sum() + (gradients[1] * vector).sum()},
+            )
+        ],
+        batch=lambda step: None,
+        objects={},
+    )
+    plan = loop.Optimisation(chosen, build=lambda groups, lr: encoder.optimiser(chosen, groups, lr))
+    return matrix, vector, task, plan
+
+
+def test_lars_adapts_matrices_with_a_clipped_trust_ratio_and_leaves_vectors_alone(tmp_path):
+    """|W| = 4, |g| = 6: trust = 0.02 x 4 / (6 + 0.1 x 4) = 0.0125, over the rate 0.05 it is 1/4; below 1, so kept."""
+    trust = 0.02 * 4 / (6 + 0.1 * 4)
+    matrix, vector, task, plan = one_step("lars", (3.0, 5.0), 0.05, trust_coefficient=0.02)
+    loop.train("toy", task, plan, COMPUTE, tmp_path, "work")
+    expected = 2 - 0.05 * (trust / 0.05) * (3 + 0.1 * 2)
+    assert matrix.detach().flatten().tolist() == pytest.approx([expected] * 4, rel=1e-6)
+    assert vector.detach().tolist() == pytest.approx([1 - 0.05 * 5] * 3, rel=1e-6)  # plain, and no decay
+
+
+def test_lars_never_takes_a_longer_step_than_the_rate_allows(tmp_path):
+    """|g| = 0.006: trust = 0.2 and more, over the rate 0.05 about 4, clipped to 1."""
+    matrix, vector, task, plan = one_step("lars", (0.003, 0.005), 0.05, trust_coefficient=0.02)
+    loop.train("toy", task, plan, COMPUTE, tmp_path, "work")
+    assert matrix.detach().flatten().tolist() == pytest.approx([2 - 0.05 * (0.003 + 0.1 * 2)] * 4, rel=1e-6)
+    assert vector.detach().tolist() == pytest.approx([1 - 0.05 * 0.005] * 3, rel=1e-6)
+
+
+def test_sgd_decays_matrices_alone(tmp_path):
+    matrix, vector, task, plan = one_step("sgd", (3.0, 5.0), 0.05)
+    loop.train("toy", task, plan, COMPUTE, tmp_path, "work")
+    assert matrix.detach().flatten().tolist() == pytest.approx([2 - 0.05 * (3 + 0.1 * 2)] * 4, rel=1e-6)
+    assert vector.detach().tolist() == pytest.approx([1 - 0.05 * 5] * 3, rel=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "lars"])
+def test_momentum_carries_the_last_step_on(optimizer):
+    """Two equal gradients with momentum 1/2: steps of one and of one and a half, on a vector under either."""
+    vector = torch.nn.Parameter(torch.zeros(1))
+    chosen = params(optimizer=optimizer, momentum=0.5, trust_coefficient=0.02 if optimizer == "lars" else None)
+    built = encoder.optimiser(chosen, [{"params": [vector], "weight_decay": 0.0}], 0.1)
+    for _ in range(2):
+        vector.grad = torch.ones(1)
+        built.step()
+    assert vector.item() == pytest.approx(-0.1 * (1 + 1.5), rel=1e-6)
+
+
+def test_with_lars_the_whole_of_pretraining_runs(real, generated):
+    _, rows, _ = pretrain(real, generated, optimizer="lars", trust_coefficient=0.02, lr=0.4)
+    assert all(math.isfinite(row["loss"]) for row in rows)
