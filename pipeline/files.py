@@ -86,7 +86,8 @@ def assemble(folder: Path, sources: dict[str, Path], finish: Callable[[Path], No
     folder = Path(folder)
     fresh = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     with disk_faults(folder):
-        shutil.rmtree(fresh, ignore_errors=True)
+        for torn in folder.parent.glob(f".{folder.name}.*.tmp"):  # a killed process's
+            shutil.rmtree(torn)
         fresh.mkdir(parents=True)
         try:
             for name, source in sources.items():

@@ -41,7 +41,7 @@ def run(clone: Path, body: str, reads=("inflation",), **environment: str) -> sub
     variables = os.environ | {"LEAVEN_STORE": str(clone / "store"), "PYTHONDONTWRITEBYTECODE": "1"} | environment
     variables.pop("PYTHONPATH", None)
     line = [sys.executable, "-m", "stages.tiny"]
-    return subprocess.run(line, cwd=clone, env=variables, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(line, cwd=clone, env=variables, capture_output=True, text=True, check=False, timeout=600)
 
 
 def recorded(clone: Path) -> bool:
@@ -56,7 +56,7 @@ def test_good_stage_ends_with_0_without_a_word_and_is_recorded_outside_the_works
     record = json.loads((clone / "store/records/tiny.json").read_text())
     assert record["stage"] == "tiny"
     assert record["params"] == params.model_dump()
-    assert 0 < record["seconds"] < 120
+    assert 0 < record["seconds"] < 600
     assert {path.name for path in clone.iterdir()} == {"pipeline", "params.yaml", "stages", "made", "store"}
 
 

@@ -202,24 +202,24 @@ def fit_to(size: tuple[int, int], channels: int, model: UNet2DModel, where: str)
 def solver(name: str, noise: DDPMScheduler, eta: float, clip: bool) -> tuple[object, dict]:
     """diffusers' scheduler for sampling and the extra arguments of its `step`.
 
-    name: "ddpm" (ancestral), "ddim" (Song et al. 2021; eta 0 deterministic, 1 ancestral), "dpmsolver++" (Lu et al. 2022,
-    second order, multistep) or "sde-dpmsolver++", its form that adds fresh noise at each step. clip: clamp predicted
-    images to [-1, 1]. All start at the last timestep of training: with few steps, the first must not see less noise.
+    name: "ddpm" (ancestral), "ddim" (Song et al. 2021; eta 0 deterministic, 1 ancestral), "dpmsolver++" (Lu et al.
+    2022, second order, multistep) or "sde-dpmsolver++", its form that adds fresh noise at each step. clip: clamp
+    predicted images to [-1, 1]. Timesteps end with the last of training ("trailing"): the first of few steps must not
+    see less noise than the network was trained on.
     """
-    if name in ("ddpm", "ddim"):
-        common = {"timestep_spacing": "trailing", "clip_sample": clip}
-        if name == "ddpm":
-            return DDPMScheduler.from_config(noise.config, **common), {}
+    common = {"timestep_spacing": "trailing"}
+    if name == "ddpm":
+        return DDPMScheduler.from_config(noise.config, clip_sample=clip, **common), {}
+    if name == "ddim":
         from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-        return DDIMScheduler.from_config(noise.config, **common), {"eta": eta}
+        return DDIMScheduler.from_config(noise.config, clip_sample=clip, **common), {"eta": eta}
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
-    # DPM-Solver++ has no plain clamp; its dynamic threshold between 1 (built in) and 1 is one. Karras et al.'s noise
-    # levels (2022, equation 5) leave more of few steps to the small levels, where pictures get sharp.
-    own = {"algorithm_type": name, "thresholding": clip, "sample_max_value": 1.0, "use_karras_sigmas": True}
+    # DPM-Solver++ has no plain clamp; its dynamic threshold between 1 (built in) and 1 is one.
+    own = {"algorithm_type": name, "thresholding": clip, "sample_max_value": 1.0, "final_sigmas_type": "zero"}
     config = {k: v for k, v in noise.config.items() if k != "variance_type"}
-    return DPMSolverMultistepScheduler.from_config(config, final_sigmas_type="zero", **own), {}
+    return DPMSolverMultistepScheduler.from_config(config, **own, **common), {}
 
 
 def sample(
@@ -239,7 +239,7 @@ def sample(
     device = compute.device
     draws = [seeds.generator(seed, "sample", i) for i in numbers]
     size, channels = model.config.sample_size, model.config.in_channels
-    x = torch.stack([torch.randn(channels, size, size, generator=g) for g in draws]).to(device)
+    x = torch.stack([seeds.noise((channels, size, size), seed, "image", i) for i in numbers]).to(device)
     x = x * solver.init_noise_sigma
     with torch.inference_mode():
         for t in solver.timesteps:

@@ -32,6 +32,7 @@ _TRAP = re.compile(
     r"(?i:y|n|yes|no|on|off)|[-+]?0[0-9_]+|[-+]?0[box][0-9a-fA-F_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"
     r"|\d{4}-\d\d?-\d\d?.*|[-+]?[0-9.][0-9_.]*_[0-9_.eE+-]*|[-+]_[0-9_]*|[-+]?\.[0-9]+[eE][0-9]+|=|<<"
 )
+_APART = re.compile(r" *:[ \n]")  # {a:,b:1} has the keys "a" and "b:1" in YAML 1.1, "a:" and "b:1" in 1.2
 _BREAK = re.compile("[\x85\u2028\u2029]")  # the end of a line in YAML 1.1 and not in 1.2
 
 
@@ -117,17 +118,11 @@ def _plain(node: yaml.Node, path: tuple, lines: dict, faults: list):
             faults.append((here, "a key must be text"))
         elif name in values:
             faults.append((here, f"key stands twice, again on line {key.start_mark.line + 1}"))
-        elif node.flow_style and child.value == "" and _cut_short(child):
-            faults.append((here, "has no value; write null"))
+        elif node.flow_style and key.style is None and not _APART.match(key.end_mark.buffer, key.end_mark.pointer):
+            faults.append((here, "write {key: value} with a blank after the colon"))
         else:
             values[name] = _plain(child, here, lines, faults)
     return values
-
-
-def _cut_short(node: yaml.Node) -> bool:
-    # In {a:,b:} the keys are "a" and "b" to YAML 1.1, "a:" and "b:" to 1.2.
-    mark = node.start_mark
-    return node.style is None and mark.buffer[mark.pointer] not in " \n"
 
 
 def _scalar(node: yaml.ScalarNode, path: tuple, faults: list):

@@ -69,8 +69,8 @@ def generate(p) -> Iterator[Fault]:
 def mixture(p) -> Iterator[Fault]:
     """No batch needs more images of a kind than there are; in the exact arithmetic of pipeline.inflation."""
     n, batch = p.dataset.train_size, p.pretrain.batch_size
-    generated = int(Fraction(p.inflation.ratio) * n + Fraction(1, 2))
-    weight = Fraction(p.inflation.real_weight) * n
+    generated = int(Fraction(str(p.inflation.ratio)) * n + Fraction(1, 2))
+    weight = Fraction(str(p.inflation.real_weight)) * n
     beta = weight / (weight + generated)
     for kind, share, there in (("real", beta, n), ("generated", 1 - beta, generated)):
         needed = ceil(share * batch)

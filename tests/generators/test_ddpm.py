@@ -132,7 +132,7 @@ def test_each_pass_over_the_data_holds_every_image_once_between_minus_one_and_on
     x = torch.cat([training.batch(step) for step in range(6)])  # 36 images, four passes, batches straddle them
     assert x.shape == (36, 1, 8, 8)
     pixels = ((x.double() + 1) * 127.5).round().long()
-    assert torch.allclose(x.double(), pixels / 127.5 - 1, atol=1e-6)
+    assert torch.allclose(x.double(), pixels.double() / 127.5 - 1, atol=1e-6)
     order = [known.index(tuple(image.flatten().tolist())) for image in pixels]
     passes = [order[i : i + 9] for i in range(0, 36, 9)]
     assert all(sorted(one) == list(range(9)) for one in passes)

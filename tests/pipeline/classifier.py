@@ -23,15 +23,18 @@ def as_input(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(images.astype(np.float32) / 255).permute(0, 3, 1, 2)
 
 
-def trained(n: int = 20_000, epochs: int = 3, seed: int = 0) -> nn.Module:
-    """Three convolutions and a linear layer, trained on the first n train images: about 90 % on the test images."""
+def trained(n: int = 60_000, epochs: int = 4, seed: int = 0) -> nn.Module:
+    """Three convolutions and two linear layers, trained on the first n train images: 91 % on the test images.
+
+    A weaker judge doubts good images as well; confidence tells of the images only if it knows real ones.
+    """
     torch.manual_seed(seed)
     x, y = real("train", n)
     model = nn.Sequential(
         *(nn.Conv2d(1, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(32, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU(), nn.AdaptiveAvgPool2d(2)),
-        *(nn.Flatten(), nn.Linear(256, 10)),
+        *(nn.Conv2d(64, 128, 3, padding=1), nn.BatchNorm2d(128), nn.ReLU(), nn.AdaptiveAvgPool2d(3)),
+        *(nn.Flatten(), nn.Linear(1152, 128), nn.ReLU(), nn.Linear(128, 10)),
     )
     steps, batch = epochs * (n // 128), 128
     adam = torch.optim.AdamW(model.parameters(), lr=0.003)

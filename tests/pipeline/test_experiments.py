@@ -32,7 +32,7 @@ def runs(base, tmp_path_factory):
         seen.files.append(clones.digests(clone))
         seen.states.append(clones.run(clone, "git", "status", "--porcelain"))
         if name == "more":
-            seen.difference = json.loads(clones.run(clone, "dvc", "metrics", "diff", "--json"))["diff"]
+            seen.difference = json.loads(clones.run(clone, "dvc", "metrics", "diff", "--json"))
     seen.table = list(csv.DictReader(io.StringIO(clones.run(clone, "dvc", "exp", "show", "--csv"))))
     return seen
 
@@ -154,5 +154,5 @@ def test_queued_experiments_share_the_store_and_bring_their_metrics(base, tmp_pa
         (column,) = [column for column in rows[name] if column == "images" or column.endswith(":images")]
         assert float(rows[name][column]) == images
     found = clones.run(clone, "dvc", "metrics", "diff", "--json", "sweep-1", "sweep-2")
-    images = json.loads(found)["diff"]["metrics/generate.json"]["images"]
+    images = json.loads(found)["metrics/generate.json"]["images"]
     assert (images["old"], images["new"]) == (200, 600)

@@ -63,7 +63,7 @@ def process(folder: Path, *options: str) -> subprocess.CompletedProcess:
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
     environment.pop("PYTHONPATH", None)
     line = [sys.executable, *options, "-m", "stages.check"]
-    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=600)
 
 
 def test_committed_parameters_pass_in_a_moment_without_torch(clone):
