@@ -232,9 +232,8 @@ def sample(
 ) -> torch.Tensor:
     """Images with the given numbers, one batch: float32 (len(numbers), C, H, W), nominally in [-1, 1].
 
-    solver, extra: of the function `solver`, its timesteps set, and fresh, as solvers keep history. Every image has a
-    generator of its own for all its noise.
-    Raises UserError (code 4) when a value is not finite.
+    solver, extra: of the function `solver`, its timesteps set, and fresh, as solvers keep history. Every image
+    has noise of its own, at the start and at each step. Raises UserError (code 4) when a value is not finite.
     """
     device = compute.device
     draws = [seeds.generator(seed, "sample", i) for i in numbers]
