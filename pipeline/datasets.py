@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import seeds
+from pipeline import files, seeds
 from pipeline.errors import UserError
 from pipeline.params.schema import Dataset
 from pipeline.shards import LABELLED, TEST, TRAIN, VALIDATION, Part, RealSet
@@ -89,7 +89,7 @@ def _fashion_mnist(path: Path) -> tuple[Part, Part, list[str]]:
                 raise UserError(
                     "its content is not Fashion-MNIST's (sha256)", archive, "restore it: git checkout -- data"
                 )
-            (raw / name).write_bytes(payload)
+            files.write(raw / name, lambda temporary, payload=payload: temporary.write_bytes(payload))
         sets = [FashionMNIST(root, train=train) for train in (True, False)]
         train, test = ((s.data.numpy()[..., None].copy(), s.targets.numpy().astype(np.int64)) for s in sets)
     return train, test, sets[0].classes

@@ -17,10 +17,11 @@ def main(params: SimpleNamespace) -> None:
         params.pretrain, params.own, params.augment, params.inflation, real, generated, params.compute
     )
     files.assemble(Path("data/encoder"), made)
-    columns = ["step", "loss", "agreement", "validation_knn", "rankme", "gradient_norm", "lr"]
-    seen = [column for column in columns if any(column in row for row in rows)]
-    report.table(Path("plots/pretrain.csv"), seen, rows)
-    last = {name: rows[-1][name] for name in ("loss", "validation_knn", "rankme") if name in rows[-1]}
+    judged = "validation_knn" if "validation_knn" in rows[-1] else "rankme"
+    terms = [name for name in rows[0] if name not in ("step", "lr", judged)]
+    report.table(Path("plots/pretrain.csv"), ["step", *terms, "lr"], rows)
+    report.table(Path("plots/validation.csv"), ["step", judged], [row for row in rows if judged in row])
+    last = {name: rows[-1][name] for name in ("loss", judged)}
     report.metrics(Path("metrics/pretrain.json"), {"steps": rows[-1]["step"], **last, **facts})
 
 

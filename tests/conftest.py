@@ -21,6 +21,7 @@ def small(tree, tmp_path_factory):
     checkpoint in pretraining.
     """
     clone = clones.copy(tree, tmp_path_factory.mktemp("small") / "clone")
+    clones.run(clone, "git", "rm", "-r", "--quiet", "--ignore-unmatch", "dvc.lock", "metrics", "plots")  # the default's
     clones.run(clone, "python", "-m", "pipeline.preset", "--write", "smoke")
     clones.edit(clone, compute__threads="1", ddpm__log_every="3")
     clones.edit(clone, pretrain__steps="12", pretrain__log_every="3", pretrain__evaluate_every="12")

@@ -27,7 +27,7 @@ TRAIN, LABELLED, VALIDATION, TEST = slice(0, 30), slice(30, 70), slice(70, 100),
 @pytest.fixture(scope="module")
 def real():
     """Noise, and in it stripes across, stripes down, or none: enough for better than chance, too few for perfection."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(2)
     labels = np.arange(150) % 3
     stripes = np.where(np.arange(12) % 2, 25, -25)
     patterns = np.stack([np.tile(stripes, (12, 1)), np.tile(stripes[:, None], (1, 12)), np.zeros((12, 12))])

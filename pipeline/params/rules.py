@@ -64,6 +64,9 @@ def generate(p) -> Iterator[Fault]:
         yield ("generate", "shard_size"), f"{g.shard_size} is not a multiple of generate.batch_size {g.batch_size}"
     if p.generator.source == "train" and g.steps > p.ddpm.timesteps:
         yield ("generate", "steps"), f"{g.steps} > ddpm.timesteps {p.ddpm.timesteps}"
+    elif g.sampler in ("ddpm", "ddim") and p.ddpm.timesteps % g.steps:  # diffusers rounds the stride, not the grid
+        what = f"{g.steps} does not divide ddpm.timesteps {p.ddpm.timesteps}, as sampler {g.sampler} needs"
+        yield ("generate", "steps"), what
 
 
 def mixture(p) -> Iterator[Fault]:

@@ -119,7 +119,7 @@ def test_a_step_of_gradient_descent_lowers_the_loss():
     built, batch = method(), views(8)
     optimiser = torch.optim.SGD(built.parameters(), lr=0.1)
     losses = []
-    for _ in range(15):
+    for _ in range(40):
         found = built.loss(batch, 0)["loss"]
         losses.append(found.item())
         optimiser.zero_grad()

@@ -96,6 +96,10 @@ TRIPS = [
     ("generate", {"generate.shard_size": 550}, "generate.shard_size", ["550", "batch_size 100"]),
     ("generate", {"generate.steps": 1001}, "generate.steps", ["1001", "timesteps 1000"]),
     ("generate", {"generate.steps": 1000}, None, []),
+    ("generate", {"generate.steps": 30}, None, []),
+    ("generate", {"generate.steps": 30, "generate.sampler": "ddim"}, "generate.steps", ["30", "timesteps 1000"]),
+    ("generate", {"generate.steps": 400, "generate.sampler": "ddpm"}, "generate.steps", ["400", "timesteps 1000"]),
+    ("generate", {"generate.steps": 25, "generate.sampler": "ddim"}, None, []),
     # real_weight 1, ratio 1: half of the batch of each kind
     ("mixture", {"pretrain.batch_size": 10_000}, None, []),
     ("mixture", {"pretrain.batch_size": 9999, "inflation.real_weight": 1.0003}, "pretrain.batch_size", ["5001 real"]),

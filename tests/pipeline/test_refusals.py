@@ -10,9 +10,9 @@ from tests.pipeline import clones
 # What is written into params.yaml -> what the line must say. The text is taken as it stands: YAML is part of the test.
 WRONG = {
     "word for a number": ({"inflation__ratio": "abc"}, r"inflation\.ratio: must be a number, not 'abc'"),
-    "negative ratio": ({"inflation__ratio": "-1"}, r"inflation\.ratio: .*greater than or equal to 0, not -1"),
+    "negative ratio": ({"inflation__ratio": "-1"}, r"inflation\.ratio: must be at least 0, not -1"),
     "infinite rate": ({"ddpm__lr": "1e999"}, r"ddpm\.lr: .*finite.*inf"),
-    "half a step": ({"pretrain__steps": "1.5"}, r"pretrain\.steps: .*integer.*1\.5"),
+    "half a step": ({"pretrain__steps": "1.5"}, r"pretrain\.steps: must be a whole number, not 1\.5"),
     "noise for a sampler without": ({"generate__eta": "0.5"}, r"generate\.eta: .*ddim.*must be 0.*0\.5"),
     "batches that do not tile": ({"generate__shard_size": "120"}, r"generate\.shard_size: 120 .*multiple.* 50"),
     "colour of grey images": ({"augment__form": "colour"}, r"augment\.form: must be grey"),
@@ -20,7 +20,7 @@ WRONG = {
     "lars without its number": ({"pretrain__optimizer": "lars"}, r"pretrain\.trust_coefficient: .*number with lars"),
     "hub without a commit": (
         {"generator__source": "pretrained", "generator__hub": "google/ddpm-cifar10-32"},
-        r"generator\.revision: hub and revision .*together",
+        r"generator\.revision: hub google/ddpm-cifar10-32 and revision null go together",
     ),
     "unknown method": ({"pretrain__method": "simclrr"}, r"pretrain\.method: must be 'simclr', not 'simclrr'"),
     "unknown generator": ({"generator__kind": "gan"}, r"generator\.kind: must be 'ddpm', not 'gan'"),
@@ -35,10 +35,13 @@ UNREADABLE = {
     "no kind of generator": (lambda text: re.sub(r"\n  kind:.*", "", text), r"generator\.kind"),
 }
 SETS = {
-    "misspelt key": (["inflation.raito=2"], r"inflation\.raito"),
+    "misspelt key": (["inflation.raito=2"], r"^ERROR: .*'inflation\.raito'"),
     "misspelt new section": (["+inflatoin.x=3"], r"^check: params\.yaml:\d+: inflatoin: unknown key.*inflation\?"),
     "unknown method": (["pretrain.method=simclrr"], r"^check: params\.yaml:\d+: pretrain\.method: .*'simclrr'"),
-    "two blocks of four": (["pretrain.backbone.blocks=[1,1]"], r"^check: .*pretrain\.backbone\.blocks: .*4 items.*"),
+    "two blocks of four": (
+        ["pretrain.backbone.blocks=[1,1]"],
+        r"^check: .*pretrain\.backbone\.blocks: must have at least 4 entries, not 2",
+    ),
     "no seed": (["~inflation.seed"], r"^check: params\.yaml:\d+: inflation\.seed: missing"),
 }
 
@@ -75,7 +78,7 @@ def test_wrong_parameter_is_refused_before_an_output_is_touched(case, clone_of):
     values, message = WRONG[case]
     clone = clone_of["done"]
     clones.edit(clone, **values)
-    output = refused(clone, rf"^check: params\.yaml:\d+: {message}", "dvc", "repro")
+    output = refused(clone, rf"^check: params\.yaml(:\d+)?: {message}", "dvc", "repro")
     assert len(re.findall(r"(?m)^check: ", output)) == 1, output  # nothing else is wrong
 
 

@@ -54,6 +54,7 @@ def test_git_sees_the_lock_the_metrics_and_the_plots_and_nothing_else(base):
         "plots/grid.csv",
         "plots/per_class.csv",
         "plots/pretrain.csv",
+        "plots/validation.csv",
     }
 
 
@@ -94,8 +95,13 @@ def test_tables_agree_with_the_metrics(base):
     assert [row["step"] for row in rows(clone, "plots/generator.csv")] == ["3", "6", "8"]
     curve = rows(clone, "plots/pretrain.csv")
     assert [row["step"] for row in curve] == ["3", "6", "9", "12"]
-    assert [row["validation_knn"] != "" for row in curve] == [False, False, False, True]
-    assert float(curve[-1]["loss"]) == pytest.approx(read(clone, "metrics/pretrain.json")["loss"], abs=1e-3)
+    ended = read(clone, "metrics/pretrain.json")
+    assert float(curve[-1]["loss"]) == pytest.approx(ended["loss"], abs=1e-3)
+    (measured,) = rows(clone, "plots/validation.csv")
+    assert (measured["step"], float(measured["validation_knn"])) == (
+        "12",
+        pytest.approx(ended["validation_knn"], abs=1e-3),
+    )
 
 
 def test_dvc_draws_every_plot_of_dvc_yaml(base, tmp_path):
