@@ -62,11 +62,13 @@ def generate(p) -> Iterator[Fault]:
         yield ("generate", "eta"), f"is for the ddim sampler and must be 0 with {g.sampler}, not {g.eta}"
     if g.shard_size % g.batch_size:
         yield ("generate", "shard_size"), f"{g.shard_size} is not a multiple of generate.batch_size {g.batch_size}"
-    if p.generator.source == "train" and g.steps > p.ddpm.timesteps:
-        yield ("generate", "steps"), f"{g.steps} > ddpm.timesteps {p.ddpm.timesteps}"
-    elif g.sampler in ("ddpm", "ddim") and p.ddpm.timesteps % g.steps:  # diffusers rounds the stride, not the grid
-        what = f"{g.steps} does not divide ddpm.timesteps {p.ddpm.timesteps}, as sampler {g.sampler} needs"
-        yield ("generate", "steps"), what
+    trained_here = p.generator.source == "train"
+    timesteps = p.ddpm.timesteps if trained_here else 1000  # what published DDPMs have
+    name = "ddpm.timesteps" if trained_here else "a published DDPM's timesteps"
+    if g.steps > timesteps:
+        yield ("generate", "steps"), f"{g.steps} > {name} {timesteps}"
+    elif g.sampler in ("ddpm", "ddim") and timesteps % g.steps:  # diffusers rounds the stride, not the grid
+        yield ("generate", "steps"), f"{g.steps} does not divide {name} {timesteps}, as sampler {g.sampler} needs"
 
 
 def mixture(p) -> Iterator[Fault]:
