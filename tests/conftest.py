@@ -3,8 +3,12 @@
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import settings
 
 from tests.pipeline import clones
+
+settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)  # one commit, one verdict
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,9 @@ from pipeline.params.schema import Params
 KEYS = reader.keys()
 COMMITTED = (Path(pipeline.__file__).parent.parent / "params.yaml").read_text(encoding="utf-8")
 BUG = "a newline, a link or a word of the libraries'"
-JARGON = re.compile(r"https?:|NoneType|Input should|pydantic|<class|Traceback|\bNone\b|\bTrue\b|\bdict\b|instance of")
+JARGON = re.compile(
+    r"https?:|NoneType|Input should|pydantic|<class|Traceback|(?<!')\bNone\b|(?<!')\bTrue\b|(?<!')\bdict\b|instance of"
+)
 
 
 def faults(text: str | bytes, folder: Path) -> list[str]:
