@@ -5,6 +5,7 @@ PIL. Order (solo-learn's): random resized crop with flip, colour jitter, graysca
 Cropping, resizing, flipping and blurring are separable: two small matrices an image, A_y X A_x^T.
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -86,7 +87,7 @@ def recipe(params: Augment, view: int) -> Recipe:
 
 
 def _between(s: float, values) -> float:
-    for low, high, a, b in zip(KNOTS, KNOTS[1:], values, values[1:], strict=False):
+    for (low, a), (high, b) in itertools.pairwise(zip(KNOTS, values, strict=True)):
         if s <= high:
             return a + (b - a) * (s - low) / (high - low)
     raise ValueError(f"strength {s} > {KNOTS[-1]}")

@@ -15,6 +15,8 @@ from pipeline import files, seeds
 from pipeline.errors import UserError
 from pipeline.params.schema import Backbone
 
+_CARD = {"width", "blocks", "mean", "std", "seed", "sha256"}  # what an encoder is built from
+
 
 class SmallResNet(ResNet):
     """ResNet of basic blocks for images of about 32 pixels: (N, C, H, W) -> (N, 8 width)."""
@@ -84,6 +86,9 @@ def load(folder: Path) -> Encoder:
     if not (folder / "card.json").exists():
         raise UserError("no encoder yet", folder, "run `dvc repro pretrain`, or `python -m stages.pretrain`")
     card = files.read_json(folder / "card.json")
+    lacking = sorted(_CARD - set(card))
+    if lacking:
+        raise UserError(f"lacks {', '.join(lacking)}", folder / "card.json", "run `dvc repro -f -s pretrain`")
     path = folder / "encoder.safetensors"
     if not path.exists() or files.sha256(path) != card["sha256"]:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The protocol of a linear evaluation: which features, which labels, which numbers. probes.py has the measures.
+"""The protocol of a linear evaluation: which features, which labels, which numbers.
 
 The train images' labels, or a fixed number of labels that does not depend on train_size; regularisation chosen on
 validation; the test images are used once, for the number.
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from pipeline import augment, backbones, probes, seeds, shards
+from pipeline import augment, backbones, linear_probe, probes, seeds, shards
 from pipeline.params.schema import Augment, Compute, LinearEval
 from pipeline.progress import bar
 
@@ -28,7 +28,6 @@ class Judged:
 
 def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, compute: Compute) -> Judged:
     """All numbers of one encoder; the label-free ones alone where an image has no label."""
-    unlabelled = label_free(encoder, real, params.seed, compute)
     card = encoder.card
     point = {"ratio": round(card["n_generated"] / card["n_real"], 4), "strength": card["augment"]["strength"]}
     if (real.labels < 0).any():
@@ -38,11 +37,16 @@ def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, 
             "grid": [*point, "top1"],
         }
         why = "no linear probe: there are images without a label"
+        seen = probes.features(encoder, real.part(shards.VALIDATION)[0][:PAIRS], compute)
+        unlabelled = label_free(encoder, real, seen, params.seed, compute)
         return Judged(unlabelled, {"note": why}, {name: (columns, []) for name, columns in empty.items()})
-    train, test = real.part(shards.TRAIN), real.part(shards.TEST)
-    validation, labelled = real.part(shards.VALIDATION), real.labelled()
-    sets = {"train": train, "labelled": labelled, "validation": validation, "test": test}
-    labels = {name: torch.from_numpy(y) for name, (_, y) in sets.items()}
+    rows = {
+        "train": real.rows(shards.TRAIN),
+        "labelled": real.labelled_rows(),
+        "validation": real.rows(shards.VALIDATION),
+        "test": real.rows(shards.TEST),
+    }
+    labels = {name: torch.from_numpy(real.labels[r]) for name, r in rows.items()}
     before = backbones.untrained(encoder).to(compute.device)
     kinds = {
         "encoder": lambda images: probes.features(encoder, images, compute),
@@ -52,9 +56,9 @@ def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, 
     right, l2, predicted = {}, {}, {}
     with bar("linear evaluation", 4, "probe") as progress:
         for kind, features in kinds.items():
-            x = {name: features(images) for name, (images, _) in sets.items()}
+            x = _parts(features(real.images), rows)
             for budget in ("train", "labelled") if kind == "encoder" else ("train",):
-                found, l2[f"{kind}, {budget}"] = probes.linear_probe(
+                found, l2[f"{kind}, {budget}"] = linear_probe.linear_probe(
                     (x[budget], labels[budget]),
                     (x["validation"], labels["validation"]),
                     x["test"],
@@ -66,7 +70,9 @@ def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, 
                 progress.update()
             if kind == "encoder":
                 neighbours = probes.knn(x["train"], labels["train"], x["test"])
-    best, n = right["encoder", "train"], len(test[1])
+                unlabelled = label_free(encoder, real, x["validation"][:PAIRS], params.seed, compute)
+    actual = labels["test"].numpy()
+    best, n = right["encoder", "train"], len(actual)
     low, high = probes.wilson(int(best.sum()), n)
     over = {k: probes.paired_difference(best, right[k, "train"]) for k in ("pixels", "untrained")}
     metrics = {
@@ -74,16 +80,16 @@ def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, 
         "top1_low": low,
         "top1_high": high,
         "top1_10k": 100 * float(right["encoder", "labelled"].mean()),
-        "knn": probes.accuracy(neighbours, test[1]),
+        "knn": probes.accuracy(neighbours, actual),
         "pixels": 100 * float(right["pixels", "train"].mean()),
         "untrained": 100 * float(right["untrained", "train"].mean()),
         **unlabelled,
     }
     protocol = {
         "test_images": n,
-        "train_labels": len(train[1]),
-        "fixed_labels": len(labelled[1]),
-        "validation_images": len(validation[1]),
+        "train_labels": len(rows["train"]),
+        "fixed_labels": len(rows["labelled"]),
+        "validation_images": len(rows["validation"]),
         "probe": "multinomial logistic regression, mean cross-entropy + l2/2 |W|^2, features standardised; "
         "l2 by validation top-1",
         "l2": l2,
@@ -94,26 +100,33 @@ def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, 
         "differences": "paired by test image, normal, 95 %",
         "encoder_sha256": card["sha256"],
     }
-    tables = _tables(real.classes, test[1], predicted["encoder", "train"].numpy())
+    tables = _tables(real.classes, actual, predicted["encoder", "train"].numpy())
     tables["grid"] = ([*point, "top1"], [{**point, "top1": metrics["top1"]}])
     return Judged(metrics, protocol, tables)
 
 
-def label_free(encoder: backbones.Encoder, real: shards.RealSet, seed: int, compute: Compute) -> dict[str, float]:
-    """RankMe, alignment and uniformity on validation images, the views drawn as in pretraining."""
-    images, _ = real.part(shards.VALIDATION)
-    images = images[:PAIRS]
+def label_free(
+    encoder: backbones.Encoder, real: shards.RealSet, clean: torch.Tensor, seed: int, compute: Compute
+) -> dict[str, float]:
+    """RankMe, alignment and uniformity on the first validation images, whose features are `clean` (n, D).
+
+    Alignment is that of two views drawn as in pretraining.
+    """
+    images = real.part(shards.VALIDATION)[0][: len(clean)]
     params = Augment(**encoder.card["augment"])
     batch = torch.from_numpy(images)
     draw = seeds.generator(seed, "alignment")
     views = augment.views(batch, [augment.recipe(params, view) for view in (0, 1)], draw)
     one, two = (probes.embed(encoder, view, compute) for view in views)
-    clean = probes.features(encoder, images, compute)
     return {
         "rankme": probes.rankme(clean),
         "alignment": probes.alignment(one, two),
         "uniformity": probes.uniformity(clean),
     }
+
+
+def _parts(x: torch.Tensor, rows: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    return {name: x[r] for name, r in rows.items()}
 
 
 def _tables(classes: tuple[str, ...], actual: np.ndarray, predicted: np.ndarray) -> dict:

@@ -130,6 +130,8 @@ def train(what: str, task: Task, plan: Optimisation, compute: Compute, folder: P
             saving = done % schedule.checkpoint_every == 0 or done == schedule.steps or stopping
             if logging or saving:
                 meter.check(what, done, rate, path)
+            if saving:
+                _check_weights(what, task.phases, done, rate, path)
             if logging:
                 row = {"step": done, "lr": rate, **meter.means()}
                 if plan.evaluate_every and (done % plan.evaluate_every == 0 or done == schedule.steps):
@@ -159,14 +161,9 @@ class Meter:
 
     def check(self, what: str, step: int, rate: float, path: Path) -> None:
         """Raise a UserError (code 4) if a scalar since the last row was not finite."""
-        bad = {name: float(total) for name, total in self.sums.items() if not math.isfinite(total)}
+        bad = [name for name, total in self.sums.items() if not math.isfinite(total)]
         if bad:
-            kept = f"the last good checkpoint is {path}" if Path(path).exists() else "there is no checkpoint yet"
-            raise UserError(
-                f"{what}: {', '.join(bad)} not finite at step {step} or since the row before, at rate {rate:.3g}",
-                remedy=f"lower the learning rate or use precision fp32; {kept}",
-                code=DIVERGED,
-            )
+            raise _diverged(f"{what}: {', '.join(bad)} not finite at step {step} or since the row before", rate, path)
 
     def means(self) -> dict[str, float]:
         """The means since the last call; starts anew."""
@@ -181,6 +178,19 @@ class Meter:
     def load_state_dict(self, state: dict) -> None:
         """Go on where the saved meter was."""
         self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
+
+
+def _check_weights(what: str, phases: list[Phase], step: int, rate: float, path: Path) -> None:
+    # The losses of a step are those before its update: the last update shows in the weights alone.
+    weights = [p for phase in phases for group in phase.groups for p in group.parameters]
+    if not all(bool(torch.isfinite(p).all()) for p in weights):
+        raise _diverged(f"{what}: weights not finite after step {step}", rate, path)
+
+
+def _diverged(fault: str, rate: float, path: Path) -> UserError:
+    kept = f"the last good checkpoint is {path}" if Path(path).exists() else "there is no checkpoint yet"
+    remedy = f"lower the learning rate or use precision fp32; {kept}"
+    return UserError(f"{fault}, at rate {rate:.3g}", remedy=remedy, code=DIVERGED)
 
 
 def groups_of(module: torch.nn.Module) -> list[Group]:

@@ -7,6 +7,7 @@ python -m pipeline.preset --list
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from pipeline import files
 from pipeline.errors import UserError
 from pipeline.params import reader
 
+_PLAIN = re.compile(r"[\w./+-]+")
 FOLDER = Path(__file__).parent.parent / "presets"
 
 
@@ -41,7 +43,7 @@ def names() -> list[str]:
 
 def words(flat: dict[tuple, object]) -> list[str]:
     """-S words of `dvc exp run`; they hold no blanks, so that a shell's `$(...)` takes them apart rightly."""
-    return [word for where, value in flat.items() for word in ("-S", f"{'.'.join(where)}={_word(value)}")]
+    return [word for where, value in flat.items() for word in ("-S", f"{'.'.join(where)}={_word(where, value)}")]
 
 
 def write(flat: dict[tuple, object], path: Path = reader.FILE) -> None:
@@ -60,10 +62,19 @@ def write(flat: dict[tuple, object], path: Path = reader.FILE) -> None:
 
 
 class _Representer(RoundTripRepresenter):
-    """Writes null where ruamel.yaml would leave nothing."""
+    """Writes null where ruamel.yaml would leave nothing, and quotes text that some reader takes for something else."""
+
+    def text(self, value: str):
+        return self.represent_scalar("tag:yaml.org,2002:str", value, None if _reads_as_text(value) else '"')
 
 
 _Representer.add_representer(type(None), lambda self, none: self.represent_scalar("tag:yaml.org,2002:null", "null"))
+_Representer.add_representer(str, _Representer.text)
+
+
+def _reads_as_text(value: str) -> bool:
+    read, _, faults = reader.parse(f"a: {value}")
+    return not faults and read == {"a": value}
 
 
 def _leaves(values: dict, path: tuple):
@@ -74,8 +85,12 @@ def _leaves(values: dict, path: tuple):
             yield (*path, key), value
 
 
-def _word(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+def _word(where: tuple, value: object) -> str:
+    if not isinstance(value, str):
+        return json.dumps(value, separators=(",", ":"))
+    if not _PLAIN.fullmatch(value) or not _reads_as_text(value):
+        raise UserError(f"{value!r} does not survive as a word of a shell", ".".join(where), "use --write")
+    return value
 
 
 def main() -> None:

@@ -1,4 +1,7 @@
-"""Judging a frozen encoder: features once, then a linear probe, weighted kNN, and measures that need no labels."""
+"""Judging a frozen encoder: its features, weighted kNN, measures that need no labels, intervals.
+
+linear_probe.py has the probe that is trained; the encoder's training uses what is here, and not that.
+"""
 
 import math
 
@@ -35,71 +38,6 @@ def embed(encoder: nn.Module, x: torch.Tensor, compute: Compute) -> torch.Tensor
 def pixels(images: np.ndarray) -> torch.Tensor:
     """Raw pixels as features: uint8 (N, H, W, C) -> float32 (N, H W C) in [0, 1]."""
     return torch.from_numpy(images).flatten(1).float() / 255
-
-
-class Standardise:
-    """Shift and scale features by the mean and standard deviation of the probe's training features."""
-
-    def __init__(self, x: torch.Tensor):
-        self.mean = x.mean(dim=0)
-        # One scale for all: a dimension that hardly varies carries little, and stays small.
-        self.scale = (x - self.mean).pow(2).mean().sqrt().clamp(min=1e-12)
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return (x - self.mean) / self.scale
-
-
-def logistic(x: torch.Tensor, y: torch.Tensor, classes: int, l2: float, start: torch.Tensor | None = None):
-    """Multinomial logistic regression: the minimum of mean cross-entropy + l2/2 |W|^2 (bias free), by L-BFGS.
-
-    x: float (N, D); y: int64 (N,). start: an earlier solution. Returns weights (D + 1, classes), bias last.
-    """
-    weights = torch.zeros(x.shape[1] + 1, classes, dtype=x.dtype) if start is None else start.clone()
-    weights.requires_grad_()
-    lbfgs = torch.optim.LBFGS(
-        [weights],
-        max_iter=500,
-        tolerance_grad=1e-4,  # scikit-learn's; test top-1 moves by less than 0.2 points from here to 1e-6
-        tolerance_change=1e-9,
-        history_size=20,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure() -> torch.Tensor:
-        lbfgs.zero_grad()
-        loss = F.cross_entropy(predict(weights, x), y) + 0.5 * l2 * weights[:-1].pow(2).sum()
-        loss.backward()
-        return loss
-
-    lbfgs.step(closure)
-    return weights.detach()
-
-
-def predict(weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Logits (N, classes) of a linear probe's weights (D + 1, classes)."""
-    return torch.addmm(weights[-1], x, weights[:-1])
-
-
-def linear_probe(
-    train: tuple[torch.Tensor, torch.Tensor],
-    validation: tuple[torch.Tensor, torch.Tensor],
-    test: torch.Tensor,
-    classes: int,
-    grid: list[float],
-) -> tuple[torch.Tensor, float]:
-    """Test predictions (int64) of the probe whose l2 does best on validation, and that l2; the stronger one of equals.
-
-    Features (N, D) are standardised by the training ones. The test features are used once, after the choice.
-    """
-    standard = Standardise(train[0])
-    x, seen = standard(train[0]), standard(validation[0])
-    best, weights = (-1.0, math.inf, None), None
-    for l2 in sorted(grid, reverse=True):  # from the strongest on, each from the one before
-        weights = logistic(x, train[1], classes, l2, weights)
-        correct = (predict(weights, seen).argmax(dim=1) == validation[1]).float().mean().item()
-        if correct > best[0]:
-            best = (correct, l2, weights)
-    return predict(best[2], standard(test)).argmax(dim=1), best[1]
 
 
 def knn(

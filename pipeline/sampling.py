@@ -14,6 +14,9 @@ from pipeline.progress import bar, say
 def card(generator: Path) -> dict:
     """The card of data/generator (kind, source, digests), after the digests were checked."""
     found = files.read_json(generator / "card.json")
+    lacking = sorted({"kind", "source", "files"} - set(found))
+    if lacking:
+        raise UserError(f"lacks {', '.join(lacking)}", generator / "card.json", "run `dvc repro -f -s generator`")
     for name, digest in found["files"].items():
         path = generator / name
         if not path.exists() or files.sha256(path) != digest:

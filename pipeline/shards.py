@@ -34,15 +34,18 @@ class RealSet:
     source: str
     labelled_size: int
 
+    def rows(self, *codes: int) -> np.ndarray:
+        """int64: where the images of the named splits stand, in the stored order."""
+        return np.flatnonzero(np.isin(self.split, codes))
+
     def part(self, *codes: int) -> Part:
         """Images and labels of the named splits, in the stored order."""
-        rows = np.isin(self.split, codes)
+        rows = self.rows(*codes)
         return self.images[rows], self.labels[rows]
 
-    def labelled(self) -> Part:
+    def labelled_rows(self) -> np.ndarray:
         """The probe's fixed images: the same `labelled_size` ones for every train size, none of validation or test."""
-        images, labels = self.part(TRAIN, LABELLED)  # in one stratified order that train_size does not change
-        return images[: self.labelled_size], labels[: self.labelled_size]
+        return self.rows(TRAIN, LABELLED)[: self.labelled_size]  # in a stratified order that train_size does not change
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str, object]) -> None:

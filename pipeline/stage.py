@@ -83,7 +83,7 @@ def _sources() -> dict[str, str]:
 def _unchanged(before: dict[str, str], params: SimpleNamespace, reads: tuple[str, ...]) -> None:
     # DVC records dependencies as they are after the command (dvc#11058): an edit meanwhile would pass for what ran.
     after = _sources()
-    loaded = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    loaded = {os.path.realpath(m.__file__) for m in list(sys.modules.values()) if getattr(m, "__file__", None)}
     edited = [path for path, digest in before.items() if path in loaded and after.get(path) != digest]
     if select(reader.load(), reads) != params:
         edited.append(str(reader.FILE))

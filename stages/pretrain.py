@@ -3,16 +3,22 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline import files, loop, report, shards, stage
+from pipeline import files, inflation, loop, report, shards, stage
+from pipeline.errors import UserError
 from pipeline.training import encoder
 
+SET = Path("data/generated/inflation")
 READS = ("compute", "inflation", "augment", "pretrain", "${pretrain.method}")
 
 
 def main(params: SimpleNamespace) -> None:
     loop.prepare(params.compute)
     real = shards.read_real(Path("data/real"))
-    generated = shards.read_generated(Path("data/generated/inflation"))
+    generated = shards.read_generated(SET)
+    asked = inflation.generated_count(len(real.rows(shards.TRAIN)), params.inflation.ratio)
+    if len(generated) != asked:
+        fault = f"holds {len(generated):,} images, inflation.ratio {params.inflation.ratio} asks for {asked:,}"
+        raise UserError(fault, SET, "run `dvc repro generate`, or `python -m stages.generate`")
     made, rows, facts = encoder.pretrain(
         params.pretrain, params.own, params.augment, params.inflation, real, generated, params.compute
     )

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.models import resnet18
 
-from pipeline import backbones
+from pipeline import backbones, files
 from pipeline.errors import UserError
 from pipeline.params.schema import Backbone
 
@@ -138,6 +138,16 @@ def test_other_weights_than_the_cards_are_refused(tmp_path, harm):
     with pytest.raises(UserError, match=r"encoder\.safetensors: .*sha256") as caught:
         backbones.load(tmp_path)
     assert caught.value.code == 2
+
+
+def test_a_card_that_lacks_what_an_encoder_is_built_from_is_refused(tmp_path):
+    backbones.save(build(), tmp_path)
+    card = files.read_json(tmp_path / "card.json")
+    files.write_json(
+        tmp_path / "card.json", {name: value for name, value in card.items() if name not in ("std", "mean")}
+    )
+    with pytest.raises(UserError, match=r"card\.json: lacks mean, std - run `dvc repro -f -s pretrain`"):
+        backbones.load(tmp_path)
 
 
 def test_a_folder_without_an_encoder_says_how_to_make_one(tmp_path):

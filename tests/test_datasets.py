@@ -68,7 +68,7 @@ def test_sizes_are_the_asked_ones_and_all_of_the_test_set_takes_part_in_its_orde
     counts = np.bincount(real.split, minlength=4)
     assert counts.tolist() == [1000, 500, 10_000, 300]
     assert np.array_equal(rows(real, shards.TEST), np.arange(10_000))
-    assert len(real.labelled()[0]) == 1300
+    assert len(real.labelled_rows()) == 1300
 
 
 @pytest.mark.parametrize("labelled", [300, 5000])
@@ -87,10 +87,11 @@ def test_validation_is_the_same_for_every_train_size_and_train_sets_are_nested(l
 
 
 def test_the_labelled_images_are_the_same_for_every_train_size(load):
-    small, equal, large = (load(train_size=n).labelled() for n in (10, 300, 1000))
-    for images, labels in (equal, large):
-        assert np.array_equal(images, small[0])
-        assert np.array_equal(labels, small[1])
+    small, *others = (load(train_size=n) for n in (10, 300, 1000))
+    for real in others:
+        for name in ("images", "labels", "orig_index"):
+            found, expected = (getattr(r, name)[r.labelled_rows()] for r in (real, small))
+            assert np.array_equal(found, expected)
 
 
 def test_another_seed_makes_another_split_and_the_same_seed_the_same(load):

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import backbones, evaluation, probes, shards
-from pipeline.params.schema import Backbone, Compute, LinearEval
+from pipeline import backbones, evaluation, linear_probe, probes, shards
+from pipeline.params.schema import Backbone, LinearEval
+from tests.toys import COMPUTE
 
-COMPUTE = Compute(device="cpu", precision="fp32", threads=1, compile=False)
 PARAMS = LinearEval(l2=[1e-3, 1e-1], seed=0)
 NO_AUGMENTATION = {
     "family": "symmetric",
@@ -81,7 +81,7 @@ def test_the_numbers_are_those_of_the_measures_on_the_right_images(judged, encod
     def top1(features, fit):
         x = features(real.images)
         y = torch.from_numpy(real.labels)
-        found, _ = probes.linear_probe((x[fit], y[fit]), (x[VALIDATION], y[VALIDATION]), x[TEST], 3, PARAMS.l2)
+        found, _ = linear_probe.linear_probe((x[fit], y[fit]), (x[VALIDATION], y[VALIDATION]), x[TEST], 3, PARAMS.l2)
         return percent(found)
 
     def made_by(network):
@@ -147,7 +147,7 @@ def test_the_tables_agree_with_the_numbers(judged):
 
 def test_views_that_are_not_augmented_align_and_augmented_ones_do_not(judged, real, tmp_path):
     assert judged.metrics["alignment"] == pytest.approx(0, abs=1e-6)
-    strong = evaluation.label_free(make(tmp_path, strength=2.0), real, 0, COMPUTE)
+    strong = evaluation.judge(make(tmp_path, strength=2.0), real, PARAMS, COMPUTE).metrics
     assert strong["alignment"] > 1e-3
     assert strong["rankme"] == judged.metrics["rankme"]  # of the clean images
 
@@ -156,7 +156,8 @@ def test_views_that_are_not_augmented_align_and_augmented_ones_do_not(judged, re
 def test_a_set_with_an_unlabelled_image_is_judged_without_labels(judged, encoder, real, rows):
     found = judge_with(encoder, real, rows, lambda labels: -1)
     assert set(found.metrics) == {"rankme", "alignment", "uniformity"}
-    assert all(found.metrics[name] == judged.metrics[name] for name in found.metrics)
+    for name, value in found.metrics.items():  # other images share a batch, which moves the last bits
+        assert value == pytest.approx(judged.metrics[name], rel=1e-5, abs=1e-6)
     assert "label" in found.protocol["note"]
     for name, (columns, table) in found.tables.items():
         assert columns == judged.tables[name][0]

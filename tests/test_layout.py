@@ -26,7 +26,7 @@ SOURCES = sorted(
 # The library in reading order; a package stands for all that is in it. A module imports only from those before it.
 READING_ORDER = (
     "errors progress files store params/schema params/rules params/reader seeds shards datasets inflation augment "
-    "backbones checkpoint loop probes generators methods sampling training evaluation report stage preset"
+    "backbones checkpoint loop probes linear_probe generators methods sampling training evaluation report stage preset"
 )
 CHOICES = {  # templated file of dvc.yaml: the package that imports it on use, and the value that names it
     "pipeline/generators/${generator.kind}.py": ("generators", "generator", "kind"),

@@ -12,8 +12,7 @@ import torch
 from pipeline import checkpoint, loop, seeds
 from pipeline.errors import DIVERGED, Stopped, UserError
 from pipeline.params.schema import Compute, Training
-
-COMPUTE = Compute(device="cpu", precision="fp32", threads=1, compile=False)
+from tests.toys import COMPUTE
 
 
 def schedule(**changes):
@@ -170,6 +169,27 @@ def test_a_gradient_that_is_not_finite_stops_the_run_where_the_loss_is_finite(tm
         loop.train("toy", task, loop.Optimisation(schedule(), sgd), COMPUTE, tmp_path, "work")
     assert caught.value.code == DIVERGED
     assert not (tmp_path / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(("step", "kept"), [(2, 0), (16, 15)])  # at the first checkpoint, at the end
+def test_an_update_that_breaks_the_weights_is_never_saved(tmp_path, step, kept):
+    toy = Toy()
+
+    def build(groups, lr):
+        optimiser = sgd(groups, lr)
+
+        def broken(*_):
+            if toy.taken[-1] == step:
+                toy.net[3].weight.data[0, 5] = math.inf
+
+        optimiser.register_step_post_hook(broken)
+        return optimiser
+
+    with pytest.raises(UserError, match=f"weights not finite after step {step + 1}") as caught:
+        toy.train(tmp_path, build=build)
+    assert caught.value.code == DIVERGED
+    path = tmp_path / "checkpoint.pt"
+    assert (torch.load(path, weights_only=True)["step"] if path.exists() else 0) == kept
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -145,6 +145,15 @@ def test_faulty_preset_is_refused_in_one_line(text, words, tmp_path, monkeypatch
     assert caught.value.code == 2
 
 
+@pytest.mark.parametrize("value", ["my images", "a,b", "null", "1e3", "007", "$HOME", "", "yes"])
+def test_text_that_a_shell_or_hydra_would_change_is_written_and_not_printed(value, folder):
+    flat_values = {("dataset", "path"): value}
+    with pytest.raises(UserError, match=r"dataset\.path: .* - use --write"):
+        preset.words(flat_values)
+    preset.write(flat_values, folder / "params.yaml")
+    assert reader.load(folder / "params.yaml").dataset.path == value
+
+
 def test_adainf_preset_is_the_paper_s_setting():
     """Wang, Zhang and Wang (ICLR 2024) and their code: 100,000 steps of 512, N = 10, effective lr 0.4, LARS 0.02."""
     of = {".".join(where): value for where, value in preset.load("adainf-cifar10").items()}

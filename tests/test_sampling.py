@@ -13,30 +13,10 @@ from diffusers import UNet2DModel
 from pipeline import files, loop, sampling, shards
 from pipeline.errors import UserError
 from pipeline.generators import ddpm
-from pipeline.params.schema import DDPM, Compute, Generate
+from pipeline.params.schema import Generate
+from tests.toys import COMPUTE, ddpm_params
 
-COMPUTE = Compute(device="cpu", precision="fp32", threads=1, compile=False)
-OWN = DDPM(
-    channels=[4, 8],
-    layers=1,
-    groups=2,
-    attention=False,
-    dropout=0.0,
-    timesteps=1000,
-    beta_schedule="linear",
-    prediction="epsilon",
-    flip=False,
-    steps=1,
-    batch_size=1,
-    lr=0.1,
-    warmup_steps=0,
-    weight_decay=0.0,
-    grad_clip=1.0,
-    ema_decay=0.0,
-    log_every=1,
-    checkpoint_every=1,
-    seed=0,
-)
+OWN = ddpm_params()
 SIZE, STEPS, BATCH, SHARD = 8, 2, 2, 4
 
 
@@ -266,3 +246,6 @@ def test_a_generator_whose_files_are_not_its_cards_is_refused(generator, tmp_pat
         with pytest.raises(UserError, match=r"config\.json: missing or damaged") as caught:
             sampling.card(tmp_path)
         assert caught.value.code == 2
+    files.write_json(tmp_path / "card.json", {"kind": "ddpm"})
+    with pytest.raises(UserError, match=r"card\.json: lacks files, source"):
+        sampling.card(tmp_path)

@@ -86,9 +86,7 @@ def test_parts_keep_the_stored_order_and_the_labelled_ones_are_a_prefix_of_train
     images, labels = real.part(shards.VALIDATION, shards.TRAIN)
     assert np.array_equal(images, real.images[[0, 1, 2, 5, 6]])
     assert labels.tolist() == [0, 1, 2, 2, 0]
-    images, labels = real.labelled()
-    assert np.array_equal(images, real.images[:4])
-    assert labels.tolist() == [0, 1, 2, 0]
+    assert real.labelled_rows().tolist() == [0, 1, 2, 3]
 
 
 def flip_a_bit(folder):

@@ -147,6 +147,14 @@ def test_edit_of_what_a_stage_does_not_use_is_none_of_its_business(body, clone):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_edit_behind_a_symbolic_link_is_noticed(clone):
+    (clone / "pipeline").rename(clone / "elsewhere")
+    (clone / "pipeline").symlink_to(clone / "elsewhere")
+    done = run(clone, "p = Path('elsewhere/files.py'); p.write_text(p.read_text() + '#')")
+    assert done.returncode == 1
+    assert "elsewhere/files.py: changed while the stage ran" in done.stderr
+
+
 def test_edit_of_a_single_value_is_noticed_only_if_that_value_is_read(clone):
     body = "p = Path('params.yaml'); p.write_text(p.read_text().replace('real_weight: 1', 'real_weight: 2'))"
     assert run(clone, body, reads=("inflation.ratio",)).returncode == 0

@@ -20,6 +20,7 @@ from pipeline.errors import DIVERGED, UserError
 from pipeline.params.schema import DDPM, Compute
 
 UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
+PREDICTIONS = ("epsilon", "sample", "v_prediction")
 SCHEDULERS = ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler", "PNDMScheduler")
 
 
@@ -158,6 +159,11 @@ def load(folder: Path) -> tuple[UNet2DModel, DDPMScheduler]:
         raise UserError(
             f"scheduler {noise.get('_class_name')} is none of {', '.join(SCHEDULERS)}",
             found["scheduler/scheduler_config.json"],
+        )
+    predicts = noise.get("prediction_type", "epsilon")
+    if predicts not in PREDICTIONS:
+        raise UserError(
+            f"prediction_type {predicts} is none of {', '.join(PREDICTIONS)}", found["scheduler/scheduler_config.json"]
         )
     model = _built(UNet2DModel, config, found["unet/config.json"])
     forward = _built(DDPMScheduler, noise, found["scheduler/scheduler_config.json"])

@@ -5,8 +5,10 @@ Here and not beside the code that uses them, so that the check stage tells a typ
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 
+Count = Annotated[int, Field(gt=0, lt=2**31)]
+CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -25,7 +27,7 @@ class Compute(Section):
 
     device: Literal["cpu", "cuda"]
     precision: Literal["fp32", "bf16"]
-    threads: PositiveInt
+    threads: Count
     compile: bool
 
 
@@ -34,22 +36,22 @@ class Dataset(Section):
 
     name: Literal["fashion-mnist", "cifar10"]
     path: str
-    train_size: PositiveInt
-    validation_size: PositiveInt
-    labelled_size: PositiveInt
+    train_size: Count
+    validation_size: Count
+    labelled_size: Count
     seed: Seed
 
 
 class Training(Section):
     """The numbers that every training has. batch_size is the total batch; lr is what the optimiser gets."""
 
-    steps: PositiveInt
-    batch_size: PositiveInt
+    steps: Count
+    batch_size: Count
     lr: Positive
-    warmup_steps: NonNegativeInt
+    warmup_steps: CountOrZero
     weight_decay: NonNegative
-    log_every: PositiveInt
-    checkpoint_every: PositiveInt
+    log_every: Count
+    checkpoint_every: Count
     seed: Seed
 
 
@@ -74,12 +76,12 @@ class DDPM(Training):
     normalisation; attention: self-attention at the coarsest level. flip: mirror half of the training images.
     """
 
-    channels: list[PositiveInt] = Field(min_length=1, max_length=6)
-    layers: PositiveInt
-    groups: PositiveInt
+    channels: list[Count] = Field(min_length=1, max_length=6)
+    layers: Count
+    groups: Count
     attention: bool
     dropout: Fraction
-    timesteps: PositiveInt
+    timesteps: Count
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
     prediction: Literal["epsilon", "v_prediction", "sample"]
     flip: bool
@@ -91,11 +93,11 @@ class Generate(Section):
     """The sampler and the grid of its images. shard_size is a multiple of batch_size: a batch is never cut."""
 
     sampler: Literal["ddpm", "ddim", "dpmsolver++", "sde-dpmsolver++"]
-    steps: PositiveInt
+    steps: Count
     eta: Probability
     clip: bool
-    batch_size: PositiveInt
-    shard_size: PositiveInt
+    batch_size: Count
+    shard_size: Count
     seed: Seed
 
 
@@ -134,8 +136,8 @@ class Augment(Section):
 class Backbone(Section):
     """ResNet with the small-image stem: width of the first stage, basic blocks in each of the four."""
 
-    width: PositiveInt
-    blocks: list[PositiveInt] = Field(min_length=4, max_length=4)
+    width: Count
+    blocks: list[Count] = Field(min_length=4, max_length=4)
 
 
 class Pretrain(Training):
@@ -149,14 +151,14 @@ class Pretrain(Training):
     optimizer: Literal["sgd", "lars"]
     momentum: Fraction
     trust_coefficient: Positive | None
-    evaluate_every: PositiveInt
+    evaluate_every: Count
 
 
 class SimCLR(Section):
     """SimCLR's head and temperature. The papers' CIFAR values (solo-learn): 2048, 256, 0.2."""
 
-    hidden_dim: PositiveInt
-    output_dim: PositiveInt
+    hidden_dim: Count
+    output_dim: Count
     temperature: Positive
 
 

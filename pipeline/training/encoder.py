@@ -115,7 +115,7 @@ def optimiser(params: Pretrain, groups: list[dict], lr: float) -> torch.optim.Op
 def online(encoder: backbones.Encoder, train: shards.Part, validation: shards.Part, compute: Compute) -> dict:
     """Top-1 of weighted kNN on the validation images, in percent; RankMe where there are no labels."""
     bank = probes.features(encoder, train[0], compute)
-    if train[1].min() < 0:
+    if min(train[1].min(), validation[1].min()) < 0:
         return {"rankme": probes.rankme(bank)}
     seen = probes.features(encoder, validation[0], compute)
     votes = probes.knn(bank, torch.from_numpy(train[1]), seen)

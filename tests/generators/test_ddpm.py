@@ -12,35 +12,13 @@ from diffusers.models.attention_processor import Attention
 
 from pipeline.errors import DIVERGED, UserError
 from pipeline.generators import ddpm
-from pipeline.params.schema import DDPM, Compute
+from tests.toys import COMPUTE, ddpm_params
 
-COMPUTE = Compute(device="cpu", precision="fp32", threads=1, compile=False)
-GIVEN = {
-    "channels": [4, 8],
-    "layers": 1,
-    "groups": 2,
-    "attention": True,
-    "dropout": 0.0,
-    "timesteps": 1000,
-    "beta_schedule": "linear",
-    "prediction": "epsilon",
-    "flip": False,
-    "steps": 4,
-    "batch_size": 6,
-    "lr": 0.001,
-    "warmup_steps": 1,
-    "weight_decay": 0.0,
-    "grad_clip": 1.0,
-    "ema_decay": 0.9,
-    "log_every": 2,
-    "checkpoint_every": 3,
-    "seed": 0,
-}
 ALPHA_BAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))  # the paper's linear schedule
 
 
 def params(**changes):
-    return DDPM(**GIVEN | changes)
+    return ddpm_params(**{"attention": True} | changes)
 
 
 def images(n=9, size=8, channels=1):
@@ -345,6 +323,7 @@ WEIGHTS = f"unet/{ddpm.UNET_WEIGHTS}"
         (UNET, {"down_block_types": ["Nope", "Nope"]}, "diffusers"),
         (SCHEDULER, {"beta_schedule": "nope"}, "diffusers"),
         (SCHEDULER, {"num_train_timesteps": -1}, "diffusers"),
+        (SCHEDULER, {"prediction_type": "flow"}, "prediction_type flow is none of epsilon, sample, v_prediction"),
     ],
 )
 def test_a_configuration_that_cannot_be_sampled_is_refused(folder, name, changes, says):

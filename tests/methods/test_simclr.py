@@ -6,9 +6,9 @@ from lightly.loss import NTXentLoss
 
 from pipeline import backbones, loop, seeds
 from pipeline.methods import simclr
-from pipeline.params.schema import Backbone, Compute, SimCLR, Training
+from pipeline.params.schema import Backbone, SimCLR, Training
+from tests.toys import COMPUTE
 
-COMPUTE = Compute(device="cpu", precision="fp32", threads=1, compile=False)
 HEAD = SimCLR(hidden_dim=12, output_dim=5, temperature=0.2)
 
 

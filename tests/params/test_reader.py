@@ -348,6 +348,8 @@ def test_random_edits_are_refused_in_plain_lines_or_read_as_dvc_reads_them(tmp_p
         ("generator.source", "Train", "must be 'train', 'pretrained' or 'none', not 'Train'"),
         ("dataset.path", "3", "must be text, not 3"),
         ("dataset.path", "null", "must be text, not null"),
+        ("ddpm.steps", "2147483648", "must be below 2147483648, not 2147483648"),
+        ("pretrain.warmup_steps", "2147483648", "must be below 2147483648, not 2147483648"),
         ("dataset.seed", "-1", "must be at least 0, not -1"),
         ("dataset.seed", "9223372036854775808", "must be below 9223372036854775808, not 9223372036854775808"),
         ("generator.hub", "3", "must be text or null, not 3"),

@@ -9,10 +9,10 @@ import torch
 from pipeline import backbones, inflation, loop, shards
 from pipeline.errors import UserError
 from pipeline.methods import simclr
-from pipeline.params.schema import Augment, Compute, Inflation, Pretrain, SimCLR
+from pipeline.params.schema import Augment, Inflation, Pretrain, SimCLR
 from pipeline.training import encoder
+from tests.toys import COMPUTE
 
-COMPUTE = Compute(device="cpu", precision="fp32", threads=1, compile=False)
 OWN = SimCLR(hidden_dim=8, output_dim=4, temperature=0.2)
 MIXING = Inflation(ratio=1.0, real_weight=2.0, seed=0)
 OPTIONAL = "crop_min jitter_probability brightness contrast saturation hue grayscale blur solarize flip"
@@ -53,15 +53,6 @@ def generated():
 
 
 NONE = np.zeros((0, 0, 0, 0), np.uint8)
-
-
-@pytest.fixture(autouse=True)
-def store(tmp_path, monkeypatch):
-    before = torch.get_num_threads()
-    loop.prepare(COMPUTE)
-    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
-    yield tmp_path / "store"
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -160,8 +151,11 @@ def test_without_generated_images_all_draws_are_real(real):
     assert facts == expected | {"real_passes": 2.5}
 
 
-def test_an_unlabelled_set_is_watched_by_rankme(real, generated):
-    unlabelled = dataclasses.replace(real, labels=np.full(24, -1))
+@pytest.mark.parametrize("rows", [slice(None), slice(0, 1), slice(17, 18)], ids=["all", "a train", "a validation"])
+def test_a_set_with_an_unlabelled_image_is_watched_by_rankme(real, generated, rows):
+    labels = real.labels.copy()
+    labels[rows] = -1
+    unlabelled = dataclasses.replace(real, labels=labels)
     _, rows, _ = pretrain(unlabelled, generated)
     assert ["rankme" in row for row in rows] == [False, True, True]
     assert not any("validation_knn" in row for row in rows)

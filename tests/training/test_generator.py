@@ -7,39 +7,19 @@ import huggingface_hub
 import pytest
 import torch
 
-from pipeline import loop
 from pipeline.errors import UserError
 from pipeline.generators import ddpm
-from pipeline.params.schema import DDPM, Compute, Generator
+from pipeline.params.schema import Generator
 from pipeline.training import generator
+from tests.toys import COMPUTE, ddpm_params
 
-COMPUTE = Compute(device="cpu", precision="fp32", threads=1, compile=False)
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
 def own(**changes):
-    given = {
-        "channels": [4, 8],
-        "layers": 1,
-        "groups": 2,
-        "attention": False,
-        "dropout": 0.2,
-        "timesteps": 100,
-        "beta_schedule": "linear",
-        "prediction": "v_prediction",
-        "flip": True,
-        "steps": 5,
-        "batch_size": 4,
-        "lr": 0.01,
-        "warmup_steps": 2,
-        "weight_decay": 0.01,
-        "grad_clip": 1.0,
-        "ema_decay": 0.9,
-        "log_every": 3,
-        "checkpoint_every": 2,
-        "seed": 0,
-    }
-    return DDPM(**given | changes)
+    given = {"dropout": 0.2, "timesteps": 100, "prediction": "v_prediction", "flip": True, "steps": 5, "batch_size": 4}
+    given |= {"lr": 0.01, "warmup_steps": 2, "weight_decay": 0.01, "log_every": 3, "checkpoint_every": 2}
+    return ddpm_params(**given | changes)
 
 
 def source(**changes):
@@ -51,15 +31,6 @@ def source(**changes):
 def images():
     made = torch.randint(0, 256, (10, 8, 8, 1), generator=torch.Generator().manual_seed(0))
     return made.to(torch.uint8).numpy()
-
-
-@pytest.fixture(autouse=True)
-def store(tmp_path, monkeypatch):
-    before = torch.get_num_threads()
-    loop.prepare(COMPUTE)
-    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
-    yield tmp_path / "store"
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

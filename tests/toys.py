@@ -1,0 +1,42 @@
+"""Small parameters and data that several test files use."""
+
+import numpy as np
+import torch
+
+from pipeline.params.schema import DDPM, Compute
+
+COMPUTE = Compute(device="cpu", precision="fp32", threads=1, compile=False)
+_DDPM = {
+    "channels": [4, 8],
+    "layers": 1,
+    "groups": 2,
+    "attention": False,
+    "dropout": 0.0,
+    "timesteps": 1000,
+    "beta_schedule": "linear",
+    "prediction": "epsilon",
+    "flip": False,
+    "steps": 4,
+    "batch_size": 6,
+    "lr": 0.001,
+    "warmup_steps": 1,
+    "weight_decay": 0.0,
+    "grad_clip": 1.0,
+    "ema_decay": 0.9,
+    "log_every": 2,
+    "checkpoint_every": 3,
+    "seed": 0,
+}
+
+
+def ddpm_params(**changes) -> DDPM:
+    """A diffusion model that takes no time, with changes."""
+    return DDPM(**_DDPM | changes)
+
+
+def clusters(n: int, dim: int, classes: int, seed: int, spread: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features around one centre a class: float64 (n, dim), and their labels."""
+    random = np.random.default_rng(seed)
+    y = random.integers(0, classes, n)
+    x = np.random.default_rng(99).normal(size=(classes, dim))[y] + spread * random.normal(size=(n, dim))
+    return torch.from_numpy(x), torch.from_numpy(y)
