@@ -3,13 +3,14 @@ VENV ?= .venv
 PYTHON ?= python3.11
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: help setup repro table test test-slow lint format
+.PHONY: help setup repro data table test test-slow lint format
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make repro      set up and run the pipeline, then print its table"
 	@echo "make test       set up and run the tests (10 minutes at most on two cores)"
 	@echo "make test-slow  the long ones: experiments in the queue, more kills, the default preset from nothing"
+	@echo "make data NAME=cifar10   fetch a published data set (cifar10, cifar100, tiny-imagenet)"
 	@echo "make lint       ruff check and ruff format --check"
 	@echo "make setup      only make $(VENV)"
 
@@ -29,6 +30,9 @@ setup: $(VENV)/.run
 repro: setup
 	dvc repro
 	@python -m pipeline.report
+
+data: setup
+	@python -m pipeline.fetch $(NAME)
 
 table: setup
 	@python -m pipeline.report

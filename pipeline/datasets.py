@@ -10,11 +10,13 @@ import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from pipeline import files, seeds
+from pipeline import files, pictures, seeds
 from pipeline.errors import UserError
+from pipeline.params.rules import shape
 from pipeline.params.schema import Dataset
 from pipeline.shards import LABELLED, TEST, TRAIN, VALIDATION, Part, RealSet
 
@@ -28,6 +30,15 @@ FASHION_MNIST = {
 }
 
 
+class Source(NamedTuple):
+    """All of a set: its training images, its test images, its classes, and the rows that they have in its own order."""
+
+    train: Part
+    test: Part
+    classes: list[str]
+    rows: tuple[np.ndarray, np.ndarray]
+
+
 def load(params: Dataset) -> RealSet:
     """The images that take part: train, validation, the probe's further labelled images, the official test set.
 
@@ -36,7 +47,7 @@ def load(params: Dataset) -> RealSet:
     path = Path(params.path)
     if not path.exists():
         raise UserError("not found", path, "put the data set there, or set dataset.path")
-    (train_images, train_labels), (test_images, test_labels), classes = _READERS[params.name](path)
+    (train_images, train_labels), (test_images, test_labels), classes, rows = _READERS[params.name](params)
     order = stratified_order(train_labels, params.seed)
     validation, pool = order[: params.validation_size], order[params.validation_size :]
     for name in ("train_size", "labelled_size"):
@@ -53,7 +64,7 @@ def load(params: Dataset) -> RealSet:
         images=np.concatenate([train_images[kept], test_images]),
         labels=np.concatenate([train_labels[kept], test_labels]),
         split=np.concatenate([np.full(len(rows), code, np.uint8) for code, rows in codes]),
-        orig_index=np.concatenate([kept, np.arange(len(test_labels))]),
+        orig_index=np.concatenate([rows[0][kept], rows[1]]),
         classes=tuple(classes),
         source=params.name,
         labelled_size=params.labelled_size,
@@ -73,9 +84,14 @@ def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
     return shuffled[np.argsort(rank, kind="stable")]
 
 
-def _fashion_mnist(path: Path) -> tuple[Part, Part, list[str]]:
+def _official(train: Part, test: Part, classes: list[str]) -> Source:
+    return Source(train, test, classes, (np.arange(len(train[1])), np.arange(len(test[1]))))
+
+
+def _fashion_mnist(params: Dataset) -> Source:
     from torchvision.datasets import FashionMNIST
 
+    path = Path(params.path)
     with tempfile.TemporaryDirectory() as root:
         raw = Path(root) / "FashionMNIST" / "raw"  # torchvision's layout
         raw.mkdir(parents=True)
@@ -92,25 +108,103 @@ def _fashion_mnist(path: Path) -> tuple[Part, Part, list[str]]:
             files.write(raw / name, lambda temporary, payload=payload: temporary.write_bytes(payload))
         sets = [FashionMNIST(root, train=train) for train in (True, False)]
         train, test = ((s.data.numpy()[..., None].copy(), s.targets.numpy().astype(np.int64)) for s in sets)
-    return train, test, sets[0].classes
+    return _official(train, test, sets[0].classes)
 
 
-def _cifar10(path: Path) -> tuple[Part, Part, list[str]]:
-    from torchvision.datasets import CIFAR10
+def _cifar(params: Dataset) -> Source:
+    from torchvision.datasets import CIFAR10, CIFAR100
 
+    kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[params.name]
     try:
-        sets = [CIFAR10(str(path), train=train) for train in (True, False)]  # torchvision checks the MD5s
+        sets = [kind(params.path, train=train) for train in (True, False)]  # torchvision checks the MD5s
     except RuntimeError as fault:
         raise UserError(
-            "CIFAR-10 is not there or damaged (MD5)",
-            path,
-            "unpack cifar-10-python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html there",
+            f"{params.name} is not there or damaged (MD5)",
+            params.path,
+            f"unpack {kind.filename} of https://www.cs.toronto.edu/~kriz/cifar.html there",
         ) from fault
     train, test = ((s.data, np.asarray(s.targets, dtype=np.int64)) for s in sets)
-    return train, test, sets[0].classes
+    return _official(train, test, sets[0].classes)
 
 
-_READERS: dict[str, Callable[[Path], tuple[Part, Part, list[str]]]] = {
+def _tiny_imagenet(params: Dataset) -> Source:
+    """As tiny-imagenet-200.zip unpacks: train/CLASS/images/, and val/ with its annotations, which is the test set."""
+    root = Path(params.path)
+    notes = root / "val" / "val_annotations.txt"
+    if not notes.exists():
+        raise UserError("not found", notes, "unpack tiny-imagenet-200.zip and name the folder in dataset.path")
+    size, channels, _ = shape(params)
+    train = pictures.find(root / "train")
+    names = [path.relative_to(root / "train").parts[0] for path in train]
+    classes = sorted(set(names))
+    label_of = {}
+    for line in notes.read_text(encoding="utf-8").splitlines():
+        file, label, *_ = line.split("\t")
+        label_of[file] = label
+    test = pictures.find(root / "val" / "images")
+    for path in test:
+        if label_of.get(path.name) not in classes:
+            raise UserError(f"says {label_of.get(path.name)} of {path.name}, which is no class of train/", notes)
+    return _official(
+        (pictures.read_all(train, size, channels), _numbers(names, classes)),
+        (pictures.read_all(test, size, channels), _numbers([label_of[path.name] for path in test], classes)),
+        classes,
+    )
+
+
+def _folder(params: Dataset) -> Source:
+    """Pictures in class folders, or in none; with train/ and test/ above, or test images taken out by the seed."""
+    root, size, channels = Path(params.path), params.image_size, params.channels
+    if params.test_size is None:
+        for part in ("train", "test"):
+            if not (root / part).is_dir():
+                raise UserError("not found", root / part, "make it, or set dataset.test_size")
+        (train, names), (test, test_names) = (_with_classes(root / part) for part in ("train", "test"))
+        classes = sorted(set(names))
+        strange = sorted(set(test_names) - set(classes))
+        if strange:
+            raise UserError(f"{strange[0] or 'no class'} is no class of train/", root / "test", "remove it")
+        return _official(
+            (pictures.read_all(train, size, channels), _numbers(names, classes)),
+            (pictures.read_all(test, size, channels), _numbers(test_names, classes)),
+            _shown(classes),
+        )
+    files, names = _with_classes(root)
+    if params.test_size >= len(files):
+        raise UserError(f"test_size {params.test_size} >= {len(files)} pictures", root, "lower dataset.test_size")
+    classes = sorted(set(names))
+    images, labels = pictures.read_all(files, size, channels), _numbers(names, classes)
+    order = stratified_order(labels, params.seed)
+    test, train = np.sort(order[: params.test_size]), np.sort(order[params.test_size :])
+    return Source((images[train], labels[train]), (images[test], labels[test]), _shown(classes), (train, test))
+
+
+def _with_classes(root: Path) -> tuple[list[Path], list[str]]:
+    """The pictures of a folder and the class folder of each, "" for all if there are none."""
+    found = pictures.find(root)
+    if not found:
+        raise UserError("holds no pictures", root, f"they end in {', '.join(pictures.ENDINGS)}")
+    parts = [path.relative_to(root).parts for path in found]
+    flat = [path for path, names in zip(found, parts, strict=True) if len(names) == 1]
+    if flat and len(flat) < len(found):
+        raise UserError("lies beside class folders", flat[0], "put every picture into a class folder, or none")
+    return found, ["" if flat else names[0] for names in parts]
+
+
+def _numbers(names: list[str], classes: list[str]) -> np.ndarray:
+    """Class numbers, int64; -1 where there are no classes."""
+    number = {name: -1 if name == "" else i for i, name in enumerate(classes)}
+    return np.array([number[name] for name in names], np.int64)
+
+
+def _shown(classes: list[str]) -> list[str]:
+    return [name or "no class" for name in classes]
+
+
+_READERS: dict[str, Callable[[Dataset], Source]] = {
     "fashion-mnist": _fashion_mnist,
-    "cifar10": _cifar10,
+    "cifar10": _cifar,
+    "cifar100": _cifar,
+    "tiny-imagenet": _tiny_imagenet,
+    "folder": _folder,
 }

@@ -3,9 +3,12 @@
 dvc exp run $(python -m pipeline.preset adainf-cifar10)    run it as an experiment (also --temp, --queue)
 python -m pipeline.preset --write smoke                    write it into params.yaml, for `dvc repro`
 python -m pipeline.preset --list
+python -m pipeline.preset --cells                          AdaInf's main table: each cell's command and published number
 """
 
 import argparse
+import csv
+import itertools
 import json
 import re
 import sys
@@ -18,6 +21,10 @@ from pipeline import files
 from pipeline.errors import UserError
 from pipeline.params import reader
 
+# AdaInf's main table (Wang, Zhang and Wang, ICLR 2024): every cell is a composition of presets.
+DATASETS = ("cifar10", "cifar100", "tiny-imagenet")
+METHODS = ("simclr", "moco", "byol", "barlow_twins")
+ARMS = ("none", "vanilla", "adainf")
 _PLAIN = re.compile(r"[\w./+-]+")
 FOLDER = Path(__file__).parent.parent / "presets"
 
@@ -39,6 +46,30 @@ def load(name: str) -> dict[tuple, object]:
 def names() -> list[str]:
     """All presets."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def cell(dataset: str, method: str, arm: str) -> list[str]:
+    """The presets of one cell: adainf-cifar10 is the table's first column and last row, and the others change it."""
+    changes = {"cifar10": [], "simclr": [], "adainf": []}
+    return ["adainf-cifar10", *(name for part in (dataset, method, arm) for name in changes.get(part, [part]))]
+
+
+def published() -> dict[tuple[str, str, str], dict[str, str]]:
+    """(dataset, method, arm) -> top1 in percent and its source, for the cells whose number could be read."""
+    with open(FOLDER / "published.csv", encoding="utf-8", newline="") as file:
+        return {(row["dataset"], row["method"], row["arm"]): row for row in csv.DictReader(file)}
+
+
+def table() -> str:
+    """A line a cell: what it is, the published linear top-1, the command."""
+    known, lines = published(), []
+    for key in itertools.product(DATASETS, METHODS, ARMS):
+        number = (
+            f"{known[key]['top1']} ({known[key]['source']})" if key in known else "not published in what we could read"
+        )
+        named = " ".join(f"{part:<13}" for part in key)
+        lines.append(f"{named} {number}\n    dvc exp run $(python -m pipeline.preset {' '.join(cell(*key))})")
+    return "\n".join(lines)
 
 
 def words(flat: dict[tuple, object]) -> list[str]:
@@ -99,7 +130,11 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="presets; later ones win")
     parser.add_argument("--write", action="store_true", help="write into params.yaml instead of printing")
     parser.add_argument("--list", action="store_true", help="print the presets there are")
+    parser.add_argument("--cells", action="store_true", help="AdaInf's main table: commands and published numbers")
     asked = parser.parse_args()
+    if asked.cells:
+        print(table())
+        return
     if asked.list or not asked.names:
         print("\n".join(names()))
         return

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 from pipeline import files, stage
 from pipeline.errors import RESOURCE, UserError
-from pipeline.params.rules import SETS
+from pipeline.params.rules import shape
 
 READS = (
     "compute",
@@ -22,6 +22,10 @@ READS = (
     "augment",
     "pretrain",
     "simclr",
+    "moco",
+    "byol",
+    "barlow_twins",
+    "simsiam",
     "linear_eval",
 )
 NEEDED = 200_000_000  # bytes, beside the images
@@ -49,7 +53,7 @@ def machine(params: SimpleNamespace) -> list[UserError]:
 
         if not torch.cuda.is_available():
             found.append(UserError("torch finds no CUDA device", "params.yaml: compute.device", "set it to cpu"))
-    side, channels, _ = SETS[params.dataset.name]
+    side, channels, _ = shape(params.dataset)
     images = params.inflation.ratio * params.dataset.train_size
     need = NEEDED + 2.2 * images * side * side * channels  # in the store, in the stage's output, in DVC's cache
     free = shutil.disk_usage(".").free

@@ -1,9 +1,9 @@
-"""Noise -> images: as many shards as inflation.ratio asks for -> data/generated/inflation/, sealed by a manifest."""
+"""Noise, or imported images -> as many shards as inflation.ratio asks for -> data/generated/inflation/, sealed."""
 
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline import files, inflation, loop, report, sampling, shards, stage
+from pipeline import files, imports, inflation, loop, report, sampling, shards, stage
 from pipeline.errors import UserError
 
 READS = ("compute", "generate", "inflation.ratio")
@@ -21,7 +21,10 @@ def main(params: SimpleNamespace) -> None:
             raise UserError(
                 f"inflation.ratio asks for {n:,} images", generator, "generator.source is none: ratio must be 0"
             )
-        made, fingerprint = sampling.fill(params.generate, card, generator, n, images.shape[1], params.compute)
+        if card["source"] == "import":
+            made, fingerprint = imports.fill(generator, n, params.generate.shard_size, card["files"][imports.FILE])
+        else:
+            made, fingerprint = sampling.fill(params.generate, card, generator, n, images.shape[1], params.compute)
     facts = {"n": n, "shard_size": params.generate.shard_size, "fingerprint": fingerprint}
     files.assemble(SET, made, lambda folder: shards.seal(folder, sorted(made), facts))
     generated = shards.read_generated(SET)

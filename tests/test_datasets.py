@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from pipeline import datasets, shards
@@ -18,6 +19,7 @@ PUBLISHED = {"train": 60_000, "t10k": 10_000}
 
 def params(**changes):
     given = {"name": "fashion-mnist", "path": str(FASHION), "train_size": 1000, "validation_size": 500}
+    given |= {"image_size": None, "channels": None, "test_size": None}
     return Dataset(**given | {"labelled_size": 300, "seed": 0} | changes)
 
 
@@ -37,7 +39,9 @@ def source():
 def load():
     """datasets.load, the archives read once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(datasets._READERS, "fashion-mnist", functools.cache(datasets._READERS["fashion-mnist"]))
+        reader = datasets._READERS["fashion-mnist"]
+        read = functools.cache(lambda path: reader(params(path=path)))
+        patch.setitem(datasets._READERS, "fashion-mnist", lambda params: read(params.path))
         yield lambda **changes: datasets.load(params(**changes))
 
 
@@ -223,3 +227,105 @@ def test_a_harmed_cifar10_is_refused_before_it_is_unpickled(cifar, name, fate, t
     assert caught.value.code == 2
     assert str(tmp_path) in str(caught.value)
     assert not (tmp_path / "marker").exists()
+
+
+# --- folders of pictures
+
+
+def picture(path, value, size=(12, 9), mode="L"):
+    """A picture of one value."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value).save(path)
+
+
+def folder(tmp_path, **changes):
+    given = {"name": "folder", "path": str(tmp_path), "image_size": 8, "channels": 1, "test_size": 6}
+    return datasets.load(params(**given | {"train_size": 8, "validation_size": 4, "labelled_size": 10} | changes))
+
+
+def three_classes(root, each=10):
+    """Class k of three has pictures of the values 60 k + i."""
+    for k, name in enumerate(("cat", "dog", "eel")):
+        for i in range(each):
+            picture(root / name / f"{i:02}.png", 60 * k + i)
+
+
+def test_class_folders_give_labels_and_test_images_are_split_off_in_proportion(tmp_path):
+    three_classes(tmp_path)
+    real = folder(tmp_path)
+    assert real.classes == ("cat", "dog", "eel")
+    values = real.images[:, 0, 0, 0].astype(int)
+    assert np.array_equal(values // 60, real.labels)
+    assert np.array_equal(real.orig_index, 10 * (values // 60) + values % 60)  # rows of the sorted list of files
+    assert np.bincount(real.part(shards.TEST)[1]).tolist() == [2, 2, 2]
+    assert np.bincount(real.split).tolist() == [8, 4, 6, 2]
+    assert len(np.unique(real.orig_index)) == 20  # no picture is in two parts
+    other = folder(tmp_path, seed=1)
+    assert not np.array_equal(rows(other, shards.TEST), rows(real, shards.TEST))
+
+
+def test_train_and_test_folders_are_taken_as_they_are(tmp_path):
+    three_classes(tmp_path / "train")
+    three_classes(tmp_path / "test", each=2)
+    real = folder(tmp_path, test_size=None)
+    assert real.part(shards.TEST)[1].tolist() == [0, 0, 1, 1, 2, 2]
+    assert np.bincount(real.split).tolist() == [8, 4, 6, 2]
+
+
+def test_pictures_without_class_folders_have_no_labels(tmp_path):
+    for i in range(20):
+        picture(tmp_path / f"{i:02}.png", (i, 2 * i, 3 * i), mode="RGB")
+    real = folder(tmp_path, channels=3)
+    assert (real.labels == -1).all()
+    assert np.array_equal(real.images[:, 0, 0], real.orig_index[:, None] * [1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("harm", "says", "changes"),
+    [
+        (lambda f: picture(f / "lone.png", 3), r"lone\.png: lies beside class folders", {}),
+        (lambda f: (f / "cat/00.png").write_bytes(b"x"), r"cat/00\.png: not readable as a picture", {}),
+        (lambda f: None, "test_size 30 >= 30 pictures", {"test_size": 30}),
+        (lambda f: None, "train: not found - make it, or set dataset.test_size", {"test_size": None}),
+        (lambda f: None, "train_size 21 .* 4 > 24 images", {"train_size": 21}),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_refused(tmp_path, harm, says, changes):
+    three_classes(tmp_path)
+    harm(tmp_path)
+    with pytest.raises(UserError, match=says) as caught:
+        folder(tmp_path, **changes)
+    assert caught.value.code == 2
+
+
+def test_a_test_class_that_train_does_not_have_is_refused(tmp_path):
+    three_classes(tmp_path / "train")
+    three_classes(tmp_path / "test")
+    picture(tmp_path / "test/fox/0.png", 1)
+    with pytest.raises(UserError, match=r"test: fox is no class of train/"):
+        folder(tmp_path, test_size=None)
+    (tmp_path / "empty/train").mkdir(parents=True)
+    (tmp_path / "empty/test").mkdir()
+    with pytest.raises(UserError, match="holds no pictures"):
+        folder(tmp_path / "empty", test_size=None)
+
+
+def test_tiny_imagenet_is_read_as_its_archive_unpacks(tmp_path):
+    for k, name in enumerate(("n01", "n02")):
+        for i in range(10):
+            picture(tmp_path / f"train/{name}/images/{name}_{i}.JPEG", 100 * k + i, size=(64, 64))
+        (tmp_path / f"train/{name}/{name}_boxes.txt").write_text("boxes")
+    notes = []
+    for i in range(6):
+        picture(tmp_path / f"val/images/val_{i}.JPEG", 100 * (i % 2), size=(64, 64))
+        notes.append(f"val_{i}.JPEG\tn0{1 + i % 2}\t0\t0\t62\t62\n")
+    (tmp_path / "val/val_annotations.txt").write_text("".join(notes))
+    sizes = {"train_size": 10, "validation_size": 4, "labelled_size": 6}
+    real = datasets.load(params(name="tiny-imagenet", path=str(tmp_path), **sizes))
+    assert real.images.shape == (20, 64, 64, 3)
+    assert real.classes == ("n01", "n02")
+    assert np.array_equal(real.images[:, 5, 5, 0] // 90, real.labels)
+    assert real.part(shards.TEST)[1].tolist() == [0, 1, 0, 1, 0, 1]
+    (tmp_path / "val/val_annotations.txt").write_text("".join(notes[:-1]))
+    with pytest.raises(UserError, match=r"says None of val_5\.JPEG"):
+        datasets.load(params(name="tiny-imagenet", path=str(tmp_path), **sizes))

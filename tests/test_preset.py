@@ -1,5 +1,6 @@
 """Presets: what they hold, what a shell and DVC make of their words, and what --write does to a file."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -16,6 +17,13 @@ from pipeline.params import reader
 REPOSITORY = Path(pipeline.__file__).parent.parent
 COMMITTED = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
 ALL = preset.names()
+WHOLE = {"smoke", "adainf-cifar10"}  # the others are parts, which go over the second
+CELLS = list(itertools.product(preset.DATASETS, preset.METHODS, preset.ARMS))
+
+
+def composed(name: str) -> dict:
+    """A preset's values, over those that it is a part of."""
+    return (preset.load("adainf-cifar10") if name not in WHOLE else {}) | preset.load(name)
 
 
 def command(*words: str, folder: Path) -> subprocess.CompletedProcess:
@@ -41,14 +49,14 @@ def test_there_is_a_smoke_preset_and_adainf():
 
 @pytest.mark.parametrize("name", ALL)
 def test_preset_over_the_committed_file_passes_schema_and_rules(name, folder):
-    preset.write(preset.load(name), folder / "params.yaml")
+    preset.write(composed(name), folder / "params.yaml")
     reader.load(folder / "params.yaml")
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_words_mean_to_dvc_what_write_writes(name, folder):
-    values = preset.load(name)
-    printed = command(name, folder=folder)
+    values = composed(name)
+    printed = command(*(["adainf-cifar10"] if name not in WHOLE else []), name, folder=folder)
     assert printed.returncode == 0
     words = printed.stdout.split()  # as a shell's $(...) takes them apart
     assert words[::2] == ["-S"] * len(values)
@@ -85,17 +93,18 @@ def test_write_changes_the_preset_s_values_only_and_keeps_every_comment(name, fo
 
 
 @pytest.mark.parametrize("second", ALL)
-@pytest.mark.parametrize("first", ALL)
+@pytest.mark.parametrize("first", sorted(WHOLE))
 def test_presets_compose_and_the_later_one_wins(first, second, folder):
     path = folder / "params.yaml"
     before = flat(path)
     assert command("--write", first, second, folder=folder).returncode == 0
     assert flat(path) == before | preset.load(first) | preset.load(second)
-    reader.load(path)
+    if first == "adainf-cifar10" or second in WHOLE:
+        reader.load(path)
 
 
 def test_list_is_the_folder(folder):
-    stems = sorted(path.stem for path in (REPOSITORY / "presets").iterdir())
+    stems = sorted(path.stem for path in (REPOSITORY / "presets").glob("*.yaml"))
     assert command("--list", folder=folder).stdout.split() == stems == command(folder=folder).stdout.split()
 
 
@@ -182,3 +191,28 @@ def test_adainf_preset_leaves_to_the_committed_file_what_the_paper_shares_with_i
     assert params.augment.family == "symmetric"
     set_alone = params.augment.model_dump(exclude={"family", "form", "strength", "seed"})
     assert all(value is None for value in set_alone.values())
+
+
+@pytest.mark.parametrize("key", CELLS, ids="-".join)
+def test_every_cell_of_the_main_table_passes_schema_and_rules_and_is_what_it_says(key, folder):
+    dataset, method, arm = key
+    for name in preset.cell(*key):
+        preset.write(preset.load(name), folder / "params.yaml")
+    found = reader.load(folder / "params.yaml")
+    assert (found.dataset.name, found.pretrain.method) == (dataset, method)
+    weak, ratio, weight = {"none": (2, 0, 1), "vanilla": (2, None, 1), "adainf": (1, None, 10)}[arm]
+    assert (found.augment.strength, found.inflation.real_weight) == (weak, weight)
+    assert found.inflation.ratio == ratio if ratio is not None else found.inflation.ratio >= 10
+    assert found.augment.family == ("symmetric" if method in ("simclr", "moco") else "asymmetric")
+    assert (found.pretrain.steps, found.pretrain.batch_size) == (100_000, 512)
+
+
+def test_the_table_names_each_cell_with_its_number_or_says_that_there_is_none(folder):
+    lines = command("--cells", folder=folder).stdout.splitlines()
+    assert len(lines) == 2 * 36
+    assert sum("github.com/PKU-ML/adainf@233a6bd" in line for line in lines) == 12
+    assert sum("not published in what we could read" in line for line in lines) == 24
+    at = next(i for i, line in enumerate(lines) if line.split()[:3] == ["cifar10", "moco", "adainf"])
+    assert "94.19" in lines[at]
+    assert lines[at + 1].strip() == "dvc exp run $(python -m pipeline.preset adainf-cifar10 moco)"
+    assert set(preset.published()) <= set(CELLS)

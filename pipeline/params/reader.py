@@ -186,6 +186,7 @@ def _message(detail: dict) -> str:
 
 _WANTED = {
     "int_type": "a whole number",
+    "int_parsing_size": "a whole number of a few digits",
     "float_type": "a number",
     "bool_type": "true or false",
     "string_type": "text",

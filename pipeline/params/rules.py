@@ -6,7 +6,12 @@ from math import ceil
 
 Fault = tuple[tuple, str]
 # Height = width, channels and training images of the named sets, known before a byte is read.
-SETS = {"fashion-mnist": (28, 1, 60_000), "cifar10": (32, 3, 50_000)}
+SETS = {
+    "fashion-mnist": (28, 1, 60_000),
+    "cifar10": (32, 3, 50_000),
+    "cifar100": (32, 3, 50_000),
+    "tiny-imagenet": (64, 3, 100_000),
+}
 
 
 def broken(p) -> list[Fault]:
@@ -21,11 +26,27 @@ def broken(p) -> list[Fault]:
     return found
 
 
+def shape(dataset) -> tuple[int, int, int | None]:
+    """Height = width, channels and training images of the set; None where only its files can tell."""
+    return SETS.get(dataset.name) or (dataset.image_size, dataset.channels, None)
+
+
+def folder(p) -> Iterator[Fault]:
+    """A folder's size and channels are chosen; those of a named set are its own."""
+    d = p.dataset
+    for name in ("image_size", "channels", "test_size"):
+        given = getattr(d, name)
+        if d.name != "folder" and given is not None:
+            yield ("dataset", name), f"must be null for {d.name}, which has its own, not {given}"
+        if d.name == "folder" and given is None and name != "test_size":
+            yield ("dataset", name), "must be a number for a folder of pictures, not null"
+
+
 def dataset(p) -> Iterator[Fault]:
     """The split fits the set."""
     d = p.dataset
-    _, _, images = SETS[d.name]
-    if d.train_size + d.validation_size > images:
+    _, _, images = shape(d)
+    if images and d.train_size + d.validation_size > images:
         yield ("dataset", "train_size"), f"{d.train_size} + validation_size {d.validation_size} > {images} images"
 
 
@@ -36,6 +57,9 @@ def generator(p) -> Iterator[Fault]:
         yield ("inflation", "ratio"), f"must be 0 with generator.source none, not {p.inflation.ratio}"
     if g.source != "pretrained" and g.hub is not None:
         yield ("generator", "hub"), f"is for source pretrained and must be null with source {g.source}, not {g.hub}"
+    if g.source != "import" and g.channel_order is not None:
+        what = f"is for source import and must be null with source {g.source}, not {g.channel_order}"
+        yield ("generator", "channel_order"), what
     if (g.hub is None) != (g.revision is None):
         both = f"hub {g.hub or 'null'} and revision {g.revision or 'null'}"
         yield ("generator", "revision"), f"{both} go together: a repository and a commit of it (40 hex digits)"
@@ -46,7 +70,7 @@ def ddpm(p) -> Iterator[Fault]:
     for channels in p.ddpm.channels:
         if channels % p.ddpm.groups:
             yield ("ddpm", "groups"), f"{p.ddpm.groups} does not divide {channels} of ddpm.channels"
-    size, _, _ = SETS[p.dataset.name]
+    size, _, _ = shape(p.dataset)
     halvings = len(p.ddpm.channels) - 1
     if p.generator.source == "train" and size % 2**halvings:
         yield (
@@ -87,6 +111,26 @@ def mixture(p) -> Iterator[Fault]:
             )
 
 
+def queue(p) -> Iterator[Fault]:
+    """MoCo's queue is whole batches, and no image comes round while its old key is still half-way in the queue."""
+    if p.pretrain.method != "moco":
+        return
+    size, batch = p.moco.queue_size, p.pretrain.batch_size
+    if size % batch:
+        yield ("moco", "queue_size"), f"{size} is not a multiple of pretrain.batch_size {batch}"
+    n, weight = p.dataset.train_size, Fraction(str(p.inflation.real_weight))
+    generated = int(Fraction(str(p.inflation.ratio)) * n + Fraction(1, 2))
+    draws = (weight * n + generated) / weight  # until every real image was drawn once
+    if generated:
+        draws = min(draws, weight * n + generated)  # every generated one
+    if 2 * size > draws:
+        yield (
+            ("moco", "queue_size"),
+            f"{size} is more than half of the {int(draws)} draws in which an image comes round: "
+            "its old key would be its own negative",
+        )
+
+
 def ddpm_batch(p) -> Iterator[Fault]:
     """A DDPM batch fits the train images."""
     if p.generator.source == "train" and p.ddpm.batch_size > p.dataset.train_size:
@@ -124,7 +168,7 @@ def optimizer(p) -> Iterator[Fault]:
 
 def grey(p) -> Iterator[Fault]:
     """One channel has no saturation, no hue, nothing to make grey."""
-    a, (_, channels, _) = p.augment, SETS[p.dataset.name]
+    a, (_, channels, _) = p.augment, shape(p.dataset)
     if channels == 1 and a.form != "grey":
         yield (
             ("augment", "form"),
@@ -137,4 +181,4 @@ def grey(p) -> Iterator[Fault]:
             yield ("augment", name), f"must be null or 0 with form grey, not {getattr(a, name)}"
 
 
-RULES = (dataset, generator, ddpm, ddpm_batch, generate, mixture, training, evaluation, optimizer, grey)
+RULES = (folder, dataset, generator, ddpm, ddpm_batch, generate, mixture, queue, training, evaluation, optimizer, grey)

@@ -32,10 +32,17 @@ class Compute(Section):
 
 
 class Dataset(Section):
-    """Which images, and how many of them. labelled_size: images of the probe that does not depend on train_size."""
+    """Which images, and how many of them. labelled_size: images of the probe that does not depend on train_size.
 
-    name: Literal["fashion-mnist", "cifar10"]
+    image_size (pixels), channels and test_size are for name folder and null for the others, which have their own.
+    test_size null: the folder has train/ and test/ in it.
+    """
+
+    name: Literal["fashion-mnist", "cifar10", "cifar100", "tiny-imagenet", "folder"]
     path: str
+    image_size: Annotated[int, Field(ge=8, le=1024)] | None
+    channels: Literal[1, 3] | None
+    test_size: Count | None
     train_size: Count
     validation_size: Count
     labelled_size: Count
@@ -59,12 +66,14 @@ class Generator(Section):
     """What makes images, and where it comes from.
 
     source: train it here; load a pretrained one (a local diffusers folder at `path`, or `hub`, a repository of the
-    Hugging Face hub at the commit `revision`); or none. `path` is a DVC dependency, so it names a place that exists.
+    Hugging Face hub at the commit `revision`); import ready-made images (a file or folder at `path`, of the stated
+    channel_order, or null: looked at); or none. `path` is a DVC dependency, so it names a place that exists.
     """
 
     kind: Literal["ddpm"]
-    source: Literal["train", "pretrained", "none"]
+    source: Literal["train", "pretrained", "import", "none"]
     path: str
+    channel_order: Literal["rgb", "bgr"] | None
     hub: str | None
     revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None
 
@@ -146,7 +155,7 @@ class Pretrain(Training):
     evaluate_every: steps between kNN measurements on the validation images, a multiple of log_every.
     """
 
-    method: Literal["simclr"]
+    method: Literal["simclr", "moco", "byol", "barlow_twins", "simsiam"]
     backbone: Backbone
     optimizer: Literal["sgd", "lars"]
     momentum: Fraction
@@ -160,6 +169,53 @@ class SimCLR(Section):
     hidden_dim: Count
     output_dim: Count
     temperature: Positive
+
+
+class MoCo(Section):
+    """MoCo v2's head, temperature, negatives a queue, and its follower's momentum, from start to end along a cosine.
+
+    solo-learn's CIFAR values: 2048, 256, 0.2, 32768, 0.99, 0.999.
+    """
+
+    hidden_dim: Count
+    output_dim: Count
+    temperature: Positive
+    queue_size: Count
+    momentum_start: Fraction
+    momentum_end: Probability
+
+
+class BYOL(Section):
+    """BYOL's heads, and its follower's momentum, from start to end along a cosine.
+
+    solo-learn's CIFAR values: 4096, 256, 4096, 0.99, 1.
+    """
+
+    hidden_dim: Count
+    output_dim: Count
+    predictor_dim: Count
+    momentum_start: Fraction
+    momentum_end: Probability
+
+
+class BarlowTwins(Section):
+    """Barlow Twins' head, the weight of redundancy (lambda) and of the whole loss.
+
+    solo-learn's CIFAR values: 2048, 2048, 0.0051, 0.1.
+    """
+
+    hidden_dim: Count
+    output_dim: Count
+    redundancy: Positive
+    scale: Positive
+
+
+class SimSiam(Section):
+    """SimSiam's projector and the bottleneck of its predictor. The paper's values: 2048, 2048, 512."""
+
+    hidden_dim: Count
+    output_dim: Count
+    predictor_dim: Count
 
 
 class LinearEval(Section):
@@ -181,4 +237,8 @@ class Params(Section):
     augment: Augment
     pretrain: Pretrain
     simclr: SimCLR
+    moco: MoCo
+    byol: BYOL
+    barlow_twins: BarlowTwins
+    simsiam: SimSiam
     linear_eval: LinearEval

@@ -4,17 +4,8 @@ import pytest
 import torch
 from lightly.loss import NTXentLoss
 
-from pipeline import backbones, loop, seeds
 from pipeline.methods import simclr
-from pipeline.params.schema import Backbone, SimCLR, Training
-from tests.toys import COMPUTE
-
-HEAD = SimCLR(hidden_dim=12, output_dim=5, temperature=0.2)
-
-
-def unit(n, dim, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.nn.functional.normalize(torch.randn(n, dim, generator=generator), dim=1)
+from tests.methods.contract import build, unit, views
 
 
 def by_the_paper(z, temperature):
@@ -29,15 +20,6 @@ def by_the_paper(z, temperature):
         losses.append(-math.log(math.exp(cosine[j] / temperature) / below))
         agreeing += all(cosine[j] >= cosine[k] for k in others)
     return sum(losses) / n, agreeing / n
-
-
-def method(seed=0):
-    encoder = backbones.build(Backbone(width=4, blocks=[1, 1, 1, 1]), [0.5], [0.25], seed)
-    return simclr.build(HEAD, encoder, seed)
-
-
-def views(n, step=0):
-    return [torch.rand(n, 1, 12, 12, generator=seeds.generator(view, "views", step)) for view in (0, 1)]
 
 
 @pytest.mark.parametrize("pairs", [1, 2, 5, 9])
@@ -96,67 +78,10 @@ def test_autocast_does_not_round_the_similarities():
 
 
 def test_the_loss_is_that_of_the_projected_unit_features():
-    built = method().eval()
+    built = build("simclr").eval()
     batch = views(6)
     with torch.no_grad():
         z = torch.cat([built.projector(built.encoder(view)) for view in batch]).double()
         assert (z.norm(dim=1) - 1).abs().min() > 1e-3  # so that normalising does something
         expected, _ = by_the_paper(z / z.norm(dim=1, keepdim=True), 0.2)
         assert built.loss(batch, 0)["loss"].item() == pytest.approx(expected, rel=1e-4)
-
-
-def test_the_gradient_reaches_every_parameter_of_encoder_and_projector():
-    built = method()
-    built.loss(views(6), 0)["loss"].backward()
-    trained = {id(p) for phase in built.phases() for group in phase.groups for p in group.parameters}
-    for name, parameter in built.named_parameters():
-        assert id(parameter) in trained, name
-        # The projector's first bias moves every vector; a batch norm's output is scaled, so each has some gradient.
-        assert parameter.grad.abs().sum() > 0, name
-
-
-def test_a_step_of_gradient_descent_lowers_the_loss():
-    built, batch = method(), views(8)
-    optimiser = torch.optim.SGD(built.parameters(), lr=0.1)
-    losses = []
-    for _ in range(40):
-        found = built.loss(batch, 0)["loss"]
-        losses.append(found.item())
-        optimiser.zero_grad()
-        found.backward()
-        optimiser.step()
-    assert losses[-1] < losses[0] - 0.3
-
-
-def test_the_projector_is_a_function_of_the_seed():
-    first, again, other = (method(seed).projector[0].weight for seed in (0, 0, 1))
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-
-
-def test_interrupted_pretraining_ends_with_the_same_bits(tmp_path):
-    class Crash(Exception):
-        pass
-
-    schedule = Training(
-        steps=6, batch_size=4, lr=0.1, warmup_steps=2, weight_decay=0.1, log_every=4, checkpoint_every=2, seed=0
-    )
-    plan = loop.Optimisation(schedule, lambda groups, lr: torch.optim.SGD(groups, lr, momentum=0.9))
-
-    def run(folder, crash_at=None):
-        built = method()
-
-        def batch(step):
-            if step == crash_at:
-                raise Crash
-            return views(4, step)
-
-        task = loop.Task(built.phases(), batch, {"method": built})
-        rows = loop.train("simclr", task, plan, COMPUTE, folder, "work")
-        return rows, {name: value.numpy().tobytes() for name, value in built.state_dict().items()}
-
-    straight = run(tmp_path / "straight")
-    for crash_at in (3, 5):
-        with pytest.raises(Crash):
-            run(tmp_path / "chain", crash_at)
-    assert run(tmp_path / "chain") == straight

@@ -13,13 +13,18 @@ from pipeline.params.schema import Params
 
 COMMITTED = reader.parse((Path(pipeline.__file__).parent.parent / "params.yaml").read_text(encoding="utf-8"))[0]
 CIFAR = {"dataset.name": "cifar10", "augment.form": "colour"}
+FOLDER = {"dataset.name": "folder", "dataset.image_size": 32, "dataset.channels": 1}
 COMMIT = "0123456789abcdef" * 2 + "01234567"
+MOCO = {"pretrain.method": "moco"}
 LARS = {"pretrain.optimizer": "lars", "pretrain.trust_coefficient": 0.02}
 
 
 # The numbers that the table below leans on; the committed file may have others.
 BASE = {
     "dataset.name": "fashion-mnist",
+    "dataset.image_size": None,
+    "dataset.channels": None,
+    "dataset.test_size": None,
     "dataset.train_size": 5000,
     "dataset.validation_size": 5000,
     "dataset.labelled_size": 10_000,
@@ -43,6 +48,7 @@ BASE = {
     "augment.saturation": None,
     "augment.hue": None,
     "augment.grayscale": None,
+    "pretrain.method": "simclr",
     "pretrain.optimizer": "sgd",
     "pretrain.trust_coefficient": None,
     "pretrain.weight_decay": 0.0001,
@@ -85,6 +91,15 @@ TRIPS = [
         ["hub a/b", "revision null"],
     ),
     ("generator", {"generator.revision": COMMIT}, "generator.revision", ["hub null", f"revision {COMMIT}"]),
+    ("folder", {"dataset.image_size": 32}, "dataset.image_size", ["null for fashion-mnist", "not 32"]),
+    ("folder", {"dataset.channels": 1}, "dataset.channels", ["null for fashion-mnist", "not 1"]),
+    ("folder", {"dataset.test_size": 100}, "dataset.test_size", ["null for fashion-mnist", "not 100"]),
+    ("folder", FOLDER | {"dataset.image_size": None}, "dataset.image_size", ["a number", "not null"]),
+    ("folder", FOLDER | {"dataset.channels": None}, "dataset.channels", ["a number", "not null"]),
+    ("folder", FOLDER, None, []),
+    ("folder", FOLDER | {"dataset.test_size": 100, "dataset.train_size": 10**6}, None, []),
+    ("ddpm", FOLDER | {"dataset.image_size": 30}, "ddpm.channels", ["30 pixels"]),
+    ("grey", FOLDER | {"dataset.channels": 3}, "augment.form", ["must be colour", "folder has three channels"]),
     ("ddpm", {"ddpm.channels": [16, 20, 64]}, "ddpm.groups", ["8 does not divide 20"]),
     ("ddpm", {"ddpm.channels": [8, 8, 8, 8]}, "ddpm.channels", ["4 levels", "3 times", "28 pixels"]),
     ("ddpm", CIFAR | {"ddpm.channels": [8] * 6, "dataset.name": "cifar10"}, None, []),  # 32 = 2**5 allows six levels
@@ -118,6 +133,15 @@ TRIPS = [
         ["60 generated images", "there are 50", "a batch of 66", "ratio 0.01"],
     ),
     ("mixture", {"inflation.ratio": 0.01, "inflation.real_weight": 0.001, "pretrain.batch_size": 55}, None, []),
+    ("queue", MOCO | {"moco.queue_size": 4000}, "moco.queue_size", ["4000", "pretrain.batch_size 256"]),
+    ("queue", MOCO | {"moco.queue_size": 4864}, None, []),  # 19 batches; 10,000 draws until an image comes round
+    ("queue", MOCO | {"moco.queue_size": 5120}, "moco.queue_size", ["5120", "half of the 10000 draws"]),
+    ("queue", MOCO | {"moco.queue_size": 2304, "inflation.ratio": 0.0}, None, []),
+    ("queue", MOCO | {"moco.queue_size": 2560, "inflation.ratio": 0.0}, "moco.queue_size", ["half of the 5000 draws"]),
+    ("queue", MOCO | {"moco.queue_size": 2560, "inflation.real_weight": 10.0}, None, []),  # 55,000 / 10
+    ("queue", MOCO | {"moco.queue_size": 2816, "inflation.real_weight": 10.0}, "moco.queue_size", ["the 5500 draws"]),
+    ("queue", MOCO | {"moco.queue_size": 3840, "inflation.real_weight": 0.5}, "moco.queue_size", ["the 7500 draws"]),
+    ("queue", {"moco.queue_size": 5121}, None, []),  # another method
     ("training", {"ddpm.warmup_steps": 1000}, "ddpm.warmup_steps", ["1000 >= ddpm.steps 1000"]),
     ("training", {"pretrain.warmup_steps": 401}, "pretrain.warmup_steps", ["401 >= pretrain.steps 400"]),
     ("training", {"pretrain.warmup_steps": 399}, None, []),
@@ -207,4 +231,4 @@ def test_mixture_rule_refuses_exactly_what_the_mixture_refuses():
 
 def test_every_set_of_the_schema_has_its_size_in_the_rules():
     names = Params.model_fields["dataset"].annotation.model_fields["name"].annotation
-    assert set(get_args(names)) == set(rules.SETS)
+    assert set(get_args(names)) == {*rules.SETS, "folder"}

@@ -142,7 +142,7 @@ WRONG = [
     ("simclr.temperature", 0, "above 0"),
     ("simclr", None, "section"),
     ("linear_eval.l2", [0.1, -0.1], "above 0"),
-    ("moco", {"queue": 5}, "unknown key"),
+    ("mocov3", {"queue": 5}, "unknown key - did you mean moco?"),
 ]
 
 

@@ -23,7 +23,8 @@ def own(**changes):
 
 
 def source(**changes):
-    given = {"kind": "ddpm", "source": "train", "path": "data/pretrained", "hub": None, "revision": None}
+    given = {"kind": "ddpm", "source": "train", "path": "data/pretrained"}
+    given |= {"channel_order": None, "hub": None, "revision": None}
     return Generator(**given | changes)
 
 

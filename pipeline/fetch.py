@@ -1,0 +1,73 @@
+"""Get a published data set once, outside every stage: python -m pipeline.fetch NAME (or `make data NAME=...`).
+
+It goes to data/NAME, its checksum is verified, and `dataset.path` is then that folder.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from urllib.error import URLError
+
+from pipeline.errors import UserError
+from pipeline.progress import say
+
+TINY_IMAGENET = "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
+
+
+def _cifar10(folder: Path) -> Path:
+    from torchvision.datasets import CIFAR10
+
+    CIFAR10(str(folder), download=True)
+    return folder
+
+
+def _cifar100(folder: Path) -> Path:
+    from torchvision.datasets import CIFAR100
+
+    CIFAR100(str(folder), download=True)
+    return folder
+
+
+def _tiny_imagenet(folder: Path) -> Path:
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    url, md5 = TINY_IMAGENET
+    download_and_extract_archive(url, str(folder), md5=md5)
+    return folder / "tiny-imagenet-200"
+
+
+SETS: dict[str, Callable[[Path], Path]] = {
+    "cifar10": _cifar10,
+    "cifar100": _cifar100,
+    "tiny-imagenet": _tiny_imagenet,
+}
+
+
+def fetch(name: str, under: Path = Path("data")) -> Path:
+    """Download and verify a set; returns the folder for dataset.path. What is there and whole is not fetched again."""
+    if name not in SETS:
+        raise UserError(f"no set {name!r} to fetch", remedy=f"there are {', '.join(SETS)}")
+    folder = under / name
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return SETS[name](folder)
+    except (URLError, TimeoutError, ConnectionError) as fault:
+        raise UserError(f"cannot be reached: {fault}", name, "fetch the archive elsewhere and put it there") from fault
+    except RuntimeError as fault:  # torchvision's for a checksum that is wrong
+        raise UserError(str(fault), folder, "delete the archive and try again") from fault
+
+
+def main() -> None:
+    """Fetch one set."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.fetch", description=main.__doc__)
+    parser.add_argument("name", help=", ".join(SETS))
+    say(f"dataset.path: {fetch(parser.parse_args().name)}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.code)

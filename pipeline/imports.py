@@ -1,0 +1,145 @@
+"""Ready-made generated images, of whoever made them -> uint8 RGB or grey of the data's size, checked before use.
+
+Read are: .npz with the key `image` (as AdaInf publishes) or `images`; .npy of (N, H, W, C), or of (N, K, H, W, C): K
+candidates of each of N images (as CLSP keeps), taken candidate by candidate; .h5 with `images`; a folder of pictures.
+Channels may come first. Nothing pickled is opened.
+"""
+
+import zipfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+from PIL import Image
+
+from pipeline import pictures, shards, store
+from pipeline.errors import UserError
+
+FILE = "images.h5"  # in data/generator
+KEYS = ("image", "images")
+
+
+def read(path: Path, size: int, channels: int) -> np.ndarray:
+    """uint8 (N, size, size, channels) of a file or folder; UserError where they cannot stand beside such data."""
+    path = Path(path)
+    if path.is_dir():
+        found = pictures.find(path)
+        if not found:
+            raise UserError("holds no pictures", path, f"they end in {', '.join(pictures.ENDINGS)}")
+        return pictures.read_all(found, size, channels)
+    readers = {".npz": _npz, ".npy": _npy, ".h5": _hdf5, ".hdf5": _hdf5}
+    if path.suffix not in readers:
+        raise UserError("neither a folder nor .npz, .npy or .h5", path, "name one of these in generator.path")
+    try:
+        images = readers[path.suffix](path)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as fault:
+        reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+        raise UserError(f"not readable: {reason}", path, "replace it") from fault
+    images = _channels_last(_one_list(images, path), path)
+    if images.shape[3] != channels:
+        raise UserError(f"images of {images.shape[3]} channels, the data has {channels}", path, "import images alike")
+    height, width = images.shape[1:3]
+    if height != width or not size / 2 <= height <= 4 * size:
+        raise UserError(
+            f"images of {height} x {width} pixels, the data has {size} x {size}",
+            path,
+            "they must be square, at least half and at most four times as wide",
+        )
+    return images if height == size else _resized(images, size)
+
+
+def in_order(images: np.ndarray, real: np.ndarray, order: str | None, where: Path) -> np.ndarray:
+    """The images as RGB. order: "rgb" or "bgr" as stated; None: refused if their mean colour is nearer to BGR.
+
+    AdaInf's published script writes what OpenCV reads, blue first (papers' code, generated_data.py).
+    """
+    if images.shape[3] == 1:
+        return images
+    if order is not None:
+        return images[..., ::-1] if order == "bgr" else images
+    mean, wanted = (x.mean(axis=(0, 1, 2), dtype=np.float64) for x in (images, real))
+    as_is, turned = np.abs(mean - wanted).sum(), np.abs(mean[::-1] - wanted).sum()
+    if turned < as_is:
+        shown = [", ".join(f"{value:.0f}" for value in values) for values in (mean, wanted)]
+        raise UserError(
+            f"mean colour ({shown[0]}) is nearer to the real ({shown[1]}) in the reversed order: blue may come first",
+            where,
+            "state generator.channel_order: bgr, or rgb if it is right as it is",
+        )
+    return images
+
+
+def fill(folder: Path, n: int, shard_size: int, digest: str) -> tuple[dict[str, Path], str]:
+    """The first n images of data/generator's `FILE`, whose sha256 is `digest`, as shards in the store.
+
+    Returns (shard name -> file, fingerprint of the set), as pipeline.sampling does for images that are made here.
+    """
+    fingerprint = store.fingerprint(images=digest, shard_size=shard_size, code=store.code("imports"))
+    with shards.open_file(Path(folder) / FILE) as source, store.work("shards", fingerprint) as kept:
+        images = source["images"]
+        if n > len(images):
+            raise UserError(
+                f"inflation.ratio asks for {n:,} generated images and {len(images):,} were imported",
+                "params.yaml: inflation.ratio",
+                "lower it, or import more",
+            )
+        made = {}
+        for k in range(-(-n // shard_size)):
+            path = kept / shards.shard_name(k)
+            part = images[k * shard_size : (k + 1) * shard_size]
+            shards.write_arrays(path, {"images": part}, {"shard": k})
+            made[path.name] = path
+        return made, fingerprint
+
+
+def _npz(path: Path) -> np.ndarray:
+    with np.load(path, allow_pickle=False) as archive:
+        key = next((key for key in KEYS if key in archive.files), None)
+        if key is None:
+            raise ValueError(f"has none of the keys {', '.join(KEYS)} but {', '.join(archive.files) or 'nothing'}")
+        return archive[key]
+
+
+def _npy(path: Path) -> np.ndarray:
+    return np.load(path, allow_pickle=False, mmap_mode="r")
+
+
+def _hdf5(path: Path) -> np.ndarray:
+    with h5py.File(path, "r") as file:
+        if not isinstance(file.get("images"), h5py.Dataset):
+            raise ValueError("has no `images`")
+        return file["images"][:]
+
+
+def _one_list(images: np.ndarray, path: Path) -> np.ndarray:
+    if images.dtype != np.uint8:
+        raise UserError(f"values are {images.dtype}, not uint8", path, "save them as 0 to 255, rounded")
+    if images.ndim == 5:  # candidate by candidate, so that fewer candidates are a prefix
+        images = images.swapaxes(0, 1).reshape(-1, *images.shape[2:])
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or not images.size:
+        raise UserError(f"shape {images.shape} is no list of images", path, "save (N, H, W, C)")
+    return images
+
+
+def _channels_last(images: np.ndarray, path: Path) -> np.ndarray:
+    if images.shape[3] in (1, 3):
+        return images
+    if images.shape[1] in (1, 3):
+        return images.transpose(0, 2, 3, 1)
+    raise UserError(f"shape {images.shape}: neither first nor last has 1 or 3 channels", path, "save (N, H, W, C)")
+
+
+def _resized(images: np.ndarray, size: int) -> np.ndarray:
+    out = np.empty((len(images), size, size, images.shape[3]), np.uint8)
+    for i, image in enumerate(images):
+        picture = Image.fromarray(np.squeeze(np.ascontiguousarray(image)))
+        resized = picture.resize((size, size), Image.Resampling.BICUBIC)
+        out[i] = np.asarray(resized).reshape(out.shape[1:])
+    return out
+
+
+def write(images: np.ndarray, path: Path) -> None:
+    """`FILE`: what `fill` cuts into shards."""
+    shards.write_arrays(path, {"images": np.ascontiguousarray(images)}, {"source": "import"})

@@ -1,0 +1,66 @@
+"""Barlow Twins (Zbontar et al., ICML 2021, arXiv 2103.03230): two views agree in each feature, features differ."""
+
+import torch
+from torch import nn
+
+from pipeline import seeds
+from pipeline.backbones import Encoder
+from pipeline.heads import mlp
+from pipeline.loop import Phase, groups_of
+from pipeline.methods import View
+from pipeline.params.schema import BarlowTwins as Params
+
+_EPSILON = 1e-5  # batch normalisation's, which is how the paper's code standardises
+
+
+def build(params: Params, encoder: Encoder, seed: int) -> "BarlowTwins":
+    """The method around an encoder, its projector freshly initialised."""
+    with seeds.scope(seed, "projector"):
+        return BarlowTwins(params, encoder)
+
+
+class BarlowTwins(nn.Module):
+    """Encoder and a projector of three layers with batch normalisation between them."""
+
+    views = (View(recipe=0), View(recipe=1))
+
+    def __init__(self, params: Params, encoder: Encoder):
+        super().__init__()
+        self.params, self.encoder = params, encoder
+        hidden = params.hidden_dim
+        self.projector = mlp(encoder.width, hidden, hidden, params.output_dim, norm=True)
+
+    def phases(self) -> list[Phase]:
+        """One player: all parameters."""
+        return [Phase(groups_of(self), self.loss)]
+
+    def before_step(self, step: int, progress: float) -> None:
+        """Nothing: no queue, no average."""
+
+    def after_step(self, step: int, progress: float) -> None:
+        """Nothing: no queue, no average."""
+
+    def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
+        """batch: two views, float (B, C, H, W) each."""
+        one, two = (self.projector(self.encoder(view)).float() for view in batch)
+        return barlow_twins(one, two, self.params.redundancy, self.params.scale)
+
+
+def barlow_twins(one: torch.Tensor, two: torch.Tensor, redundancy: float, scale: float) -> dict[str, torch.Tensor]:
+    """Equations 1 and 2, times `scale`: the cross-correlation of the views' features is to be the identity.
+
+    one, two: float32 (B, D). redundancy: the paper's lambda. Also gives both terms before weighing.
+    """
+    with torch.autocast(one.device.type, enabled=False):  # which would round the correlations to bf16
+        correlation = standardised(one).T @ standardised(two) / len(one)  # D D
+    diagonal = correlation.diagonal()
+    invariance = (diagonal - 1).square().sum()
+    redundant = (correlation - correlation.diag().diag()).square().sum()
+    loss = scale * (invariance + redundancy * redundant)
+    return {"loss": loss, "invariance": invariance.detach(), "redundancy": redundant.detach()}
+
+
+def standardised(z: torch.Tensor) -> torch.Tensor:
+    """Each feature with mean 0 and variance 1 over the batch: (B, D)."""
+    centred = z - z.mean(dim=0)
+    return centred * (centred.square().mean(dim=0) + _EPSILON).rsqrt()

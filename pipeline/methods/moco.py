@@ -1,0 +1,81 @@
+"""MoCo v2 (He et al., CVPR 2020, arXiv 1911.05722; Chen et al., arXiv 2003.04297), symmetric, as in solo-learn.
+
+The negatives are keys of earlier batches, made by a slowly following copy of the network.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pipeline import seeds
+from pipeline.backbones import Encoder
+from pipeline.heads import Follower, mlp, momentum
+from pipeline.loop import Phase, groups_of
+from pipeline.methods import View
+from pipeline.params.schema import MoCo as Params
+
+
+def build(params: Params, encoder: Encoder, seed: int) -> "MoCo":
+    """The method around an encoder, its projector and queues freshly initialised."""
+    with seeds.scope(seed, "projector"):
+        return MoCo(params, encoder, seeds.generator(seed, "queue"))
+
+
+class MoCo(nn.Module):
+    """Encoder and projector, a follower of both, and a queue of the follower's keys for each view."""
+
+    views = (View(recipe=0), View(recipe=1))
+
+    def __init__(self, params: Params, encoder: Encoder, draw: torch.Generator):
+        super().__init__()
+        self.params = params
+        self.network = nn.Sequential(encoder, mlp(encoder.width, params.hidden_dim, params.output_dim, norm=False))
+        self.follower = Follower(self.network)
+        shape = (2, params.queue_size, params.output_dim)
+        self.register_buffer("queue", F.normalize(torch.randn(shape, generator=draw), dim=2))
+        self.register_buffer("place", torch.zeros((), dtype=torch.int64))
+
+    def phases(self) -> list[Phase]:
+        """One player: the network, not its follower."""
+        return [Phase(groups_of(self.network), self.loss)]
+
+    def before_step(self, step: int, progress: float) -> None:
+        """Nothing: the follower moves after the step."""
+
+    def after_step(self, step: int, progress: float) -> None:
+        """The follower follows."""
+        tau = momentum(self.params.momentum_start, self.params.momentum_end, progress)
+        self.follower.follow(self.network, tau)
+
+    def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
+        """batch: two views, float (B, C, H, W) each. The queues hold the keys of earlier batches; these join after."""
+        queries = [F.normalize(self.network(view).float(), dim=1) for view in batch]
+        keys = [F.normalize(self.follower(view).float(), dim=1) for view in batch]
+        one, two = (info_nce(queries[i], keys[1 - i], self.queue[1 - i], self.params.temperature) for i in (0, 1))
+        self.enqueue(torch.stack(keys))
+        return {name: (one[name] + two[name]) / 2 for name in one}
+
+    @torch.no_grad()
+    def enqueue(self, keys: torch.Tensor) -> None:
+        """Put the keys, float (2, B, D), in the places of the oldest."""
+        size = self.queue.shape[1]
+        places = (self.place + torch.arange(keys.shape[1], device=keys.device)) % size
+        # In place would change what the gradient of this very loss still needs.
+        self.queue = self.queue.index_copy(1, places, keys)
+        self.place.add_(keys.shape[1]).remainder_(size)
+
+
+def info_nce(q: torch.Tensor, k: torch.Tensor, queue: torch.Tensor, temperature: float) -> dict[str, torch.Tensor]:
+    """Equation 1 of the first paper, mean over B queries: its key is the positive, the queue holds the negatives.
+
+    q, k: float32 (B, D); queue: float32 (K, D); all unit vectors. Also gives the share of queries that are most
+    similar to their own key ("agreement").
+    """
+    with torch.autocast(q.device.type, enabled=False):  # which would round the similarities to bf16
+        positive, negatives = (q * k).sum(dim=1, keepdim=True), q @ queue.T
+    logits = torch.cat([positive, negatives], dim=1) / temperature  # B 1+K
+    target = torch.zeros(len(q), dtype=torch.int64, device=q.device)
+    return {
+        "loss": F.cross_entropy(logits, target),
+        "agreement": (logits.detach().argmax(dim=1) == target).float().mean(),
+    }

@@ -1,0 +1,35 @@
+"""What every method is held to, whatever its formula: tests/methods/test_contract.py runs it for each."""
+
+import torch
+
+from pipeline import backbones, seeds
+from pipeline.methods import barlow_twins, byol, moco, simclr, simsiam
+from pipeline.params.schema import BYOL, Backbone, BarlowTwins, MoCo, SimCLR, SimSiam
+
+METHODS = {
+    "simclr": (simclr, SimCLR(hidden_dim=12, output_dim=5, temperature=0.2)),
+    "moco": (
+        moco,
+        MoCo(hidden_dim=12, output_dim=5, temperature=0.2, queue_size=12, momentum_start=0.9, momentum_end=0.99),
+    ),
+    "byol": (byol, BYOL(hidden_dim=12, output_dim=5, predictor_dim=7, momentum_start=0.9, momentum_end=1.0)),
+    "barlow_twins": (barlow_twins, BarlowTwins(hidden_dim=12, output_dim=6, redundancy=0.0051, scale=0.1)),
+    "simsiam": (simsiam, SimSiam(hidden_dim=12, output_dim=6, predictor_dim=4)),
+}
+
+
+def build(name: str, seed: int = 0) -> torch.nn.Module:
+    """A small method, in training mode."""
+    module, params = METHODS[name]
+    encoder = backbones.build(Backbone(width=4, blocks=[1, 1, 1, 1]), [0.5], [0.25], seed)
+    return module.build(params, encoder, seed).train()
+
+
+def views(n: int, step: int = 0) -> list[torch.Tensor]:
+    """Two views of n images, float (n, 1, 12, 12) in [0, 1]."""
+    return [torch.rand(n, 1, 12, 12, generator=seeds.generator(view, "views", step)) for view in (0, 1)]
+
+
+def unit(n: int, dim: int, seed: int = 0) -> torch.Tensor:
+    """n random unit vectors, float32 (n, dim)."""
+    return torch.nn.functional.normalize(torch.randn(n, dim, generator=torch.Generator().manual_seed(seed)), dim=1)

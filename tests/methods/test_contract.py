@@ -1,0 +1,115 @@
+"""The contract of pipeline/methods/__init__.py, for every method."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import loop, methods
+from pipeline.params.schema import Training
+from tests.methods import contract
+from tests.toys import COMPUTE
+
+EVERY = pytest.mark.parametrize("name", contract.METHODS)
+COPIES = "follower."  # what is never trained itself
+SCHEDULE = {"batch_size": 4, "lr": 0.1, "warmup_steps": 2, "weight_decay": 0.1, "log_every": 4, "checkpoint_every": 2}
+
+
+def optimisation(steps):
+    schedule = Training(steps=steps, seed=0, **SCHEDULE)
+    return loop.Optimisation(schedule, lambda groups, lr: torch.optim.SGD(groups, lr, momentum=0.9))
+
+
+def test_every_method_is_held_to_it():
+    found = {path.stem for path in Path(methods.__file__).parent.glob("*.py")} - {"__init__"}
+    assert found == set(contract.METHODS)
+
+
+@EVERY
+def test_the_gradient_reaches_every_parameter_that_is_trained_and_no_copy(name):
+    built = contract.build(name)
+    built.loss(contract.views(6), 0)["loss"].backward()
+    trained = {id(p) for phase in built.phases() for group in phase.groups for p in group.parameters}
+    for path, parameter in built.named_parameters():
+        if path.startswith(COPIES):
+            assert id(parameter) not in trained
+            assert parameter.grad is None
+            assert not parameter.requires_grad
+        else:
+            assert id(parameter) in trained, path
+            assert parameter.grad is not None, path
+
+
+@EVERY
+def test_vectors_are_not_decayed(name):
+    for phase in contract.build(name).phases():
+        for group in phase.groups:
+            assert all((parameter.ndim > 1) == group.decay for parameter in group.parameters)
+
+
+@EVERY
+def test_the_order_of_the_images_does_not_matter_and_their_pairing_does(name):
+    def loss(views):
+        return contract.build(name).loss(views, 0)["loss"].item()
+
+    views, order = contract.views(8), torch.randperm(8, generator=torch.Generator().manual_seed(3))
+    assert loss([view[order] for view in views]) == pytest.approx(loss(views), rel=1e-4)
+    assert loss([views[0], views[1][order]]) != pytest.approx(loss(views), rel=1e-4)
+
+
+@EVERY
+def test_the_two_views_count_alike(name):
+    views = contract.views(8)
+    built = contract.build(name)
+    if name == "moco":
+        built.queue[1] = built.queue[0]  # each view has a queue of its own
+    there = built.loss(views, 0)["loss"].item()
+    built = contract.build(name)
+    if name == "moco":
+        built.queue[1] = built.queue[0]
+    assert built.loss(views[::-1], 0)["loss"].item() == pytest.approx(there, rel=1e-4)
+
+
+@EVERY
+def test_training_lowers_the_loss(name, tmp_path, monkeypatch):
+    """Of one batch, seen again and again: whatever the method, its views come to agree."""
+    built = contract.build(name)
+    if name == "moco":
+        monkeypatch.setattr(built, "enqueue", lambda keys: None)  # the batch's own old keys would be its negatives
+    task = loop.Task(
+        built.phases(), lambda step: contract.views(16), {"method": built}, built.before_step, built.after_step
+    )
+    rows = loop.train(name, task, optimisation(60), COMPUTE, tmp_path, "work")
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert all(set(row) == set(rows[0]) for row in rows)
+
+
+@EVERY
+def test_a_method_is_a_function_of_the_seed(name):
+    first, again, other = (contract.build(name, seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+    assert not all(torch.equal(first[key], other[key]) for key in first)
+
+
+@EVERY
+def test_interrupted_training_ends_with_the_same_bits(name, tmp_path):
+    class Crash(Exception):
+        pass
+
+    def run(folder, crash_at=None):
+        built = contract.build(name)
+
+        def batch(step):
+            if step == crash_at:
+                raise Crash
+            return contract.views(4, step)
+
+        task = loop.Task(built.phases(), batch, {"method": built}, built.before_step, built.after_step)
+        rows = loop.train(name, task, optimisation(6), COMPUTE, folder, "work")
+        return rows, {key: value.numpy().tobytes() for key, value in built.state_dict().items()}
+
+    straight = run(tmp_path / "straight")
+    for crash_at in (3, 5):
+        with pytest.raises(Crash):
+            run(tmp_path / "chain", crash_at)
+    assert run(tmp_path / "chain") == straight

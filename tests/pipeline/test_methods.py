@@ -1,0 +1,42 @@
+"""Methods beside SimCLR under real DVC: each has its own dependencies, and is resumed to the bit."""
+
+import json
+
+import pytest
+
+from tests.pipeline import clones
+
+OTHERS = ("moco", "byol", "barlow_twins", "simsiam")
+
+
+def append(clone, method):
+    with open(clone / f"pipeline/methods/{method}.py", "a") as file:
+        file.write("\n_ADDED = 1\n")
+
+
+def test_an_edit_of_one_methods_file_reruns_nothing_of_another(base, tmp_path):
+    clone = clones.fresh(base.clone, tmp_path / "clone")
+    for method in OTHERS:
+        append(clone, method)
+    assert clones.would_run(clone) == []
+    append(clone, "simclr")
+    assert clones.would_run(clone)[0] == "pretrain"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", OTHERS)
+def test_a_method_killed_while_pretraining_ends_with_the_bytes_of_an_uninterrupted_run(method, base, tmp_path):
+    straight, killed = (clones.copy(base.clone, tmp_path / name) for name in ("straight", "killed"))
+    for clone in (straight, killed):
+        clones.edit(clone, pretrain__method=method)
+    clones.run(straight, "dvc", "repro")
+    assert clones.starts(clones.counts(straight)) == ["check", "pretrain", "linear_eval"]
+    clones.killed_at(killed, "pretrain.steps:7", "dvc", "repro")
+    clones.counts(killed)
+    clones.run(killed, "dvc", "repro")
+    counted = clones.counts(killed)
+    assert counted["pretrain.steps"] == 12 - 4
+    assert clones.digests(killed) == clones.digests(straight)
+    trained, before = (json.loads((clone / "metrics/pretrain.json").read_text()) for clone in (straight, base.clone))
+    assert trained["steps"] == 12
+    assert trained["loss"] != before["loss"]

@@ -1,0 +1,62 @@
+"""Published sets; the network stays out of the tests."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+
+import pipeline
+from pipeline import fetch
+from pipeline.errors import UserError
+from pipeline.preset import DATASETS
+
+REPOSITORY = Path(pipeline.__file__).parent.parent
+
+
+def test_every_set_of_the_presets_can_be_fetched():
+    assert set(fetch.SETS) == set(DATASETS)
+
+
+def test_a_set_goes_to_its_folder_and_the_path_for_the_parameters_comes_back(tmp_path, monkeypatch):
+    monkeypatch.setitem(fetch.SETS, "cifar10", lambda folder: folder / "inside")
+    assert fetch.fetch("cifar10", tmp_path) == tmp_path / "cifar10" / "inside"
+    assert (tmp_path / "cifar10").is_dir()
+
+
+def test_presets_look_where_a_fetched_set_lies(tmp_path, monkeypatch):
+    monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", lambda *_, **__: None)
+    for kind in ("CIFAR10", "CIFAR100"):
+        monkeypatch.setattr(f"torchvision.datasets.{kind}", lambda *_, **__: None)
+    monkeypatch.chdir(tmp_path)
+    from pipeline import preset
+
+    for name in DATASETS:
+        composed = preset.load("adainf-cifar10") | preset.load(preset.cell(name, "simclr", "adainf")[-1])
+        assert fetch.fetch(name) == Path(composed["dataset", "path"])
+
+
+FAULTS = [URLError("no route"), TimeoutError("too slow"), RuntimeError("File not found or corrupted.")]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=repr)
+def test_a_fault_of_the_network_or_a_checksum_is_one_line(tmp_path, monkeypatch, fault):
+    def broken(folder):
+        raise fault
+
+    monkeypatch.setitem(fetch.SETS, "cifar10", broken)
+    with pytest.raises(UserError) as caught:
+        fetch.fetch("cifar10", tmp_path)
+    assert caught.value.code == 2
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_set_is_refused_with_those_there_are(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    line = [sys.executable, "-m", "pipeline.fetch", "imagenet"]
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "no set 'imagenet' to fetch - there are cifar10, cifar100, tiny-imagenet\n"
+    assert not (tmp_path / "data").exists()

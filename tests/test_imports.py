@@ -1,0 +1,153 @@
+"""Generated images as others publish them."""
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline import files, imports, shards
+from pipeline.errors import UserError
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def refused(path, match, size=8, channels=3):
+    with pytest.raises(UserError, match=match) as caught:
+        imports.read(path, size, channels)
+    assert caught.value.code == 2
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["image", "images"])
+def test_an_npz_as_adainf_publishes_it(tmp_path, key):
+    images = noise(5, 8, 8, 3)
+    np.savez(tmp_path / "a.npz", **{key: images, "label": np.full(5, -1)})
+    assert np.array_equal(imports.read(tmp_path / "a.npz", 8, 3), images)
+
+
+def test_an_npy_as_clsp_keeps_it_is_taken_candidate_by_candidate(tmp_path):
+    images = noise(4, 3, 8, 8, 3)
+    np.save(tmp_path / "a.npy", images)
+    found = imports.read(tmp_path / "a.npy", 8, 3)
+    assert found.shape == (12, 8, 8, 3)
+    for i in range(4):
+        for k in range(3):
+            assert np.array_equal(found[4 * k + i], images[i, k])
+
+
+def test_hdf5_channels_first_and_grey_without_a_channel(tmp_path):
+    images = noise(5, 8, 8, 3)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["images"] = images.transpose(0, 3, 1, 2)
+    assert np.array_equal(imports.read(tmp_path / "a.h5", 8, 3), images)
+    np.save(tmp_path / "grey.npy", images[..., 0])
+    assert np.array_equal(imports.read(tmp_path / "grey.npy", 8, 1), images[..., :1])
+
+
+def test_a_folder_of_pictures_in_the_order_of_their_names(tmp_path):
+    images = noise(3, 8, 8, 3)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{2 - i}.png")
+    assert np.array_equal(imports.read(tmp_path, 8, 3), images[::-1])
+
+
+def test_other_sizes_are_resized_within_bounds(tmp_path):
+    board = np.tile((np.indices((16, 16)).sum(axis=0) % 2 * 255).astype(np.uint8)[..., None], (2, 1, 1, 1))
+    np.save(tmp_path / "a.npy", board)
+    found = imports.read(tmp_path / "a.npy", 8, 1)
+    assert found.shape == (2, 8, 8, 1)
+    assert np.abs(found.astype(int) - 128).max() <= 4  # the edges weigh unevenly
+    refused(tmp_path / "a.npy", "16 x 16 pixels, the data has 33 x 33", size=33, channels=1)
+    refused(tmp_path / "a.npy", "16 x 16 pixels, the data has 3 x 3", size=3, channels=1)
+
+
+def test_what_cannot_stand_beside_the_data_is_refused(tmp_path):
+    for name, array, says in (
+        ("float", noise(2, 8, 8, 3) / 255, "values are float64, not uint8"),
+        ("long", noise(2, 8, 9, 3), "8 x 9 pixels"),
+        ("flat", noise(2, 64), r"shape \(2, 64\) is no list of images"),
+        ("none", noise(0, 8, 8, 3), "no list of images"),
+        ("four", noise(2, 8, 8, 4), "1 or 3 channels"),
+        ("grey", noise(2, 8, 8, 1), "images of 1 channels, the data has 3"),
+    ):
+        np.save(tmp_path / f"{name}.npy", array)
+        refused(tmp_path / f"{name}.npy", says)
+    np.savez(tmp_path / "key.npz", data=noise(2, 8, 8, 3))
+    refused(tmp_path / "key.npz", "none of the keys image, images but data")
+    (tmp_path / "text.npz").write_bytes(b"hello")
+    refused(tmp_path / "text.npz", "not readable")
+    (tmp_path / "text.h5").write_bytes(b"hello")
+    refused(tmp_path / "text.h5", "not readable")
+    (tmp_path / "a.bin").write_bytes(b"hello")
+    refused(tmp_path / "a.bin", "neither a folder nor")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "holds no pictures")
+    cut = (tmp_path / "long.npy").read_bytes()[:-50]
+    (tmp_path / "cut.npy").write_bytes(cut)
+    refused(tmp_path / "cut.npy", "not readable")
+
+
+class Trap:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_nothing_pickled_is_opened(tmp_path, ending):
+    trap = np.array([Trap(tmp_path / "touched")], dtype=object)
+    if ending == "npy":
+        np.save(tmp_path / "a.npy", trap, allow_pickle=True)
+    else:
+        np.savez(tmp_path / "a.npz", image=trap)
+    refused(tmp_path / f"a.{ending}", "not readable")
+    assert not (tmp_path / "touched").exists()
+
+
+def test_blue_first_is_noticed_and_turned_round_when_stated(tmp_path):
+    real = noise(50, 8, 8, 3) // np.array([1, 2, 4], np.uint8)  # red most, blue least
+    made = noise(50, 8, 8, 3, seed=1) // np.array([1, 2, 4], np.uint8)
+    turned = made[..., ::-1]
+    assert np.array_equal(imports.in_order(made, real, None, tmp_path), made)
+    with pytest.raises(UserError, match=r"nearer to the real .* reversed order.* - state generator\.channel_order"):
+        imports.in_order(turned, real, None, tmp_path)
+    assert np.array_equal(imports.in_order(turned, real, "bgr", tmp_path), made)
+    assert np.array_equal(imports.in_order(turned, real, "rgb", tmp_path), turned)
+    grey = noise(5, 8, 8, 1)
+    assert imports.in_order(grey, grey, None, tmp_path) is grey
+
+
+@pytest.fixture
+def imported(tmp_path, monkeypatch):
+    """data/generator with 25 imported images, and a store."""
+    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
+    images = noise(25, 8, 8, 1)
+    imports.write(images, tmp_path / imports.FILE)
+    return tmp_path, images, files.sha256(tmp_path / imports.FILE)
+
+
+def test_shards_hold_the_first_images_and_fewer_are_a_prefix(imported):
+    folder, images, digest = imported
+    made, fingerprint = imports.fill(folder, 25, 10, digest)
+    assert list(made) == ["shard-00000.h5", "shard-00001.h5", "shard-00002.h5"]
+    parts = [h5py.File(path)["images"][:] for path in made.values()]
+    assert np.array_equal(np.concatenate(parts), images)
+    fewer, same = imports.fill(folder, 11, 10, digest)
+    assert list(fewer) == ["shard-00000.h5", "shard-00001.h5"]
+    assert same == fingerprint
+    assert files.sha256(fewer["shard-00000.h5"]) == files.sha256(made["shard-00000.h5"])
+    assert len(shards.open_file(fewer["shard-00001.h5"])["images"]) == 10
+
+
+def test_more_than_were_imported_are_refused(imported):
+    folder, _, digest = imported
+    with pytest.raises(UserError, match=r"asks for 26 generated images and 25 were imported") as caught:
+        imports.fill(folder, 26, 10, digest)
+    assert caught.value.code == 2
