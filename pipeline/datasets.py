@@ -16,7 +16,6 @@ import numpy as np
 
 from pipeline import files, pictures, seeds
 from pipeline.errors import UserError
-from pipeline.params.rules import shape
 from pipeline.params.schema import Dataset
 from pipeline.shards import LABELLED, TEST, TRAIN, VALIDATION, Part, RealSet
 
@@ -28,6 +27,9 @@ FASHION_MNIST = {
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
+
+
+TINY_IMAGENET = (64, 3, 100_000, 10_000)  # pixels, channels, pictures in train/ and in val/
 
 
 class Source(NamedTuple):
@@ -48,6 +50,8 @@ def load(params: Dataset) -> RealSet:
     if not path.exists():
         raise UserError("not found", path, "put the data set there, or set dataset.path")
     (train_images, train_labels), (test_images, test_labels), classes, rows = _READERS[params.name](params)
+    if len(test_labels) < 2:
+        raise UserError(f"{len(test_labels)} test images", path, "an accuracy needs two at least")
     order = stratified_order(train_labels, params.seed)
     validation, pool = order[: params.validation_size], order[params.validation_size :]
     for name in ("train_size", "labelled_size"):
@@ -133,15 +137,17 @@ def _tiny_imagenet(params: Dataset) -> Source:
     notes = root / "val" / "val_annotations.txt"
     if not notes.exists():
         raise UserError("not found", notes, "unpack tiny-imagenet-200.zip and name the folder in dataset.path")
-    size, channels, _ = shape(params)
-    train = pictures.find(root / "train")
+    size, channels, *counts = TINY_IMAGENET
+    train, test = pictures.find(root / "train"), pictures.find(root / "val" / "images")
+    if [len(train), len(test)] != counts:
+        found = f"{len(train):,} pictures in train/, {len(test):,} in val/images/"
+        raise UserError(f"{found}, not {counts[0]:,} and {counts[1]:,}", root, "unpack tiny-imagenet-200.zip again")
     names = [path.relative_to(root / "train").parts[0] for path in train]
     classes = sorted(set(names))
     label_of = {}
     for line in notes.read_text(encoding="utf-8").splitlines():
-        file, label, *_ = line.split("\t")
-        label_of[file] = label
-    test = pictures.find(root / "val" / "images")
+        file, _, rest = line.partition("\t")
+        label_of[file] = rest.partition("\t")[0]
     for path in test:
         if label_of.get(path.name) not in classes:
             raise UserError(f"says {label_of.get(path.name)} of {path.name}, which is no class of train/", notes)
@@ -169,6 +175,8 @@ def _folder(params: Dataset) -> Source:
             (pictures.read_all(test, size, channels), _numbers(test_names, classes)),
             _shown(classes),
         )
+    if (root / "train").is_dir() and (root / "test").is_dir():
+        raise UserError("holds train/ and test/", root, "set dataset.test_size to null: test/ is the test set")
     files, names = _with_classes(root)
     if params.test_size >= len(files):
         raise UserError(f"test_size {params.test_size} >= {len(files)} pictures", root, "lower dataset.test_size")
@@ -185,6 +193,9 @@ def _with_classes(root: Path) -> tuple[list[Path], list[str]]:
     if not found:
         raise UserError("holds no pictures", root, f"they end in {', '.join(pictures.ENDINGS)}")
     parts = [path.relative_to(root).parts for path in found]
+    odd = [names[0] for names in parts if len(names) > 1 and not names[0].isprintable()]
+    if odd:
+        raise UserError(f"class folder {odd[0]!r} has characters that do not print", root, "rename it")
     flat = [path for path, names in zip(found, parts, strict=True) if len(names) == 1]
     if flat and len(flat) < len(found):
         raise UserError("lies beside class folders", flat[0], "put every picture into a class folder, or none")

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from pipeline import augment, backbones, linear_probe, probes, seeds, shards
 from pipeline.params.schema import Augment, Compute, LinearEval
 from pipeline.progress import bar
 
 PAIRS = 2_000  # validation images that alignment and uniformity are measured on
+LARGEST = 32  # pixels a side of the raw-pixel probe
 CURVES = ("per_class", "confusion", "grid")
 
 
@@ -51,7 +53,7 @@ def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, 
     kinds = {
         "encoder": lambda images: probes.features(encoder, images, compute),
         "untrained": lambda images: probes.features(before, images, compute),
-        "pixels": probes.pixels,
+        "pixels": lambda images: probes.pixels(small(images)),
     }
     right, l2, predicted = {}, {}, {}
     with bar("linear evaluation", 4, "probe") as progress:
@@ -93,6 +95,7 @@ def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, 
         "probe": "multinomial logistic regression, mean cross-entropy + l2/2 |W|^2, features standardised; "
         "l2 by validation top-1",
         "l2": l2,
+        "pixels": "averaged to 32 x 32" if max(real.images.shape[1:3]) > LARGEST else "as they are",
         "knn": {"k": probes.KNN_K, "temperature": probes.KNN_TEMPERATURE, "bank": "train"},
         "top1_interval": "Wilson, 95 %",
         "over_pixels": dict(zip(("points", "low", "high"), (round(v, 4) for v in over["pixels"]), strict=True)),
@@ -123,6 +126,16 @@ def label_free(
         "alignment": probes.alignment(one, two),
         "uniformity": probes.uniformity(clean),
     }
+
+
+def small(images: np.ndarray) -> np.ndarray:
+    """uint8 (N, H, W, C), averaged down to at most 32 x 32: raw pixels are a yardstick, and its cost grows as D^3."""
+    height, width = (min(side, LARGEST) for side in images.shape[1:3])
+    if (height, width) == images.shape[1:3]:
+        return images
+    chunks = torch.from_numpy(images).split(500)
+    means = [F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2).float(), (height, width)) for x in chunks]
+    return torch.cat([x.round().to(torch.uint8) for x in means]).permute(0, 2, 3, 1).numpy()
 
 
 def _parts(x: torch.Tensor, rows: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:

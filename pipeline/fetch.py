@@ -4,11 +4,11 @@ It goes to data/NAME, its checksum is verified, and `dataset.path` is then that 
 """
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
 
+from pipeline import stage
 from pipeline.errors import UserError
 from pipeline.progress import say
 
@@ -49,11 +49,13 @@ def fetch(name: str, under: Path = Path("data")) -> Path:
     if name not in SETS:
         raise UserError(f"no set {name!r} to fetch", remedy=f"there are {', '.join(SETS)}")
     folder = under / name
-    folder.mkdir(parents=True, exist_ok=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         return SETS[name](folder)
     except (URLError, TimeoutError, ConnectionError) as fault:
         raise UserError(f"cannot be reached: {fault}", name, "fetch the archive elsewhere and put it there") from fault
+    except OSError as fault:
+        raise UserError(str(fault), folder, "make room, or the folder writable") from fault
     except RuntimeError as fault:  # torchvision's for a checksum that is wrong
         raise UserError(str(fault), folder, "delete the archive and try again") from fault
 
@@ -66,8 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.code)
+    stage.command(main)

@@ -6,6 +6,7 @@ Channels may come first. Nothing pickled is opened.
 """
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import h5py
@@ -14,9 +15,19 @@ from PIL import Image
 
 from pipeline import pictures, shards, store
 from pipeline.errors import UserError
+from pipeline.params.schema import Generator
 
 FILE = "images.h5"  # in data/generator
 KEYS = ("image", "images")
+_ARCHIVE = (zipfile.BadZipFile, zlib.error)
+
+
+def load(params: Generator, real: shards.RealSet) -> np.ndarray:
+    """What `generator.path` names, fit to stand beside the real images: uint8 (N, H, W, C), RGB or grey."""
+    _, size, _, channels = real.images.shape
+    images = read(Path(params.path), size, channels)
+    seen, _ = real.part(shards.TRAIN)
+    return in_order(images, seen, params.channel_order, params.path)
 
 
 def read(path: Path, size: int, channels: int) -> np.ndarray:
@@ -32,7 +43,9 @@ def read(path: Path, size: int, channels: int) -> np.ndarray:
         raise UserError("neither a folder nor .npz, .npy or .h5", path, "name one of these in generator.path")
     try:
         images = readers[path.suffix](path)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as fault:
+        if not isinstance(images, np.ndarray):
+            raise ValueError("not what its name says")
+    except (OSError, ValueError, KeyError, EOFError, TypeError, NotImplementedError, *_ARCHIVE) as fault:
         reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
         raise UserError(f"not readable: {reason}", path, "replace it") from fault
     images = _channels_last(_one_list(images, path), path)

@@ -1,8 +1,8 @@
 """Picture files of any kind -> uint8 (H, W, C) of one size, by this rule and no other.
 
 Turned as its EXIF orientation says. Sixteen-bit grey is divided by 257. Transparency lies on white. Palettes, CMYK and
-the like become RGB; one channel is ITU-R 601 luma. Then the shorter side is resized to `size` (bicubic, antialiased)
-and the middle is cut out. Several frames, floating-point pixels and anything damaged are refused by name.
+the like become RGB; one channel is ITU-R 601 luma. Then the middle square is cut out and resized to `size` (bicubic,
+antialiased). Several frames, floating-point pixels and anything damaged are refused by name.
 """
 
 import os
@@ -10,13 +10,22 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
 from pipeline.errors import UserError
 from pipeline.progress import bar, say
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 LARGEST = 100_000_000  # pixels; a small file can unpack to more memory than there is
+_TURNS = {  # EXIF's orientations; 1 is upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -58,24 +67,18 @@ def read(path: Path, size: int, channels: int) -> np.ndarray:
     """One picture as uint8 (size, size, channels), channels 1 or 3; UserError where it cannot be."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # PIL warns of truncated metadata and the like, and reads on
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # LARGEST is ours
+            warnings.simplefilter("ignore")  # of odd metadata, and of size, for which LARGEST stands
             with Image.open(path) as picture:
                 width, height = picture.size
                 if width * height > LARGEST:
                     raise UserError(f"{width} x {height} pixels are more than {LARGEST:,}", path, "make it smaller")
                 if getattr(picture, "n_frames", 1) > 1:
                     raise UserError(f"has {picture.n_frames} frames", path, "save the one that you mean alone")
-                plain = _plain(ImageOps.exif_transpose(picture), channels, path)
-    except (
-        UnidentifiedImageError,
-        Image.DecompressionBombError,
-        UserWarning,
-        OSError,
-        SyntaxError,
-        ValueError,
-        EOFError,
-    ) as fault:
+                turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
+                plain = _plain(picture if turn is None else picture.transpose(turn), channels, path)
+    except UserError:
+        raise
+    except Exception as fault:  # a foreign file may provoke anything inside Pillow
         reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
         raise UserError(f"not readable as a picture: {reason}", path, "replace or remove it") from fault
     fitted = ImageOps.fit(plain, (size, size), Image.Resampling.BICUBIC)

@@ -11,13 +11,12 @@ import csv
 import itertools
 import json
 import re
-import sys
 from pathlib import Path
 
 from ruamel.yaml import YAML
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from pipeline import files
+from pipeline import files, stage
 from pipeline.errors import UserError
 from pipeline.params import reader
 
@@ -146,8 +145,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.code)
+    stage.command(main)

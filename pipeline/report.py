@@ -3,6 +3,8 @@
 python -m pipeline.report    the numbers of metrics/ and how long each stage took
 """
 
+import csv
+import io
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +25,13 @@ def metrics(path: Path, values: dict[str, float]) -> None:
 
 def table(path: Path, columns: list[str], rows: list[dict]) -> None:
     """Write rows as CSV; a value that a row lacks stays empty, floats have six digits."""
-    lines = [",".join(columns)]
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(columns)
     for row in rows:
         values = (row.get(column, "") for column in columns)
-        lines.append(",".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in values))
-    files.write_text(path, "\n".join(lines) + "\n")
+        lines.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in values])
+    files.write_text(path, text.getvalue())
 
 
 def beside(path: Path, sets: dict[str, np.ndarray], columns: int = 16, rows: int = 4, scale: int = 2) -> None:

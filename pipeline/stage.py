@@ -30,6 +30,15 @@ def run(name: str, main: Callable[[SimpleNamespace], None], reads: tuple[str, ..
     sys.exit(_code(name, main, reads))
 
 
+def command(main: Callable[[], None]) -> None:
+    """Run the main of a command that is no stage: a UserError is one line and its exit code."""
+    try:
+        main()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.code)
+
+
 def _code(name: str, main: Callable, reads: tuple[str, ...]) -> int:
     try:
         sources, params = _sources(), reader.load()

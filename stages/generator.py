@@ -12,23 +12,20 @@ READS = ("compute", "generator", "${generator.kind}")
 def main(params: SimpleNamespace) -> None:
     loop.prepare(params.compute)
     real = shards.read_real(Path("data/real"))
-    source, rows, made = params.generator.source, [], {}
+    source, rows, made, imported = params.generator.source, [], {}, None
     if source == "train":
         images, _ = real.part(shards.TRAIN)
         made, rows = generator.train(params.generator, params.own, images, params.compute)
     elif source == "pretrained":
         made = generator.pretrained(params.generator, real.images.shape[1:3], real.images.shape[3])
     elif source == "import":
-        _, size, _, channels = real.images.shape
-        imported = imports.read(Path(params.generator.path), size, channels)
-        images, _ = real.part(shards.TRAIN)
-        imported = imports.in_order(imported, images, params.generator.channel_order, params.generator.path)
+        imported = imports.load(params.generator, real)
 
     def finish(folder: Path) -> None:
-        if source == "import":
+        if imported is not None:
             imports.write(imported, folder / imports.FILE)
-        names = [imports.FILE] if source == "import" else made
-        digests = {name: files.sha256(folder / name) for name in names}
+        paths = [path for path in folder.rglob("*") if path.is_file()]
+        digests = {path.relative_to(folder).as_posix(): files.sha256(path) for path in paths}
         files.write_json(folder / "card.json", {"kind": params.generator.kind, "source": source, "files": digests})
 
     files.assemble(Path("data/generator"), made, finish)

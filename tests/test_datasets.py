@@ -11,6 +11,7 @@ from torchvision.datasets import CIFAR10
 
 from pipeline import datasets, shards
 from pipeline.errors import UserError
+from pipeline.params import rules
 from pipeline.params.schema import Dataset
 
 FASHION = Path(__file__).parent.parent / "data" / "FashionMNIST"
@@ -286,6 +287,9 @@ def test_pictures_without_class_folders_have_no_labels(tmp_path):
         (lambda f: picture(f / "lone.png", 3), r"lone\.png: lies beside class folders", {}),
         (lambda f: (f / "cat/00.png").write_bytes(b"x"), r"cat/00\.png: not readable as a picture", {}),
         (lambda f: None, "test_size 30 >= 30 pictures", {"test_size": 30}),
+        (lambda f: None, "1 test images", {"test_size": 1}),
+        (lambda f: picture(f / "a\nb/0.png", 3), r"class folder 'a\\nb' has characters that do not print", {}),
+        (lambda f: [(f / part).mkdir() for part in ("train", "test")], "set dataset.test_size to null", {}),
         (lambda f: None, "train: not found - make it, or set dataset.test_size", {"test_size": None}),
         (lambda f: None, "train_size 21 .* 4 > 24 images", {"train_size": 21}),
     ],
@@ -310,7 +314,12 @@ def test_a_test_class_that_train_does_not_have_is_refused(tmp_path):
         folder(tmp_path / "empty", test_size=None)
 
 
-def test_tiny_imagenet_is_read_as_its_archive_unpacks(tmp_path):
+def test_tiny_imagenets_size_is_that_of_the_rules():
+    assert datasets.TINY_IMAGENET[:3] == rules.SETS["tiny-imagenet"]
+
+
+def test_tiny_imagenet_is_read_as_its_archive_unpacks(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "TINY_IMAGENET", (64, 3, 20, 6))
     for k, name in enumerate(("n01", "n02")):
         for i in range(10):
             picture(tmp_path / f"train/{name}/images/{name}_{i}.JPEG", 100 * k + i, size=(64, 64))
@@ -328,4 +337,7 @@ def test_tiny_imagenet_is_read_as_its_archive_unpacks(tmp_path):
     assert real.part(shards.TEST)[1].tolist() == [0, 1, 0, 1, 0, 1]
     (tmp_path / "val/val_annotations.txt").write_text("".join(notes[:-1]))
     with pytest.raises(UserError, match=r"says None of val_5\.JPEG"):
+        datasets.load(params(name="tiny-imagenet", path=str(tmp_path), **sizes))
+    (tmp_path / "val/images/val_5.JPEG").unlink()
+    with pytest.raises(UserError, match=r"20 pictures in train/, 5 in val/images/, not 20 and 6"):
         datasets.load(params(name="tiny-imagenet", path=str(tmp_path), **sizes))

@@ -164,6 +164,16 @@ def test_a_set_with_an_unlabelled_image_is_judged_without_labels(judged, encoder
         assert table == []
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_large_images_are_averaged_for_the_pixel_probe_and_small_ones_left_alone(channels):
+    large = np.random.default_rng(0).integers(0, 256, (3, 64, 96, channels), dtype=np.uint8)
+    expected = large.reshape(3, 32, 2, 32, 3, channels).mean(axis=(2, 4))
+    assert np.abs(evaluation.small(large) - expected).max() <= 0.5
+    assert evaluation.small(large).dtype == np.uint8
+    kept = large[:, :32, :20]
+    assert evaluation.small(kept) is kept
+
+
 def test_judging_twice_gives_the_same(judged, encoder, real):
     again = evaluation.judge(encoder, real, PARAMS, COMPUTE)
     assert (again.metrics, again.protocol, again.tables) == (judged.metrics, judged.protocol, judged.tables)

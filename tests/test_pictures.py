@@ -112,6 +112,15 @@ def test_exif_orientation_is_obeyed(tmp_path, orientation, turn):
     assert np.array_equal(pictures.read(path, 8, 3), turn(pixels))
 
 
+def test_odd_metadata_does_not_hinder(tmp_path):
+    pixels = noise(8, 8, 3)
+    turned = struct.pack("<HHIHH", 0x0112, 3, 1, 3, 0)  # orientation 3
+    resolution = struct.pack("<HHI4s", 0x011A, 2, 3, b"72")  # which is to be a fraction, and this is text
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + turned + resolution + b"\0\0\0\0"
+    path = save(tmp_path / "a.jpg", Image.fromarray(pixels), exif=exif, quality=100, subsampling=0)
+    assert np.abs(pictures.read(path, 8, 3).astype(int) - pixels[::-1, ::-1]).mean() < 4
+
+
 def test_the_shorter_side_is_resized_and_the_middle_cut_out(tmp_path):
     """Vertical bars six pixels wide, 36 x 12: the middle twelve columns are bars three and four, halved in size."""
     bars = np.repeat(np.array([0, 50, 100, 150, 200, 250], np.uint8), 6)

@@ -203,7 +203,8 @@ def test_every_cell_of_the_main_table_passes_schema_and_rules_and_is_what_it_say
     weak, ratio, weight = {"none": (2, 0, 1), "vanilla": (2, None, 1), "adainf": (1, None, 10)}[arm]
     assert (found.augment.strength, found.inflation.real_weight) == (weak, weight)
     assert found.inflation.ratio == ratio if ratio is not None else found.inflation.ratio >= 10
-    assert found.augment.family == ("symmetric" if method in ("simclr", "moco") else "asymmetric")
+    family = {"simclr": "symmetric", "moco": "symmetric-weak"}.get(method, "asymmetric")
+    assert found.augment.family == family
     assert (found.pretrain.steps, found.pretrain.batch_size) == (100_000, 512)
 
 

@@ -38,6 +38,12 @@ def test_a_table_has_its_columns_in_order_six_digits_and_empty_cells(tmp_path):
         assert [row["step"] for row in csv.DictReader(file)] == ["10", "2000000"]
 
 
+def test_a_name_with_a_comma_is_one_cell(tmp_path):
+    report.table(tmp_path / "t.csv", ["class", "top1"], [{"class": "cat, tabby", "top1": 50.0}])
+    with open(tmp_path / "t.csv", newline="") as file:
+        assert list(csv.DictReader(file)) == [{"class": "cat, tabby", "top1": "50"}]
+
+
 def test_a_table_without_rows_keeps_its_header(tmp_path):
     report.table(tmp_path / "t.csv", ["a", "b"], [])
     assert (tmp_path / "t.csv").read_text() == "a,b\n"

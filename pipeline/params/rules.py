@@ -46,8 +46,17 @@ def dataset(p) -> Iterator[Fault]:
     """The split fits the set."""
     d = p.dataset
     _, _, images = shape(d)
-    if images and d.train_size + d.validation_size > images:
-        yield ("dataset", "train_size"), f"{d.train_size} + validation_size {d.validation_size} > {images} images"
+    for name in ("train_size", "labelled_size"):
+        wanted = getattr(d, name)
+        if images and wanted + d.validation_size > images:
+            yield ("dataset", name), f"{wanted} + validation_size {d.validation_size} > {images} images"
+
+
+def several(p) -> Iterator[Fault]:
+    """One image has no spread: not in a batch, not in a measure, not in an interval."""
+    for section, name in (("dataset", "validation_size"), ("dataset", "test_size"), ("pretrain", "batch_size")):
+        if getattr(getattr(p, section), name) == 1:
+            yield (section, name), "must be at least 2, not 1"
 
 
 def generator(p) -> Iterator[Fault]:
@@ -57,8 +66,8 @@ def generator(p) -> Iterator[Fault]:
         yield ("inflation", "ratio"), f"must be 0 with generator.source none, not {p.inflation.ratio}"
     if g.source != "pretrained" and g.hub is not None:
         yield ("generator", "hub"), f"is for source pretrained and must be null with source {g.source}, not {g.hub}"
-    if g.source != "import" and g.channel_order is not None:
-        what = f"is for source import and must be null with source {g.source}, not {g.channel_order}"
+    if g.channel_order is not None and (g.source != "import" or shape(p.dataset)[1] == 1):
+        what = f"is for importing RGB images and must be null otherwise, not {g.channel_order}"
         yield ("generator", "channel_order"), what
     if (g.hub is None) != (g.revision is None):
         both = f"hub {g.hub or 'null'} and revision {g.revision or 'null'}"
@@ -86,6 +95,8 @@ def generate(p) -> Iterator[Fault]:
         yield ("generate", "eta"), f"is for the ddim sampler and must be 0 with {g.sampler}, not {g.eta}"
     if g.shard_size % g.batch_size:
         yield ("generate", "shard_size"), f"{g.shard_size} is not a multiple of generate.batch_size {g.batch_size}"
+    if p.generator.source not in ("train", "pretrained"):
+        return
     trained_here = p.generator.source == "train"
     timesteps = p.ddpm.timesteps if trained_here else 1000  # what published DDPMs have
     name = "ddpm.timesteps" if trained_here else "a published DDPM's timesteps"
@@ -112,7 +123,11 @@ def mixture(p) -> Iterator[Fault]:
 
 
 def queue(p) -> Iterator[Fault]:
-    """MoCo's queue is whole batches, and no image comes round while its old key is still half-way in the queue."""
+    """MoCo's queue is whole batches, and at most half of a pass.
+
+    Passes are independent permutations: an anchor meets an old key of its own with probability c^2 / 2, c the queue as
+    a share of the pass. At one half that is one anchor in eight.
+    """
     if p.pretrain.method != "moco":
         return
     size, batch = p.moco.queue_size, p.pretrain.batch_size
@@ -126,8 +141,8 @@ def queue(p) -> Iterator[Fault]:
     if 2 * size > draws:
         yield (
             ("moco", "queue_size"),
-            f"{size} is more than half of the {int(draws)} draws in which an image comes round: "
-            "its old key would be its own negative",
+            f"{size} is more than half of the {int(draws)} draws in which images come round: "
+            "more than one anchor in eight would have its own old key as a negative",
         )
 
 
@@ -181,4 +196,18 @@ def grey(p) -> Iterator[Fault]:
             yield ("augment", name), f"must be null or 0 with form grey, not {getattr(a, name)}"
 
 
-RULES = (folder, dataset, generator, ddpm, ddpm_batch, generate, mixture, queue, training, evaluation, optimizer, grey)
+RULES = (
+    folder,
+    dataset,
+    several,
+    generator,
+    ddpm,
+    ddpm_batch,
+    generate,
+    mixture,
+    queue,
+    training,
+    evaluation,
+    optimizer,
+    grey,
+)

@@ -14,6 +14,7 @@ from pipeline.params.schema import Params
 COMMITTED = reader.parse((Path(pipeline.__file__).parent.parent / "params.yaml").read_text(encoding="utf-8"))[0]
 CIFAR = {"dataset.name": "cifar10", "augment.form": "colour"}
 FOLDER = {"dataset.name": "folder", "dataset.image_size": 32, "dataset.channels": 1}
+IMPORT = {"generator.source": "import"}
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 MOCO = {"pretrain.method": "moco"}
 LARS = {"pretrain.optimizer": "lars", "pretrain.trust_coefficient": 0.02}
@@ -29,6 +30,7 @@ BASE = {
     "dataset.validation_size": 5000,
     "dataset.labelled_size": 10_000,
     "generator.source": "train",
+    "generator.channel_order": None,
     "generator.hub": None,
     "generator.revision": None,
     "ddpm.channels": [16, 48, 64],
@@ -97,6 +99,14 @@ TRIPS = [
     ("folder", FOLDER | {"dataset.image_size": None}, "dataset.image_size", ["a number", "not null"]),
     ("folder", FOLDER | {"dataset.channels": None}, "dataset.channels", ["a number", "not null"]),
     ("folder", FOLDER, None, []),
+    ("dataset", {"dataset.labelled_size": 55_001}, "dataset.labelled_size", ["55001", "5000 > 60000"]),
+    ("several", {"dataset.validation_size": 1}, "dataset.validation_size", ["at least 2"]),
+    ("several", FOLDER | {"dataset.test_size": 1}, "dataset.test_size", ["at least 2"]),
+    ("several", {"pretrain.batch_size": 1}, "pretrain.batch_size", ["at least 2"]),
+    ("generator", {"generator.channel_order": "bgr"}, "generator.channel_order", ["importing RGB", "not bgr"]),
+    ("generator", IMPORT | {"generator.channel_order": "bgr"}, "generator.channel_order", ["importing RGB"]),
+    ("generator", IMPORT | CIFAR | {"generator.channel_order": "bgr"}, None, []),
+    ("generate", IMPORT | {"generate.steps": 2000}, None, []),  # nothing is sampled
     ("folder", FOLDER | {"dataset.test_size": 100, "dataset.train_size": 10**6}, None, []),
     ("ddpm", FOLDER | {"dataset.image_size": 30}, "ddpm.channels", ["30 pixels"]),
     ("grey", FOLDER | {"dataset.channels": 3}, "augment.form", ["must be colour", "folder has three channels"]),

@@ -22,7 +22,7 @@ WRONG = {
         {"generator__source": "pretrained", "generator__hub": "google/ddpm-cifar10-32"},
         r"generator\.revision: hub google/ddpm-cifar10-32 and revision null go together",
     ),
-    "unknown method": ({"pretrain__method": "simclrr"}, r"pretrain\.method: must be 'simclr', not 'simclrr'"),
+    "unknown method": ({"pretrain__method": "simclrr"}, r"pretrain\.method: must be 'simclr', .*, not 'simclrr'"),
     "unknown generator": ({"generator__kind": "gan"}, r"generator\.kind: must be 'ddpm', not 'gan'"),
     "yes": ({"ddpm__flip": "yes"}, r"ddpm\.flip: yes means different things"),
     "octal": ({"pretrain__steps": "010"}, r"pretrain\.steps: 010 means different things"),
