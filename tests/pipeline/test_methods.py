@@ -15,7 +15,7 @@ def append(clone, method):
 
 
 def test_an_edit_of_one_methods_file_reruns_nothing_of_another(base, tmp_path):
-    clone = clones.fresh(base.clone, tmp_path / "clone")
+    clone = clones.copy(base.clone, tmp_path / "clone")
     for method in OTHERS:
         append(clone, method)
     assert clones.would_run(clone) == []
