@@ -44,7 +44,8 @@ def machine(params: SimpleNamespace) -> list[UserError]:
     wanted = {"dataset.path": params.dataset.path, "generator.path": params.generator.path}
     for name, path in wanted.items():
         if not Path(path).exists():
-            found.append(UserError(f"{path} does not exist", f"params.yaml: {name}", "set it to a folder that does"))
+            remedy = f"set it to one that does; a run in a copy (--temp, --queue) wants -C {path} as well"
+            found.append(UserError(f"{path} does not exist", f"params.yaml: {name}", remedy))
     cores = os.cpu_count() or 1
     if params.compute.threads > cores:
         found.append(UserError(f"{params.compute.threads} > {cores} cores here", "params.yaml: compute.threads"))
