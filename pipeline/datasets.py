@@ -177,11 +177,11 @@ def _folder(params: Dataset) -> Source:
         )
     if (root / "train").is_dir() and (root / "test").is_dir():
         raise UserError("holds train/ and test/", root, "set dataset.test_size to null: test/ is the test set")
-    files, names = _with_classes(root)
-    if params.test_size >= len(files):
-        raise UserError(f"test_size {params.test_size} >= {len(files)} pictures", root, "lower dataset.test_size")
+    found, names = _with_classes(root)
+    if params.test_size >= len(found):
+        raise UserError(f"test_size {params.test_size} >= {len(found)} pictures", root, "lower dataset.test_size")
     classes = sorted(set(names))
-    images, labels = pictures.read_all(files, size, channels), _numbers(names, classes)
+    images, labels = pictures.read_all(found, size, channels), _numbers(names, classes)
     order = stratified_order(labels, params.seed)
     test, train = np.sort(order[: params.test_size]), np.sort(order[params.test_size :])
     return Source((images[train], labels[train]), (images[test], labels[test]), _shown(classes), (train, test))
