@@ -10,7 +10,7 @@ help:
 	@echo "make repro      set up and run the pipeline, then print its table"
 	@echo "make test       set up and run the tests (10 minutes at most on two cores)"
 	@echo "make test-slow  the long ones: experiments in the queue, more kills, the default preset from nothing"
-	@echo "make data NAME=cifar10   fetch a published data set (cifar10, cifar100, tiny-imagenet)"
+	@echo "make data NAME=cifar10   fetch a published data set (cifar10, cifar100, stl10, svhn, tiny-imagenet)"
 	@echo "make lint       ruff check and ruff format --check"
 	@echo "make setup      only make $(VENV)"
 

@@ -6,6 +6,7 @@ max-pool; no classifier).
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -64,6 +65,15 @@ def build(params: Backbone, mean: list[float], std: list[float], seed: int) -> E
     card = {"width": params.width, "blocks": list(params.blocks), "mean": mean, "std": std, "seed": seed}
     with seeds.scope(seed, "backbone"):
         return Encoder(SmallResNet(params.width, params.blocks, len(mean)), card)
+
+
+def statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation a channel of uint8 images (N, H, W, C), as pixels in [0, 1]; sums are exact."""
+    counts = np.stack([np.bincount(images[..., c].reshape(-1), minlength=256) for c in range(images.shape[3])])
+    values = np.arange(256)
+    mean = (counts * values).sum(axis=1) / counts.sum(axis=1)
+    variance = (counts * values**2).sum(axis=1) / counts.sum(axis=1) - mean**2
+    return (mean / 255).tolist(), (np.sqrt(variance.clip(min=1)) / 255).tolist()
 
 
 def untrained(encoder: Encoder) -> Encoder:

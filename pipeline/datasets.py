@@ -2,6 +2,7 @@
 
 The split depends on the seed and on the labels alone. Validation comes out of the training images first, so it is the
 same whatever `train_size` is; train images are a prefix of one stratified order, so a larger set contains a smaller.
+Where some images have labels and others have none (STL-10), validation and the probe's images are of those that do.
 """
 
 import gzip
@@ -17,7 +18,7 @@ import numpy as np
 from pipeline import files, pictures, seeds
 from pipeline.errors import UserError
 from pipeline.params.schema import Dataset
-from pipeline.shards import LABELLED, TEST, TRAIN, VALIDATION, Part, RealSet
+from pipeline.shards import LABELLED, SPARE, TEST, TRAIN, VALIDATION, Part, RealSet
 
 # sha256 of the four decompressed files of Fashion-MNIST, as Zalando Research published them
 # (github.com/zalandoresearch/fashion-mnist). The archives here are recompressed, so torchvision's MD5s do not apply.
@@ -42,9 +43,9 @@ class Source(NamedTuple):
 
 
 def load(params: Dataset) -> RealSet:
-    """The images that take part: train, validation, the probe's further labelled images, the official test set.
+    """The images that take part: train, further labelled ones, validation, spare ones, the official test set.
 
-    Rows are stored train, labelled, validation, test; train and labelled rows in one stratified order.
+    Rows are stored in this order; train and labelled rows in one stratified order.
     """
     path = Path(params.path)
     if not path.exists():
@@ -52,18 +53,9 @@ def load(params: Dataset) -> RealSet:
     (train_images, train_labels), (test_images, test_labels), classes, rows = _READERS[params.name](params)
     if len(test_labels) < 2:
         raise UserError(f"{len(test_labels)} test images", path, "an accuracy needs two at least")
-    order = stratified_order(train_labels, params.seed)
-    validation, pool = order[: params.validation_size], order[params.validation_size :]
-    for name in ("train_size", "labelled_size"):
-        if getattr(params, name) > len(pool):
-            raise UserError(
-                f"{name} {getattr(params, name)} + validation_size {params.validation_size} > {len(order)} images",
-                "params.yaml: dataset",
-                "lower one of them",
-            )
-    train, labelled = pool[: params.train_size], pool[params.train_size : params.labelled_size]
-    kept = np.concatenate([train, labelled, validation])
-    codes = [(TRAIN, train), (LABELLED, labelled), (VALIDATION, validation), (TEST, test_labels)]
+    parts = split(params, train_labels)
+    kept = np.concatenate([rows for _, rows in parts])
+    codes = [*parts, (TEST, test_labels)]
     return RealSet(
         images=np.concatenate([train_images[kept], test_images]),
         labels=np.concatenate([train_labels[kept], test_labels]),
@@ -73,6 +65,29 @@ def load(params: Dataset) -> RealSet:
         source=params.name,
         labelled_size=params.labelled_size,
     )
+
+
+def split(params: Dataset, labels: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """(code of `split`, rows of the training images) of every part, test left out; labels: int64 (N,), -1 = none."""
+    order = stratified_order(labels, params.seed)
+    known = order[labels[order] >= 0] if (labels >= 0).any() else order
+    validation = known[: params.validation_size]
+    pool, known = (rows[~np.isin(rows, validation)] for rows in (order, known))
+    for name, there in (("train_size", pool), ("labelled_size", known)):
+        if getattr(params, name) > len(there):
+            alike = "" if len(known) == len(pool) or name == "train_size" else " with labels"
+            raise UserError(
+                f"{name} {getattr(params, name)} + validation_size {params.validation_size} > "
+                f"{len(there) + len(validation)} images{alike}",
+                "params.yaml: dataset",
+                "lower one of them",
+            )
+    train, labelled = pool[: params.train_size], known[: params.labelled_size]
+    labelled = labelled[~np.isin(labelled, train)]
+    left = pool[~np.isin(pool, np.concatenate([train, labelled]))]
+    if params.spare_size > len(left):
+        raise UserError(f"spare_size {params.spare_size} > {len(left)} images left", "params.yaml: dataset", "lower it")
+    return [(TRAIN, train), (LABELLED, labelled), (VALIDATION, validation), (SPARE, left[: params.spare_size])]
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
@@ -119,16 +134,40 @@ def _cifar(params: Dataset) -> Source:
     from torchvision.datasets import CIFAR10, CIFAR100
 
     kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[params.name]
-    try:
-        sets = [kind(params.path, train=train) for train in (True, False)]  # torchvision checks the MD5s
-    except RuntimeError as fault:
-        raise UserError(
-            f"{params.name} is not there or damaged (MD5)",
-            params.path,
-            f"unpack {kind.filename} of https://www.cs.toronto.edu/~kriz/cifar.html there",
-        ) from fault
+    sets = [_torchvision(kind, kind.filename, params, train=train) for train in (True, False)]
     train, test = ((s.data, np.asarray(s.targets, dtype=np.int64)) for s in sets)
     return _official(train, test, sets[0].classes)
+
+
+def _stl10(params: Dataset) -> Source:
+    """Training images are the 5,000 with labels, then the 100,000 without."""
+    from torchvision.datasets import STL10
+
+    sets = [_torchvision(STL10, STL10.filename, params, split=part) for part in ("train+unlabeled", "test")]
+    train, test = ((s.data.transpose(0, 2, 3, 1), s.labels.astype(np.int64)) for s in sets)
+    names = getattr(sets[0], "classes", [f"class {k}" for k in range(10)])  # from a file without a checksum
+    return _official(train, test, names)
+
+
+def _svhn(params: Dataset) -> Source:
+    """The 73,257 images of `train` and the 26,032 of `test`; the half million easier ones of `extra` stay out."""
+    from torchvision.datasets import SVHN
+
+    try:
+        sets = [_torchvision(SVHN, f"{part}_32x32.mat", params, split=part) for part in ("train", "test")]
+    except ImportError as fault:
+        raise UserError("SVHN's files are MATLAB's, which scipy reads", params.path, "pip install scipy") from fault
+    train, test = ((s.data.transpose(0, 2, 3, 1), s.labels) for s in sets)
+    return _official(train, test, [str(digit) for digit in range(10)])
+
+
+def _torchvision(kind, archive: str, params: Dataset, **which: object):
+    """A set that torchvision reads after it checked the MD5s."""
+    try:
+        return kind(params.path, **which)
+    except RuntimeError as fault:
+        remedy = f"`make data NAME={params.name}` fetches it, or put {archive} there, unpacked if it is an archive"
+        raise UserError(f"{params.name} is not there or damaged (MD5)", params.path, remedy) from fault
 
 
 def _tiny_imagenet(params: Dataset) -> Source:
@@ -216,6 +255,8 @@ _READERS: dict[str, Callable[[Dataset], Source]] = {
     "fashion-mnist": _fashion_mnist,
     "cifar10": _cifar,
     "cifar100": _cifar,
+    "stl10": _stl10,
+    "svhn": _svhn,
     "tiny-imagenet": _tiny_imagenet,
     "folder": _folder,
 }

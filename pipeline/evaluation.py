@@ -29,26 +29,28 @@ class Judged:
 
 
 def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, compute: Compute) -> Judged:
-    """All numbers of one encoder; the label-free ones alone where an image has no label."""
+    """All numbers of one encoder; the label-free ones alone where no image to learn from or to test on has a label."""
     card = encoder.card
     point = {"ratio": round(card["n_generated"] / card["n_real"], 4), "strength": card["augment"]["strength"]}
-    if (real.labels < 0).any():
+    rows = {
+        "train": real.with_labels(real.rows(shards.TRAIN)),
+        "labelled": real.labelled_rows(),
+        "validation": real.with_labels(real.rows(shards.VALIDATION)),
+        "test": real.with_labels(real.rows(shards.TEST)),
+    }
+    if not all(map(len, rows.values())):
         empty = {
             "per_class": ["class", "top1"],
             "confusion": ["actual", "predicted", "count"],
             "grid": [*point, "top1"],
         }
-        why = "no linear probe: there are images without a label"
+        lacking = ", ".join(name for name, found in rows.items() if not len(found))
+        why = f"no linear probe: no image of {lacking} has a label"
         seen = probes.features(encoder, real.part(shards.VALIDATION)[0][:PAIRS], compute)
         unlabelled = label_free(encoder, real, seen, params.seed, compute)
         return Judged(unlabelled, {"note": why}, {name: (columns, []) for name, columns in empty.items()})
-    rows = {
-        "train": real.rows(shards.TRAIN),
-        "labelled": real.labelled_rows(),
-        "validation": real.rows(shards.VALIDATION),
-        "test": real.rows(shards.TEST),
-    }
     labels = {name: torch.from_numpy(real.labels[r]) for name, r in rows.items()}
+    used = np.unique(np.concatenate(list(rows.values())))
     before = backbones.untrained(encoder).to(compute.device)
     kinds = {
         "encoder": lambda images: probes.features(encoder, images, compute),
@@ -58,7 +60,8 @@ def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, 
     right, l2, predicted = {}, {}, {}
     with bar("linear evaluation", 4, "probe") as progress:
         for kind, features in kinds.items():
-            x = _parts(features(real.images), rows)
+            x = features(real.images[used])
+            x = {name: x[np.searchsorted(used, r)] for name, r in rows.items()}
             for budget in ("train", "labelled") if kind == "encoder" else ("train",):
                 found, l2[f"{kind}, {budget}"] = linear_probe.linear_probe(
                     (x[budget], labels[budget]),
@@ -136,10 +139,6 @@ def small(images: np.ndarray) -> np.ndarray:
     chunks = torch.from_numpy(images).split(500)
     means = [F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2).float(), (height, width)) for x in chunks]
     return torch.cat([x.round().to(torch.uint8) for x in means]).permute(0, 2, 3, 1).numpy()
-
-
-def _parts(x: torch.Tensor, rows: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    return {name: x[r] for name, r in rows.items()}
 
 
 def _tables(classes: tuple[str, ...], actual: np.ndarray, predicted: np.ndarray) -> dict:

@@ -29,6 +29,23 @@ def _cifar100(folder: Path) -> Path:
     return folder
 
 
+def _stl10(folder: Path) -> Path:
+    from torchvision.datasets import STL10
+
+    STL10(str(folder), split="test", download=True)  # which fetches and unpacks all of it
+    return folder
+
+
+def _svhn(folder: Path) -> Path:
+    from torchvision.datasets import SVHN
+    from torchvision.datasets.utils import download_url
+
+    for part in ("train", "test"):  # not by SVHN(download=True), which also reads it and wants scipy for that
+        url, name, md5 = SVHN.split_list[part]
+        download_url(url, str(folder), name, md5)
+    return folder
+
+
 def _tiny_imagenet(folder: Path) -> Path:
     from torchvision.datasets.utils import download_and_extract_archive
 
@@ -40,6 +57,8 @@ def _tiny_imagenet(folder: Path) -> Path:
 SETS: dict[str, Callable[[Path], Path]] = {
     "cifar10": _cifar10,
     "cifar100": _cifar100,
+    "stl10": _stl10,
+    "svhn": _svhn,
     "tiny-imagenet": _tiny_imagenet,
 }
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline import files, store
 
-STAGES = ("check", "prepare", "generator", "generate", "pretrain", "linear_eval")
+STAGES = ("check", "prepare", "generator", "generate", "quality", "pretrain", "linear_eval")
 _INK, _PAPER, _GAP = 40, 255, 2
 
 

@@ -15,7 +15,8 @@ from pipeline.errors import UserError
 
 SCHEMA = 1
 Part = tuple[np.ndarray, np.ndarray]  # images uint8 (N, H, W, C), labels int64 (N,)
-TRAIN, VALIDATION, TEST, LABELLED = 0, 1, 2, 3  # codes of `split`; LABELLED images serve the probe alone
+# Codes of `split`. LABELLED images serve the probe alone, SPARE ones the judges of generated images and theory.
+TRAIN, VALIDATION, TEST, LABELLED, SPARE = 0, 1, 2, 3, 4
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,12 @@ class RealSet:
 
     def labelled_rows(self) -> np.ndarray:
         """The probe's fixed images: the same `labelled_size` ones for every train size, none of validation or test."""
-        return self.rows(TRAIN, LABELLED)[: self.labelled_size]  # in a stratified order that train_size does not change
+        rows = self.rows(TRAIN, LABELLED)  # in a stratified order that train_size does not change
+        return self.with_labels(rows)[: self.labelled_size]
+
+    def with_labels(self, rows: np.ndarray) -> np.ndarray:
+        """Those of the rows whose image has a label."""
+        return rows[self.labels[rows] >= 0]
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str, object]) -> None:

@@ -18,6 +18,7 @@ READS = (
     "generator",
     "ddpm",
     "generate",
+    "quality",
     "inflation",
     "augment",
     "pretrain",
@@ -42,6 +43,8 @@ def machine(params: SimpleNamespace) -> list[UserError]:
     """What the parameters ask for and this machine does not have."""
     found = []
     wanted = {"dataset.path": params.dataset.path, "generator.path": params.generator.path}
+    if params.quality.inception is not None:
+        wanted["quality.inception"] = params.quality.inception
     for name, path in wanted.items():
         if not Path(path).exists():
             remedy = f"set it to one that does; a run in a copy (--temp, --queue) wants -C {path} as well"

@@ -21,7 +21,7 @@ PUBLISHED = {"train": 60_000, "t10k": 10_000}
 def params(**changes):
     given = {"name": "fashion-mnist", "path": str(FASHION), "train_size": 1000, "validation_size": 500}
     given |= {"image_size": None, "channels": None, "test_size": None}
-    return Dataset(**given | {"labelled_size": 300, "seed": 0} | changes)
+    return Dataset(**given | {"labelled_size": 300, "spare_size": 0, "seed": 0} | changes)
 
 
 @pytest.fixture(scope="module")

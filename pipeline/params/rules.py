@@ -10,8 +10,11 @@ SETS = {
     "fashion-mnist": (28, 1, 60_000),
     "cifar10": (32, 3, 50_000),
     "cifar100": (32, 3, 50_000),
+    "stl10": (96, 3, 105_000),
+    "svhn": (32, 3, 73_257),
     "tiny-imagenet": (64, 3, 100_000),
 }
+WITH_LABELS = {"stl10": 5_000}  # of the training images, where not all of them
 
 
 def broken(p) -> list[Fault]:
@@ -46,10 +49,15 @@ def dataset(p) -> Iterator[Fault]:
     """The split fits the set."""
     d = p.dataset
     _, _, images = shape(d)
-    for name in ("train_size", "labelled_size"):
+    known = WITH_LABELS.get(d.name, images)
+    alike = " with labels" if d.name in WITH_LABELS else ""
+    for name, there, words in (("train_size", images, ""), ("labelled_size", known, alike)):
         wanted = getattr(d, name)
-        if images and wanted + d.validation_size > images:
-            yield ("dataset", name), f"{wanted} + validation_size {d.validation_size} > {images} images"
+        if images and wanted + d.validation_size > there:
+            yield ("dataset", name), f"{wanted} + validation_size {d.validation_size} > {there} images{words}"
+    left = images and images - d.validation_size - max(d.train_size, d.labelled_size)  # at most
+    if images and 0 <= left < d.spare_size:
+        yield ("dataset", "spare_size"), f"{d.spare_size} > {left} images that the other parts leave"
 
 
 def several(p) -> Iterator[Fault]:

@@ -34,11 +34,13 @@ class Compute(Section):
 class Dataset(Section):
     """Which images, and how many of them. labelled_size: images of the probe that does not depend on train_size.
 
+    spare_size: further real images, for the judges of generated images, which want some that no generator saw.
+
     image_size (pixels), channels and test_size are for name folder and null for the others, which have their own.
     test_size null: the folder has train/ and test/ in it.
     """
 
-    name: Literal["fashion-mnist", "cifar10", "cifar100", "tiny-imagenet", "folder"]
+    name: Literal["fashion-mnist", "cifar10", "cifar100", "stl10", "svhn", "tiny-imagenet", "folder"]
     path: str
     image_size: Annotated[int, Field(ge=8, le=1024)] | None
     channels: Literal[1, 3] | None
@@ -46,6 +48,7 @@ class Dataset(Section):
     train_size: Count
     validation_size: Count
     labelled_size: Count
+    spare_size: CountOrZero
     seed: Seed
 
 
@@ -218,6 +221,19 @@ class SimSiam(Section):
     predictor_dim: Count
 
 
+class Quality(Section):
+    """Judging generated images. images: how many of them, against as many validation images; 0 judges none.
+
+    steps: of the feature network's training, and of the classifier's that tells generated from real. inception: a local
+    file with torch-fidelity's Inception weights, as the feature network instead; null: the one trained here.
+    """
+
+    images: CountOrZero
+    steps: Count
+    inception: str | None
+    seed: Seed
+
+
 class LinearEval(Section):
     """l2: the probe's regularisation strengths, to choose among on validation."""
 
@@ -233,6 +249,7 @@ class Params(Section):
     generator: Generator
     ddpm: DDPM
     generate: Generate
+    quality: Quality
     inflation: Inflation
     augment: Augment
     pretrain: Pretrain

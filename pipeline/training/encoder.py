@@ -46,7 +46,7 @@ def pretrain(
     )
     with store.work("encoder", fingerprint) as folder:
         if not (folder / "manifest.json").exists():
-            mean, std = statistics(images)
+            mean, std = backbones.statistics(images)
             encoder = backbones.build(params.backbone, mean, std, params.seed).to(compute.device)
             if compute.compile:
                 encoder.backbone.compile()
@@ -94,15 +94,6 @@ def mixture_facts(mixture: inflation.Mixture, steps: int) -> dict:
     }
 
 
-def statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation a channel of uint8 images (N, H, W, C), as pixels in [0, 1]; sums are exact."""
-    counts = np.stack([np.bincount(images[..., c].reshape(-1), minlength=256) for c in range(images.shape[3])])
-    values = np.arange(256)
-    mean = (counts * values).sum(axis=1) / counts.sum(axis=1)
-    variance = (counts * values**2).sum(axis=1) / counts.sum(axis=1) - mean**2
-    return (mean / 255).tolist(), (np.sqrt(variance.clip(min=1)) / 255).tolist()
-
-
 def optimiser(params: Pretrain, groups: list[dict], lr: float) -> torch.optim.Optimizer:
     """SGD with momentum, or LARS (You et al. 2017) with the clipped trust ratio, of timm."""
     if params.optimizer == "sgd":
@@ -113,10 +104,14 @@ def optimiser(params: Pretrain, groups: list[dict], lr: float) -> torch.optim.Op
 
 
 def online(encoder: backbones.Encoder, train: shards.Part, validation: shards.Part, compute: Compute) -> dict:
-    """Top-1 of weighted kNN on the validation images, in percent; RankMe where there are no labels."""
-    bank = probes.features(encoder, train[0], compute)
-    if min(train[1].min(), validation[1].min()) < 0:
-        return {"rankme": probes.rankme(bank)}
-    seen = probes.features(encoder, validation[0], compute)
-    votes = probes.knn(bank, torch.from_numpy(train[1]), seen)
+    """Top-1 of weighted kNN on the validation images, in percent; RankMe where there are no labels.
+
+    The neighbours are train images that have a label.
+    """
+    images, labels = train
+    known = labels >= 0
+    if not known.any() or validation[1].min() < 0:
+        return {"rankme": probes.rankme(probes.features(encoder, images, compute))}
+    bank, seen = (probes.features(encoder, x, compute) for x in (images[known], validation[0]))
+    votes = probes.knn(bank, torch.from_numpy(labels[known]), seen)
     return {"validation_knn": probes.accuracy(votes, validation[1])}

@@ -29,6 +29,7 @@ BASE = {
     "dataset.train_size": 5000,
     "dataset.validation_size": 5000,
     "dataset.labelled_size": 10_000,
+    "dataset.spare_size": 0,
     "generator.source": "train",
     "generator.channel_order": None,
     "generator.hub": None,

@@ -1,0 +1,264 @@
+"""Judging generated images: how far they are from real ones, how varied, how easily told apart, whether any are copies.
+
+They are compared with validation images, which no generator saw. The feature network is a classifier of spare real
+images, trained here; density, coverage and the Frechet distance are measured in its features, copies in pixels.
+"""
+
+import pickle
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline import augment, files, probes, shards
+from pipeline.errors import UserError
+from pipeline.params.schema import Augment, Compute, Quality
+from pipeline.progress import bar, say
+from pipeline.training import classifier
+
+NEIGHBOURS = 5  # k of density and coverage, as their authors'
+CROWD = 50  # neighbours that a nearest distance is measured against (Carlini et al. 2023)
+RARE = 0.01  # share of validation images that count as being as near to a train image as a copy is
+MEMORISED = 0.05  # a larger share of generated images that near is a verdict
+SHOWN = 16  # closest pairs in the picture
+_CHUNK = 10_000
+
+
+@dataclass
+class Judged:
+    """metrics: at most ten numbers; protocol: how each came about; pairs: title -> uint8 images for the picture."""
+
+    metrics: dict[str, float]
+    protocol: dict
+    pairs: dict[str, np.ndarray]
+
+
+def judge(generated: np.ndarray, real: shards.RealSet, params: Quality, compute: Compute) -> Judged:
+    """All numbers of the first `params.images` generated images (N, H, W, C), or of fewer if there are fewer."""
+    seen, _ = real.part(shards.TRAIN)
+    unseen, _ = real.part(shards.VALIDATION)
+    n = min(params.images, len(generated), len(unseen) // 2)
+    if n < 2:
+        why = "no generated images" if params.images else "quality.images is 0"
+        return Judged({"images": 0}, {"note": f"nothing to judge: {why}"}, {"train (nothing to judge)": seen[:SHOWN]})
+    judged, one, two = generated[:n], unseen[:n], unseen[n : 2 * n]
+    embed, network = features(real, params, compute)
+    x, a, b = (embed(images) for images in (judged, one, two))
+    density, coverage = density_and_coverage(a, x)
+    floor = density_and_coverage(a, b)
+    right, of = told_apart(judged, one, params, compute)
+    low, high = probes.wilson(right, of)
+    with bar("nearest train images", 2, "set") as progress:
+        near, near_unseen = (nearest(images, seen, progress) for images in (judged, unseen[: 2 * n]))
+    copied, limit = copies(near, near_unseen)
+    share = 100 * float(copied.mean())
+    memorised = probes.wilson(int(copied.sum()), n)[0] > 100 * MEMORISED
+    metrics = {
+        "images": n,
+        "frechet": frechet(a, x),
+        "frechet_floor": frechet(a, b),
+        "density": density,
+        "coverage": coverage,
+        "told_apart": 100 * right / of,
+        "tv_bound": max(0.0, 2 * right / of - 1),
+        "nearest": float(np.median(near.distance) / np.median(near_unseen.distance)),
+        "copied": share,
+        "memorised": int(memorised),
+    }
+    protocol = {
+        "real_images": f"{2 * n} of validation, in halves; no generator saw them",
+        "network": network,
+        "floor": "one half of the real images judged against the other",
+        "density_floor": round(floor[0], 4),
+        "coverage_floor": round(floor[1], 4),
+        "neighbours": NEIGHBOURS,
+        "told_apart": {"test_images": of, "low": round(low, 4), "high": round(high, 4), "interval": "Wilson, 95 %"},
+        "tv_bound": "2 told_apart - 1 <= total variation between generated and real images",
+        "nearest": "median distance to the nearest train image or its mirror image, over that of validation images",
+        "copied": f"% with a distance below {limit:.4f} of the mean one to the {CROWD} nearest train images, "
+        f"as {100 * RARE:g} % of validation images have",
+        "memorised": f"1 where copied is above {100 * MEMORISED:g} % with 97.5 % confidence",
+    }
+    say(
+        f"quality: Frechet {metrics['frechet']:.2f} (floor {metrics['frechet_floor']:.2f}), told from real ones in "
+        f"{metrics['told_apart']:.1f} %, {share:.1f} % as near to a train image as {100 * RARE:g} % of validation's"
+        f"{': MEMORISED' if memorised else ''}"
+    )
+    return Judged(metrics, protocol, _pairs(judged, near, unseen, near_unseen, seen))
+
+
+def features(real: shards.RealSet, params: Quality, compute: Compute):
+    """(embed, facts): uint8 images (N, H, W, C) -> float32 (N, D), and how that network came about."""
+    if params.inception is not None:
+        facts = {"kind": "Inception v3", "weights_sha256": files.sha256(Path(params.inception))}
+        return inception(params.inception, compute), facts
+    model, facts = feature_network(real, params, compute)
+    return lambda images: probes.features(model.encoder, images, compute), facts
+
+
+def feature_network(real: shards.RealSet, params: Quality, compute: Compute) -> tuple[classifier.Classifier, dict]:
+    """A classifier of the spare images, or of train images where there are none; and how it came about.
+
+    Without labels it tells by how many quarter turns an image was turned.
+    """
+    rows, source = real.rows(shards.SPARE), "spare images, which no generator saw"
+    if len(rows) < 2:
+        rows, source = real.rows(shards.TRAIN), "train images, WHICH THE GENERATOR SAW: dataset.spare_size is 0"
+        say("quality: no spare images; the feature network learns from the generator's own train images")
+    images, labels = real.images[rows], real.labels[rows]
+    unseen, answers = real.part(shards.VALIDATION)
+    task = "classes"
+    if min(labels.min(), answers.min()) < 0:
+        task = "quarter turns (Gidaris et al. 2018), as there are no labels"
+        (images, labels), (unseen, answers) = turned(images), turned(unseen)
+    recipe = augment.recipe(plain(real.images.shape[3], strength=0.0), 0)
+    schedule = classifier.plan(params.steps, params.seed)
+    model = classifier.train("training the feature network", schedule, images, labels, recipe, compute)
+    top1 = probes.accuracy(probes.features(model, unseen, compute).argmax(dim=1), answers)
+    facts = {"kind": "classifier trained here", "of": task, "on": f"{len(rows)} {source}", "validation_top1": top1}
+    return model, facts
+
+
+def plain(channels: int, strength: float) -> Augment:
+    """The symmetric family at one strength, for images of 1 or 3 channels."""
+    alone = dict.fromkeys(augment.Recipe.__dataclass_fields__)  # null: what strength gives
+    return Augment(family="symmetric", form="grey" if channels == 1 else "colour", strength=strength, seed=0, **alone)
+
+
+def turned(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Square images (N, H, W, C), the i-th turned by i mod 4 quarters, and that number."""
+    quarters = np.arange(len(images)) % 4
+    out = images.copy()
+    for k in (1, 2, 3):
+        out[quarters == k] = np.rot90(images[quarters == k], k, axes=(1, 2))
+    return out, quarters
+
+
+def inception(weights: str, compute: Compute):
+    """torch-fidelity's Inception v3, the network of the published Frechet distances, from a local file of weights.
+
+    The file is read here, where a pickle cannot run code, and handed on as a copy: torch-fidelity would run it.
+    """
+    try:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+    except ImportError as fault:
+        remedy = "pip install torch-fidelity, or set it to null"
+        raise UserError("wants torch-fidelity", "params.yaml: quality.inception", remedy) from fault
+    try:
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+        with tempfile.TemporaryDirectory() as folder:
+            torch.save(state, Path(folder) / "weights.pth")
+            network = FeatureExtractorInceptionV3(
+                "inception", ["2048"], feature_extractor_weights_path=str(Path(folder) / "weights.pth")
+            )
+    except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as fault:
+        reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
+        raise UserError(f"not Inception's weights: {reason}", weights, "name another file") from fault
+
+    @torch.inference_mode()
+    def embed(images: np.ndarray) -> torch.Tensor:
+        chunks = torch.from_numpy(images).permute(0, 3, 1, 2).split(50)
+        return torch.cat([network(x.expand(-1, 3, -1, -1).to(compute.device))[0].float().cpu() for x in chunks])
+
+    network.to(compute.device)
+    return embed
+
+
+def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Frechet distance of two sets of features, float (N, D) and (M, D), taken as normal (Heusel et al. 2017)."""
+    from torchmetrics.image.fid import FrechetInceptionDistance  # six seconds, so not before it is wanted
+
+    as_they_are = torch.nn.Identity()
+    as_they_are.num_features = a.shape[1]
+    metric = FrechetInceptionDistance(feature=as_they_are)
+    metric.update(a.double(), real=True)
+    metric.update(b.double(), real=False)
+    return float(metric.compute())
+
+
+def density_and_coverage(real: torch.Tensor, generated: torch.Tensor, k: int = NEIGHBOURS) -> tuple[float, float]:
+    """Density and coverage (Naeem et al., ICML 2020, equations 5 and 6) of features, float (N, D) and (M, D).
+
+    Both look at the balls around real images that reach to their k-th nearest real neighbour: how many of them hold a
+    generated image on average, over k; and what share of them holds one at all. Expected of real images: 1, 1 - 1/2^k.
+    """
+    k = min(k, len(real) - 1)
+    real, generated = real.double(), generated.double()
+    radius = torch.cdist(real, real).kthvalue(k + 1, dim=1).values  # the nearest is the image itself
+    inside = torch.cdist(real, generated) < radius[:, None]
+    return float(inside.float().sum() / (k * len(generated))), float(inside.any(dim=1).float().mean())
+
+
+def told_apart(generated: np.ndarray, real: np.ndarray, params: Quality, compute: Compute) -> tuple[int, int]:
+    """How many held-out images a classifier assigns rightly to generated or real, and of how many.
+
+    It learns from one half of each; both sets are uint8 (n, H, W, C).
+    """
+    half = len(generated) // 2
+    images = np.concatenate([generated[:half], real[:half]])
+    held_out = np.concatenate([generated[half:], real[half:]])
+    labels, answers = (np.repeat([1, 0], len(x) // 2) for x in (images, held_out))
+    recipe = augment.recipe(plain(images.shape[3], strength=0.0), 0)
+    schedule = classifier.plan(params.steps, params.seed)
+    model = classifier.train("telling generated from real", schedule, images, labels, recipe, compute)
+    guessed = probes.features(model, held_out, compute).argmax(dim=1).numpy()
+    return int((guessed == answers).sum()), len(answers)
+
+
+@dataclass
+class Near:
+    """For each of n images: its nearest train image (row), their distance, and that over the mean of the nearest 50."""
+
+    row: np.ndarray
+    distance: np.ndarray
+    relative: np.ndarray
+
+
+def nearest(images: np.ndarray, bank: np.ndarray, progress=None) -> Near:
+    """Nearest neighbours among the bank's images and their mirror images, by Euclidean distance of pixels in [0, 1].
+
+    images: uint8 (n, H, W, C); bank: uint8 (N, H, W, C).
+    """
+    queries = _flat(images)
+    best = torch.full((len(images), 0), torch.inf)
+    rows = torch.zeros((len(images), 0), dtype=torch.int64)
+    for first in range(0, len(bank), _CHUNK):
+        part = bank[first : first + _CHUNK]
+        for way in (part, part[:, :, ::-1]):
+            found, number = _smallest(torch.cdist(queries, _flat(way)))
+            best, kept = _smallest(torch.cat([best, found], dim=1))
+            rows = torch.cat([rows, first + number], dim=1).gather(1, kept)
+    if progress is not None:
+        progress.update()
+    crowd = best.mean(dim=1).clamp(min=1e-12)
+    return Near(rows[:, 0].numpy(), best[:, 0].numpy(), (best[:, 0] / crowd).numpy())
+
+
+def copies(generated: Near, unseen: Near) -> tuple[np.ndarray, float]:
+    """(whether each generated image is as near to a train image as RARE of the unseen real ones, that limit).
+
+    Near is a distance that is small beside those to the other neighbours, or a smooth image would be near to
+    everything (Carlini et al., USENIX Security 2023, section 4.2).
+    """
+    limit = float(np.quantile(unseen.relative, RARE))
+    return generated.relative < limit, limit
+
+
+def _smallest(distances: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return distances.topk(min(CROWD, distances.shape[1]), dim=1, largest=False)
+
+
+def _flat(images: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(images)).flatten(1).float() / 255
+
+
+def _pairs(judged: np.ndarray, near: Near, unseen: np.ndarray, near_unseen: Near, seen: np.ndarray) -> dict:
+    first, second = (np.argsort(found.relative, kind="stable")[:SHOWN] for found in (near, near_unseen))
+    return {
+        "generated images that are nearest to a train image": judged[first],
+        "the train image that each is nearest to": seen[near.row[first]],
+        "validation images that are nearest to a train image": unseen[second],
+        "the train image that each is nearest to ": seen[near_unseen.row[second]],
+    }
