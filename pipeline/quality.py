@@ -41,8 +41,8 @@ def judge(generated: np.ndarray, real: shards.RealSet, params: Quality, compute:
     unseen, _ = real.part(shards.VALIDATION)
     n = min(params.images, len(generated), len(unseen) // 2)
     if n < 2:
-        why = "no generated images" if params.images else "quality.images is 0"
-        return Judged({"images": 0}, {"note": f"nothing to judge: {why}"}, {"train (nothing to judge)": seen[:SHOWN]})
+        why = f"{len(generated)} generated images, {len(unseen)} of validation, quality.images {params.images}"
+        return Judged({"images": 0}, {"note": f"nothing to judge: {why}"}, {"nothing to judge; train": seen[:SHOWN]})
     judged, one, two = generated[:n], unseen[:n], unseen[n : 2 * n]
     embed, network = features(real, params, compute)
     x, a, b = (embed(images) for images in (judged, one, two))

@@ -18,6 +18,7 @@ def main(params: SimpleNamespace) -> None:
         "train": shards.TRAIN,
         "labelled_only": shards.LABELLED,
         "validation": shards.VALIDATION,
+        "spare": shards.SPARE,
         "test": shards.TEST,
     }
     counts = {name: int((real.split == code).sum()) for name, code in names.items()}

@@ -161,3 +161,17 @@ def test_the_card_holds_what_rebuilds_the_encoder(tmp_path):
     assert card["blocks"] == [1, 2, 1, 1]
     assert (card["width"], card["seed"]) == (4, 9)
     assert np.allclose(card["mean"], [0.25, 0.5, 0.75])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_statistics_are_numpys_in_float64(channels):
+    pixels = np.random.default_rng(0).beta(2, 5, (40, 9, 7, channels)) * [255, 100, 30][:channels]
+    pixels = pixels.astype(np.uint8)
+    mean, std = backbones.statistics(pixels)
+    values = pixels.astype(np.float64) / 255
+    assert mean == pytest.approx(values.mean(axis=(0, 1, 2)).tolist(), rel=1e-12)
+    assert std == pytest.approx(values.std(axis=(0, 1, 2)).tolist(), rel=1e-9)
+
+
+def test_images_of_one_grey_do_not_divide_by_zero():
+    assert backbones.statistics(np.full((3, 2, 2, 1), 51, np.uint8)) == ([0.2], [pytest.approx(1 / 255)])

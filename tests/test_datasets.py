@@ -2,12 +2,14 @@ import functools
 import gzip
 import hashlib
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 from PIL import Image
-from torchvision.datasets import CIFAR10
+from torchvision.datasets import CIFAR10, STL10, SVHN
 
 from pipeline import datasets, shards
 from pipeline.errors import UserError
@@ -228,6 +230,106 @@ def test_a_harmed_cifar10_is_refused_before_it_is_unpickled(cifar, name, fate, t
     assert caught.value.code == 2
     assert str(tmp_path) in str(caught.value)
     assert not (tmp_path / "marker").exists()
+
+
+# --- sets with unlabelled images, spare images
+
+
+def test_spare_images_are_of_no_other_part_and_change_none(load):
+    without, with_spare = load(labelled_size=1300), load(labelled_size=1300, spare_size=2000)
+    for code in (shards.TRAIN, shards.LABELLED, shards.VALIDATION, shards.TEST):
+        assert np.array_equal(rows(with_spare, code), rows(without, code))
+    spare = rows(with_spare, shards.SPARE)
+    used = with_spare.orig_index[with_spare.split != shards.TEST]
+    assert (len(spare), len(np.unique(used))) == (2000, len(used))
+    counts = np.bincount(with_spare.part(shards.SPARE)[1])
+    assert counts.min() >= 199  # the ten classes in proportion
+    assert np.array_equal(with_spare.labelled_rows(), without.labelled_rows())
+
+
+def test_more_spare_images_than_are_left_are_refused(load):
+    assert (load(labelled_size=300, spare_size=58_500).split == shards.SPARE).sum() == 58_500
+    with pytest.raises(UserError, match="spare_size 58501 > 58500 images left"):
+        load(labelled_size=300, spare_size=58_501)
+
+
+def test_where_some_have_labels_validation_and_the_probe_take_those_and_train_takes_all():
+    labels = np.full(1000, -1)
+    labels[np.random.default_rng(0).permutation(1000)[:100]] = np.arange(100) % 10
+    sizes = {"train_size": 700, "validation_size": 20, "labelled_size": 75, "spare_size": 50}
+    parts = dict(datasets.split(params(**sizes), labels))
+    assert {code: len(found) for code, found in parts.items()} == {
+        shards.TRAIN: 700,
+        shards.LABELLED: len(parts[shards.LABELLED]),
+        shards.VALIDATION: 20,
+        shards.SPARE: 50,
+    }
+    assert np.bincount(labels[parts[shards.VALIDATION]]).tolist() == [2] * 10
+    known = (labels[parts[shards.TRAIN]] >= 0).sum()
+    assert abs(known - 700 * 80 / 980) <= 10  # in proportion, to within one a class
+    assert known + len(parts[shards.LABELLED]) == 75
+    assert (labels[parts[shards.LABELLED]] >= 0).all()
+    everything = np.concatenate(list(parts.values()))
+    assert len(np.unique(everything)) == len(everything)
+    with pytest.raises(UserError, match="labelled_size 81 .* 20 > 100 images with labels"):
+        datasets.split(params(**sizes | {"labelled_size": 81}), labels)
+
+
+def digest(path):
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def test_stl10_is_read_with_its_unlabelled_images(tmp_path, monkeypatch):
+    folder = tmp_path / STL10.base_folder
+    folder.mkdir()
+    planes = np.random.default_rng(0).integers(0, 256, (60, 3, 96, 96), dtype=np.uint8)
+    labels = (np.arange(60) % 10).astype(np.uint8)
+    wanted = {"train": slice(0, 20), "unlabeled": slice(20, 50), "test": slice(50, 60)}
+    for name, chosen in wanted.items():
+        planes[chosen].transpose(0, 1, 3, 2).tofile(folder / f"{name}_X.bin")  # the archive stores column by column
+        if name != "unlabeled":
+            (labels[chosen] + 1).tofile(folder / f"{name}_y.bin")
+    for part in ("train_list", "test_list"):
+        listed = [[name, digest(folder / name)] for name, _ in getattr(STL10, part)]
+        monkeypatch.setattr(STL10, part, listed)
+    sizes = {"train_size": 40, "validation_size": 5, "labelled_size": 12}
+    wanted = params(name="stl10", path=str(tmp_path), **sizes)
+    real = datasets.load(wanted)
+    for codes, first in ((real.split != shards.TEST, 0), (real.split == shards.TEST, 50)):
+        source = first + real.orig_index[codes]
+        assert np.array_equal(real.images[codes].transpose(0, 3, 1, 2), planes[source])
+        expected = np.where((source >= 20) & (source < 50), -1, labels[source])
+        assert np.array_equal(real.labels[codes], expected)
+    assert len(real.labelled_rows()) == 12
+    assert len(real.classes) == 10
+    (folder / "unlabeled_X.bin").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"stl10 is not there or damaged \(MD5\) - `make data NAME=stl10`"):
+        datasets.load(wanted)
+
+
+def test_svhn_is_read_with_ten_as_the_digit_0_and_wants_scipy(tmp_path, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(30) % 10
+    split_list = {}
+    for name, chosen in (("train", slice(0, 20)), ("test", slice(20, 30))):
+        file = f"{name}_32x32.mat"
+        numbers = np.where(labels[chosen] == 0, 10, labels[chosen])[:, None].astype(np.uint8)
+        scipy.io.savemat(tmp_path / file, {"X": images[chosen].transpose(1, 2, 3, 0), "y": numbers})
+        split_list[name] = ["", file, digest(tmp_path / file)]
+    monkeypatch.setattr(SVHN, "split_list", split_list)
+    wanted = params(name="svhn", path=str(tmp_path), train_size=10, validation_size=5, labelled_size=12)
+    real = datasets.load(wanted)
+    for codes, first in ((real.split != shards.TEST, 0), (real.split == shards.TEST, 20)):
+        source = first + real.orig_index[codes]
+        assert np.array_equal(real.images[codes], images[source])
+        assert np.array_equal(real.labels[codes], labels[source])
+    assert real.classes == tuple("0123456789")
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(UserError, match="which scipy reads - pip install scipy"):
+        datasets.load(wanted)
+    (tmp_path / "test_32x32.mat").write_bytes(b"x")
+    with pytest.raises(UserError, match="MD5"):
+        datasets.load(wanted)
 
 
 # --- folders of pictures

@@ -152,8 +152,18 @@ def test_views_that_are_not_augmented_align_and_augmented_ones_do_not(judged, re
     assert strong["rankme"] == judged.metrics["rankme"]  # of the clean images
 
 
-@pytest.mark.parametrize("rows", [slice(None), slice(120, 121)], ids=["all", "one"])
-def test_a_set_with_an_unlabelled_image_is_judged_without_labels(judged, encoder, real, rows):
+def test_train_images_without_a_label_are_passed_over(judged, encoder, real):
+    found = judge_with(encoder, real, slice(0, 30, 3), lambda labels: -1)
+    kept = np.setdiff1d(np.arange(150), np.arange(0, 30, 3))
+    fewer = {name: getattr(real, name)[kept] for name in ("images", "labels", "split", "orig_index")}
+    expected = evaluation.judge(encoder, dataclasses.replace(real, **fewer), PARAMS, COMPUTE)
+    assert found.protocol["train_labels"] == 20
+    assert found.metrics == pytest.approx(expected.metrics, rel=1e-5, abs=1e-6)
+    assert found.metrics["top1"] != judged.metrics["top1"]
+
+
+@pytest.mark.parametrize("rows", [slice(None), TRAIN, VALIDATION, TEST], ids=["all", "train", "validation", "test"])
+def test_a_set_without_labels_to_learn_or_to_judge_from_is_judged_without_labels(judged, encoder, real, rows):
     found = judge_with(encoder, real, rows, lambda labels: -1)
     assert set(found.metrics) == {"rankme", "alignment", "uniformity"}
     for name, value in found.metrics.items():  # other images share a batch, which moves the last bits

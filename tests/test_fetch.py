@@ -17,7 +17,7 @@ REPOSITORY = Path(pipeline.__file__).parent.parent
 
 
 def test_every_set_of_the_presets_can_be_fetched():
-    assert set(fetch.SETS) == set(DATASETS)
+    assert set(fetch.SETS) == {*DATASETS, "stl10", "svhn"}
 
 
 def test_a_set_goes_to_its_folder_and_the_path_for_the_parameters_comes_back(tmp_path, monkeypatch):
@@ -28,14 +28,18 @@ def test_a_set_goes_to_its_folder_and_the_path_for_the_parameters_comes_back(tmp
 
 def test_presets_look_where_a_fetched_set_lies(tmp_path, monkeypatch):
     monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", lambda *_, **__: None)
-    for kind in ("CIFAR10", "CIFAR100"):
+    fetched = []
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", lambda *words: fetched.append(words))
+    for kind in ("CIFAR10", "CIFAR100", "STL10"):
         monkeypatch.setattr(f"torchvision.datasets.{kind}", lambda *_, **__: None)
     monkeypatch.chdir(tmp_path)
     from pipeline import preset
 
-    for name in DATASETS:
+    for name in fetch.SETS:
         composed = preset.load("adainf-cifar10") | preset.load(preset.cell(name, "simclr", "adainf")[-1])
         assert fetch.fetch(name) == Path(composed["dataset", "path"])
+    assert [words[2] for words in fetched] == ["train_32x32.mat", "test_32x32.mat"]
+    assert all(len(words[3]) == 32 for words in fetched)  # an MD5, which download_url checks
 
 
 FAULTS = [URLError("no route"), TimeoutError("too slow"), RuntimeError("File not found or corrupted.")]
@@ -58,5 +62,5 @@ def test_an_unknown_set_is_refused_with_those_there_are(tmp_path):
     line = [sys.executable, "-m", "pipeline.fetch", "imagenet"]
     done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr == "no set 'imagenet' to fetch - there are cifar10, cifar100, tiny-imagenet\n"
+    assert done.stderr == "no set 'imagenet' to fetch - there are cifar10, cifar100, stl10, svhn, tiny-imagenet\n"
     assert not (tmp_path / "data").exists()

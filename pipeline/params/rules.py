@@ -62,7 +62,8 @@ def dataset(p) -> Iterator[Fault]:
 
 def several(p) -> Iterator[Fault]:
     """One image has no spread: not in a batch, not in a measure, not in an interval."""
-    for section, name in (("dataset", "validation_size"), ("dataset", "test_size"), ("pretrain", "batch_size")):
+    named = "dataset.validation_size", "dataset.test_size", "quality.images", "pretrain.batch_size"
+    for section, name in (words.split(".") for words in named):
         if getattr(getattr(p, section), name) == 1:
             yield (section, name), "must be at least 2, not 1"
 

@@ -14,6 +14,8 @@ from pipeline.params.schema import Params
 COMMITTED = reader.parse((Path(pipeline.__file__).parent.parent / "params.yaml").read_text(encoding="utf-8"))[0]
 CIFAR = {"dataset.name": "cifar10", "augment.form": "colour"}
 FOLDER = {"dataset.name": "folder", "dataset.image_size": 32, "dataset.channels": 1}
+STL10 = {"dataset.name": "stl10", "augment.form": "colour"}
+STL10 |= {"dataset.validation_size": 1000, "dataset.labelled_size": 4000}
 IMPORT = {"generator.source": "import"}
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 MOCO = {"pretrain.method": "moco"}
@@ -101,6 +103,13 @@ TRIPS = [
     ("folder", FOLDER | {"dataset.channels": None}, "dataset.channels", ["a number", "not null"]),
     ("folder", FOLDER, None, []),
     ("dataset", {"dataset.labelled_size": 55_001}, "dataset.labelled_size", ["55001", "5000 > 60000"]),
+    ("dataset", {"dataset.spare_size": 45_000}, None, []),
+    ("dataset", {"dataset.spare_size": 45_001}, "dataset.spare_size", ["45001 > 45000 images"]),
+    ("dataset", {"dataset.train_size": 55_000, "dataset.spare_size": 1}, "dataset.spare_size", ["1 > 0 images"]),
+    ("dataset", STL10, None, []),
+    ("dataset", STL10 | {"dataset.labelled_size": 4001}, "dataset.labelled_size", ["1000 > 5000 images with labels"]),
+    ("dataset", STL10 | {"dataset.train_size": 104_001}, "dataset.train_size", ["1000 > 105000 images"]),
+    ("several", {"quality.images": 1}, "quality.images", ["at least 2"]),
     ("several", {"dataset.validation_size": 1}, "dataset.validation_size", ["at least 2"]),
     ("several", FOLDER | {"dataset.test_size": 1}, "dataset.test_size", ["at least 2"]),
     ("several", {"pretrain.batch_size": 1}, "pretrain.batch_size", ["at least 2"]),

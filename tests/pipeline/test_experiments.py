@@ -66,7 +66,7 @@ def generated(files):
 
 
 def test_larger_ratio_reruns_neither_preparation_nor_generator(runs):
-    assert clones.starts(runs.counts[0]) == ["check", "generate", "pretrain", "linear_eval"]
+    assert clones.starts(runs.counts[0]) == ["check", "generate", "quality", "pretrain", "linear_eval"]
 
 
 def test_larger_ratio_samples_only_the_shards_that_are_missing(runs):
@@ -85,7 +85,7 @@ def test_generated_images_of_a_smaller_ratio_are_the_first_of_a_larger_one(runs)
 
 
 def test_temporary_copy_uses_the_clones_store_and_samples_nothing_that_is_there(runs):
-    assert clones.starts(runs.counts[1]) == ["check", "generate", "pretrain", "linear_eval"]
+    assert clones.starts(runs.counts[1]) == ["check", "generate", "quality", "pretrain", "linear_eval"]
     assert "generate.forwards" not in runs.counts[1]
     assert runs.store[2] == runs.store[1]
 
@@ -96,7 +96,7 @@ def test_temporary_copy_leaves_the_workspace_alone(runs):
 
 
 def test_no_generated_images_and_no_generator_is_a_run_like_any_other(runs):
-    assert clones.starts(runs.counts[2]) == ["check", "generator", "generate", "pretrain", "linear_eval"]
+    assert clones.starts(runs.counts[2]) == ["check", "generator", "generate", "quality", "pretrain", "linear_eval"]
     assert "generate.forwards" not in runs.counts[2]
     assert "generator.steps" not in runs.counts[2]
     made = {name for name in runs.files[3] if name.startswith(("data/generator/", "data/generated/"))}

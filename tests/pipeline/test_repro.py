@@ -23,6 +23,7 @@ def test_repro_runs_each_stage_once_and_does_the_work_that_the_parameters_name(b
     assert clones.starts(base.counts) == list(clones.STAGES)
     assert base.counts["generator.steps"] == 8
     assert base.counts["generate.forwards"] == 4 * 2 * 2  # shards, batches in a shard, solver steps
+    assert base.counts["quality.steps"] == 2 * 2  # two networks
     assert base.counts["pretrain.steps"] == 12
 
 
@@ -48,6 +49,9 @@ def test_git_sees_the_lock_the_metrics_and_the_plots_and_nothing_else(base):
         "metrics/linear_eval.protocol.json",
         "metrics/prepare.json",
         "metrics/pretrain.json",
+        "metrics/quality.json",
+        "metrics/quality.protocol.json",
+        "plots/closest.png",
         "plots/confusion.csv",
         "plots/generated.png",
         "plots/generator.csv",
@@ -61,7 +65,7 @@ def test_git_sees_the_lock_the_metrics_and_the_plots_and_nothing_else(base):
 def test_metrics_agree_with_the_data_and_with_one_another(base):
     clone = base.clone
     prepared = read(clone, "metrics/prepare.json")
-    assert prepared == {"train": 400, "labelled_only": 100, "validation": 200, "test": 10_000}
+    assert prepared == {"train": 400, "labelled_only": 100, "validation": 200, "spare": 200, "test": 10_000}
     generated = read(clone, "metrics/generate.json")
     assert (generated["images"], generated["shards"]) == (400, 4)
     with h5py.File(clone / "data/real/images.h5") as file:
@@ -74,6 +78,9 @@ def test_metrics_agree_with_the_data_and_with_one_another(base):
     trained = read(clone, "metrics/pretrain.json")
     assert (trained["steps"], trained["beta"]) == (12, 0.5)
     assert trained["real_drawn"] + trained["generated_drawn"] == 12 * 32
+    seen = read(clone, "metrics/quality.json")
+    assert (seen["images"], seen["memorised"]) == (100, 0)
+    assert seen["frechet"] > seen["frechet_floor"] > 0
     judged = read(clone, "metrics/linear_eval.json")
     assert judged["top1_low"] < judged["top1"] < judged["top1_high"]
     assert judged["pixels"] > 60  # 400 labelled images and a linear model; chance is 10
@@ -113,6 +120,7 @@ def test_dvc_draws_every_plot_of_dvc_yaml(base, tmp_path):
     row = rows(base.clone, "plots/confusion.csv")[0]
     assert f'"count": "{row["count"]}"' in page
     assert list(tmp_path.rglob("*generated.png"))
+    assert list(tmp_path.rglob("*closest.png"))
 
 
 def test_a_fresh_clone_of_a_committed_run_would_run_nothing_unless_a_parameter_changes(base, tmp_path):

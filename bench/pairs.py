@@ -1,0 +1,80 @@
+"""Speed as a ratio: two ways of the same work by turns, A B A B, and the median of the pairs' ratios.
+
+Absolute times of a shared machine mean little; what ran a moment before or after on the same machine can be compared.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from pipeline import files
+
+PAIRS = 5
+
+
+@dataclass
+class Row:
+    """One line of the table. ratio: how many times faster ours is, or with `at_most` how many times as long it takes.
+
+    target None: reported only. pairs: seconds of (ours, peer), in the order that they ran.
+    """
+
+    name: str
+    ratio: float
+    target: float | None
+    met: bool
+    pairs: list[tuple[float, float]]
+    note: str = ""
+    facts: dict[str, float] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """For people."""
+        wanted = "" if self.target is None else f"{self.target:g} {'met' if self.met else 'MISSED'}"
+        spread = sorted(_ratio(pair, self.facts.get("at_most")) for pair in self.pairs)
+        between = f"{spread[0]:.2f} to {spread[-1]:.2f}" if spread else ""
+        return f"{self.name:<22} {self.ratio:8.2f}  {between:<16} {wanted:<12} {self.note}"
+
+    def record(self) -> dict:
+        """For bench/results.json."""
+        return asdict(self)
+
+
+def compare(
+    name: str,
+    ours: Callable[[], object],
+    peer: Callable[[], object],
+    target: float | None,
+    at_most: bool = False,
+    pairs: int = PAIRS,
+    note: str = "",
+) -> Row:
+    """Time both by turns after a warm-up of each; `at_most`: the ratio is ours / peer and must not exceed the target."""
+    ours(), peer()
+    found = [(_seconds(ours), _seconds(peer)) for _ in range(pairs)]
+    ratio = statistics.median(_ratio(pair, at_most) for pair in found)
+    met = target is None or (ratio <= target if at_most else ratio >= target)
+    return Row(name, ratio, target, met, found, note, {"at_most": float(at_most)})
+
+
+def _ratio(pair: tuple[float, float], at_most: object) -> float:
+    ours, peer = pair
+    return ours / peer if at_most else peer / ours
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def main(rows: Callable[[], list[Row]]) -> None:
+    """Run one bench and print its rows; `python -m bench` gathers them through the file that LEAVEN_BENCH names."""
+    found = rows()
+    for row in found:
+        print(row.line(), flush=True)
+    gathered = os.environ.get("LEAVEN_BENCH")
+    if gathered:
+        files.write_json(Path(gathered), {"rows": [row.record() for row in found]})

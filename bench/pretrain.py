@@ -1,0 +1,125 @@
+"""SimCLR pretraining: ours against a plain lightly script, and against that script as a user gets it.
+
+python -m bench.pretrain
+
+Both train the same ResNet by SGD on 32 x 32 x 3 images, the same batches a step, the same temperature and head. lightly's
+way: SimCLRTransform in a DataLoader of two workers, its projection head and NTXentLoss. First in our precision and memory
+format, then as a user gets it: fp32, contiguous.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from bench import pairs
+from bench.views import BATCH as VIEWS_BATCH  # noqa: F401  (one size for all)
+from bench.views import Pictures, images
+from pipeline import augment, backbones, inflation, loop, seeds, shards
+from pipeline.methods import simclr
+from pipeline.params import reader
+from pipeline.params.schema import Backbone, Compute, SimCLR
+from pipeline.quality import plain
+
+BATCH, WORKERS, RATE, TEMPERATURE = 128, 2, 0.05, 0.2
+HEAD = SimCLR(hidden_dim=512, output_dim=128, temperature=TEMPERATURE)
+MEAN, STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
+"""Steps of one timing, by the network's width: a few seconds each."""
+STEPS = {16: 24, 32: 12}
+
+
+def encoder(width: int) -> backbones.Encoder:
+    """The default preset's ResNet (one block a stage) at a width, for RGB images."""
+    return backbones.build(Backbone(width=width, blocks=[1, 1, 1, 1]), MEAN, STD, 0)
+
+
+class Ours:
+    """The real loop, checkpoint and log included, a fresh run each time."""
+
+    def __init__(self, pixels: np.ndarray, width: int, compute: Compute):
+        self.width, self.compute = width, compute
+        self.bank = shards.ImageBank(pixels, pixels[:0], "cpu")
+        self.mixture = inflation.Mixture(len(pixels), 0, 1.0, BATCH, 0)
+        self.recipes = [augment.recipe(plain(3, strength=2.0), 0)] * 2
+        steps = STEPS[width]
+        self.schedule = reader.load().pretrain.model_copy(
+            update={"steps": steps, "lr": RATE, "warmup_steps": 1, "log_every": steps, "checkpoint_every": steps}
+        )
+
+    def batch(self, step: int) -> list[torch.Tensor]:
+        """Two views of the step's images."""
+        return augment.views(self.bank[self.mixture.rows(step)], self.recipes, seeds.generator(0, "views", step))
+
+    def __call__(self) -> None:
+        method = simclr.build(HEAD, encoder(self.width), 0).train()
+        task = loop.Task(method.phases(), self.batch, {"method": method})
+        plan = loop.Optimisation(self.schedule, lambda groups, lr: torch.optim.SGD(groups, lr, momentum=0.9))
+        with tempfile.TemporaryDirectory() as folder:
+            loop.train("bench", task, plan, self.compute, Path(folder), "bench")
+
+
+class Script:
+    """What lightly's tutorial on SimCLR does; plain: in our precision and memory format, else as it comes."""
+
+    def __init__(self, pixels: np.ndarray, width: int, compute: Compute | None):
+        self.width, self.compute = width, compute
+        self.loader = DataLoader(
+            Pictures(pixels), BATCH, shuffle=True, drop_last=True, num_workers=WORKERS, persistent_workers=True
+        )
+
+    def __call__(self) -> None:
+        from lightly.loss import NTXentLoss
+        from lightly.models.modules import SimCLRProjectionHead
+
+        backbone = encoder(self.width)
+        if self.compute is None:
+            backbone.to(memory_format=torch.contiguous_format)
+        head = SimCLRProjectionHead(backbone.width, HEAD.hidden_dim, HEAD.output_dim, batch_norm=False)
+        criterion = NTXentLoss(temperature=TEMPERATURE)
+        model = torch.nn.Sequential(backbone, head)
+        optimiser = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9)
+        step = 0
+        while step < STEPS[self.width]:
+            for one, two in self.loader:
+                with torch.autocast("cpu", torch.bfloat16, enabled=self.compute is not None):
+                    z = [model(view) for view in (one, two)]
+                loss = criterion(*(x.float() for x in z))
+                loss.backward()
+                optimiser.step()
+                optimiser.zero_grad()
+                loss.item()
+                step += 1
+                if step == STEPS[self.width]:
+                    break
+
+
+def same_loss() -> None:
+    """lightly's loss and ours agree on the same embeddings."""
+    from lightly.loss import NTXentLoss
+
+    one, two = (torch.randn(BATCH, 128, generator=seeds.generator(0, "bench z", k)) for k in (0, 1))
+    mine = simclr.nt_xent(torch.nn.functional.normalize(torch.cat([one, two]), dim=1), TEMPERATURE)["loss"]
+    if abs(float(mine) - float(NTXentLoss(temperature=TEMPERATURE)(one, two))) > 1e-4:
+        raise SystemExit("pretrain: losses differ: not the same work")
+
+
+def rows() -> list[pairs.Row]:
+    """Both scripts, at two widths."""
+    compute = reader.load().compute
+    loop.prepare(compute)
+    same_loss()
+    pixels, found = images(), []
+    for width, target in ((32, 1.1), (16, 1.25)):
+        note = f"width {width}, {STEPS[width]} steps of {BATCH}, 32 x 32 x 3, {compute.precision}"
+        ours, script = Ours(pixels, width, compute), Script(pixels, width, compute)
+        found.append(pairs.compare(f"pretrain, width {width}", ours, script, target, note=note))
+    shipped = Script(pixels, 32, None)
+    note = f"width 32, {STEPS[32]} steps of {BATCH}; fp32, contiguous"
+    found.append(pairs.compare("pretrain_shipped", Ours(pixels, 32, compute), shipped, 3, note=note))
+    return found
+
+
+if __name__ == "__main__":
+    pairs.main(rows)

@@ -1,0 +1,130 @@
+"""Two SimCLR views of 32 x 32 RGB images: ours, lightly's in a DataLoader of two workers, kornia's.
+
+python -m bench.views
+"""
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from bench import pairs
+from pipeline import augment, seeds
+from pipeline.quality import plain
+
+SIZE, IMAGES, BATCH, WORKERS = 32, 4096, 256, 2
+RECIPE = augment.recipe(plain(3, strength=2.0), 0)
+
+
+def images() -> np.ndarray:
+    """Smooth coloured noise, uint8 (IMAGES, 32, 32, 3)."""
+    coarse = seeds.noise((IMAGES, 3, 8, 8), 0, "bench images")
+    smooth = torch.nn.functional.interpolate(coarse, size=SIZE, mode="bicubic")
+    return (128 + 50 * smooth).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def ours(pixels: torch.Tensor) -> list[torch.Tensor]:
+    """Views of every image, a batch at a time: float (2 B, 3, 32, 32) each."""
+    found = []
+    for step, batch in enumerate(pixels.split(BATCH)):
+        found.append(torch.cat(augment.views(batch, [RECIPE, RECIPE], seeds.generator(0, "bench views", step))))
+    return found
+
+
+class Pictures(Dataset):
+    """PIL images through lightly's transform, as its tutorials have it."""
+
+    def __init__(self, pixels: np.ndarray):
+        from lightly.transforms import SimCLRTransform
+
+        self.pictures = [Image.fromarray(image) for image in pixels]
+        self.transform = SimCLRTransform(
+            input_size=SIZE,
+            cj_prob=RECIPE.jitter_probability,
+            cj_bright=RECIPE.brightness,
+            cj_contrast=RECIPE.contrast,
+            cj_sat=RECIPE.saturation,
+            cj_hue=RECIPE.hue,
+            min_scale=RECIPE.crop_min,
+            random_gray_scale=RECIPE.grayscale,
+            gaussian_blur=RECIPE.blur,
+            sigmas=augment.BLUR_SIGMA,
+            hf_prob=RECIPE.flip,
+            normalize=None,
+        )
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, i: int) -> list[torch.Tensor]:
+        return self.transform(self.pictures[i])
+
+
+def kornia_views(pixels: torch.Tensor, transform: torch.nn.Module) -> list[torch.Tensor]:
+    """The same of kornia: one forward a view, as its augmentations draw once a call and image."""
+    found = []
+    for batch in pixels.split(BATCH):
+        x = batch.permute(0, 3, 1, 2).float() / 255
+        found.append(torch.cat([transform(x), transform(x)]))
+    return found
+
+
+def kornia_transform() -> torch.nn.Module:
+    """The recipe in kornia's words; its blur has the width that the largest sigma needs."""
+    import kornia.augmentation as k
+
+    reach = 2 * int(4 * augment.BLUR_SIGMA[1]) + 1
+    return torch.nn.Sequential(
+        k.RandomResizedCrop((SIZE, SIZE), scale=(RECIPE.crop_min, 1.0), resample="BICUBIC"),
+        k.RandomHorizontalFlip(p=RECIPE.flip),
+        k.ColorJitter(RECIPE.brightness, RECIPE.contrast, RECIPE.saturation, RECIPE.hue, p=RECIPE.jitter_probability),
+        k.RandomGrayscale(p=RECIPE.grayscale),
+        k.RandomGaussianBlur((reach, reach), augment.BLUR_SIGMA, p=RECIPE.blur),
+    )
+
+
+def alike(a: list[torch.Tensor], b: list[torch.Tensor], what: str) -> None:
+    """Both are views of the same distribution: mean, spread, roughness and share of grey images agree."""
+
+    def facts(batches: list[torch.Tensor]) -> list[float]:
+        x = torch.cat(batches).clamp(0, 1)
+        rough = (x[..., 1:] - x[..., :-1]).abs().mean()
+        grey = ((x[:, 0] - x[:, 1]).abs().amax(dim=(1, 2)) < 2 / 255).float().mean()
+        return [float(v) for v in (x.mean(), x.std(), x.mean(dim=(1, 2, 3)).std(), rough, grey)]
+
+    for name, one, two, near in zip(
+        ("mean", "deviation", "deviation of means", "roughness", "grey share"),
+        facts(a),
+        facts(b),
+        (0.01, 0.02, 0.02, 0.006, 0.02),
+        strict=True,
+    ):
+        if abs(one - two) > near:
+            raise SystemExit(f"views: {name} {one:.4f} here and {two:.4f} in {what}: not the same work")
+
+
+def rows() -> list[pairs.Row]:
+    """Both comparisons."""
+    import kornia  # noqa: F401  (before any worker is forked)
+
+    array = images()
+    pixels = torch.from_numpy(array)
+    loader = DataLoader(Pictures(array), BATCH, num_workers=WORKERS, persistent_workers=True)
+    transform = kornia_transform()
+
+    def lightly() -> list[torch.Tensor]:
+        return [torch.cat(batch) for batch in loader]
+
+    mine = ours(pixels)
+    alike(mine, lightly(), "lightly")
+    with seeds.scope(0, "bench kornia"):
+        alike(mine, kornia_views(pixels, transform), "kornia")
+    done = f"{2 * IMAGES:,} views of {SIZE} x {SIZE} x 3"
+    return [
+        pairs.compare("views", lambda: ours(pixels), lightly, 10, note=f"{done}; lightly with {WORKERS} workers"),
+        pairs.compare("views_kornia", lambda: ours(pixels), lambda: kornia_views(pixels, transform), 4, note=done),
+    ]
+
+
+if __name__ == "__main__":
+    pairs.main(rows)

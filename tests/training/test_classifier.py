@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+import torch
+
+from pipeline import augment, loop, probes
+from pipeline.errors import Stopped, UserError
+from pipeline.quality import plain
+from pipeline.training import classifier
+from tests.toys import COMPUTE
+
+NONE = augment.recipe(plain(1, 0.0), 0)
+
+
+def bars(n, seed=0):
+    """Noise with bars across (class 0) or down (class 1): uint8 (n, 12, 12, 1), labels int64 (n,)."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(n) % 2
+    wave = np.where(np.arange(12) % 4 < 2, 60, -60)
+    patterns = np.stack([np.tile(wave[:, None], (1, 12)), np.tile(wave, (12, 1))])
+    images = 128 + patterns[labels] + random.normal(0, 30, (n, 12, 12))
+    return images.clip(0, 255).astype(np.uint8)[..., None], labels
+
+
+def train(images, labels, steps=20, seed=0, recipe=NONE):
+    return classifier.train("test", classifier.plan(steps, seed), images, labels, recipe, COMPUTE)
+
+
+def test_it_learns_what_the_labels_say_and_comes_back_in_evaluation_mode():
+    images, labels = bars(120)
+    model = train(images, labels)
+    unseen, answers = bars(60, seed=1)
+    assert not model.training
+    assert probes.accuracy(probes.features(model, unseen, COMPUTE).argmax(dim=1), answers) > 95
+    turned = train(images, 1 - labels)
+    assert probes.accuracy(probes.features(turned, unseen, COMPUTE).argmax(dim=1), answers) < 5
+
+
+def test_the_same_work_is_found_done_and_another_is_not(store):
+    images, labels = bars(40)
+    first = train(images, labels, steps=3)
+    entries = sorted(store.glob("classifier/*/manifest.json"))
+    times = [path.stat().st_mtime_ns for path in entries]
+    again = train(images, labels, steps=3)
+    assert [path.stat().st_mtime_ns for path in sorted(store.glob("classifier/*/manifest.json"))] == times
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+    weak = augment.recipe(plain(1, 1.0), 0)
+    others = [train(images, labels, steps=4), train(images, labels, steps=3, seed=1)]
+    others += [train(images, 1 - labels, steps=3), train(images, labels, steps=3, recipe=weak)]
+    weights = [m.head.weight for m in (first, *others)]
+    assert len(list(store.glob("classifier/*/manifest.json"))) == 5
+    assert not any(torch.equal(weights[0], other) for other in weights[1:])
+
+
+def test_interrupted_training_ends_with_the_bytes_of_an_uninterrupted_one(store, monkeypatch, tmp_path):
+    images, labels = bars(40)
+    straight = train(images, labels, steps=6)
+    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "other"))
+    update, calls = loop._update, []
+
+    def stopping(*words):
+        calls.append(words)
+        if len(calls) == 3:
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGTERM)
+        return update(*words)
+
+    monkeypatch.setattr(loop, "_update", stopping)
+    with pytest.raises(Stopped):
+        train(images, labels, steps=6)
+    resumed = train(images, labels, steps=6)
+    assert len(calls) == 6
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_damaged_weights_in_the_store_are_refused(store):
+    images, labels = bars(40)
+    train(images, labels, steps=2)
+    (path,) = store.glob("classifier/*/classifier.safetensors")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="sha256"):
+        train(images, labels, steps=2)
