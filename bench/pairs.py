@@ -51,7 +51,7 @@ def compare(
     pairs: int = PAIRS,
     note: str = "",
 ) -> Row:
-    """Time both by turns after a warm-up of each; `at_most`: the ratio is ours / peer and must not exceed the target."""
+    """Time both by turns after a warm-up of each; `at_most`: the ratio is ours / peer, and not to exceed the target."""
     ours(), peer()
     found = [(_seconds(ours), _seconds(peer)) for _ in range(pairs)]
     ratio = statistics.median(_ratio(pair, at_most) for pair in found)

@@ -2,8 +2,8 @@
 
 python -m bench.pretrain
 
-Both train the same ResNet by SGD on 32 x 32 x 3 images, the same batches a step, the same temperature and head. lightly's
-way: SimCLRTransform in a DataLoader of two workers, its projection head and NTXentLoss. First in our precision and memory
+Both train the same ResNet by SGD on 32 x 32 x 3 images, with equal batches, temperature and head. lightly's way:
+SimCLRTransform in a DataLoader of two workers, its projection head and NTXentLoss; first in our precision and memory
 format, then as a user gets it: fp32, contiguous.
 """
 

@@ -205,7 +205,7 @@ def main() -> None:
     """Measure labelling error and connectivity of this repository's images at several strengths of augmentation."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.theory", description=main.__doc__)
     parser.add_argument("--strengths", type=float, nargs="+", default=[0.5, 1.0, 2.0, 3.0, 4.0])
-    parser.add_argument("--images", type=int, default=500, help="real images in the graph")
+    parser.add_argument("--images", type=int, help="real images in the graph; 500, or all where there are fewer")
     parser.add_argument("--views", type=int, default=16, help="views of each image")
     parser.add_argument("--steps", type=int, default=1000, help="of the labelling oracle's training")
     parser.add_argument("--out", type=Path, help="also write the rows as CSV")
@@ -214,6 +214,8 @@ def main() -> None:
     loop.prepare(params.compute)
     real = shards.read_real(Path("data/real"))
     generated = shards.read_generated(Path("data/generated/inflation"))
+    if asked.images is None:
+        asked.images = min(500, len(real.rows(shards.TRAIN)))
     _possible(asked, real)
     rows = measure(params, real, generated, asked)
     print(shown(rows))

@@ -9,7 +9,7 @@ import torch
 from pipeline import backbones, inflation, loop, shards
 from pipeline.errors import UserError
 from pipeline.methods import simclr
-from pipeline.params.schema import Augment, Inflation, Pretrain, SimCLR
+from pipeline.params.schema import Augment, Backbone, Inflation, Pretrain, SimCLR
 from pipeline.training import encoder
 from tests.toys import COMPUTE
 
@@ -163,7 +163,7 @@ def test_a_set_without_labels_to_learn_or_to_judge_from_is_watched_by_rankme(rea
 
 
 def test_neighbours_are_the_train_images_that_have_labels(real):
-    network = backbones.build(PARAMS.backbone, [0.5], [0.25], 0)
+    network = backbones.build(Backbone(width=4, blocks=[1, 1, 1, 1]), [0.5], [0.25], 0)
     (images, labels), validation = real.part(shards.TRAIN), real.part(shards.VALIDATION)
     some = labels.copy()
     some[::2] = -1
