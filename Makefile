@@ -3,13 +3,14 @@ VENV ?= .venv
 PYTHON ?= python3.11
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: help setup repro data table test test-slow lint format
+.PHONY: help setup repro data table test test-slow bench lint format
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make repro      set up and run the pipeline, then print its table"
 	@echo "make test       set up and run the tests (10 minutes at most on two cores)"
 	@echo "make test-slow  the long ones: experiments in the queue, more kills, the default preset from nothing"
+	@echo "make bench      ours against lightly, kornia and diffusers, in ratios: half an hour, with nothing else running"
 	@echo "make data NAME=cifar10   fetch a published data set (cifar10, cifar100, stl10, svhn, tiny-imagenet)"
 	@echo "make lint       ruff check and ruff format --check"
 	@echo "make setup      only make $(VENV)"
@@ -23,6 +24,11 @@ $(VENV)/.run: requirements.txt
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 	@echo "installing requirements-dev.txt into $(VENV)"
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.bench: requirements-bench.txt $(VENV)/.run
+	@echo "installing requirements-bench.txt into $(VENV)"
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	@touch $@
 
 setup: $(VENV)/.run
@@ -42,6 +48,9 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	python -m pytest -m slow
+
+bench: $(VENV)/.bench
+	python -m bench
 
 lint: $(VENV)/.dev
 	ruff check .

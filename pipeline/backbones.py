@@ -69,7 +69,10 @@ def build(params: Backbone, mean: list[float], std: list[float], seed: int) -> E
 
 def statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
     """Mean and standard deviation a channel of uint8 images (N, H, W, C), as pixels in [0, 1]; sums are exact."""
-    counts = np.stack([np.bincount(images[..., c].reshape(-1), minlength=256) for c in range(images.shape[3])])
+    counts = np.zeros((images.shape[3], 256), np.int64)
+    for first in range(0, len(images), 1000):  # bincount makes int64 of what it counts
+        for c, count in enumerate(counts):
+            count += np.bincount(images[first : first + 1000, ..., c].reshape(-1), minlength=256)
     values = np.arange(256)
     mean = (counts * values).sum(axis=1) / counts.sum(axis=1)
     variance = (counts * values**2).sum(axis=1) / counts.sum(axis=1) - mean**2

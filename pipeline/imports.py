@@ -2,7 +2,8 @@
 
 Read are: .npz with the key `image` (as AdaInf publishes) or `images`; .npy of (N, H, W, C), or of (N, K, H, W, C): K
 candidates of each of N images (as CLSP keeps), taken candidate by candidate; .h5 with `images`; a folder of pictures.
-Channels may come first. Nothing pickled is opened.
+Channels may come first. Nothing pickled is opened. The images are shuffled, as a set may be sorted by class and a small
+ratio takes the first ones.
 """
 
 import zipfile
@@ -13,7 +14,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from pipeline import pictures, shards, store
+from pipeline import pictures, seeds, shards, store
 from pipeline.errors import UserError
 from pipeline.params.schema import Generator
 
@@ -23,11 +24,12 @@ _ARCHIVE = (zipfile.BadZipFile, zlib.error, NotImplementedError)  # the last: a 
 
 
 def load(params: Generator, real: shards.RealSet) -> np.ndarray:
-    """What `generator.path` names, fit to stand beside the real images: uint8 (N, H, W, C), RGB or grey."""
+    """What `generator.path` names, fit to stand beside the real images, shuffled: uint8 (N, H, W, C), RGB or grey."""
     _, size, _, channels = real.images.shape
     images = read(Path(params.path), size, channels)
     seen, _ = real.part(shards.TRAIN)
-    return in_order(images, seen, params.channel_order, params.path)
+    images = in_order(images, seen, params.channel_order, params.path)
+    return images[seeds.permutation(0, "import", 0, len(images), np.arange(len(images)))]
 
 
 def read(path: Path, size: int, channels: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Judging generated images: how far they are from real ones, how varied, how easily told apart, whether any are copies.
 
-They are compared with validation images, which no generator saw. The feature network is a classifier of spare real
-images, trained here; density, coverage and the Frechet distance are measured in its features, copies in pixels.
+They are compared with validation images, which no generator trained here has seen. The feature network is a classifier
+of spare real images; density, coverage and the Frechet distance are measured in its features, copies in pixels.
 """
 
 import pickle
@@ -22,27 +22,31 @@ NEIGHBOURS = 5  # k of density and coverage, as their authors'
 CROWD = 50  # neighbours that a nearest distance is measured against (Carlini et al. 2023)
 RARE = 0.01  # share of validation images that count as being as near to a train image as a copy is
 MEMORISED = 0.05  # a larger share of generated images that near is a verdict
+SURELY = 0.01  # and whatever validation images are like, a distance below this share of the others' is a copy's
 SHOWN = 16  # closest pairs in the picture
-_CHUNK = 10_000
+_CHUNK = 10_000_000  # values of the bank at once
 
 
 @dataclass
 class Judged:
-    """metrics: at most ten numbers; protocol: how each came about; pairs: title -> uint8 images for the picture."""
+    """metrics: at most ten numbers; protocol: how each came about; pairs: titles and uint8 images for the picture."""
 
     metrics: dict[str, float]
     protocol: dict
-    pairs: dict[str, np.ndarray]
+    pairs: list[tuple[str, np.ndarray]]
 
 
-def judge(generated: np.ndarray, real: shards.RealSet, params: Quality, compute: Compute) -> Judged:
-    """All numbers of the first `params.images` generated images (N, H, W, C), or of fewer if there are fewer."""
+def judge(generated: np.ndarray, source: str, real: shards.RealSet, params: Quality, compute: Compute) -> Judged:
+    """All numbers of the first `params.images` generated images (N, H, W, C), or of fewer if there are fewer.
+
+    source: where they come from, generator.source; who trained elsewhere may have seen the validation images.
+    """
     seen, _ = real.part(shards.TRAIN)
     unseen, _ = real.part(shards.VALIDATION)
     n = min(params.images, len(generated), len(unseen) // 2)
     if n < 2:
         why = f"{len(generated)} generated images, {len(unseen)} of validation, quality.images {params.images}"
-        return Judged({"images": 0}, {"note": f"nothing to judge: {why}"}, {"nothing to judge; train": seen[:SHOWN]})
+        return Judged({"images": 0}, {"note": f"nothing to judge: {why}"}, [("nothing to judge; train", seen[:SHOWN])])
     judged, one, two = generated[:n], unseen[:n], unseen[n : 2 * n]
     embed, network = features(real, params, compute)
     x, a, b = (embed(images) for images in (judged, one, two))
@@ -50,8 +54,7 @@ def judge(generated: np.ndarray, real: shards.RealSet, params: Quality, compute:
     floor = density_and_coverage(a, b)
     right, of = told_apart(judged, one, params, compute)
     low, high = probes.wilson(right, of)
-    with bar("nearest train images", 2, "set") as progress:
-        near, near_unseen = (nearest(images, seen, progress) for images in (judged, unseen[: 2 * n]))
+    near, near_unseen = (nearest(images, seen) for images in (judged, unseen[: 2 * n]))
     copied, limit = copies(near, near_unseen)
     share = 100 * float(copied.mean())
     memorised = probes.wilson(int(copied.sum()), n)[0] > 100 * MEMORISED
@@ -62,25 +65,29 @@ def judge(generated: np.ndarray, real: shards.RealSet, params: Quality, compute:
         "density": density,
         "coverage": coverage,
         "told_apart": 100 * right / of,
-        "tv_bound": max(0.0, 2 * right / of - 1),
+        "tv_bound": max(0.0, 2 * low / 100 - 1),
         "nearest": float(np.median(near.distance) / np.median(near_unseen.distance)),
         "copied": share,
         "memorised": int(memorised),
     }
     protocol = {
-        "real_images": f"{2 * n} of validation, in halves; no generator saw them",
+        "real_images": f"{2 * n} of validation, in halves; {_seen_by(source)}",
+        "mixed_labels": "validation images have labels and most train images have none: they may differ in kind"
+        if len(real.with_labels(real.rows(shards.TRAIN))) < len(seen) and real.part(shards.VALIDATION)[1].max() >= 0
+        else None,
         "network": network,
         "floor": "one half of the real images judged against the other",
         "density_floor": round(floor[0], 4),
         "coverage_floor": round(floor[1], 4),
         "neighbours": NEIGHBOURS,
         "told_apart": {"test_images": of, "low": round(low, 4), "high": round(high, 4), "interval": "Wilson, 95 %"},
-        "tv_bound": "2 told_apart - 1 <= total variation between generated and real images",
+        "tv_bound": "2 a - 1 <= total variation between generated and real images, a the lower end of told_apart",
         "nearest": "median distance to the nearest train image or its mirror image, over that of validation images",
-        "copied": f"% with a distance below {limit:.4f} of the mean one to the {CROWD} nearest train images, "
-        f"as {100 * RARE:g} % of validation images have",
-        "memorised": f"1 where copied is above {100 * MEMORISED:g} % with 97.5 % confidence",
+        "copied": f"% with a distance of at most {limit:.4f} of the mean one to the {CROWD} nearest train images and "
+        f"mirror images, as {100 * RARE:g} % of validation images have (or {SURELY:g}, if that is less)",
+        "memorised": f"1 where copied is above {100 * MEMORISED:g} % with 97.5 % confidence, that limit taken as known",
     }
+    protocol = {name: fact for name, fact in protocol.items() if fact is not None}
     say(
         f"quality: Frechet {metrics['frechet']:.2f} (floor {metrics['frechet_floor']:.2f}), told from real ones in "
         f"{metrics['told_apart']:.1f} %, {share:.1f} % as near to a train image as {100 * RARE:g} % of validation's"
@@ -89,11 +96,25 @@ def judge(generated: np.ndarray, real: shards.RealSet, params: Quality, compute:
     return Judged(metrics, protocol, _pairs(judged, near, unseen, near_unseen, seen))
 
 
+def _seen_by(source: str) -> str:
+    """What the generator knows of the validation images."""
+    if source == "train":
+        return "the generator did not see them"
+    say("quality: the generator was not trained here and may have seen the validation images: then it looks too good")
+    return "the generator was not trained here and MAY HAVE SEEN THEM"
+
+
 def features(real: shards.RealSet, params: Quality, compute: Compute):
     """(embed, facts): uint8 images (N, H, W, C) -> float32 (N, D), and how that network came about."""
     if params.inception is not None:
-        facts = {"kind": "Inception v3", "weights_sha256": files.sha256(Path(params.inception))}
-        return inception(params.inception, compute), facts
+        embed = inception(params.inception, compute)
+        scale = "comparable with distances of the same number of images alone, not with published ones of 50,000"
+        return embed, {
+            "kind": "Inception v3",
+            "weights_sha256": files.sha256(Path(params.inception)),
+            "features": 2048,
+            "scale": scale,
+        }
     model, facts = feature_network(real, params, compute)
     return lambda images: probes.features(model.encoder, images, compute), facts
 
@@ -101,17 +122,17 @@ def features(real: shards.RealSet, params: Quality, compute: Compute):
 def feature_network(real: shards.RealSet, params: Quality, compute: Compute) -> tuple[classifier.Classifier, dict]:
     """A classifier of the spare images, or of train images where there are none; and how it came about.
 
-    Without labels it tells by how many quarter turns an image was turned.
+    Where not all of them have labels, or all the same one, it tells by how many quarter turns an image was turned.
     """
-    rows, source = real.rows(shards.SPARE), "spare images, which no generator saw"
-    if len(rows) < 2:
+    rows, source = real.rows(shards.SPARE), "spare images, which no generator trained here has seen"
+    if not len(rows):
         rows, source = real.rows(shards.TRAIN), "train images, WHICH THE GENERATOR SAW: dataset.spare_size is 0"
         say("quality: no spare images; the feature network learns from the generator's own train images")
     images, labels = real.images[rows], real.labels[rows]
     unseen, answers = real.part(shards.VALIDATION)
     task = "classes"
-    if min(labels.min(), answers.min()) < 0:
-        task = "quarter turns (Gidaris et al. 2018), as there are no labels"
+    if min(labels.min(), answers.min()) < 0 or len(np.unique(labels)) < 2:
+        task = "quarter turns (Gidaris et al. 2018), as not all images have labels, or all the same"
         (images, labels), (unseen, answers) = turned(images), turned(unseen)
     recipe = augment.recipe(plain(real.images.shape[3], strength=0.0), 0)
     schedule = classifier.plan(params.steps, params.seed)
@@ -153,7 +174,16 @@ def inception(weights: str, compute: Compute):
             network = FeatureExtractorInceptionV3(
                 "inception", ["2048"], feature_extractor_weights_path=str(Path(folder) / "weights.pth")
             )
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as fault:
+    except (
+        OSError,
+        EOFError,
+        AttributeError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        pickle.UnpicklingError,
+    ) as fault:
         reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
         raise UserError(f"not Inception's weights: {reason}", weights, "name another file") from fault
 
@@ -216,34 +246,40 @@ class Near:
     relative: np.ndarray
 
 
-def nearest(images: np.ndarray, bank: np.ndarray, progress=None) -> Near:
+def nearest(images: np.ndarray, bank: np.ndarray) -> Near:
     """Nearest neighbours among the bank's images and their mirror images, by Euclidean distance of pixels in [0, 1].
 
     images: uint8 (n, H, W, C); bank: uint8 (N, H, W, C).
     """
-    queries = _flat(images)
+    queries, ways = _flat(images), (bank, bank[:, :, ::-1])
     best = torch.full((len(images), 0), torch.inf)
-    rows = torch.zeros((len(images), 0), dtype=torch.int64)
-    for first in range(0, len(bank), _CHUNK):
-        part = bank[first : first + _CHUNK]
-        for way in (part, part[:, :, ::-1]):
-            found, number = _smallest(torch.cdist(queries, _flat(way)))
-            best, kept = _smallest(torch.cat([best, found], dim=1))
-            rows = torch.cat([rows, first + number], dim=1).gather(1, kept)
-    if progress is not None:
-        progress.update()
+    rows = torch.zeros((len(images), 0), dtype=torch.int64)  # a mirror image's number is its image's + N
+    chunk = max(1, _CHUNK // queries.shape[1])
+    with bar("nearest train images", 2 * len(bank), "image") as progress:
+        for first in range(0, len(bank), chunk):
+            for mirrored, way in enumerate(ways):
+                part = _flat(way[first : first + chunk])
+                found, number = _smallest(torch.cdist(queries, part))
+                best, kept = _smallest(torch.cat([best, found], dim=1))
+                rows = torch.cat([rows, mirrored * len(bank) + first + number], dim=1).gather(1, kept)
+                progress.update(len(part))
+    row = rows[:, 0].numpy()
+    neighbours = np.where((row >= len(bank))[:, None, None, None], ways[1][row % len(bank)], ways[0][row % len(bank)])
+    # Once more for the nearest: by matrix products, which the search uses, a copy is not quite at distance 0.
+    distance = (queries - _flat(neighbours)).norm(dim=1)
     crowd = best.mean(dim=1).clamp(min=1e-12)
-    return Near(rows[:, 0].numpy(), best[:, 0].numpy(), (best[:, 0] / crowd).numpy())
+    return Near(row % len(bank), distance.numpy(), (distance / crowd).numpy())
 
 
 def copies(generated: Near, unseen: Near) -> tuple[np.ndarray, float]:
     """(whether each generated image is as near to a train image as RARE of the unseen real ones, that limit).
 
     Near is a distance that is small beside those to the other neighbours, or a smooth image would be near to
-    everything (Carlini et al., USENIX Security 2023, section 4.2).
+    everything (Carlini et al., USENIX Security 2023, section 4.2). Where real images have copies of their own, a copy
+    is still one: the limit is at least SURELY.
     """
-    limit = float(np.quantile(unseen.relative, RARE))
-    return generated.relative < limit, limit
+    limit = max(float(np.quantile(unseen.relative, RARE)), SURELY)
+    return generated.relative <= limit, limit
 
 
 def _smallest(distances: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -254,11 +290,11 @@ def _flat(images: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(images)).flatten(1).float() / 255
 
 
-def _pairs(judged: np.ndarray, near: Near, unseen: np.ndarray, near_unseen: Near, seen: np.ndarray) -> dict:
+def _pairs(judged: np.ndarray, near: Near, unseen: np.ndarray, near_unseen: Near, seen: np.ndarray) -> list:
     first, second = (np.argsort(found.relative, kind="stable")[:SHOWN] for found in (near, near_unseen))
-    return {
-        "generated images that are nearest to a train image": judged[first],
-        "the train image that each is nearest to": seen[near.row[first]],
-        "validation images that are nearest to a train image": unseen[second],
-        "the train image that each is nearest to ": seen[near_unseen.row[second]],
-    }
+    return [
+        ("generated images that are nearest to a train image", judged[first]),
+        ("the train image that each is nearest to", seen[near.row[first]]),
+        ("validation images that are nearest to a train image", unseen[second]),
+        ("the train image that each is nearest to", seen[near_unseen.row[second]]),
+    ]

@@ -34,13 +34,13 @@ def table(path: Path, columns: list[str], rows: list[dict]) -> None:
     files.write_text(path, text.getvalue())
 
 
-def beside(path: Path, sets: dict[str, np.ndarray], columns: int = 16, rows: int = 4, scale: int = 2) -> None:
+def beside(path: Path, sets: list[tuple[str, np.ndarray]], columns: int = 16, rows: int = 4, scale: int = 2) -> None:
     """A PNG of the first images of each set under its name; images: uint8 (N, H, W, 1 or 3), N may be 0."""
-    height, width, _ = next(images.shape[1:] for images in sets.values() if len(images))
+    height, width, _ = next(images.shape[1:] for _, images in sets if len(images))
     cell_h, cell_w, title = height * scale + _GAP, width * scale + _GAP, 26
     sheet = Image.new("RGB", (columns * cell_w + _GAP, len(sets) * (rows * cell_h + title)), (_PAPER,) * 3)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
-    for i, (name, images) in enumerate(sets.items()):
+    for i, (name, images) in enumerate(sets):
         top = i * (rows * cell_h + title)
         draw.text((_GAP + 2, top + 3), name, fill=(_INK,) * 3, font=font)
         for j, image in enumerate(images[: rows * columns]):

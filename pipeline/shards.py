@@ -132,17 +132,31 @@ def shard_name(k: int) -> str:
     return f"shard-{k:05d}.h5"
 
 
-def read_generated(folder: Path) -> np.ndarray:
-    """The first n images of a generated set, n from its manifest, verified: uint8 (n, H, W, C); all zero if n = 0."""
+def read_generated(folder: Path, most: int | None = None) -> np.ndarray:
+    """The first n images of a generated set, n from its manifest, verified: uint8 (n, H, W, C); all zero if n = 0.
+
+    most: read no more than so many.
+    """
     manifest = verify(folder, "generate")
-    parts = []
-    for name in sorted(manifest["files"]):
-        with open_file(Path(folder) / name) as file:
-            parts.append(_images(file, Path(folder) / name))
-    n, held = manifest.get("n"), sum(map(len, parts))
+    paths = [Path(folder) / name for name in sorted(manifest["files"])]
+    counts = [_count(path) for path in paths]
+    n, held = manifest.get("n"), sum(counts)
     if not isinstance(n, int) or not 0 <= n <= held:
         raise UserError(f"holds {held} images, its manifest says {n}", folder, "run `dvc repro -f -s generate`")
-    return np.concatenate(parts)[:n] if parts else np.zeros((0, 0, 0, 0), np.uint8)
+    n = n if most is None else min(n, most)
+    shape = _shape(paths[0]) if paths else (0, 0, 0)
+    images, first = np.empty((n, *shape), np.uint8), 0  # filled in place: a million images need no second copy
+    for path in paths:
+        if first == n:
+            break
+        with open_file(path) as file:
+            part = _stored(file, path)
+            if part.shape[1:] != shape:
+                raise UserError(f"images of {part.shape[1:]} beside {shape}", path, "run `dvc repro -f -s generate`")
+            part = part[: n - first]
+        images[first : first + len(part)] = part
+        first += len(part)
+    return images
 
 
 def open_file(path: Path) -> h5py.File:
@@ -153,12 +167,26 @@ def open_file(path: Path) -> h5py.File:
         raise UserError(f"not readable as HDF5: {fault}", path, "delete it and make it again") from fault
 
 
+def _count(path: Path) -> int:
+    with open_file(path) as file:
+        return len(_stored(file, path))
+
+
+def _shape(path: Path) -> tuple[int, ...]:
+    with open_file(path) as file:
+        return _stored(file, path).shape[1:]
+
+
 def _images(file: h5py.File, path: Path) -> np.ndarray:
+    return _stored(file, path)[:]
+
+
+def _stored(file: h5py.File, path: Path) -> h5py.Dataset:
     images = file.get("images")
     if images is None or images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
         found = "no `images`" if images is None else f"{images.dtype} {images.shape}"
         raise UserError(f"expected images as uint8 (N, H, W, 1 or 3), found {found}", path)
-    return images[:]
+    return images
 
 
 def _column(file: h5py.File, path: Path, name: str, kind: type, n: int) -> np.ndarray:

@@ -32,33 +32,40 @@ def run(name: str, main: Callable[[SimpleNamespace], None], reads: tuple[str, ..
 
 def command(main: Callable[[], None]) -> None:
     """Run the main of a command that is no stage: a UserError is one line and its exit code."""
-    try:
-        main()
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.code)
+    code = _told(main, "")
+    if code:
+        sys.exit(code)
 
 
 def _code(name: str, main: Callable, reads: tuple[str, ...]) -> int:
-    try:
+    def work() -> None:
         sources, params = _sources(), reader.load()
         main(select(params, reads))
         _unchanged(sources, select(params, reads), reads)
         _record(name, params)
+
+    return _told(work, f"{name}: ")
+
+
+def _told(work: Callable[[], None], before: str) -> int:
+    """The exit code of some work; what stopped it is told in lines that begin with `before`."""
+    try:
+        work()
     except UserError as error:
         for line in str(error).splitlines():
-            print(f"{name}: {line}", file=sys.stderr)
+            print(f"{before}{line}", file=sys.stderr)
         return error.code
     except Stopped as stop:
-        print(f"\n{name}: {stop}", file=sys.stderr)
+        print(f"\n{before}{stop}", file=sys.stderr)
         return 128 + stop.signum
     except KeyboardInterrupt:
-        print(f"\n{name}: interrupted; run the same command to go on", file=sys.stderr)
+        print(f"\n{before}interrupted; run the same command to go on", file=sys.stderr)
         return 130
     except (MemoryError, RuntimeError) as fault:
         if not _out_of_memory(fault):
             raise
-        print(f"{name}: out of memory - lower this stage's batch_size; finished parts are kept", file=sys.stderr)
+        remedy = "lower the batch size, or the number of images; finished parts are kept"
+        print(f"{before}out of memory - {remedy}", file=sys.stderr)
         if os.environ.get("LEAVEN_DEBUG"):
             traceback.print_exc()
         return RESOURCE

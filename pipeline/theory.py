@@ -92,7 +92,9 @@ def affinity(features: torch.Tensor, images: int, bandwidth: float) -> torch.Ten
 
 def bandwidth_of(features: torch.Tensor) -> float:
     """A third of the median distance of an image to the nearest other: without augmentation, images hardly touch."""
-    nearest = torch.cdist(features, features).fill_diagonal_(torch.inf).min(dim=1).values
+    nearest = torch.cdist(features.double(), features.double()).fill_diagonal_(torch.inf).min(dim=1).values
+    if nearest.median() < 1e-6 * features.std():
+        raise UserError("half of the train images are copies of one another", "data/real", "remove the copies")
     return float(nearest.median()) / 3
 
 
@@ -118,10 +120,10 @@ def embed(network: torch.nn.Module, images: np.ndarray, recipe: augment.Recipe, 
 
 
 def arms(counts: tuple[int, int, int], ratio: float, weight: float) -> dict[str, torch.Tensor]:
-    """Arm -> probability of each image, float64 (sum of counts,): first the real ones, then generated, then spare ones.
+    """Arm -> probability of each image, float64 (sum of counts,): real ones, then generated, then further real ones.
 
-    No generated images; generated ones at N = 1 and at N = weight; and at N = 1 spare real images in their place, as if
-    the generator were perfect.
+    No generated images; generated ones at N = 1 and at N = weight; and at N = 1 further real images in their place, as
+    if the generator were perfect.
     """
 
     def shares(beta: float, others: int) -> torch.Tensor:
@@ -140,11 +142,11 @@ def measure(params: Params, real: shards.RealSet, generated: np.ndarray, asked: 
     """A row a strength and arm, of the first `asked.images` train images and, at most twice as many, generated ones."""
     images, labels = (part[: asked.images] for part in real.part(shards.TRAIN))
     made = generated[: min(inflation.generated_count(len(images), params.inflation.ratio), 2 * len(images))]
-    spare = real.part(shards.SPARE)[0][-len(made) :] if len(made) else made
-    everything = [part for part in (images, made, spare) if len(part)]
+    further = real.part(shards.VALIDATION)[0][: len(made)]  # which the network has not seen either
+    everything = [part for part in (images, made, further) if len(part)]
     network, _ = quality.feature_network(real, params.quality, params.compute)
-    features = [probes.features(network.encoder, part, params.compute) for part in everything]
-    bandwidth, classes = bandwidth_of(torch.cat(features)), len(real.classes)
+    bandwidth = bandwidth_of(probes.features(network.encoder, images, params.compute))
+    classes = len(real.classes)
     oracle = labelling_oracle(real, asked.steps, params)
     rows = []
     for strength in asked.strengths:
@@ -156,14 +158,16 @@ def measure(params: Params, real: shards.RealSet, generated: np.ndarray, asked: 
 
         terms = {}
         if oracle is not None:
-            for part, names in ((images, ("alpha", "flips")), (made, ("", "flips_generated"))):
-                if len(part):
-                    clean = probes.features(oracle, part, params.compute)
-                    answers = torch.from_numpy(labels) if part is images else clean.argmax(dim=1)
-                    terms |= zip(names, labelling_error(look(oracle, part, names[1]), clean, answers), strict=True)
+            clean = probes.features(oracle, images, params.compute)
+            alpha, flips = labelling_error(look(oracle, images, "flips"), clean, torch.from_numpy(labels))
+            terms |= {"alpha": alpha, "flips": flips}
+        if oracle is not None and len(made):
+            clean = probes.features(oracle, made, params.compute)
+            _, flips = labelling_error(look(oracle, made, "flips_generated"), clean, clean.argmax(dim=1))
+            terms |= {"flips_generated": flips}
         views = [torch.stack(look(network.encoder, part, f"graph {i}"), dim=1) for i, part in enumerate(everything)]
         a = affinity(torch.cat(views).flatten(0, 1), sum(map(len, everything)), bandwidth)
-        counts = (len(images), len(made), len(spare))
+        counts = (len(images), len(made), len(further))
         for arm, weights in arms(counts, params.inflation.ratio, params.inflation.real_weight).items():
             found = spectrum(a[weights > 0], weights[weights > 0])
             rows.append(
@@ -182,9 +186,9 @@ def measure(params: Params, real: shards.RealSet, generated: np.ndarray, asked: 
 
 
 def labelling_oracle(real: shards.RealSet, steps: int, params: Params) -> torch.nn.Module | None:
-    """A classifier of spare images under strong augmentation; None where these have no labels."""
+    """A classifier of spare images under strong augmentation; None where these lack labels of several classes."""
     images, labels = real.part(shards.SPARE)
-    if len(images) < 2 or labels.min() < 0:
+    if not len(images) or labels.min() < 0 or real.part(shards.TRAIN)[1].min() < 0 or len(np.unique(labels)) < 2:
         say("theory: no spare images with labels (dataset.spare_size), so alpha is not measured")
         return None
     recipe = augment.recipe(quality.plain(images.shape[3], ORACLE_STRENGTH), 0)

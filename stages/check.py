@@ -3,6 +3,7 @@
 Its output's content is constant, so a good change of parameters reruns nothing by it.
 """
 
+import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -43,8 +44,14 @@ def machine(params: SimpleNamespace) -> list[UserError]:
     """What the parameters ask for and this machine does not have."""
     found = []
     wanted = {"dataset.path": params.dataset.path, "generator.path": params.generator.path}
-    if params.quality.inception is not None:
-        wanted["quality.inception"] = params.quality.inception
+    inception = params.quality.inception
+    if inception is not None and not Path(inception).is_file():
+        found.append(
+            UserError(f"{inception} is no file", "params.yaml: quality.inception", "set it to one, or to null")
+        )
+    if inception is not None and importlib.util.find_spec("torch_fidelity") is None:
+        remedy = "pip install torch-fidelity, or set it to null"
+        found.append(UserError("wants torch-fidelity", "params.yaml: quality.inception", remedy))
     for name, path in wanted.items():
         if not Path(path).exists():
             remedy = f"set it to one that does; a run in a copy (--temp, --queue) wants -C {path} as well"

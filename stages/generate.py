@@ -15,8 +15,8 @@ def main(params: SimpleNamespace) -> None:
     images, _ = shards.read_real(Path("data/real")).part(shards.TRAIN)
     generator = Path("data/generator")
     n, made, fingerprint = inflation.generated_count(len(images), params.inflation.ratio), {}, None
+    card = sampling.card(generator)
     if n:
-        card = sampling.card(generator)
         if card["source"] == "none":
             raise UserError(
                 f"inflation.ratio asks for {n:,} images", generator, "generator.source is none: ratio must be 0"
@@ -25,10 +25,10 @@ def main(params: SimpleNamespace) -> None:
             made, fingerprint = imports.fill(generator, n, params.generate.shard_size, card["files"][imports.FILE])
         else:
             made, fingerprint = sampling.fill(params.generate, card, generator, n, images.shape[1], params.compute)
-    facts = {"n": n, "shard_size": params.generate.shard_size, "fingerprint": fingerprint}
+    facts = {"n": n, "shard_size": params.generate.shard_size, "source": card["source"], "fingerprint": fingerprint}
     files.assemble(SET, made, lambda folder: shards.seal(folder, sorted(made), facts))
     generated = shards.read_generated(SET)
-    report.beside(Path("plots/generated.png"), {f"generated ({n:,})": generated, f"real ({len(images):,})": images})
+    report.beside(Path("plots/generated.png"), [(f"generated ({n:,})", generated), (f"real ({len(images):,})", images)])
     means = {"mean_pixel": float(generated.mean())} if n else {}
     real_mean = float(images.mean())
     report.metrics(

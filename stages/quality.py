@@ -6,13 +6,15 @@ from types import SimpleNamespace
 from pipeline import files, loop, quality, report, shards, stage
 
 READS = ("compute", "quality")
+SET = Path("data/generated/inflation")
 
 
 def main(params: SimpleNamespace) -> None:
     loop.prepare(params.compute)
     real = shards.read_real(Path("data/real"))
-    generated = shards.read_generated(Path("data/generated/inflation"))
-    judged = quality.judge(generated, real, params.quality, params.compute)
+    generated = shards.read_generated(SET, most=params.quality.images)
+    source = files.read_json(SET / "manifest.json")["source"]
+    judged = quality.judge(generated, source, real, params.quality, params.compute)
     report.metrics(Path("metrics/quality.json"), judged.metrics)
     files.write_json(Path("metrics/quality.protocol.json"), judged.protocol)
     report.beside(Path("plots/closest.png"), judged.pairs, columns=quality.SHOWN, rows=1)

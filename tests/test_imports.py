@@ -7,6 +7,7 @@ from PIL import Image
 
 from pipeline import files, imports, shards
 from pipeline.errors import UserError
+from pipeline.params.schema import Generator
 
 
 def noise(*shape, seed=0):
@@ -133,6 +134,17 @@ def test_blue_first_is_noticed_and_turned_round_when_stated(tmp_path):
     assert np.array_equal(imports.in_order(turned, real, "rgb", tmp_path), turned)
     grey = noise(5, 8, 8, 1)
     assert imports.in_order(grey, grey, None, tmp_path) is grey
+
+
+def test_a_set_that_is_sorted_is_shuffled_so_that_its_first_images_are_of_all_kinds(tmp_path):
+    made = np.repeat(np.arange(10, dtype=np.uint8), 100)[:, None, None, None] * np.ones((1, 8, 8, 1), np.uint8)
+    np.save(tmp_path / "sorted.npy", made)
+    empty = np.zeros(0, np.int64)
+    real = shards.RealSet(noise(4, 8, 8, 1), np.zeros(4, int), np.zeros(4, np.uint8), empty, (), "toy", 0)
+    given = {"kind": "ddpm", "source": "import", "path": str(tmp_path / "sorted.npy"), "channel_order": None}
+    found = imports.load(Generator(**given, hub=None, revision=None), real)[:, 0, 0, 0]
+    assert np.array_equal(np.sort(found), made[:, 0, 0, 0])
+    assert np.bincount(found[:100], minlength=10).min() >= 3
 
 
 @pytest.fixture

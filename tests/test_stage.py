@@ -74,11 +74,15 @@ def test_good_stage_ends_with_0_without_a_word_and_is_recorded_outside_the_works
         ("raise Stopped('stopped at step 7', 15)", 143, "\ntiny: stopped at step 7\n"),
         ("raise Stopped('stopped at step 7', 2)", 130, "\ntiny: stopped at step 7\n"),
         ("raise KeyboardInterrupt", 130, "\ntiny: interrupted; run the same command to go on\n"),
-        ("raise MemoryError", 3, "tiny: out of memory - lower this stage's batch_size; finished parts are kept\n"),
+        (
+            "raise MemoryError",
+            3,
+            "tiny: out of memory - lower the batch size, or the number of images; finished parts are kept\n",
+        ),
         (
             "raise RuntimeError('CUDA out of memory. Tried to allocate 2 GiB')",
             3,
-            "tiny: out of memory - lower this stage's batch_size; finished parts are kept\n",
+            "tiny: out of memory - lower the batch size, or the number of images; finished parts are kept\n",
         ),
     ],
 )

@@ -62,7 +62,13 @@ def dataset(p) -> Iterator[Fault]:
 
 def several(p) -> Iterator[Fault]:
     """One image has no spread: not in a batch, not in a measure, not in an interval."""
-    named = "dataset.validation_size", "dataset.test_size", "quality.images", "pretrain.batch_size"
+    named = (
+        "dataset.validation_size",
+        "dataset.test_size",
+        "dataset.spare_size",
+        "quality.images",
+        "pretrain.batch_size",
+    )
     for section, name in (words.split(".") for words in named):
         if getattr(getattr(p, section), name) == 1:
             yield (section, name), "must be at least 2, not 1"
@@ -113,6 +119,16 @@ def generate(p) -> Iterator[Fault]:
         yield ("generate", "steps"), f"{g.steps} > {name} {timesteps}"
     elif g.sampler in ("ddpm", "ddim") and timesteps % g.steps:  # diffusers rounds the stride, not the grid
         yield ("generate", "steps"), f"{g.steps} does not divide {name} {timesteps}, as sampler {g.sampler} needs"
+
+
+def quality(p) -> Iterator[Fault]:
+    """Generated images are judged beside two halves of the validation images, as many in each."""
+    n, there = p.quality.images, p.dataset.validation_size
+    if 2 * n > there:
+        yield (
+            ("quality", "images"),
+            f"{n} generated images want 2 x {n} of validation; dataset.validation_size is {there}",
+        )
 
 
 def mixture(p) -> Iterator[Fault]:
@@ -213,6 +229,7 @@ RULES = (
     ddpm,
     ddpm_batch,
     generate,
+    quality,
     mixture,
     queue,
     training,

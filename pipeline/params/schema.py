@@ -222,7 +222,7 @@ class SimSiam(Section):
 
 
 class Quality(Section):
-    """Judging generated images. images: how many of them, against as many validation images; 0 judges none.
+    """Judging generated images. images: how many of them, against two halves of as many validation images; 0: none.
 
     steps: of the feature network's training, and of the classifier's that tells generated from real. inception: a local
     file with torch-fidelity's Inception weights, as the feature network instead; null: the one trained here.

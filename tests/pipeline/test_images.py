@@ -44,6 +44,11 @@ def generated(clone):
     return np.concatenate([h5py.File(path)["images"][:] for path in sorted(folder.glob("*.h5"))])
 
 
+def alike(images):
+    """The images as a set, whatever their order."""
+    return {image.tobytes() for image in images}
+
+
 @pytest.mark.slow
 def test_own_pictures_and_imported_images_go_through_the_whole_pipeline(small, tmp_path):
     clone = clones.copy(small, tmp_path / "clone")
@@ -52,7 +57,9 @@ def test_own_pictures_and_imported_images_go_through_the_whole_pipeline(small, t
     np.savez(clone / "data/adainf.npz", image=made[..., ::-1])  # blue first, as AdaInf's script writes it
     np.save(clone / "data/clsp.npy", made.reshape(100, 5, SIZE, SIZE, 3))
     sizes = {"train_size": 400, "validation_size": 50, "labelled_size": 100, "image_size": SIZE, "test_size": 100}
+    sizes["spare_size"] = "40"
     clones.edit(clone, **{f"dataset__{name}": str(value) for name, value in sizes.items()})
+    clones.edit(clone, quality__images="25")
     clones.edit(clone, dataset__name="folder", dataset__path="data/mine", dataset__channels="3", augment__form="colour")
     clones.edit(clone, generator__source="import", generator__path="data/adainf.npz")
     output = clones.run(clone, "dvc", "repro", code=None)
@@ -62,15 +69,16 @@ def test_own_pictures_and_imported_images_go_through_the_whole_pipeline(small, t
 
     clones.edit(clone, generator__channel_order="bgr")
     clones.run(clone, "dvc", "repro")
-    assert np.array_equal(generated(clone), made[:400])
+    assert len(generated(clone)) == 400
+    assert alike(generated(clone)) <= alike(made)
     assert json.loads((clone / "metrics/prepare.json").read_text())["test"] == 100
     judged = json.loads((clone / "metrics/linear_eval.json").read_text())
     assert judged["pixels"] > 50  # three classes
 
     clones.edit(clone, generator__channel_order="null", generator__path="data/clsp.npy")
     clones.run(clone, "dvc", "repro")
-    candidates = made.reshape(100, 5, SIZE, SIZE, 3).swapaxes(0, 1).reshape(made.shape)
-    assert np.array_equal(generated(clone), candidates[:400])
+    assert len(generated(clone)) == 400
+    assert alike(generated(clone)) <= alike(made)
 
     clones.counts(clone)
     clones.edit(clone, inflation__ratio="2.0")

@@ -141,7 +141,7 @@ WRONG = [
     ("pretrain.trust_coefficient", 0.02, "null with sgd"),
     ("simclr.temperature", 0, "above 0"),
     ("simclr", None, "section"),
-    ("quality.inception", "data/nowhere.pth", "does not exist"),
+    ("quality.inception", "data", "is no file"),
     ("quality.images", -1, "at least 0"),
     ("linear_eval.l2", [0.1, -0.1], "above 0"),
     ("mocov3", {"queue": 5}, "unknown key - did you mean moco?"),
