@@ -56,8 +56,6 @@ def judge(generated: np.ndarray, source: str, real: shards.RealSet, params: Qual
     low, high = probes.wilson(right, of)
     near, near_unseen = (nearest(images, seen) for images in (judged, unseen[: 2 * n]))
     copied, limit = copies(near, near_unseen)
-    share = 100 * float(copied.mean())
-    memorised = probes.wilson(int(copied.sum()), n)[0] > 100 * MEMORISED
     metrics = {
         "images": n,
         "frechet": frechet(a, x),
@@ -66,34 +64,45 @@ def judge(generated: np.ndarray, source: str, real: shards.RealSet, params: Qual
         "coverage": coverage,
         "told_apart": 100 * right / of,
         "tv_bound": max(0.0, 2 * low / 100 - 1),
-        "nearest": float(np.median(near.distance) / np.median(near_unseen.distance)),
-        "copied": share,
-        "memorised": int(memorised),
+        "nearest": float(np.median(near.distance) / max(np.median(near_unseen.distance), 1e-6)),
+        "copied": 100 * float(copied.mean()),
+        "memorised": int(probes.wilson(int(copied.sum()), n)[0] > 100 * MEMORISED),
     }
+    say(
+        f"quality: Frechet {metrics['frechet']:.2f} (floor {metrics['frechet_floor']:.2f}), told from real ones in "
+        f"{metrics['told_apart']:.1f} %, {metrics['copied']:.1f} % as near to a train image as {100 * RARE:g} % of "
+        f"validation's{': MEMORISED' if metrics['memorised'] else ''}"
+    )
     protocol = {
-        "real_images": f"{2 * n} of validation, in halves; {_seen_by(source)}",
-        "mixed_labels": "validation images have labels and most train images have none: they may differ in kind"
-        if len(real.with_labels(real.rows(shards.TRAIN))) < len(seen) and real.part(shards.VALIDATION)[1].max() >= 0
-        else None,
+        "real_images": f"{2 * n} of validation, in halves; {_seen_by(source)}{_mixed_labels(real)}",
         "network": network,
         "floor": "one half of the real images judged against the other",
         "density_floor": round(floor[0], 4),
         "coverage_floor": round(floor[1], 4),
-        "neighbours": NEIGHBOURS,
         "told_apart": {"test_images": of, "low": round(low, 4), "high": round(high, 4), "interval": "Wilson, 95 %"},
+        **_meanings(limit),
+    }
+    return Judged(metrics, protocol, _pairs(judged, near, unseen, near_unseen, seen))
+
+
+def _meanings(limit: float) -> dict:
+    """What the numbers mean that do not say so themselves."""
+    return {
+        "neighbours": NEIGHBOURS,
         "tv_bound": "2 a - 1 <= total variation between generated and real images, a the lower end of told_apart",
         "nearest": "median distance to the nearest train image or its mirror image, over that of validation images",
         "copied": f"% with a distance of at most {limit:.4f} of the mean one to the {CROWD} nearest train images and "
         f"mirror images, as {100 * RARE:g} % of validation images have (or {SURELY:g}, if that is less)",
         "memorised": f"1 where copied is above {100 * MEMORISED:g} % with 97.5 % confidence, that limit taken as known",
     }
-    protocol = {name: fact for name, fact in protocol.items() if fact is not None}
-    say(
-        f"quality: Frechet {metrics['frechet']:.2f} (floor {metrics['frechet_floor']:.2f}), told from real ones in "
-        f"{metrics['told_apart']:.1f} %, {share:.1f} % as near to a train image as {100 * RARE:g} % of validation's"
-        f"{': MEMORISED' if memorised else ''}"
-    )
-    return Judged(metrics, protocol, _pairs(judged, near, unseen, near_unseen, seen))
+
+
+def _mixed_labels(real: shards.RealSet) -> str:
+    """A warning where validation images are of the few that have labels (STL-10)."""
+    train = real.rows(shards.TRAIN)
+    if len(real.with_labels(train)) < len(train) and len(real.with_labels(real.rows(shards.VALIDATION))):
+        return "; they have labels, which most train images have not, and may be of another kind"
+    return ""
 
 
 def _seen_by(source: str) -> str:

@@ -263,8 +263,8 @@ def test_colour_images_of_one_class_with_a_part_unlabelled_are_judged_too(real):
     found = judge(pixels[real.split == shards.TRAIN], colour)
     assert found.metrics["memorised"] == 1
     assert found.protocol["network"]["of"].startswith("quarter turns")
-    assert "may differ" in found.protocol["mixed_labels"]
-    assert "mixed_labels" not in judge(real.images[:60], real).protocol
+    assert "may be of another kind" in found.protocol["real_images"]
+    assert "another kind" not in judge(real.images[:60], real).protocol["real_images"]
 
 
 def test_inception_as_the_feature_network(sets, real, monkeypatch, tmp_path):
