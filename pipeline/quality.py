@@ -46,7 +46,7 @@ def judge(generated: np.ndarray, source: str, real: shards.RealSet, params: Qual
     n = min(params.images, len(generated), len(unseen) // 2)
     if n < 2:
         why = f"{len(generated)} generated images, {len(unseen)} of validation, quality.images {params.images}"
-        return Judged({"images": 0}, {"note": f"nothing to judge: {why}"}, [("nothing to judge; train", seen[:SHOWN])])
+        return Judged({"judged": 0}, {"note": f"nothing to judge: {why}"}, [("nothing to judge; train", seen[:SHOWN])])
     judged, one, two = generated[:n], unseen[:n], unseen[n : 2 * n]
     embed, network = features(real, params, compute)
     x, a, b = (embed(images) for images in (judged, one, two))
@@ -57,7 +57,7 @@ def judge(generated: np.ndarray, source: str, real: shards.RealSet, params: Qual
     near, near_unseen = (nearest(images, seen) for images in (judged, unseen[: 2 * n]))
     copied, limit = copies(near, near_unseen)
     metrics = {
-        "images": n,
+        "judged": n,
         "frechet": frechet(a, x),
         "frechet_floor": frechet(a, b),
         "density": density,

@@ -177,7 +177,7 @@ def test_numbers_are_at_most_ten_and_finite(sets, real):
     found = judge(sets["good"], real)
     assert len(found.metrics) <= 10
     assert all(math.isfinite(value) for value in found.metrics.values())
-    assert found.metrics["images"] == 60
+    assert found.metrics["judged"] == 60
     assert 0 <= found.metrics["tv_bound"] <= 1
 
 
@@ -237,7 +237,7 @@ def test_without_labels_the_network_tells_quarter_turns(sets, real):
 @pytest.mark.parametrize(("generated", "asked"), [(0, 60), (80, 0), (1, 60)])
 def test_nothing_to_judge_is_said(generated, asked, sets, real):
     found = judge(sets["good"][:generated], real, images=asked)
-    assert found.metrics == {"images": 0}
+    assert found.metrics == {"judged": 0}
     assert "nothing to judge" in found.protocol["note"]
     assert len(found.pairs[0][1])
 

@@ -34,7 +34,7 @@ def judged(default, tmp_path_factory):
     """Name -> metrics/quality.json: the default's, of a DDPM of 200 steps, of a copy of the train images."""
     clone = clones.copy(default.clone, tmp_path_factory.mktemp("judged") / "clone")
     found = {"default": json.loads((clone / "metrics/quality.json").read_text())}
-    clones.edit(clone, inflation__ratio="0.5", ddpm__steps="200")
+    clones.edit(clone, inflation__ratio="0.2", ddpm__steps="200")
     clones.run(clone, "dvc", "repro", "quality")
     found["200 steps"] = json.loads((clone / "metrics/quality.json").read_text())
     with h5py.File(clone / "data/real/images.h5") as file:
@@ -47,8 +47,8 @@ def judged(default, tmp_path_factory):
 
 def test_quality_tells_a_ddpm_of_200_steps_from_the_default_one(judged):
     good, poor = judged["default"], judged["200 steps"]
-    assert good["images"] == poor["images"] == 2500
-    assert good["frechet_floor"] == poor["frechet_floor"] < good["frechet"] / 5
+    assert (good["judged"], poor["judged"]) == (2500, 1000)
+    assert max(good["frechet_floor"], poor["frechet_floor"]) < good["frechet"] / 5
     assert poor["frechet"] > 3 * good["frechet"]
     assert poor["coverage"] < good["coverage"] / 2
     assert poor["density"] < good["density"] - 0.2

@@ -79,7 +79,7 @@ def test_metrics_agree_with_the_data_and_with_one_another(base):
     assert (trained["steps"], trained["beta"]) == (12, 0.5)
     assert trained["real_drawn"] + trained["generated_drawn"] == 12 * 32
     seen = read(clone, "metrics/quality.json")
-    assert (seen["images"], seen["memorised"]) == (100, 0)
+    assert (seen["judged"], seen["memorised"]) == (100, 0)
     assert seen["frechet"] > seen["frechet_floor"] > 0
     judged = read(clone, "metrics/linear_eval.json")
     assert judged["top1_low"] < judged["top1"] < judged["top1_high"]
