@@ -12,19 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline import augment, files, probes, shards
+from pipeline import augment, files, memorisation, probes, shards
 from pipeline.errors import UserError
 from pipeline.params.schema import Augment, Compute, Quality
-from pipeline.progress import bar, say
+from pipeline.progress import say
 from pipeline.training import classifier
 
 NEIGHBOURS = 5  # k of density and coverage, as their authors'
-CROWD = 50  # neighbours that a nearest distance is measured against (Carlini et al. 2023)
-RARE = 0.01  # share of validation images that count as being as near to a train image as a copy is
 MEMORISED = 0.05  # a larger share of generated images that near is a verdict
-SURELY = 0.01  # and whatever validation images are like, a distance below this share of the others' is a copy's
 SHOWN = 16  # closest pairs in the picture
-_CHUNK = 10_000_000  # values of the bank at once
 
 
 @dataclass
@@ -54,8 +50,8 @@ def judge(generated: np.ndarray, source: str, real: shards.RealSet, params: Qual
     floor = density_and_coverage(a, b)
     right, of = told_apart(judged, one, params, compute)
     low, high = probes.wilson(right, of)
-    near, near_unseen = (nearest(images, seen) for images in (judged, unseen[: 2 * n]))
-    copied, limit = copies(near, near_unseen)
+    near, near_unseen = (memorisation.nearest(images, seen) for images in (judged, unseen[: 2 * n]))
+    copied, limit = memorisation.copies(near, near_unseen)
     metrics = {
         "judged": n,
         "frechet": frechet(a, x),
@@ -70,8 +66,8 @@ def judge(generated: np.ndarray, source: str, real: shards.RealSet, params: Qual
     }
     say(
         f"quality: Frechet {metrics['frechet']:.2f} (floor {metrics['frechet_floor']:.2f}), told from real ones in "
-        f"{metrics['told_apart']:.1f} %, {metrics['copied']:.1f} % as near to a train image as {100 * RARE:g} % of "
-        f"validation's{': MEMORISED' if metrics['memorised'] else ''}"
+        f"{metrics['told_apart']:.1f} %, {metrics['copied']:.1f} % as near to a train image as "
+        f"{100 * memorisation.RARE:g} % of validation's{': MEMORISED' if metrics['memorised'] else ''}"
     )
     protocol = {
         "real_images": f"{2 * n} of validation, in halves; {_seen_by(source)}{_mixed_labels(real)}",
@@ -87,12 +83,13 @@ def judge(generated: np.ndarray, source: str, real: shards.RealSet, params: Qual
 
 def _meanings(limit: float) -> dict:
     """What the numbers mean that do not say so themselves."""
+    crowd, rare, surely = memorisation.CROWD, memorisation.RARE, memorisation.SURELY
     return {
         "neighbours": NEIGHBOURS,
         "tv_bound": "2 a - 1 <= total variation between generated and real images, a the lower end of told_apart",
         "nearest": "median distance to the nearest train image or its mirror image, over that of validation images",
-        "copied": f"% with a distance of at most {limit:.4f} of the mean one to the {CROWD} nearest train images and "
-        f"mirror images, as {100 * RARE:g} % of validation images have (or {SURELY:g}, if that is less)",
+        "copied": f"% with a distance of at most {limit:.4f} of the mean one to the {crowd} nearest train images and "
+        f"mirror images, as {100 * rare:g} % of validation images have (or {surely:g}, if that is less)",
         "memorised": f"1 where copied is above {100 * MEMORISED:g} % with 97.5 % confidence, that limit taken as known",
     }
 
@@ -207,7 +204,7 @@ def inception(weights: str, compute: Compute):
 
 def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
     """Frechet distance of two sets of features, float (N, D) and (M, D), taken as normal (Heusel et al. 2017)."""
-    from torchmetrics.image.fid import FrechetInceptionDistance  # six seconds, so not before it is wanted
+    from torchmetrics.image.fid import FrechetInceptionDistance  # slow, so not before it is wanted
 
     as_they_are = torch.nn.Identity()
     as_they_are.num_features = a.shape[1]
@@ -246,60 +243,9 @@ def told_apart(generated: np.ndarray, real: np.ndarray, params: Quality, compute
     return int((guessed == answers).sum()), len(answers)
 
 
-@dataclass
-class Near:
-    """For each of n images: its nearest train image (row), their distance, and that over the mean of the nearest 50."""
-
-    row: np.ndarray
-    distance: np.ndarray
-    relative: np.ndarray
-
-
-def nearest(images: np.ndarray, bank: np.ndarray) -> Near:
-    """Nearest neighbours among the bank's images and their mirror images, by Euclidean distance of pixels in [0, 1].
-
-    images: uint8 (n, H, W, C); bank: uint8 (N, H, W, C).
-    """
-    queries, ways = _flat(images), (bank, bank[:, :, ::-1])
-    best = torch.full((len(images), 0), torch.inf)
-    rows = torch.zeros((len(images), 0), dtype=torch.int64)  # a mirror image's number is its image's + N
-    chunk = max(1, _CHUNK // queries.shape[1])
-    with bar("nearest train images", 2 * len(bank), "image") as progress:
-        for first in range(0, len(bank), chunk):
-            for mirrored, way in enumerate(ways):
-                part = _flat(way[first : first + chunk])
-                found, number = _smallest(torch.cdist(queries, part))
-                best, kept = _smallest(torch.cat([best, found], dim=1))
-                rows = torch.cat([rows, mirrored * len(bank) + first + number], dim=1).gather(1, kept)
-                progress.update(len(part))
-    row = rows[:, 0].numpy()
-    neighbours = np.where((row >= len(bank))[:, None, None, None], ways[1][row % len(bank)], ways[0][row % len(bank)])
-    # Once more for the nearest: by matrix products, which the search uses, a copy is not quite at distance 0.
-    distance = (queries - _flat(neighbours)).norm(dim=1)
-    crowd = best.mean(dim=1).clamp(min=1e-12)
-    return Near(row % len(bank), distance.numpy(), (distance / crowd).numpy())
-
-
-def copies(generated: Near, unseen: Near) -> tuple[np.ndarray, float]:
-    """(whether each generated image is as near to a train image as RARE of the unseen real ones, that limit).
-
-    Near is a distance that is small beside those to the other neighbours, or a smooth image would be near to
-    everything (Carlini et al., USENIX Security 2023, section 4.2). Where real images have copies of their own, a copy
-    is still one: the limit is at least SURELY.
-    """
-    limit = max(float(np.quantile(unseen.relative, RARE)), SURELY)
-    return generated.relative <= limit, limit
-
-
-def _smallest(distances: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    return distances.topk(min(CROWD, distances.shape[1]), dim=1, largest=False)
-
-
-def _flat(images: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(images)).flatten(1).float() / 255
-
-
-def _pairs(judged: np.ndarray, near: Near, unseen: np.ndarray, near_unseen: Near, seen: np.ndarray) -> list:
+def _pairs(
+    judged: np.ndarray, near: memorisation.Near, unseen: np.ndarray, near_unseen: memorisation.Near, seen: np.ndarray
+) -> list:
     first, second = (np.argsort(found.relative, kind="stable")[:SHOWN] for found in (near, near_unseen))
     return [
         ("generated images that are nearest to a train image", judged[first]),

@@ -27,7 +27,7 @@ SOURCES = sorted(
 READING_ORDER = (
     "errors progress files store params/schema params/rules params/reader seeds shards pictures datasets imports "
     "inflation augment backbones checkpoint loop heads probes linear_probe generators methods sampling training "
-    "quality evaluation report stage preset fetch theory"
+    "memorisation quality evaluation report stage preset fetch theory"
 )
 CHOICES = {  # templated file of dvc.yaml: the package that imports it on use, and the value that names it
     "pipeline/generators/${generator.kind}.py": ("generators", "generator", "kind"),

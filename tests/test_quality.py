@@ -9,7 +9,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from pipeline import loop, quality, shards
+from pipeline import loop, memorisation, quality, shards
 from pipeline.errors import UserError
 from pipeline.params.schema import Quality
 from tests.toys import COMPUTE
@@ -103,13 +103,13 @@ def test_fewer_images_than_neighbours_are_judged_too():
 
 @pytest.mark.parametrize("chunk", [10_000_000, 7 * 60, 1])
 def test_nearest_is_a_search_through_all_images_and_their_mirror_images(chunk, monkeypatch):
-    monkeypatch.setattr(quality, "_CHUNK", chunk)
-    monkeypatch.setattr(quality, "CROWD", 4)
+    monkeypatch.setattr(memorisation, "_CHUNK", chunk)
+    monkeypatch.setattr(memorisation, "CROWD", 4)
     random = np.random.default_rng(0)
     bank = random.integers(0, 256, (25, 5, 4, 3), dtype=np.uint8)
     queries = random.integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
     queries[0], queries[1] = bank[9], bank[17][:, ::-1]
-    found = quality.nearest(queries, bank)
+    found = memorisation.nearest(queries, bank)
     for i, query in enumerate(queries / 255):
         distances = sorted(
             (np.sqrt(((query - way) ** 2).sum()), row) for row, x in enumerate(bank / 255) for way in (x, x[:, ::-1])
@@ -123,18 +123,18 @@ def test_nearest_is_a_search_through_all_images_and_their_mirror_images(chunk, m
 
 
 def test_copies_are_nearer_than_one_unseen_image_in_a_hundred():
-    unseen = quality.Near(np.zeros(101, int), np.ones(101), np.arange(101) / 100)
-    made = quality.Near(np.zeros(4, int), np.ones(4), np.array([0.0, 0.009, 0.011, 1.0]))
-    copied, limit = quality.copies(made, unseen)
+    unseen = memorisation.Near(np.zeros(101, int), np.ones(101), np.arange(101) / 100)
+    made = memorisation.Near(np.zeros(4, int), np.ones(4), np.array([0.0, 0.009, 0.011, 1.0]))
+    copied, limit = memorisation.copies(made, unseen)
     assert limit == pytest.approx(0.01)
     assert copied.tolist() == [True, True, False, False]
 
 
 def test_where_real_images_have_copies_of_their_own_a_copy_is_still_one():
-    unseen = quality.Near(np.zeros(100, int), np.ones(100), np.r_[np.zeros(5), np.ones(95)])
-    made = quality.Near(np.zeros(3, int), np.ones(3), np.array([0.0, 0.001, 0.5]))
-    copied, limit = quality.copies(made, unseen)
-    assert limit == quality.SURELY
+    unseen = memorisation.Near(np.zeros(100, int), np.ones(100), np.r_[np.zeros(5), np.ones(95)])
+    made = memorisation.Near(np.zeros(3, int), np.ones(3), np.array([0.0, 0.001, 0.5]))
+    copied, limit = memorisation.copies(made, unseen)
+    assert limit == memorisation.SURELY
     assert copied.tolist() == [True, True, False]
 
 
