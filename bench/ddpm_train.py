@@ -98,8 +98,8 @@ def rows() -> list[pairs.Row]:
     params = given.ddpm
     same_gradient(params, pixels, given.compute)
     note = f"{STEPS} steps of {params.batch_size}, 28 x 28 x 1; {given.compute.precision} against fp32 as shipped"
-    ours, example = Ours(params, pixels, given.compute), Example(params, pixels)
-    return [pairs.compare("ddpm_train", ours, example, 1.3, note=note)]
+    with pairs.Apart(Example, params, pixels) as theirs:
+        return [pairs.compare("ddpm_train", Ours(params, pixels, given.compute), theirs, 1.3, note=note)]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Speed as a ratio: two ways of the same work by turns, A B A B, and the median of the pairs' ratios.
 
 Absolute times of a shared machine mean little; what ran a moment before or after on the same machine can be compared.
+A peer runs apart, in a process of its own, as its users have it: our settings of threads and memory do not reach it.
 """
 
+import multiprocessing
 import os
 import statistics
 import time
@@ -57,6 +59,39 @@ def compare(
     ratio = statistics.median(_ratio(pair, at_most) for pair in found)
     met = target is None or (ratio <= target if at_most else ratio >= target)
     return Row(name, ratio, target, met, found, note, {"at_most": float(at_most)})
+
+
+class Apart:
+    """A peer in a process of its own, for use in a `with`: factory(*words) there gives the callable that is timed."""
+
+    def __init__(self, factory: Callable[..., Callable[[], object]], *words: object):
+        context = multiprocessing.get_context("spawn")
+        self._ours, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, factory, words))
+        self._process.start()
+        theirs.close()
+
+    def __call__(self) -> None:
+        self._ours.send(True)
+        self._ours.recv()  # EOFError if it failed: its traceback is above
+
+    def __enter__(self) -> "Apart":
+        return self
+
+    def __exit__(self, *fault: object) -> None:
+        self._ours.close()
+        self._process.join()
+
+
+def _serve(pipe, factory: Callable[..., Callable[[], object]], words: tuple) -> None:
+    work = factory(*words)
+    while True:
+        try:
+            pipe.recv()
+        except EOFError:
+            return
+        work()
+        pipe.send(True)
 
 
 def _ratio(pair: tuple[float, float], at_most: object) -> float:

@@ -15,7 +15,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from bench import pairs
-from bench.views import BATCH as VIEWS_BATCH  # noqa: F401  (one size for all)
 from bench.views import Pictures, images
 from pipeline import augment, backbones, inflation, loop, seeds, shards
 from pipeline.methods import simclr
@@ -113,11 +112,12 @@ def rows() -> list[pairs.Row]:
     pixels, found = images(), []
     for width, target in ((32, 1.1), (16, 1.25)):
         note = f"width {width}, {STEPS[width]} steps of {BATCH}, 32 x 32 x 3, {compute.precision}"
-        ours, script = Ours(pixels, width, compute), Script(pixels, width, compute)
-        found.append(pairs.compare(f"pretrain, width {width}", ours, script, target, note=note))
-    shipped = Script(pixels, 32, None)
-    note = f"width 32, {STEPS[32]} steps of {BATCH}; fp32, contiguous"
-    found.append(pairs.compare("pretrain_shipped", Ours(pixels, 32, compute), shipped, 3, note=note))
+        with pairs.Apart(Script, pixels, width, compute) as theirs:
+            ours = Ours(pixels, width, compute)
+            found.append(pairs.compare(f"pretrain, width {width}", ours, theirs, target, note=note))
+    note = f"width 32, {STEPS[32]} steps of {BATCH}; theirs fp32, contiguous"
+    with pairs.Apart(Script, pixels, 32, None) as theirs:
+        found.append(pairs.compare("pretrain_shipped", Ours(pixels, 32, compute), theirs, 3, note=note))
     return found
 
 

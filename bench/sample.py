@@ -3,6 +3,8 @@
 python -m bench.sample
 """
 
+import copy
+
 import numpy as np
 import torch
 
@@ -14,23 +16,24 @@ from pipeline.params import reader
 IMAGES, STEPS, SEED = 128, 10, 0
 
 
-def networks():
-    """The default preset's UNet (28 x 28 x 1, freshly initialised: its speed is that of a trained one) and process."""
-    params = reader.load().ddpm
+def networks(channels: tuple[int, ...]):
+    """The default preset's UNet at some widths (28 x 28 x 1, untrained: as fast as a trained one) and its process."""
+    params = reader.load().ddpm.model_copy(update={"channels": channels})
     return ddpm.unet(params, 28, 1).eval(), ddpm.scheduler(params)
 
 
-def ours(model, noise, compute) -> np.ndarray:
+def ours(model, noise) -> np.ndarray:
     """Images by pipeline.generators.ddpm, uint8 (IMAGES, 28, 28, 1)."""
     solver, extra = ddpm.solver("ddim", noise, eta=0.0, clip=True)
     solver.set_timesteps(STEPS)
-    return ddpm.to_uint8(ddpm.sample(model, solver, extra, range(IMAGES), SEED, compute), 28)
+    return ddpm.to_uint8(ddpm.sample(model, solver, extra, range(IMAGES), SEED), 28)
 
 
-def pipeline(model, noise):
+def pipeline(channels: tuple[int, ...]):
     """diffusers' pipeline, its progress bar off, its scheduler with the timesteps of ours."""
     from diffusers import DDIMPipeline, DDIMScheduler
 
+    model, noise = networks(channels)
     scheduler = DDIMScheduler.from_config(noise.config, clip_sample=True, timestep_spacing="trailing")
     made = DDIMPipeline(model, scheduler)
     made.set_progress_bar_config(disable=True)
@@ -50,21 +53,26 @@ def same_images(model, noise, theirs, compute) -> None:
     finally:
         pipeline_ddim.randn_tensor = drawn
     exact = compute.model_copy(update={"precision": "fp32"})
-    found = ours(model, noise, exact).astype(float)
+    found = ours(ddpm.for_sampling(copy.deepcopy(model), exact), noise).astype(float)
     off = np.abs(found - 255 * expected).max()
     if off > 1:
         raise SystemExit(f"sample: images differ by {off:.1f} of 255: not the same work")
 
 
 def rows() -> list[pairs.Row]:
-    """The comparison."""
+    """Two widths: the default preset's, which suits two cores, and one that is nearer to what others train."""
     compute = reader.load().compute
     loop.prepare(compute)
-    model, noise = networks()
-    theirs = pipeline(model, noise)
-    same_images(model, noise, theirs, compute)
-    note = f"{IMAGES} images of 28 x 28 x 1, {STEPS} DDIM steps; {compute.precision} against fp32 as shipped"
-    return [pairs.compare("sample", lambda: ours(model, noise, compute), theirs, 2, note=note)]
+    found = []
+    for name, channels in (("sample", (32, 64, 64)), ("sample, preset's UNet", reader.load().ddpm.channels)):
+        model, noise = networks(channels)
+        same_images(model, noise, pipeline(channels), compute)
+        mine = ddpm.for_sampling(copy.deepcopy(model), compute)
+        levels = "-".join(str(c) for c in channels)
+        note = f"{IMAGES} images of 28 x 28 x 1, UNet {levels}, {STEPS} DDIM steps; {compute.precision}, theirs fp32"
+        with pairs.Apart(pipeline, channels) as theirs:
+            found.append(pairs.compare(name, lambda m=mine, n=noise: ours(m, n), theirs, 2, note=note))
+    return found
 
 
 if __name__ == "__main__":

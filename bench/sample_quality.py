@@ -49,12 +49,13 @@ def rows() -> list[pairs.Row]:
     unseen = embed(real.part(shards.VALIDATION)[0][:IMAGES])
     found = {name: distance(unseen, embed(made(p, compute))) for name, p in (("few", few), ("slow", slow))}
     model, noise = ddpm.load(GENERATOR)
+    model = ddpm.for_sampling(model, compute)
 
     def sampled(params):
         def work() -> None:
             solver, extra = ddpm.solver(params.sampler, noise, params.eta, params.clip)
             solver.set_timesteps(params.steps)
-            ddpm.sample(model, solver, extra, range(BATCH), params.seed, compute)
+            ddpm.sample(model, solver, extra, range(BATCH), params.seed)
 
         return work
 

@@ -3,16 +3,20 @@
 python -m bench.views
 """
 
+import collections
+from collections.abc import Callable, Iterable, Iterator
+
 import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from bench import pairs
-from pipeline import augment, seeds
+from pipeline import augment, loop, seeds
+from pipeline.params import reader
 from pipeline.quality import plain
 
-SIZE, IMAGES, BATCH, WORKERS = 32, 4096, 256, 2
+SIZE, IMAGES, BATCH, WORKERS = 32, 4096, 512, 2  # the paper's batch
 RECIPE = augment.recipe(plain(3, strength=2.0), 0)
 
 
@@ -23,12 +27,10 @@ def images() -> np.ndarray:
     return (128 + 50 * smooth).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def ours(pixels: torch.Tensor) -> list[torch.Tensor]:
-    """Views of every image, a batch at a time: float (2 B, 3, 32, 32) each."""
-    found = []
+def ours(pixels: torch.Tensor) -> Iterator[list[torch.Tensor]]:
+    """Two views of every image, a batch at a time: float (B, 3, 32, 32) each."""
     for step, batch in enumerate(pixels.split(BATCH)):
-        found.append(torch.cat(augment.views(batch, [RECIPE, RECIPE], seeds.generator(0, "bench views", step))))
-    return found
+        yield augment.views(batch, [RECIPE, RECIPE], seeds.generator(0, "bench views", step))
 
 
 class Pictures(Dataset):
@@ -60,13 +62,11 @@ class Pictures(Dataset):
         return self.transform(self.pictures[i])
 
 
-def kornia_views(pixels: torch.Tensor, transform: torch.nn.Module) -> list[torch.Tensor]:
+def kornia_views(pixels: torch.Tensor, transform: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
     """The same of kornia: one forward a view, as its augmentations draw once a call and image."""
-    found = []
     for batch in pixels.split(BATCH):
         x = batch.permute(0, 3, 1, 2).float() / 255
-        found.append(torch.cat([transform(x), transform(x)]))
-    return found
+        yield [transform(x), transform(x)]
 
 
 def kornia_transform() -> torch.nn.Module:
@@ -83,11 +83,29 @@ def kornia_transform() -> torch.nn.Module:
     )
 
 
-def alike(a: list[torch.Tensor], b: list[torch.Tensor], what: str) -> None:
+def lightly_views(array: np.ndarray) -> Callable[[], None]:
+    """Every view once through lightly's transform in a DataLoader."""
+    loader = DataLoader(Pictures(array), BATCH, num_workers=WORKERS, persistent_workers=True)
+    return lambda: used(loader)
+
+
+def kornias(array: np.ndarray) -> Callable[[], None]:
+    """Every view once through kornia."""
+    torch.set_num_threads(reader.load().compute.threads)
+    pixels, transform = torch.from_numpy(array), kornia_transform()
+    return lambda: used(kornia_views(pixels, transform))
+
+
+def used(batches: Iterable) -> None:
+    """Take every batch and drop it, as training does."""
+    collections.deque(batches, maxlen=0)
+
+
+def alike(a: Iterable[list[torch.Tensor]], b: Iterable[list[torch.Tensor]], what: str) -> None:
     """Both are views of the same distribution: mean, spread, roughness and share of grey images agree."""
 
-    def facts(batches: list[torch.Tensor]) -> list[float]:
-        x = torch.cat(batches).clamp(0, 1)
+    def facts(batches: Iterable[list[torch.Tensor]]) -> list[float]:
+        x = torch.cat([view for batch in batches for view in batch]).clamp(0, 1)
         rough = (x[..., 1:] - x[..., :-1]).abs().mean()
         grey = ((x[:, 0] - x[:, 1]).abs().amax(dim=(1, 2)) < 2 / 255).float().mean()
         return [float(v) for v in (x.mean(), x.std(), x.mean(dim=(1, 2, 3)).std(), rough, grey)]
@@ -105,25 +123,23 @@ def alike(a: list[torch.Tensor], b: list[torch.Tensor], what: str) -> None:
 
 def rows() -> list[pairs.Row]:
     """Both comparisons."""
-    import kornia  # noqa: F401  (before any worker is forked)
-
     array = images()
     pixels = torch.from_numpy(array)
-    loader = DataLoader(Pictures(array), BATCH, num_workers=WORKERS, persistent_workers=True)
-    transform = kornia_transform()
-
-    def lightly() -> list[torch.Tensor]:
-        return [torch.cat(batch) for batch in loader]
-
-    mine = ours(pixels)
-    alike(mine, lightly(), "lightly")
+    alike(ours(pixels), DataLoader(Pictures(array), BATCH, num_workers=WORKERS), "lightly")
     with seeds.scope(0, "bench kornia"):
-        alike(mine, kornia_views(pixels, transform), "kornia")
+        alike(ours(pixels), kornia_views(pixels, kornia_transform()), "kornia")
+    loop.prepare(reader.load().compute)
     done = f"{2 * IMAGES:,} views of {SIZE} x {SIZE} x 3"
-    return [
-        pairs.compare("views", lambda: ours(pixels), lightly, 10, note=f"{done}; lightly with {WORKERS} workers"),
-        pairs.compare("views_kornia", lambda: ours(pixels), lambda: kornia_views(pixels, transform), 4, note=done),
-    ]
+
+    def mine() -> None:
+        used(ours(pixels))
+
+    found = []
+    with pairs.Apart(lightly_views, array) as theirs:
+        found.append(pairs.compare("views", mine, theirs, 10, note=f"{done}; lightly with {WORKERS} workers"))
+    with pairs.Apart(kornias, array) as theirs:
+        found.append(pairs.compare("views_kornia", mine, theirs, 4, note=done))
+    return found
 
 
 if __name__ == "__main__":

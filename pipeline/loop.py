@@ -5,6 +5,7 @@ functions of the step, and a checkpoint holds weights, buffers, optimiser, avera
 """
 
 import contextlib
+import ctypes
 import math
 import platform
 import signal
@@ -21,13 +22,24 @@ from pipeline.errors import DIVERGED, Stopped, UserError
 from pipeline.params.schema import Compute, Training
 from pipeline.progress import bar, say
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _NEVER = -1, -3, 2**30  # malloc.h; mmap's has a largest value of its own
+
 
 def prepare(compute: Compute) -> None:
     """Set threads and determinism; warn where bf16 is emulated. Called once, before the first tensor."""
+    _keep_freed_memory()
     torch.set_num_threads(compute.threads)
     torch.use_deterministic_algorithms(compute.device == "cuda")  # what runs here on a CPU is deterministic anyway
     if compute.device == "cpu" and compute.precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         say("warning: this processor has no bf16 instructions; compute.precision fp32 is faster here")
+
+
+def _keep_freed_memory() -> None:
+    # glibc gives freed tensors back to the system and the next step faults every page in anew: docs/performance.md.
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.libc_ver()[0] == "glibc" else None
+    if mallopt:
+        mallopt(_M_TRIM_THRESHOLD, _NEVER)
+        mallopt(_M_MMAP_THRESHOLD, _NEVER)
 
 
 def arithmetic(compute: Compute) -> dict:

@@ -55,9 +55,7 @@ def _sample(
 ) -> None:
     makes = module(kind)
     model, noise = makes.load(generator)
-    model.to(compute.device)
-    if compute.compile:
-        model.compile()
+    model = makes.for_sampling(model, compute)
     with bar(f"sampling ({params.sampler}, {params.steps} steps)", len(missing) * params.shard_size, "image") as seen:
         for k in missing:
             parts = []
@@ -65,7 +63,7 @@ def _sample(
                 numbers = range(first, first + params.batch_size)
                 solver, extra = makes.solver(params.sampler, noise, params.eta, params.clip)
                 solver.set_timesteps(params.steps, device=compute.device)
-                x = makes.sample(model, solver, extra, numbers, params.seed, compute)
+                x = makes.sample(model, solver, extra, numbers, params.seed)
                 parts.append(makes.to_uint8(x, size))
                 seen.update(len(numbers))
             path = folder / shards.shard_name(k)

@@ -67,7 +67,7 @@ def worst(one, other) -> float:
 
 
 def draws(recipe: Recipe, n: int, size: tuple[int, int], seed: int = 0) -> Drawn:
-    return augment.draw(recipe, n, size, torch.Generator().manual_seed(seed))
+    return augment.draw([recipe], n, size, torch.Generator().manual_seed(seed))
 
 
 def section(family: str = "symmetric", form: str = "colour", strength: float = 2.0, **alone: float) -> Augment:

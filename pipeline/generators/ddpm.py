@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from pipeline import files, loop, seeds
 from pipeline.errors import DIVERGED, UserError
+from pipeline.generators import folded
 from pipeline.params.schema import DDPM, Compute
 
 UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -228,29 +229,33 @@ def solver(name: str, noise: DDPMScheduler, eta: float, clip: bool) -> tuple[obj
     return DPMSolverMultistepScheduler.from_config(config, **own, **common), {}
 
 
-def sample(
-    model: UNet2DModel,
-    solver: object,
-    extra: dict,
-    numbers: range,
-    seed: int,
-    compute: Compute,
-) -> torch.Tensor:
+def for_sampling(model: UNet2DModel, compute: Compute) -> UNet2DModel:
+    """The model on its device, rewritten (folded.py) and with precision bf16 wholly in it, as `sample` wants it.
+
+    Autocast would cast the weights anew at each step, and between two convolutions go to fp32 and back.
+    """
+    model = folded.fold(model.eval().requires_grad_(False)).to(compute.device)
+    if compute.precision == "bf16":
+        model.to(torch.bfloat16)
+    if compute.compile:
+        model.compile()
+    return model
+
+
+def sample(model: UNet2DModel, solver: object, extra: dict, numbers: range, seed: int) -> torch.Tensor:
     """Images with the given numbers, one batch: float32 (len(numbers), C, H, W), nominally in [-1, 1].
 
     solver, extra: of the function `solver`, its timesteps set, and fresh, as solvers keep history. Every image
     has noise of its own, at the start and at each step. Raises UserError (code 4) when a value is not finite.
     """
-    device = compute.device
     draws = [seeds.generator(seed, "sample", i) for i in numbers]
     size, channels = model.config.sample_size, model.config.in_channels
-    x = torch.stack([seeds.noise((channels, size, size), seed, "image", i) for i in numbers]).to(device)
+    x = torch.stack([seeds.noise((channels, size, size), seed, "image", i) for i in numbers]).to(model.device)
     x = x * solver.init_noise_sigma
     with torch.inference_mode():
         for t in solver.timesteps:
-            with loop.autocast(compute):
-                predicted = model(solver.scale_model_input(x, t), t).sample
-            x = solver.step(predicted.float(), t, x, generator=draws, **extra).prev_sample
+            predicted = model(solver.scale_model_input(x, t).to(model.dtype), t).sample.float()
+            x = solver.step(predicted, t, x, generator=draws, **extra).prev_sample
     if not torch.isfinite(x).all():
         first = numbers[int((~torch.isfinite(x)).flatten(1).any(1).nonzero()[0])]
         raise UserError(

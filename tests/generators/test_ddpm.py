@@ -160,7 +160,7 @@ def test_the_network_is_a_function_of_the_seed_and_of_what_is_asked():
 def draw(model, numbers, sampler="ddpm", steps=3, eta=0.0, clip=True, seed=0, noise=None):
     solver, extra = ddpm.solver(sampler, noise or ddpm.scheduler(params()), eta, clip)
     solver.set_timesteps(steps)
-    return ddpm.sample(model, solver, extra, numbers, seed, COMPUTE)
+    return ddpm.sample(model, solver, extra, numbers, seed)
 
 
 SAMPLERS = [("ddpm", 0.0), ("ddim", 0.0), ("ddim", 1.0), ("dpmsolver++", 0.0), ("sde-dpmsolver++", 0.0)]
@@ -203,6 +203,7 @@ class Gaussian:
     """The exact network for independent pixels distributed as N(mean, std^2)."""
 
     config = SimpleNamespace(sample_size=8, in_channels=1)
+    device, dtype = torch.device("cpu"), torch.float32
 
     def __init__(self, mean, std, prediction):
         self.mean, self.variance, self.prediction = mean, std**2, prediction

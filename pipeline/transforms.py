@@ -1,0 +1,186 @@
+"""What augmentations do to a batch, given their parameters: uint8 images -> float views, all in batched tensor code.
+
+Order (solo-learn's): random resized crop with flip, colour jitter, grayscale, blur, solarize. Cropping, resizing, flipping
+and blurring are separable: two small matrices an image, A_y X A_x^T. What one operation costs to call weighs as much as its
+work on a batch of small images, hence few calls on many rows (docs/performance.md).
+"""
+
+import itertools
+import math
+from dataclasses import dataclass, fields
+
+import torch
+
+LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, as in torchvision
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+IDENTITY = (1.0, 1.0, 1.0, 0.0)  # the factors with which these four change nothing
+BLUR_SIGMA = (0.1, 2.0)
+SOLARIZE_ABOVE = 128 / 255
+# Bicubic weights of the pixels -1, 0, 1, 2 after the one before a point, by the powers 0 to 3 of its distance from it.
+KEYS = ((0.0, 1.0, 0.0, 0.0), (-0.5, 0.0, 0.5, 0.0), (1.0, -2.5, 2.0, -0.5), (-0.5, 1.5, -1.5, 0.5))
+TINY = 1e-12  # below any chroma of float pixels but 0
+
+
+@dataclass
+class Drawn:
+    """The random parameters of n images; every tensor has n rows.
+
+    box: int64 (n, 4) top, left, height, width. order: int64 (n, 4), the jitter operations BRIGHTNESS, CONTRAST,
+    SATURATION and HUE in the order they are applied. factors: float (n, 4), IDENTITY where nothing is to happen.
+    sigma: float (n,), 0 where there is no blur. grey, solarize, flip: bool (n,).
+    """
+
+    box: torch.Tensor
+    flip: torch.Tensor
+    order: torch.Tensor
+    factors: torch.Tensor
+    grey: torch.Tensor
+    sigma: torch.Tensor
+    solarize: torch.Tensor
+
+    def of(self, rows: torch.Tensor | slice) -> "Drawn":
+        """The parameters of some of the images."""
+        return Drawn(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+
+def apply(images: torch.Tensor, drawn: Drawn) -> torch.Tensor:
+    """images: uint8 (n, H, W, C). drawn: of n rows, or of 2 n for two views each, and so on.
+
+    Returns float32 (rows, C, H, W) in [0, 1].
+    """
+    order, begins = _sorted_for_jitter(drawn)
+    drawn = drawn.of(order)
+    x = _crop(images.index_select(0, order % len(images)), drawn.box, drawn.flip)
+    _jitter(x, drawn, begins)
+    rows = drawn.grey.nonzero()[:, 0]
+    if len(rows):
+        x[rows] = luma(x.index_select(0, rows)).expand(-1, x.shape[1], -1, -1)
+    rows = drawn.sigma.nonzero()[:, 0]
+    if len(rows):
+        x[rows] = _blur(x.index_select(0, rows), drawn.sigma[rows])
+    rows = drawn.solarize.nonzero()[:, 0]
+    if len(rows):
+        x[rows] = torch.where(x[rows] >= SOLARIZE_ABOVE, 1 - x[rows], x[rows])
+    return x.index_select(0, order.argsort())
+
+
+def _crop(images: torch.Tensor, box: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
+    n, height, width, channels = images.shape
+    top, left, rows, columns = box.unbind(1)
+    lines = (torch.zeros_like(flip), top, rows, height), (flip, left, columns, width)
+    if height == width:  # one call for both
+        both = (torch.cat(pair) for pair in zip(*(line[:3] for line in lines), strict=True))
+        down, across = crop_matrix(*both, height).chunk(2)
+    else:
+        down, across = (crop_matrix(*line) for line in lines)
+    x = images.float().div_(255).view(n, height, width * channels)
+    x = (down @ x).view(n, height, width, channels).permute(0, 3, 1, 2).reshape(n, channels * height, width)
+    return (x @ across.transpose(1, 2)).view(n, channels, height, width).clamp_(0, 1)
+
+
+def _blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    n, channels, height, width = x.shape
+    across = blur_matrix(sigma, width)
+    down = across if height == width else blur_matrix(sigma, height)
+    x = x.view(n, channels * height, width) @ across.transpose(1, 2)
+    x = down @ x.view(n, channels, height, width).transpose(1, 2).reshape(n, height, channels * width)
+    return x.view(n, height, channels, width).transpose(1, 2)
+
+
+def _sorted_for_jitter(drawn: Drawn) -> tuple[torch.Tensor, list[int]]:
+    """The rows in the order that `_jitter` wants, and where each of five groups begins in it.
+
+    First the images whose hue changes last of the four operations, then third, second, first, then those left alone.
+    """
+    place = drawn.order.argsort(dim=1)[:, HUE]
+    alone = (drawn.factors == drawn.factors.new_tensor(IDENTITY)).all(dim=1)
+    group = torch.where(alone, 4, 3 - place)
+    counts = torch.bincount(group, minlength=5).tolist()
+    return group.argsort(stable=True), list(itertools.accumulate(counts, initial=0))
+
+
+def _jitter(x: torch.Tensor, drawn: Drawn, begins: list[int]) -> None:
+    """Colour jitter in place: of each image what comes before its hue, hue, what comes after.
+
+    Rows sorted by `_sorted_for_jitter` make every step one call on rows that lie together, and hue, the costly one, a single call.
+    """
+    weights = luma_weights(x.shape[1], x.device)
+    factor = drawn.factors.gather(1, drawn.order)  # n 4, by place
+    of_mean, of_luma = ((drawn.order == which) * (1 - factor) for which in (CONTRAST, SATURATION))
+
+    def blend(rows: slice, place: int) -> None:
+        """Brightness, contrast or saturation: clamp(factor x + (1 - factor) other), with black, mean luma or luma."""
+        if rows.start == rows.stop:
+            return
+        flat = x[rows].flatten(2)
+        mean = of_mean[rows, place] * (flat.mean(dim=2) @ weights)
+        other = torch.baddbmm(mean[:, None, None], of_luma[rows, place, None, None] * weights, flat)  # n 1 HW
+        flat.mul_(factor[rows, place, None, None]).add_(other).clamp_(0, 1)
+
+    for place in range(3):
+        blend(slice(0, begins[3 - place]), place)
+    if drawn.factors[: begins[4], HUE].any():
+        _hue(x[: begins[4]], drawn.factors[: begins[4], HUE])
+    for place in range(1, 4):
+        blend(slice(begins[4 - place], begins[4]), place)
+
+
+def _hue(x: torch.Tensor, shift: torch.Tensor) -> None:
+    """Turn the hue of RGB images (n, 3, H, W) in place by `shift` (n,) of a full circle; value and chroma stay.
+
+    Smith 1978 without branches: a channel is value - chroma clamp(2 - 6 d, 0, 1), where d <= 1/2 is the way, in circles,
+    from the hue to the channel's opposite; or value - 2 chroma + 6 chroma clamp(d, 1/6, 1/3).
+    """
+    r, g, b = x.unbind(1)
+    most, least, side = torch.maximum(g, b), torch.minimum(g, b), g - b
+    value, low = torch.maximum(most, r), torch.minimum(least, r)
+    chroma = (value - low).mul_(6)
+    # The angle from red, times chroma: first most rises, then r falls, then least rises.
+    angle = side.abs().add_(value).sub_(r).add_(least, alpha=2).sub_(low, alpha=2)
+    hue = angle.copysign_(side).div_(chroma.clamp(min=TINY)).add_(shift[:, None, None])
+    base = value.sub_(chroma, alpha=1 / 3)
+    for channel, place in zip((r, g, b), (1 / 2, 1 / 6, -1 / 6), strict=True):
+        d = hue + place
+        d.sub_(d.round()).abs_().clamp_(1 / 6, 1 / 3)
+        torch.addcmul(base, chroma, d, out=channel)
+    x.clamp_(0, 1)
+
+
+def luma_weights(channels: int, device: torch.device) -> torch.Tensor:
+    """What each channel of RGB or grey images counts in their luma."""
+    return torch.ones(1, device=device) if channels == 1 else torch.tensor(LUMA, device=device)
+
+
+def luma(x: torch.Tensor) -> torch.Tensor:
+    """Grey value of RGB or grey images: (n, C, H, W) -> (n, 1, H, W)."""
+    return (luma_weights(x.shape[1], x.device) @ x.flatten(2)).view(len(x), 1, *x.shape[2:])
+
+
+def crop_matrix(mirror: torch.Tensor, start: torch.Tensor, length: torch.Tensor, size: int) -> torch.Tensor:
+    """Weights that take pixels start..start+length-1 of a line of `size` to a whole line: float (n, size, size).
+
+    Bicubic with a = -1/2 (Keys 1981), weights outside the box dropped and the rest normalised, as PIL does it. A box is
+    never larger than the line, so nothing is scaled down and no anti-aliasing is due.
+    """
+    out = torch.arange(size, device=start.device)
+    out = torch.where(mirror[:, None], size - 1 - out, out)
+    centre = start[:, None] + (out + 0.5) * (length / size)[:, None] - 0.5  # n size
+    before = centre.floor()
+    t = centre - before
+    weight = torch.stack([torch.ones_like(t), t, t * t, t * t * t], dim=2) @ centre.new_tensor(KEYS)  # n size 4
+    taps = before[:, :, None] + torch.arange(-1.0, 3.0, device=start.device)
+    weight *= ((taps >= start[:, None, None]) & (taps < (start + length)[:, None, None])).float()
+    weight /= weight @ weight.new_ones(4, 1)
+    taps = taps.clamp_(0, size - 1).long()  # what lies outside the line has no weight
+    return weight.new_zeros(len(start), size, size).scatter_add_(2, taps, weight)
+
+
+def blur_matrix(sigma: torch.Tensor, size: int) -> torch.Tensor:
+    """Weights of a Gaussian of deviation `sigma` pixels along a line, edge pixels repeated: float (n, size, size)."""
+    reach = math.ceil(4 * BLUR_SIGMA[1])
+    offset = torch.arange(-reach, reach + 1, device=sigma.device)
+    kernel = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)
+    kernel = kernel / kernel.sum(dim=1, keepdim=True)  # (n, 2 reach + 1)
+    source = (torch.arange(size, device=sigma.device)[:, None] + offset).clamp(0, size - 1)
+    matrix = kernel.new_zeros(len(sigma), size, size)
+    return matrix.scatter_add_(2, source.expand(len(sigma), -1, -1), kernel[:, None].expand(-1, size, -1))
