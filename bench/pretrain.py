@@ -21,10 +21,12 @@ from pipeline.methods import simclr
 from pipeline.params import reader
 from pipeline.params.schema import Backbone, Compute, SimCLR
 from pipeline.quality import plain
+from pipeline.training import encoder as training
 
 BATCH, WORKERS, RATE, TEMPERATURE = 128, 2, 0.05, 0.2
 HEAD = SimCLR(hidden_dim=512, output_dim=128, temperature=TEMPERATURE)
 MEAN, STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
+MADE_EQUAL = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.0, "lr": RATE, "warmup_steps": 1}
 """Steps of one timing, by the network's width: a few seconds each."""
 STEPS = {16: 24, 32: 12}
 
@@ -44,7 +46,7 @@ class Ours:
         self.recipes = [augment.recipe(plain(3, strength=2.0), 0)] * 2
         steps = STEPS[width]
         self.schedule = reader.load().pretrain.model_copy(
-            update={"steps": steps, "lr": RATE, "warmup_steps": 1, "log_every": steps, "checkpoint_every": steps}
+            update=MADE_EQUAL | {"steps": steps, "log_every": steps, "checkpoint_every": steps}
         )
 
     def batch(self, step: int) -> list[torch.Tensor]:
@@ -54,7 +56,8 @@ class Ours:
     def __call__(self) -> None:
         method = simclr.build(HEAD, encoder(self.width), 0).train()
         task = loop.Task(method.phases(), self.batch, {"method": method})
-        plan = loop.Optimisation(self.schedule, lambda groups, lr: torch.optim.SGD(groups, lr, momentum=0.9))
+        schedule = self.schedule
+        plan = loop.Optimisation(schedule, lambda groups, lr: training.optimiser(schedule, groups, lr))
         with tempfile.TemporaryDirectory() as folder:
             loop.train("bench", task, plan, self.compute, Path(folder), "bench")
 

@@ -7,6 +7,8 @@ flips, SGD with the rate divided by ten at epochs 60 and 80. Both get the same e
 the same test images.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 
@@ -15,7 +17,7 @@ from pipeline import backbones, datasets, linear_probe, loop, probes, shards
 from pipeline.params import reader
 from pipeline.params.schema import Backbone
 
-EPOCHS, BATCH, RATE = 100, 256, 1.0
+EPOCHS, BATCH, RATE = 100, 256, 30.0  # MoCo's rate; with 1 it ends 4.5 points lower
 SIZES = {"train_size": 1000, "labelled_size": 1000, "validation_size": 1000, "spare_size": 0}
 TEST = 2000
 
@@ -72,6 +74,12 @@ def usual(data: Data) -> float:
     return probes.accuracy(found, data.test[1])
 
 
+def usual_apart() -> Callable[[], float]:
+    """The same in a process of its own."""
+    data = Data()
+    return lambda: usual(data)
+
+
 def rows() -> list[pairs.Row]:
     """The comparison; ours must reach at least the usual top-1."""
     data = Data()
@@ -83,7 +91,8 @@ def rows() -> list[pairs.Row]:
         f"{SIZES['train_size']:,} train, {TEST:,} test images; top-1 {mine:.2f} against {theirs:.2f} %, "
         f"both {data.compute.precision}"
     )
-    return [pairs.compare("probe", lambda: ours(data), lambda: usual(data), 20, note=note)]
+    with pairs.Apart(usual_apart) as theirs:
+        return [pairs.compare("probe", lambda: ours(data), theirs, 20, note=note)]
 
 
 if __name__ == "__main__":

@@ -42,7 +42,8 @@ def same_update(ours: Ours, compute) -> None:
     views = ours.batch(0)
     loop._update(phase, torch.optim.SGD(groups, RATE, momentum=0.9), views, 0, RATE, None, compute)
     with loop.autocast(compute):
-        b.loss(views, 0)["loss"].backward()
+        loss = b.loss(views, 0)["loss"]
+    loss.backward()
     torch.optim.SGD(b.parameters(), RATE, momentum=0.9).step()
     for one, two in zip(a.parameters(), b.parameters(), strict=True):
         if not torch.equal(one, two):

@@ -1,6 +1,6 @@
-"""How strongly views are augmented, and the random parameters of a batch: a recipe a view, one set of numbers an image.
+"""How strongly views are augmented, and the random parameters of a batch: a recipe a view, a set of numbers an image.
 
-`draw` makes the parameters and transforms.py applies them, so that a test can hand the same ones to torchvision and PIL.
+`draw` makes the parameters and transforms.py applies them, so that tests can hand the same ones to torchvision and PIL.
 """
 
 import itertools
@@ -90,7 +90,7 @@ def _between(s: float, values) -> float:
 
 
 def draw(recipes: list[Recipe], n: int, size: tuple[int, int], generator: torch.Generator) -> Drawn:
-    """Random parameters for n images of `size` (H, W), on the generator's device: n rows for the first recipe, and so on."""
+    """Random parameters for n images of `size` (H, W), on the generator's device: n rows a recipe."""
     device = generator.device
     numbers = torch.tensor([_columns(recipe) for recipe in recipes], device=device).repeat_interleave(n, dim=0)
     crop_min, low, span, chance = numbers.split([1, 4, 4, 5], dim=1)
@@ -111,11 +111,11 @@ def draw(recipes: list[Recipe], n: int, size: tuple[int, int], generator: torch.
 
 def _columns(r: Recipe) -> list[float]:
     """The smallest crop; of each jitter factor the least and the range; the probability of each decision."""
-    ranges = [(max(0.0, 1 - width), 1 + width) for width in (r.brightness, r.contrast, r.saturation)] + [
-        (-r.hue, r.hue)
-    ]
-    chances = [r.jitter_probability, r.grayscale, r.blur, r.solarize, r.flip]
-    return [r.crop_min, *(low for low, _ in ranges), *(high - low for low, high in ranges), *chances]
+    widths = (r.brightness, r.contrast, r.saturation)
+    low = [*(max(0.0, 1 - width) for width in widths), -r.hue]
+    high = [*(1 + width for width in widths), r.hue]
+    span = [b - a for a, b in zip(low, high, strict=True)]
+    return [r.crop_min, *low, *span, r.jitter_probability, r.grayscale, r.blur, r.solarize, r.flip]
 
 
 def _boxes(crop_min: torch.Tensor, size: tuple[int, int], areas, aspects, corner) -> torch.Tensor:

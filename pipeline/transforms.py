@@ -1,8 +1,8 @@
 """What augmentations do to a batch, given their parameters: uint8 images -> float views, all in batched tensor code.
 
-Order (solo-learn's): random resized crop with flip, colour jitter, grayscale, blur, solarize. Cropping, resizing, flipping
-and blurring are separable: two small matrices an image, A_y X A_x^T. What one operation costs to call weighs as much as its
-work on a batch of small images, hence few calls on many rows (docs/performance.md).
+Order (solo-learn's): random resized crop with flip, colour jitter, grayscale, blur, solarize. Cropping, resizing,
+flipping and blurring are separable: two small matrices an image, A_y X A_x^T. On small images an operation costs as
+much to call as to do, hence few calls on many rows (docs/performance.md).
 """
 
 import itertools
@@ -102,7 +102,7 @@ def _sorted_for_jitter(drawn: Drawn) -> tuple[torch.Tensor, list[int]]:
 def _jitter(x: torch.Tensor, drawn: Drawn, begins: list[int]) -> None:
     """Colour jitter in place: of each image what comes before its hue, hue, what comes after.
 
-    Rows sorted by `_sorted_for_jitter` make every step one call on rows that lie together, and hue, the costly one, a single call.
+    As the rows are sorted, every step is one call on rows that lie together, and hue, the costly one, a single call.
     """
     weights = luma_weights(x.shape[1], x.device)
     factor = drawn.factors.gather(1, drawn.order)  # n 4, by place
@@ -128,8 +128,8 @@ def _jitter(x: torch.Tensor, drawn: Drawn, begins: list[int]) -> None:
 def _hue(x: torch.Tensor, shift: torch.Tensor) -> None:
     """Turn the hue of RGB images (n, 3, H, W) in place by `shift` (n,) of a full circle; value and chroma stay.
 
-    Smith 1978 without branches: a channel is value - chroma clamp(2 - 6 d, 0, 1), where d <= 1/2 is the way, in circles,
-    from the hue to the channel's opposite; or value - 2 chroma + 6 chroma clamp(d, 1/6, 1/3).
+    Smith 1978 without branches: a channel is value - chroma clamp(2 - 6 d, 0, 1), where d <= 1/2 is the way from the
+    hue to the channel's opposite, in circles; or value - 2 chroma + 6 chroma clamp(d, 1/6, 1/3).
     """
     r, g, b = x.unbind(1)
     most, least, side = torch.maximum(g, b), torch.minimum(g, b), g - b

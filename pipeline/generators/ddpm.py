@@ -15,9 +15,8 @@ from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from pipeline import files, loop, seeds
+from pipeline import files, folded, loop, seeds
 from pipeline.errors import DIVERGED, UserError
-from pipeline.generators import folded
 from pipeline.params.schema import DDPM, Compute
 
 UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -70,7 +69,7 @@ class Training:
             after_step=self.after_step,
         )
         self.plan = loop.Optimisation(
-            params, build=lambda groups, lr: torch.optim.AdamW(groups, lr), clip=params.grad_clip
+            params, build=lambda groups, lr: torch.optim.AdamW(groups, lr, fused=True), clip=params.grad_clip
         )
 
     def batch(self, step: int) -> torch.Tensor:

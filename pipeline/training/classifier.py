@@ -88,4 +88,5 @@ def _train(what, model, schedule, parts, recipe, compute, folder, fingerprint) -
 
     task = loop.Task([loop.Phase(loop.groups_of(model), loss)], batch, {"classifier": model})
     model.train()
-    loop.train(what, task, loop.Optimisation(schedule, torch.optim.AdamW), compute, folder, fingerprint)
+    plan = loop.Optimisation(schedule, lambda groups, lr: torch.optim.AdamW(groups, lr, fused=True))
+    loop.train(what, task, plan, compute, folder, fingerprint)

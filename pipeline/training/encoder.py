@@ -97,7 +97,7 @@ def mixture_facts(mixture: inflation.Mixture, steps: int) -> dict:
 def optimiser(params: Pretrain, groups: list[dict], lr: float) -> torch.optim.Optimizer:
     """SGD with momentum, or LARS (You et al. 2017) with the clipped trust ratio, of timm."""
     if params.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=params.momentum)
+        return torch.optim.SGD(groups, lr=lr, momentum=params.momentum, fused=True)
     from timm.optim import Lars
 
     return Lars(groups, lr=lr, momentum=params.momentum, trust_coeff=params.trust_coefficient, trust_clip=True)

@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import Attention
 
 from pipeline.errors import DIVERGED, UserError
 from pipeline.generators import ddpm
-from tests.toys import COMPUTE, ddpm_params
+from tests.toys import ddpm_params
 
 ALPHA_BAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))  # the paper's linear schedule
 
@@ -258,7 +258,7 @@ def test_samples_that_are_not_finite_stop_the_run_and_the_first_is_named(value):
         made[2:, 0, 3, 4] = value
         return SimpleNamespace(sample=made)
 
-    network.config = Gaussian.config
+    network.config, network.device, network.dtype = Gaussian.config, Gaussian.device, Gaussian.dtype
     with pytest.raises(UserError, match="image 12 has values that are not finite") as caught:
         draw(network, range(10, 14), "ddim", clip=False)
     assert caught.value.code == DIVERGED

@@ -59,7 +59,7 @@ def test_a_copy_of_the_train_images_is_called_memorised_and_the_generators_are_n
     assert {name: found["memorised"] for name, found in judged.items()} == {"default": 0, "200 steps": 0, "copy": 1}
     assert judged["copy"]["copied"] == 100
     assert judged["copy"]["nearest"] < 0.01
-    assert judged["copy"]["frechet"] < 2 * judged["copy"]["frechet_floor"]
+    assert judged["copy"]["frechet"] < judged["default"]["frechet"] / 5  # of 1,000 images: the floor alone varies
     assert judged["default"]["copied"] < 2
 
 
