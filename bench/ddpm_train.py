@@ -19,6 +19,11 @@ from pipeline.params import reader
 STEPS = 20
 
 
+def gray() -> torch.Tensor:
+    """Images of the default preset's size, uint8 (N, 28, 28, 1)."""
+    return torch.from_numpy(rgb()[:, :28, :28, :1].copy())
+
+
 class Ours:
     """STEPS steps of the real loop's update on the default preset."""
 
@@ -94,8 +99,7 @@ def rows() -> list[pairs.Row]:
     """The comparison."""
     given = reader.load()
     loop.prepare(given.compute)
-    pixels = torch.from_numpy(rgb()[:, :28, :28, :1].copy())
-    params = given.ddpm
+    pixels, params = gray(), given.ddpm
     same_gradient(params, pixels, given.compute)
     note = f"{STEPS} steps of {params.batch_size}, 28 x 28 x 1; {given.compute.precision} against fp32 as shipped"
     with pairs.Apart(Example, params, pixels) as theirs:

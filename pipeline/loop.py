@@ -22,7 +22,7 @@ from pipeline.errors import DIVERGED, Stopped, UserError
 from pipeline.params.schema import Compute, Training
 from pipeline.progress import bar, say
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _NEVER = -1, -3, 2**30  # malloc.h; mmap's has a largest value of its own
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of glibc
 
 
 def prepare(compute: Compute) -> None:
@@ -35,11 +35,11 @@ def prepare(compute: Compute) -> None:
 
 
 def _keep_freed_memory() -> None:
-    # glibc gives freed tensors back to the system and the next step faults every page in anew: docs/performance.md.
+    # Or glibc gives freed tensors back to the system, and each step faults every page in anew (docs/performance.md).
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.libc_ver()[0] == "glibc" else None
     if mallopt:
-        mallopt(_M_TRIM_THRESHOLD, _NEVER)
-        mallopt(_M_MMAP_THRESHOLD, _NEVER)
+        mallopt(_M_TRIM_THRESHOLD, 2**30)  # bytes that lie free at the heap's end before any go back
+        mallopt(_M_MMAP_MAX, 0)  # large tensors on the heap, too
 
 
 def arithmetic(compute: Compute) -> dict:

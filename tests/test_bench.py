@@ -1,9 +1,12 @@
 """The harness of the benches; the benches themselves are run by hand, with nothing beside them."""
 
 import itertools
+import json
+import statistics
 
 import pytest
 
+from bench import __main__ as everything
 from bench import pairs
 
 
@@ -47,3 +50,39 @@ def test_without_a_target_a_row_is_reported_and_met(clock):
     assert (row.met, row.target) == (True, None)
     assert "2.00" in row.line()
     assert "words" in row.line()
+
+
+# --- what is on record
+
+
+def recorded() -> list[dict]:
+    return json.loads(everything.RESULTS.read_text())
+
+
+def test_every_bench_is_on_record_and_says_how_it_is_run():
+    assert {row["bench"] for row in recorded()} - {"sample_quality"} == set(everything.BENCHES)
+    for name in everything.ORDER:
+        source = everything.RESULTS.with_name(f"{name}.py").read_text()
+        assert f"python -m bench.{name}" in source.split('"""')[1]
+
+
+def test_recorded_rows_say_what_their_pairs_say():
+    for row in recorded():
+        at_most = row["facts"]["at_most"]
+        ratios = sorted(a / b if at_most else b / a for a, b in row["pairs"])
+        assert len(ratios) >= 5, row["name"]
+        assert row["ratio"] == pytest.approx(statistics.median(ratios)), row["name"]
+        if row["target"] is None:
+            assert row["met"]
+        elif row["bench"] != "sample_quality":  # which must be as good, too
+            assert row["met"] == (row["ratio"] <= row["target"] if at_most else row["ratio"] >= row["target"])
+
+
+def test_the_table_in_the_docs_is_the_one_on_record():
+    shown = (everything.RESULTS.parent.parent / "docs/performance.md").read_text()
+    for row in recorded():
+        line = next((line for line in shown.splitlines() if line.startswith(f"| {row['name']} |")), None)
+        assert line is not None, row["name"]
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[1] == f"{row['ratio']:.2f}", row["name"]
+        assert cells[3] == ("" if row["target"] is None else f"{row['target']:g}, {'met' if row['met'] else 'missed'}")
