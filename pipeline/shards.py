@@ -224,4 +224,4 @@ class ImageBank:
 
     def __getitem__(self, rows: np.ndarray) -> torch.Tensor:
         """uint8 (len(rows), H, W, C) on the device."""
-        return self.images.index_select(0, torch.from_numpy(rows).to(self.images.device))  # [rows] takes four times as long
+        return self.images.index_select(0, torch.from_numpy(rows).to(self.images.device))
