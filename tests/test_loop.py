@@ -1,6 +1,7 @@
 import itertools
 import math
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -359,3 +360,33 @@ def test_the_forward_pass_runs_in_the_named_arithmetic(tmp_path):
         loop.train("toy", task, plan, compute, tmp_path / precision, "work")
     assert kinds == [torch.float32, torch.bfloat16]
     assert weight.dtype == torch.float32
+
+
+_FAULTS = """
+import resource, torch
+from pipeline import loop
+from tests.toys import COMPUTE
+
+def faults(times):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(times):
+        x + 1
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+if {keep}:
+    loop.prepare(COMPUTE)
+x = torch.rand(10_000_000)
+faults(3)
+print(faults(5))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_freed_memory_is_used_again_without_a_fault_a_page():
+    def found(keep: bool) -> int:
+        done = subprocess.run([sys.executable, "-c", _FAULTS.format(keep=keep)], stdout=-1, text=True, check=True)
+        return int(done.stdout)
+
+    pages = 40_000_000 // os.sysconf("SC_PAGESIZE")
+    assert found(keep=False) > 4 * pages  # else the setting is no longer needed
+    assert found(keep=True) < pages / 10
