@@ -14,19 +14,16 @@ from pipeline import loop
 from pipeline.generators import ddpm
 from pipeline.params import reader
 
-CHANNELS = (32, 64, 64)
-
 
 def work(name: str, keep: bool) -> Callable[[], object]:
     """Sampling or views in a process of its own, with and without the memory setting of `loop.prepare`."""
     compute = reader.load().compute
     if keep:
         loop.prepare(compute)
-    torch.set_num_threads(compute.threads)
     if name == "views":
         pixels = torch.from_numpy(views.images())
         return lambda: views.used(views.ours(pixels))
-    model, noise = sample.networks(CHANNELS)
+    model, noise = sample.networks(sample.WIDER)
     made = ddpm.for_sampling(model, compute)
     return lambda: sample.ours(made, noise)
 
@@ -34,15 +31,20 @@ def work(name: str, keep: bool) -> Callable[[], object]:
 def folded_or_cast() -> pairs.Row:
     """The UNet rewritten and wholly in bf16, against autocast around diffusers' own."""
     compute = reader.load().compute
-    model, noise = sample.networks(CHANNELS)
+    model, noise = sample.networks(sample.WIDER)
     made = ddpm.for_sampling(copy.deepcopy(model), compute)
 
-    def cast() -> None:
-        with loop.autocast(compute):
-            sample.ours(model, noise)
+    plain = model.forward
 
+    def cast(*words: object) -> object:
+        with loop.autocast(compute):  # one step, as the loop had it
+            return plain(*words)
+
+    model.forward = cast
     note = f"sampling as in `sample`, against autocast; {compute.precision}"
-    return pairs.compare("change: folded UNet", lambda: sample.ours(made, noise), cast, None, note=note)
+    return pairs.compare(
+        "change: folded UNet", lambda: sample.ours(made, noise), lambda: sample.ours(model, noise), None, note=note
+    )
 
 
 def fused_or_not() -> pairs.Row:
@@ -51,8 +53,12 @@ def fused_or_not() -> pairs.Row:
     training = ddpm.Training(params, gray())
     training.loss(training.batch(0), 0)["loss"].backward()
     (phase,) = training.task.phases
-    groups = [{"params": group.parameters} for group in phase.groups]
-    fused, plain = training.plan.build(groups, 0.0), torch.optim.AdamW([dict(g) for g in groups], 0.0)
+
+    def groups() -> list[dict]:  # an optimiser writes its settings into those it is given
+        return [{"params": group.parameters} for group in phase.groups]
+
+    fused, plain = training.plan.build(groups(), 0.0), torch.optim.AdamW(groups(), 0.0)
+    assert [o.param_groups[0]["fused"] for o in (fused, plain)] == [True, None]
 
     def steps(optimiser: torch.optim.Optimizer) -> None:
         for _ in range(100):

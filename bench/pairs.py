@@ -1,7 +1,7 @@
 """Speed as a ratio: two ways of the same work by turns, A B A B, and the median of the pairs' ratios.
 
 Absolute times of a shared machine mean little; what ran a moment before or after on the same machine can be compared.
-A peer runs apart, in a process of its own, as its users have it: our settings of threads and memory do not reach it.
+A peer runs apart, in a process of its own, as its users have it: with as many threads, and no other setting of ours.
 """
 
 import multiprocessing
@@ -12,7 +12,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import torch
+
 from pipeline import files
+from pipeline.params import reader
 
 PAIRS = 5
 
@@ -84,6 +87,7 @@ class Apart:
 
 
 def _serve(pipe, factory: Callable[..., Callable[[], object]], words: tuple) -> None:
+    torch.set_num_threads(reader.load().compute.threads)
     work = factory(*words)
     while True:
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler
 
 from bench import pairs
 from bench.views import Pictures, images
@@ -67,9 +67,9 @@ class Script:
 
     def __init__(self, pixels: np.ndarray, width: int, compute: Compute | None):
         self.width, self.compute = width, compute
-        self.loader = DataLoader(
-            Pictures(pixels), BATCH, shuffle=True, drop_last=True, num_workers=WORKERS, persistent_workers=True
-        )
+        pictures = Pictures(pixels)
+        drawn = RandomSampler(pictures, num_samples=STEPS[width] * BATCH)  # no worker may run on into our turn
+        self.loader = DataLoader(pictures, BATCH, sampler=drawn, num_workers=WORKERS, persistent_workers=True)
 
     def __call__(self) -> None:
         from lightly.loss import NTXentLoss
@@ -82,19 +82,14 @@ class Script:
         criterion = NTXentLoss(temperature=TEMPERATURE)
         model = torch.nn.Sequential(backbone, head)
         optimiser = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9)
-        step = 0
-        while step < STEPS[self.width]:
-            for one, two in self.loader:
-                with torch.autocast("cpu", torch.bfloat16, enabled=self.compute is not None):
-                    z = [model(view) for view in (one, two)]
-                loss = criterion(*(x.float() for x in z))
-                loss.backward()
-                optimiser.step()
-                optimiser.zero_grad()
-                loss.item()
-                step += 1
-                if step == STEPS[self.width]:
-                    break
+        for one, two in self.loader:
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.compute is not None):
+                z = [model(view) for view in (one, two)]
+            loss = criterion(*(x.float() for x in z))
+            loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+            loss.item()
 
 
 def same_loss() -> None:

@@ -79,17 +79,18 @@ def main() -> None:
             print(_line(f"SimCLR, width {width}, {precision}", flops, size, seconds, shares))
     model, x = ddpm.unet(reader.load().ddpm, 28, 1), torch.randn(128, 1, 28, 28)
     with torch.inference_mode():
-        with FlopCounterMode(display=False) as counter:
-            model(x, 500)
         made = ddpm.for_sampling(model, compute)
+        with FlopCounterMode(display=False) as counter:
+            made(x.to(made.dtype), 500)
         seconds = fastest(lambda: made(x.to(made.dtype), 500))
     flops = counter.get_total_flops()
     share = flops / most[compute.precision] / seconds
-    print(_line(f"UNet forward, 128 images, {compute.precision}", flops, 0, seconds, [share]))
+    print(_line(f"UNet forward, 128 images, {compute.precision}", flops, None, seconds, [share]))
 
 
-def _line(name: str, flops: float, size: float, seconds: float, shares: list[float]) -> str:
-    numbers = f"{name:<32} {flops / 1e9:7.0f} {size / 1e6:8.0f} {1e3 * seconds:6.0f}"
+def _line(name: str, flops: float, size: float | None, seconds: float, shares: list[float]) -> str:
+    kept = "" if size is None else f"{size / 1e6:.0f}"
+    numbers = f"{name:<32} {flops / 1e9:7.0f} {kept:>8} {1e3 * seconds:6.0f}"
     return numbers + "".join(f" {100 * share:13.0f}" for share in shares)
 
 

@@ -14,6 +14,7 @@ from pipeline.generators import ddpm
 from pipeline.params import reader
 
 IMAGES, STEPS, SEED = 128, 10, 0
+WIDER = (32, 64, 64)
 
 
 def networks(channels: tuple[int, ...]):
@@ -64,7 +65,7 @@ def rows() -> list[pairs.Row]:
     compute = reader.load().compute
     loop.prepare(compute)
     found = []
-    for name, channels in (("sample", (32, 64, 64)), ("sample, preset's UNet", reader.load().ddpm.channels)):
+    for name, channels in (("sample", WIDER), ("sample, preset's UNet", reader.load().ddpm.channels)):
         model, noise = networks(channels)
         same_images(model, noise, pipeline(channels), compute)
         mine = ddpm.for_sampling(copy.deepcopy(model), compute)

@@ -15,6 +15,7 @@ from bench.views import images
 from pipeline import loop
 from pipeline.methods import simclr
 from pipeline.params import reader
+from pipeline.training import encoder as training
 
 
 class Bare:
@@ -25,7 +26,7 @@ class Bare:
 
     def __call__(self) -> None:
         method = simclr.build(HEAD, encoder(self.width), 0).train()
-        optimiser = torch.optim.SGD(method.parameters(), lr=RATE, momentum=0.9)
+        optimiser = torch.optim.SGD(method.parameters(), lr=RATE, momentum=0.9, fused=True)
         for _ in range(STEPS[self.width]):
             with loop.autocast(self.compute):
                 loss = method.loss(self.views, 0)["loss"]
@@ -40,11 +41,11 @@ def same_update(ours: Ours, compute) -> None:
     (phase,) = a.phases()
     groups = loop._torch_groups(phase.groups, ours.schedule.model_copy(update={"weight_decay": 0.0}))
     views = ours.batch(0)
-    loop._update(phase, torch.optim.SGD(groups, RATE, momentum=0.9), views, 0, RATE, None, compute)
+    loop._update(phase, training.optimiser(ours.schedule, groups, RATE), views, 0, RATE, None, compute)
     with loop.autocast(compute):
         loss = b.loss(views, 0)["loss"]
     loss.backward()
-    torch.optim.SGD(b.parameters(), RATE, momentum=0.9).step()
+    torch.optim.SGD(b.parameters(), RATE, momentum=0.9, fused=True).step()
     for one, two in zip(a.parameters(), b.parameters(), strict=True):
         if not torch.equal(one, two):
             raise SystemExit("step: weights differ after one step: not the same work")

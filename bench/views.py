@@ -75,7 +75,12 @@ def kornia_transform() -> torch.nn.Module:
 
     reach = 2 * int(4 * augment.BLUR_SIGMA[1]) + 1
     return torch.nn.Sequential(
-        k.RandomResizedCrop((SIZE, SIZE), scale=(RECIPE.crop_min, 1.0), resample="BICUBIC"),
+        k.RandomResizedCrop(
+            (SIZE, SIZE),
+            scale=(RECIPE.crop_min, 1.0),
+            resample="BICUBIC",
+            cropping_mode="resample",  # its default crops image by image, four times as slowly
+        ),
         k.RandomHorizontalFlip(p=RECIPE.flip),
         k.ColorJitter(RECIPE.brightness, RECIPE.contrast, RECIPE.saturation, RECIPE.hue, p=RECIPE.jitter_probability),
         k.RandomGrayscale(p=RECIPE.grayscale),
@@ -91,7 +96,6 @@ def lightly_views(array: np.ndarray) -> Callable[[], None]:
 
 def kornias(array: np.ndarray) -> Callable[[], None]:
     """Every view once through kornia."""
-    torch.set_num_threads(reader.load().compute.threads)
     pixels, transform = torch.from_numpy(array), kornia_transform()
     return lambda: used(kornia_views(pixels, transform))
 
@@ -129,7 +133,7 @@ def rows() -> list[pairs.Row]:
     with seeds.scope(0, "bench kornia"):
         alike(ours(pixels), kornia_views(pixels, kornia_transform()), "kornia")
     loop.prepare(reader.load().compute)
-    done = f"{2 * IMAGES:,} views of {SIZE} x {SIZE} x 3"
+    done = f"{2 * IMAGES:,} views of {SIZE} x {SIZE} x 3, {BATCH} images at a time"
 
     def mine() -> None:
         used(ours(pixels))

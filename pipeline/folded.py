@@ -2,7 +2,7 @@
 
 - All images of a batch are at one timestep, so what a residual block adds for it is one vector: part of a bias.
 - Doubling by repetition and then a 3 x 3 convolution is four 2 x 2 convolutions of the small image, one for each parity
-  of row and column, with sums of the same weights: 16 products a pixel of it for 36.
+  of row and column, with sums of the same weights: for 36 products a pixel of it 16, and one row and column more.
 - Nothing needs its input again, as a gradient would: activations and sums are made in place.
 """
 

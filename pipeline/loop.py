@@ -26,7 +26,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of glibc
 
 
 def prepare(compute: Compute) -> None:
-    """Set threads and determinism; warn where bf16 is emulated. Called once, before the first tensor."""
+    """Set threads, determinism and what malloc keeps; warn where bf16 is emulated. To be called before any tensor."""
     _keep_freed_memory()
     torch.set_num_threads(compute.threads)
     torch.use_deterministic_algorithms(compute.device == "cuda")  # what runs here on a CPU is deterministic anyway
