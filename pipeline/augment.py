@@ -131,7 +131,15 @@ def _boxes(crop_min: torch.Tensor, size: tuple[int, int], areas, aspects, corner
     return torch.cat([torch.minimum((corner * (room + 1)).floor(), room), side], dim=1).long()
 
 
-def views(images: torch.Tensor, recipes: list[Recipe], generator: torch.Generator) -> list[torch.Tensor]:
-    """One augmented copy of the batch a recipe: uint8 (B, H, W, C) -> float32 (B, C, H, W) in [0, 1] each."""
-    drawn = draw(recipes, len(images), tuple(images.shape[1:3]), generator)
-    return list(apply(images, drawn).split(len(images)))
+def views(
+    images: torch.Tensor, recipes: list[Recipe], generator: torch.Generator, whole: tuple[int, slice] | None = None
+) -> list[torch.Tensor]:
+    """One augmented copy of the images a recipe: uint8 (B, H, W, C) -> float32 (B, C, H, W) in [0, 1] each.
+
+    whole = (n, rows): the images are these rows of a batch of n, and get the views that they would get in all of it.
+    """
+    n, rows = whole or (len(images), slice(None))
+    drawn = draw(recipes, n, tuple(images.shape[1:3]), generator)
+    if len(images) < n:
+        drawn = drawn.of(torch.arange(len(drawn.flip), device=generator.device).view(-1, n)[:, rows].flatten())
+    return list(apply(images, drawn).chunk(len(recipes)))

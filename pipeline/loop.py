@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from pipeline import checkpoint
+from pipeline import checkpoint, distributed
 from pipeline.errors import DIVERGED, Stopped, UserError
 from pipeline.params.schema import Compute, Training
 from pipeline.progress import bar, say
@@ -26,12 +26,16 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of glibc
 
 
 def prepare(compute: Compute) -> None:
-    """Set threads, determinism and what malloc keeps; warn where bf16 is emulated. To be called before any tensor."""
+    """Set threads, determinism and what malloc keeps; warn where bf16 is emulated; meet the job's other processes.
+
+    To be called before any tensor.
+    """
     _keep_freed_memory()
     torch.set_num_threads(compute.threads)
     torch.use_deterministic_algorithms(compute.device == "cuda")  # what runs here on a CPU is deterministic anyway
     if compute.device == "cpu" and compute.precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         say("warning: this processor has no bf16 instructions; compute.precision fp32 is faster here")
+    distributed.join(compute.device)
 
 
 def _keep_freed_memory() -> None:
@@ -66,7 +70,8 @@ class Group:
 class Phase:
     """One player of a step: its parameters and its loss. A method that plays a game has several, in order.
 
-    loss(batch, step) -> {name: scalar}; the entry "loss" is what is minimised, the others are logged.
+    loss(batch, step) -> {name: scalar}; the entry "loss" is what is minimised, the others are logged. With several
+    processes `batch` is this one's share, and the scalars are those of the whole batch (distributed.gather).
     """
 
     groups: list[Group]
@@ -77,9 +82,10 @@ class Phase:
 class Task:
     """What the loop trains.
 
-    batch(step) -> anything, a pure function of the step. objects: name -> what has state_dict and load_state_dict and
-    changes while training (modules, averages). before_step / after_step(step, progress), progress = step / steps, run
-    outside autocast; evaluate(step) -> {name: number} joins the log's row.
+    batch(step) -> anything, a pure function of the step: this process's share (distributed.share). objects: name ->
+    what has state_dict and load_state_dict and changes while training (modules, averages). before_step and
+    after_step(step, progress), progress = step / steps, run outside autocast; evaluate(step) -> {name: number} joins
+    the log's row, in the first process.
     """
 
     phases: list[Phase]
@@ -121,6 +127,7 @@ def train(what: str, task: Task, plan: Optimisation, compute: Compute, folder: P
     Stopped after SIGINT or SIGTERM, once the step in hand is finished and saved.
     """
     schedule = plan.schedule
+    distributed.share(schedule.batch_size)  # or refused
     optimisers = [plan.build(_torch_groups(phase.groups, schedule), schedule.lr) for phase in task.phases]
     meter = Meter()
     objects = {**task.objects, **{f"optimiser-{i}": o for i, o in enumerate(optimisers)}, "meter": meter}
@@ -137,7 +144,7 @@ def train(what: str, task: Task, plan: Optimisation, compute: Compute, folder: P
                 meter.add(_update(phase, optimiser, batch, step, rate, plan.clip, compute))
             task.after_step(step, (step + 1) / schedule.steps)
             done = step + 1
-            stopping = bool(received)
+            stopping = distributed.anywhere(bool(received))
             logging = done % schedule.log_every == 0 or done == schedule.steps
             saving = done % schedule.checkpoint_every == 0 or done == schedule.steps or stopping
             if logging or saving:
@@ -146,15 +153,17 @@ def train(what: str, task: Task, plan: Optimisation, compute: Compute, folder: P
                 _check_weights(what, task.phases, done, rate, path)
             if logging:
                 row = {"step": done, "lr": rate, **meter.means()}
-                if plan.evaluate_every and (done % plan.evaluate_every == 0 or done == schedule.steps):
+                evaluating = plan.evaluate_every and (done % plan.evaluate_every == 0 or done == schedule.steps)
+                if evaluating and distributed.first():
                     row |= task.evaluate(done)
                 rows.append(row)
                 progress.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k not in ("step", "lr")}, refresh=False)
-            if saving:
+            if saving and distributed.first():
                 checkpoint.save(path, fingerprint, done, objects, rows)
             progress.update()
             if stopping and done < schedule.steps:
-                raise Stopped(f"{what}: stopped after step {done}; run the same command to go on", received[0])
+                number = received[0] if received else signal.SIGTERM  # another process's
+                raise Stopped(f"{what}: stopped after step {done}; run the same command to go on", number)
     return rows
 
 
@@ -197,6 +206,8 @@ def _check_weights(what: str, phases: list[Phase], step: int, rate: float, path:
     weights = [p for phase in phases for group in phase.groups for p in group.parameters]
     if not all(bool(torch.isfinite(p).all()) for p in weights):
         raise _diverged(f"{what}: weights not finite after step {step}", rate, path)
+    if distributed.apart(weights):
+        raise RuntimeError(f"{what}: the processes' weights differ after step {step}")
 
 
 def _diverged(fault: str, rate: float, path: Path) -> UserError:
@@ -233,6 +244,7 @@ def _update(phase: Phase, optimiser, batch, step: int, rate: float, clip: float 
     optimiser.zero_grad(set_to_none=True)
     losses["loss"].backward()
     parameters = [p for group in phase.groups for p in group.parameters]
+    distributed.average_gradients(parameters)
     norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip)
     optimiser.step()
     return {**losses, "gradient_norm": norm}

@@ -4,10 +4,13 @@ import sys
 
 from tqdm import tqdm
 
+from pipeline import launch
+
 
 def say(message: str) -> None:
-    """One line to standard error, above any bar."""
-    tqdm.write(message, file=sys.stderr)
+    """One line to standard error, above any bar; of several processes the first speaks."""
+    if launch.rank() == 0:
+        tqdm.write(message, file=sys.stderr)
 
 
 def bar(what: str, total: int, unit: str, done: int = 0) -> tqdm:
@@ -22,6 +25,7 @@ def bar(what: str, total: int, unit: str, done: int = 0) -> tqdm:
         desc=what,
         unit=unit,
         file=sys.stderr,
+        disable=launch.rank() != 0,
         mininterval=0.2 if live else 10,
         maxinterval=10,
         dynamic_ncols=live,

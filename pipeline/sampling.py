@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import files, loop, shards, store
+from pipeline import distributed, files, loop, shards, store
 from pipeline.errors import UserError
 from pipeline.generators import module
 from pipeline.params.schema import Compute, Generate
@@ -41,12 +41,13 @@ def fill(
     )
     count = -(-n // params.shard_size)
     names = [shards.shard_name(k) for k in range(count)]
-    with store.work("shards", fingerprint) as folder:
-        missing = [k for k in range(count) if not _whole(folder / names[k])]
+    with distributed.shared(store.work("shards", fingerprint)) as folder:
+        missing = distributed.agreed([k for k in range(count) if distributed.first() and not _whole(folder / names[k])])
         if len(missing) < count:
             say(f"sampling: {count - len(missing)} of {count} shards are in the store")
         if missing:
-            _sample(params, kind, generator, missing, size, compute, folder)
+            own = missing[distributed.rank() :: distributed.size()]
+            _sample(params, kind, generator, own, size, compute, folder)
         return {name: folder / name for name in names}, fingerprint
 
 

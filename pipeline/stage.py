@@ -13,11 +13,14 @@ from types import SimpleNamespace
 
 import psutil
 
-from pipeline import files, store
+from pipeline import files, launch, store
 from pipeline.errors import RESOURCE, Stopped, UserError
 from pipeline.params import reader
 from pipeline.params.schema import Params
 
+PARALLEL = ("generator", "generate", "pretrain")  # the stages that PIPELINE_LAUNCH starts in several processes
+_NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
+_NO_PEER = ("onnection closed by peer", "onnection reset by peer", "roken pipe", "imed out", "NCCL")
 _OWN = re.compile(r"\$\{(\w+)\.(\w+)\}")
 
 
@@ -38,38 +41,41 @@ def command(main: Callable[[], None]) -> None:
 
 
 def _code(name: str, main: Callable, reads: tuple[str, ...]) -> int:
+    launcher = launch.wanted()
+    if launcher and name in PARALLEL:
+        return _told(lambda: launch.run(f"stages.{name}", launcher), f"{name}: ")
+    launch.enter()
+
     def work() -> None:
         sources, params = _sources(), reader.load()
         main(select(params, reads))
-        _unchanged(sources, select(params, reads), reads)
-        _record(name, params)
+        if launch.rank() == 0:
+            _unchanged(sources, select(params, reads), reads)
+            _record(name, params)
 
     return _told(work, f"{name}: ")
 
 
-def _told(work: Callable[[], None], before: str) -> int:
+def _told(work: Callable[[], int | None], before: str) -> int:
     """The exit code of some work; what stopped it is told in lines that begin with `before`."""
     try:
-        work()
+        return work() or 0
     except UserError as error:
-        for line in str(error).splitlines():
-            print(f"{before}{line}", file=sys.stderr)
-        return error.code
+        said, code = "".join(f"{before}{line}\n" for line in str(error).splitlines()), error.code
     except Stopped as stop:
-        print(f"\n{before}{stop}", file=sys.stderr)
-        return 128 + stop.signum
+        said, code = f"\n{before}{stop}\n", 128 + stop.signum
     except KeyboardInterrupt:
-        print(f"\n{before}interrupted; run the same command to go on", file=sys.stderr)
-        return 130
-    except (MemoryError, RuntimeError) as fault:
-        if not _out_of_memory(fault):
+        said, code = f"\n{before}interrupted; run the same command to go on\n", 130
+    except Exception as fault:
+        known = _resource(fault)
+        if not known:
+            launch.tell(1, "")
             raise
-        remedy = "lower the batch size, or the number of images; finished parts are kept"
-        print(f"{before}out of memory - {remedy}", file=sys.stderr)
+        said, code = f"{before}{known}\n", RESOURCE
         if os.environ.get("LEAVEN_DEBUG"):
             traceback.print_exc()
-        return RESOURCE
-    return 0
+    launch.tell(code, said)
+    return code
 
 
 def select(params: Params, reads: tuple[str, ...]) -> SimpleNamespace:
@@ -121,7 +127,11 @@ def _record(name: str, params: Params) -> None:
     files.write_json(store.root() / "records" / f"{name}.json", facts)
 
 
-def _out_of_memory(fault: Exception) -> bool:
-    return isinstance(fault, MemoryError) or any(
-        words in str(fault) for words in ("can't allocate memory", "out of memory", "not enough memory")
-    )
+def _resource(fault: Exception) -> str:
+    """What to say of a fault that is the machine's and not the code's; nothing of any other."""
+    words = str(fault)
+    if isinstance(fault, MemoryError) or (isinstance(fault, RuntimeError) and any(w in words for w in _NO_MEMORY)):
+        return "out of memory - lower the batch size, or the number of images; finished parts are kept"
+    if launch.size() > 1 and isinstance(fault, RuntimeError) and any(w in words for w in _NO_PEER):
+        return launch.LOST
+    return ""

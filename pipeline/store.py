@@ -27,6 +27,7 @@ PACKAGE = Path(__file__).parent
 # Modules that move results about but cannot change one: no part of any fingerprint, no dependency of any stage.
 PLUMBING = {
     "errors",
+    "launch",
     "progress",
     "files",
     "store",

@@ -3,7 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline import files, imports, inflation, loop, report, sampling, shards, stage
+from pipeline import distributed, files, imports, inflation, loop, report, sampling, shards, stage
 from pipeline.errors import UserError
 
 READS = ("compute", "generate", "inflation.ratio")
@@ -21,10 +21,12 @@ def main(params: SimpleNamespace) -> None:
             raise UserError(
                 f"inflation.ratio asks for {n:,} images", generator, "generator.source is none: ratio must be 0"
             )
-        if card["source"] == "import":
-            made, fingerprint = imports.fill(generator, n, params.generate.shard_size, card["files"][imports.FILE])
-        else:
+        if card["source"] != "import":
             made, fingerprint = sampling.fill(params.generate, card, generator, n, images.shape[1], params.compute)
+        elif distributed.first():
+            made, fingerprint = imports.fill(generator, n, params.generate.shard_size, card["files"][imports.FILE])
+    if not distributed.first():
+        return
     facts = {"n": n, "shard_size": params.generate.shard_size, "source": card["source"], "fingerprint": fingerprint}
     files.assemble(SET, made, lambda folder: shards.seal(folder, sorted(made), facts))
     generated = shards.read_generated(SET)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline import files, imports, loop, report, shards, stage
+from pipeline import distributed, files, imports, loop, report, shards, stage
 from pipeline.training import generator
 
 READS = ("compute", "generator", "${generator.kind}")
@@ -16,7 +16,9 @@ def main(params: SimpleNamespace) -> None:
     if source == "train":
         images, _ = real.part(shards.TRAIN)
         made, rows = generator.train(params.generator, params.own, images, params.compute)
-    elif source == "pretrained":
+    if not distributed.first():
+        return
+    if source == "pretrained":
         made = generator.pretrained(params.generator, real.images.shape[1:3], real.images.shape[3])
     elif source == "import":
         imported = imports.load(params.generator, real)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline import files, inflation, loop, report, shards, stage
+from pipeline import distributed, files, inflation, loop, report, shards, stage
 from pipeline.errors import UserError
 from pipeline.training import encoder
 
@@ -22,6 +22,8 @@ def main(params: SimpleNamespace) -> None:
     made, rows, facts = encoder.pretrain(
         params.pretrain, params.own, params.augment, params.inflation, real, generated, params.compute
     )
+    if not distributed.first():
+        return
     files.assemble(Path("data/encoder"), made)
     judged = "validation_knn" if "validation_knn" in rows[-1] else "rankme"
     terms = [name for name in rows[0] if name not in ("step", "lr", judged)]

@@ -25,9 +25,9 @@ SOURCES = sorted(
 )
 # The library in reading order; a package stands for all that is in it. A module imports only from those before it.
 READING_ORDER = (
-    "errors progress files store params/schema params/rules params/reader seeds shards pictures datasets imports "
-    "inflation transforms augment backbones checkpoint loop heads probes linear_probe folded generators methods "
-    "sampling training memorisation quality evaluation report stage preset fetch theory"
+    "errors launch progress files store params/schema params/rules params/reader seeds shards pictures datasets "
+    "imports inflation transforms augment backbones checkpoint distributed loop heads probes linear_probe folded "
+    "generators methods sampling training memorisation quality evaluation report stage preset fetch theory"
 )
 CHOICES = {  # templated file of dvc.yaml: the package that imports it on use, and the value that names it
     "pipeline/generators/${generator.kind}.py": ("generators", "generator", "kind"),

@@ -15,7 +15,7 @@ from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from pipeline import files, folded, loop, seeds
+from pipeline import distributed, files, folded, loop, seeds
 from pipeline.errors import DIVERGED, UserError
 from pipeline.params.schema import DDPM, Compute
 
@@ -73,31 +73,36 @@ class Training:
         )
 
     def batch(self, step: int) -> torch.Tensor:
-        """Images of a step, float (B, C, H, W) in [-1, 1]: passes over a fresh permutation each."""
+        """This process's images of a step, float (b, C, H, W) in [-1, 1]: passes over a fresh permutation each."""
         p, n = self.params, len(self.images)
         places = np.arange(step * p.batch_size, (step + 1) * p.batch_size)
         rows = [
             seeds.permutation(p.seed, "ddpm-data", number, n, places[places // n == number] % n)
             for number in range(places[0] // n, places[-1] // n + 1)
         ]
-        x = self.images[torch.from_numpy(np.concatenate(rows)).to(self.images.device)]
+        own = distributed.share(p.batch_size)
+        x = self.images[torch.from_numpy(np.concatenate(rows)[own]).to(self.images.device)]
         x = x.permute(0, 3, 1, 2).float() / 127.5 - 1
         if p.flip:
-            mirrored = torch.rand(len(x), generator=self._generator("ddpm-flip", step), device=x.device) < 0.5
+            draw = self._generator("ddpm-flip", step)
+            mirrored = (torch.rand(p.batch_size, generator=draw, device=x.device) < 0.5)[own]
             x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
         return x
 
     def loss(self, x: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
         """L_simple, equation 14: mean squared error of the predicted noise (or velocity, or image)."""
-        draw = self._generator("ddpm-noise", step)
-        noise = torch.randn(x.shape, generator=draw, device=x.device)
-        t = torch.randint(0, self.params.timesteps, (len(x),), generator=draw, device=x.device)
+        draw, n = self._generator("ddpm-noise", step), len(x) * distributed.size()
+        own = distributed.share(n)
+        noise = torch.randn((n, *x.shape[1:]), generator=draw, device=x.device)[own]
+        t = torch.randint(0, self.params.timesteps, (n,), generator=draw, device=x.device)[own]
         target = {"epsilon": noise, "sample": x}.get(self.params.prediction)
         if target is None:
             target = self.noise.get_velocity(x, noise, t)
-        with seeds.scope(self.params.seed, "ddpm-dropout", step):
+        place = () if distributed.first() else (distributed.rank(),)  # or every process would drop the same
+        with seeds.scope(self.params.seed, "ddpm-dropout", step, *place):
             predicted = self.unet(self.noise.add_noise(x, noise, t), t).sample
-        return {"loss": F.mse_loss(predicted.float(), target)}
+        own_mean = F.mse_loss(predicted.float(), target)
+        return {"loss": distributed.gather([own_mean[None]])[0].mean()}
 
     def after_step(self, step: int, progress: float) -> None:
         """Average the weights."""

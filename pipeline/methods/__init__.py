@@ -5,7 +5,8 @@ The contract. A method module has `build(params, encoder, seed)` -> an nn.Module
     phases()       the players of a step (pipeline.loop.Phase): parameter groups and a loss over the batch's views
     before_step(step, progress), after_step(step, progress)   momentum updates, queues
 The module's state (heads, averages, queues) is persistent buffers and parameters. It owns no optimiser, no loop, no
-logging and no device call. The batch that reaches the loss is a list of float tensors (B, C, H, W), one a view.
+logging and no device call. The batch that reaches the loss is a list of float tensors (B, C, H, W), one a view: with
+several processes, this one's rows. What is made of them passes through `distributed.gather` before rows meet in a loss.
 """
 
 import importlib

@@ -5,6 +5,7 @@ from torch import nn
 
 from pipeline import seeds
 from pipeline.backbones import Encoder
+from pipeline.distributed import gather
 from pipeline.heads import mlp
 from pipeline.loop import Phase, groups_of
 from pipeline.methods import View
@@ -42,7 +43,7 @@ class BarlowTwins(nn.Module):
 
     def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
         """batch: two views, float (B, C, H, W) each."""
-        one, two = (self.projector(self.encoder(view)).float() for view in batch)
+        one, two = gather([self.projector(self.encoder(view)).float() for view in batch])
         return barlow_twins(one, two, self.params.redundancy, self.params.scale)
 
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from pipeline import seeds
 from pipeline.backbones import Encoder
+from pipeline.distributed import gather
 from pipeline.heads import Follower, mlp, momentum, spread
 from pipeline.loop import Phase, groups_of
 from pipeline.methods import View
@@ -46,10 +47,10 @@ class BYOL(nn.Module):
     def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
         """batch: two views, float (B, C, H, W) each. Equation 2, both ways."""
         z = [self.network(view) for view in batch]
-        p = [F.normalize(self.predictor(each).float(), dim=1) for each in z]
-        target = [F.normalize(self.follower(view).float(), dim=1) for view in batch]
+        p = gather([F.normalize(self.predictor(each).float(), dim=1) for each in z])
+        target = gather([F.normalize(self.follower(view).float(), dim=1) for view in batch])
         loss = regression(p[0], target[1]) + regression(p[1], target[0])
-        return {"loss": loss, "spread": spread(torch.cat(z))}
+        return {"loss": loss, "spread": spread(torch.cat(gather([each.detach() for each in z])))}
 
 
 def regression(p: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

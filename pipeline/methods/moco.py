@@ -9,6 +9,7 @@ from torch import nn
 
 from pipeline import seeds
 from pipeline.backbones import Encoder
+from pipeline.distributed import gather
 from pipeline.heads import Follower, mlp, momentum
 from pipeline.loop import Phase, groups_of
 from pipeline.methods import View
@@ -49,8 +50,8 @@ class MoCo(nn.Module):
 
     def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
         """batch: two views, float (B, C, H, W) each. The queues hold the keys of earlier batches; these join after."""
-        queries = [F.normalize(self.network(view).float(), dim=1) for view in batch]
-        keys = [F.normalize(self.follower(view).float(), dim=1) for view in batch]
+        queries = gather([F.normalize(self.network(view).float(), dim=1) for view in batch])
+        keys = gather([F.normalize(self.follower(view).float(), dim=1) for view in batch])
         one, two = (info_nce(queries[i], keys[1 - i], self.queue[1 - i], self.params.temperature) for i in (0, 1))
         self.enqueue(torch.stack(keys))
         return {name: (one[name] + two[name]) / 2 for name in one}

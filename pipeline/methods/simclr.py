@@ -6,6 +6,7 @@ from torch import nn
 
 from pipeline import seeds
 from pipeline.backbones import Encoder
+from pipeline.distributed import gather
 from pipeline.loop import Phase, groups_of
 from pipeline.methods import View
 from pipeline.params.schema import SimCLR as Params
@@ -44,7 +45,7 @@ class SimCLR(nn.Module):
 
     def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
         """batch: two views, float (B, C, H, W) each."""
-        z = self.projector(self.encoder(torch.cat(batch)))  # 2B D
+        z = torch.cat(gather(self.projector(self.encoder(torch.cat(batch))).chunk(2)))  # 2B D
         return nt_xent(F.normalize(z.float(), dim=1), self.temperature)
 
 

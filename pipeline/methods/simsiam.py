@@ -6,6 +6,7 @@ from torch import nn
 
 from pipeline import seeds
 from pipeline.backbones import Encoder
+from pipeline.distributed import gather
 from pipeline.heads import mlp, spread
 from pipeline.loop import Phase, groups_of
 from pipeline.methods import View
@@ -46,7 +47,8 @@ class SimSiam(nn.Module):
     def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
         """batch: two views, float (B, C, H, W) each. Equation 4: -cos(p, z without gradient), both ways, halved."""
         z = [self.projector(self.encoder(view)) for view in batch]
-        p = [self.predictor(each).float() for each in z]
-        still = [each.detach().float() for each in z]
+        p = gather([self.predictor(each).float() for each in z])
+        z = gather([each.detach() for each in z])
+        still = [each.float() for each in z]
         cosine = F.cosine_similarity(p[0], still[1]).mean() + F.cosine_similarity(p[1], still[0]).mean()
         return {"loss": -cosine / 2, "spread": spread(torch.cat(z))}

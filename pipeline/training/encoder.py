@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline import augment, backbones, files, inflation, loop, probes, seeds, shards, store
+from pipeline import augment, backbones, distributed, files, inflation, loop, probes, seeds, shards, store
 from pipeline.methods import module
 from pipeline.params.schema import Augment, Compute, Inflation, Pretrain, Section
 from pipeline.progress import say
@@ -37,6 +37,7 @@ def pretrain(
         images=[[list(part.shape), hashlib.sha256(np.ascontiguousarray(part)).hexdigest()] for part in parts],
         code=store.code("training/encoder", f"methods/{params.method}"),
         arithmetic=loop.arithmetic(compute),
+        processes=distributed.size(),
     )
     mixture = inflation.Mixture(len(images), len(generated), mixing.real_weight, params.batch_size, mixing.seed)
     facts = mixture_facts(mixture, params.steps)
@@ -44,19 +45,21 @@ def pretrain(
         f"real share beta = {facts['beta']:.4f}: {facts['real_drawn']:,} draws of {len(images):,} real images "
         f"({facts['real_passes']:.1f} passes), {facts['generated_drawn']:,} of {len(generated):,} generated ones"
     )
-    with store.work("encoder", fingerprint) as folder:
-        if not (folder / "manifest.json").exists():
+    with distributed.shared(store.work("encoder", fingerprint)) as folder:
+        if not distributed.agreed((folder / "manifest.json").exists()):
             mean, std = backbones.statistics(images)
             encoder = backbones.build(params.backbone, mean, std, params.seed).to(compute.device)
             if compute.compile:
                 encoder.backbone.compile()
             method = module(params.method).build(own, encoder, params.seed).to(compute.device)
+            distributed.synchronise(method)
             bank = shards.ImageBank(images, generated, compute.device)
             recipes = [augment.recipe(augmentation, view.recipe) for view in method.views]
 
             def batch(step: int) -> list[torch.Tensor]:
                 draw = seeds.generator(augmentation.seed, "views", step, device=compute.device)
-                return augment.views(bank[mixture.rows(step)], recipes, draw)
+                own = distributed.share(params.batch_size)
+                return augment.views(bank[mixture.rows(step)[own]], recipes, draw, (params.batch_size, own))
 
             task = loop.Task(
                 phases=method.phases(),
@@ -71,11 +74,13 @@ def pretrain(
             )
             method.train()
             rows = loop.train(f"pretraining ({params.method})", task, plan, compute, folder, fingerprint)
-            made_by = {"method": params.method, "augment": augmentation.model_dump(), "fingerprint": fingerprint}
-            backbones.save(encoder, folder, **made_by, **facts)
-            files.write_json(folder / "rows.json", {"rows": rows})
-            shards.seal(folder, ["encoder.safetensors", "card.json", "rows.json"], {"fingerprint": fingerprint})
-            (folder / "checkpoint.pt").unlink()
+            if distributed.first():
+                made_by = {"method": params.method, "augment": augmentation.model_dump(), "fingerprint": fingerprint}
+                backbones.save(encoder, folder, **made_by, **facts)
+                files.write_json(folder / "rows.json", {"rows": rows})
+                shards.seal(folder, ["encoder.safetensors", "card.json", "rows.json"], {"fingerprint": fingerprint})
+                (folder / "checkpoint.pt").unlink()
+            distributed.wait()
         shards.verify(folder, "pretrain")
         rows = files.read_json(folder / "rows.json")["rows"]
         return {name: folder / name for name in ("encoder.safetensors", "card.json")}, rows, facts

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline import files, loop, shards, store
+from pipeline import distributed, files, loop, shards, store
 from pipeline.errors import UserError
 from pipeline.generators import module
 from pipeline.params.schema import Compute, Generator, Training
@@ -23,16 +23,19 @@ def train(params: Generator, own: Training, images: np.ndarray, compute: Compute
         images=[list(images.shape), hashlib.sha256(images).hexdigest()],
         code=store.code(f"generators/{params.kind}"),
         arithmetic=loop.arithmetic(compute),
+        processes=distributed.size(),
     )
     kind = module(params.kind)
-    with store.work("generator", fingerprint) as folder:
-        if not (folder / "manifest.json").exists():
+    with distributed.shared(store.work("generator", fingerprint)) as folder:
+        if not distributed.agreed((folder / "manifest.json").exists()):
             training = kind.Training(own, torch.from_numpy(images).to(compute.device))
             rows = loop.train(f"training {params.kind}", training.task, training.plan, compute, folder, fingerprint)
-            names = kind.save(training.averaged(), training.noise, folder)
-            files.write_json(folder / "rows.json", {"rows": rows})
-            shards.seal(folder, [*names, "rows.json"], {"fingerprint": fingerprint})
-            (folder / "checkpoint.pt").unlink()
+            if distributed.first():
+                names = kind.save(training.averaged(), training.noise, folder)
+                files.write_json(folder / "rows.json", {"rows": rows})
+                shards.seal(folder, [*names, "rows.json"], {"fingerprint": fingerprint})
+                (folder / "checkpoint.pt").unlink()
+            distributed.wait()
         names = shards.verify(folder, "generator")["files"]
         rows = files.read_json(folder / "rows.json")["rows"]
         return {name: folder / name for name in names if name != "rows.json"}, rows
