@@ -35,8 +35,9 @@ def size() -> int:
 
 
 def wanted() -> str | None:
-    """The launcher that is asked for, unless this process came from it."""
-    return None if "RANK" in os.environ else os.environ.get("PIPELINE_LAUNCH")
+    """The launcher that is asked for, unless this process came from one: of this or of the user."""
+    started = _FOLDER in os.environ or "RANK" in os.environ
+    return None if started else os.environ.get("PIPELINE_LAUNCH")
 
 
 def run(module: str, launcher: str) -> int:
@@ -87,7 +88,7 @@ def tell(code: int, said: str) -> None:
 
 def _folder() -> Path | None:
     folder = Path(os.environ.get(_FOLDER, ""))
-    return folder if "RANK" in os.environ and _FOLDER in os.environ and folder.is_dir() else None
+    return folder if _FOLDER in os.environ and folder.is_dir() else None
 
 
 def _verdict(folder: Path, received: list[int], log: str) -> tuple[int, str]:

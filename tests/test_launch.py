@@ -191,6 +191,13 @@ def test_other_stages_take_no_notice(clone, name):
     assert ended(clone, process) == (0, "")
 
 
+def test_launcher_that_makes_one_process_and_tells_it_no_number_starts_it_once(clone):
+    (clone / "one.py").write_text("import subprocess, sys; sys.exit(subprocess.call([sys.executable, *sys.argv[1:]]))")
+    body = "with open('starts', 'a') as file:\n    file.write('.')\nprogress.say(f'one of {launch.size()}')"
+    assert run(clone, body, f"{sys.executable} one.py") == (0, "one of 1\n")
+    assert (clone / "starts").read_text() == "."
+
+
 def test_what_is_written_after_the_job_follows_what_its_processes_wrote(clone):
     """Standard error is a file here, in which they append and this one writes on."""
     process = start(clone, "if rank:\n    time.sleep(60)\nprogress.say('x' * 999)\nraise UserError('y')")

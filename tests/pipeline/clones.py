@@ -167,11 +167,13 @@ def killed_at(clone: Path, hold: str, *words: str) -> None:
         held(clone, process, log)
 
 
-def held(clone: Path, process: subprocess.Popen, log: Path) -> None:
-    """Wait until a process stands still where it was told to."""
+def held(clone: Path, process: subprocess.Popen, log: Path) -> int:
+    """Wait until a process stands still where it was told to; its number."""
     mark = clone.parent / f"{clone.name}-beside" / "counts" / "held"
     until(mark.exists, process, log)
+    number = int(mark.read_text())
     mark.unlink()
+    return number
 
 
 def until(true, process: subprocess.Popen, log: Path, timeout: float = 900) -> None:

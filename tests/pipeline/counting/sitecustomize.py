@@ -1,8 +1,8 @@
 """On PYTHONPATH of a test's processes: counts what a stage does and can hold it still, without a hook in the pipeline.
 
 Every start of a stage, optimiser step and call of a UNet appends a byte to $COUNTS/STAGE.{starts,steps,forwards}; the
-counts go on from process to process. With HOLD=pretrain.steps:7 the process that is about to make step 7 writes
-$COUNTS/held and stands still until it is killed.
+counts go on from process to process. With HOLD=pretrain.steps:7 the process that is about to make step 7 writes its
+number into $COUNTS/held and stands still until it is killed.
 """
 
 import importlib.machinery
@@ -22,7 +22,9 @@ def count(kind):
     with open(path, "ab") as file:
         file.write(b".")
     if os.environ.get("HOLD") == f"{STAGE}.{kind}:{path.stat().st_size}":
-        (path.parent / "held").touch()
+        temporary = path.parent / ".held"
+        temporary.write_text(str(os.getpid()))
+        temporary.rename(path.parent / "held")
         time.sleep(1800)
         os._exit(9)  # nobody killed it: the test is gone
 

@@ -1,0 +1,105 @@
+"""Stages in two real processes of torchrun: one process's shards, one line when one is killed, the bits of a whole run.
+
+tests/test_distributed.py compares what they compute with what one computes.
+"""
+
+import json
+import os
+import shutil
+import signal
+import sys
+
+import pytest
+
+from tests.pipeline import clones
+
+TORCHRUN = f"{sys.executable} -m torch.distributed.run --nproc-per-node 2"
+ACCELERATE = f"{sys.executable} -m accelerate.commands.accelerate_cli launch --multi_gpu --num_processes 2"
+
+
+def words(name: str, launcher: str = TORCHRUN) -> tuple[str, ...]:
+    return "env", f"PIPELINE_LAUNCH={launcher}", "python", "-m", f"stages.{name}"
+
+
+def without(base, name: str, clone):
+    """A copy of the uninterrupted run whose work of one kind is forgotten; counts begin anew."""
+    clones.copy(base.clone, clone)
+    shutil.rmtree(clone / ".cache" / name)
+    return clone
+
+
+def killed(clone, name: str, hold: str) -> str:
+    """Kill one of the processes at the point `hold`; what the stage said last, after it ended with 3."""
+    with clones.background(clone, *words(name), hold=hold) as (process, log):
+        os.kill(clones.held(clone, process, log), signal.SIGKILL)
+        assert process.wait(300) == 3, log.read_text()
+        return log.read_text().split("\n")[-2]
+
+
+@pytest.fixture(scope="module")
+def resumed(base, tmp_path_factory):
+    """Pretraining of which a process was killed in the seventh of twelve steps, and which then went on."""
+    clone = without(base, "encoder", tmp_path_factory.mktemp("resumed") / "clone")
+    said, first = killed(clone, "pretrain", "pretrain.steps:14"), clones.counts(clone)
+    before = clones.digests(clone)
+    clones.run(clone, *words("pretrain"))
+    return clone, said, first, before, clones.counts(clone)
+
+
+def test_two_processes_share_the_shards_out_and_make_the_same_bytes(base, tmp_path):
+    clone = without(base, "shards", tmp_path / "clone")
+    shutil.rmtree(clone / "data/generated")
+    said = clones.run(clone, *words("generate"))
+    assert clones.digests(clone) == clones.digests(base.clone)
+    counted = clones.counts(clone)
+    assert counted["generate.starts"] == 1 + 2
+    assert counted["generate.forwards"] == base.counts["generate.forwards"]
+    assert "200/200" in said  # the first process's half of 400 images
+
+
+def test_killed_process_ends_the_job_in_one_line_and_nothing_is_lost(base, resumed):
+    _, said, counted, before, _ = resumed
+    assert said.startswith("pretrain: process ")
+    assert said.endswith(" of 2 was killed - run the same command to go on")
+    assert 13 <= counted["pretrain.steps"] <= 14
+    assert before == clones.digests(base.clone)
+
+
+def test_job_goes_on_after_its_last_checkpoint(base, resumed):
+    clone, *_, counted = resumed
+    assert counted["pretrain.steps"] == 2 * (12 - 4)
+    made, alone = (json.loads((c / "metrics/pretrain.json").read_text()) for c in (clone, base.clone))
+    assert made["real_drawn"] == alone["real_drawn"]
+    assert made["loss"] == pytest.approx(alone["loss"], rel=0.05)  # bf16: another order of sums is other bits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+def test_killed_job_ends_with_the_bytes_of_a_job_that_was_not(base, resumed, launcher, tmp_path):
+    clone = without(base, "encoder", tmp_path / "clone")
+    clones.run(clone, *words("pretrain", launcher))
+    assert clones.counts(clone)["pretrain.steps"] == 2 * 12
+    assert clones.digests(clone) == clones.digests(resumed[0])
+    assert clones.digests(clone, "data/encoder") != clones.digests(base.clone, "data/encoder")
+
+
+@pytest.mark.slow
+def test_generator_of_two_processes_resumes_too(base, tmp_path):
+    clone = without(base, "generator", tmp_path / "clone")
+    assert "was killed" in killed(clone, "generator", "generator.steps:10")
+    clones.counts(clone)
+    clones.run(clone, *words("generator"))
+    assert clones.counts(clone)["generator.steps"] == 2 * (8 - 4)
+    straight = without(base, "generator", tmp_path / "straight")
+    clones.run(straight, *words("generator"))
+    assert clones.digests(clone) == clones.digests(straight)
+    made, alone = (json.loads((c / "metrics/generator.json").read_text()) for c in (clone, base.clone))
+    assert made["loss"] == pytest.approx(alone["loss"], rel=0.02)
+
+
+@pytest.mark.slow
+def test_whole_pipeline_runs_under_a_launcher(small, tmp_path):
+    clone = clones.copy(small, tmp_path / "clone")
+    clones.run(clone, "env", f"PIPELINE_LAUNCH={TORCHRUN}", "dvc", "repro")
+    assert clones.starts(clones.counts(clone)).count("linear_eval") == 1
+    assert clones.would_run(clone) == []  # the number of processes is no part of dvc.lock
