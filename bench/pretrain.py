@@ -41,7 +41,7 @@ class Ours:
 
     def __init__(self, pixels: np.ndarray, width: int, compute: Compute):
         self.width, self.compute = width, compute
-        self.bank = shards.ImageBank(pixels, pixels[:0], "cpu")
+        self.bank = shards.ImageBank(pixels, [], "cpu")
         self.mixture = inflation.Mixture(len(pixels), 0, 1.0, BATCH, 0)
         self.recipes = [augment.recipe(plain(3, strength=2.0), 0)] * 2
         steps = STEPS[width]

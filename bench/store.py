@@ -21,7 +21,7 @@ def rows() -> list[pairs.Row]:
     """The same rows of the same images, both ways."""
     pixels = images()
     walk = inflation.Mixture(len(pixels), 0, 1.0, BATCH, 0)
-    bank = shards.ImageBank(pixels, pixels[:0], "cpu")
+    bank = shards.ImageBank(pixels, [], "cpu")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "images.h5"
         shards.write_arrays(path, {"images": pixels}, {})

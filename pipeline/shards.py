@@ -116,8 +116,8 @@ def read_real(folder: Path) -> RealSet:
     """The real images of data/real, verified."""
     verify(folder, "prepare")
     path = Path(folder) / "images.h5"
+    images = _images(path)
     with open_file(path) as file:
-        images = _images(file, path)
         labels, split, orig_index = (
             _column(file, path, name, kind, len(images))
             for name, kind in (("labels", np.int64), ("split", np.uint8), ("orig_index", np.int64))
@@ -137,26 +137,28 @@ def read_generated(folder: Path, most: int | None = None) -> np.ndarray:
 
     most: read no more than so many.
     """
+    parts = map_generated(folder, most)
+    return np.concatenate(parts) if parts else np.empty((0, 0, 0, 0), np.uint8)
+
+
+def map_generated(folder: Path, most: int | None = None) -> list[np.ndarray]:
+    """The same images, verified, a memory map a shard: they take no memory that the system cannot have back."""
     manifest = verify(folder, "generate")
     paths = [Path(folder) / name for name in sorted(manifest["files"])]
-    counts = [_count(path) for path in paths]
-    n, held = manifest.get("n"), sum(counts)
+    found = [_images(path) for path in paths]
+    n, held = manifest.get("n"), sum(map(len, found))
     if not isinstance(n, int) or not 0 <= n <= held:
         raise UserError(f"holds {held} images, its manifest says {n}", folder, "run `dvc repro -f -s generate`")
-    n = n if most is None else min(n, most)
-    shape = _shape(paths[0]) if paths else (0, 0, 0)
-    images, first = np.empty((n, *shape), np.uint8), 0  # filled in place: a million images need no second copy
-    for path in paths:
-        if first == n:
+    left, parts = n if most is None else min(n, most), []
+    for path, part in zip(paths, found, strict=True):
+        if parts and not left:
             break
-        with open_file(path) as file:
-            part = _stored(file, path)
-            if part.shape[1:] != shape:
-                raise UserError(f"images of {part.shape[1:]} beside {shape}", path, "run `dvc repro -f -s generate`")
-            part = part[: n - first]
-        images[first : first + len(part)] = part
-        first += len(part)
-    return images
+        if part.shape[1:] != found[0].shape[1:]:
+            fault = f"images of {part.shape[1:]} beside {found[0].shape[1:]}"
+            raise UserError(fault, path, "run `dvc repro -f -s generate`")
+        parts.append(part[:left])
+        left -= len(parts[-1])
+    return parts
 
 
 def open_file(path: Path) -> h5py.File:
@@ -167,26 +169,17 @@ def open_file(path: Path) -> h5py.File:
         raise UserError(f"not readable as HDF5: {fault}", path, "delete it and make it again") from fault
 
 
-def _count(path: Path) -> int:
+def _images(path: Path) -> np.ndarray:
+    """`images` of a file, mapped; writing to them changes no file."""
     with open_file(path) as file:
-        return len(_stored(file, path))
-
-
-def _shape(path: Path) -> tuple[int, ...]:
-    with open_file(path) as file:
-        return _stored(file, path).shape[1:]
-
-
-def _images(file: h5py.File, path: Path) -> np.ndarray:
-    return _stored(file, path)[:]
-
-
-def _stored(file: h5py.File, path: Path) -> h5py.Dataset:
-    images = file.get("images")
-    if images is None or images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
-        found = "no `images`" if images is None else f"{images.dtype} {images.shape}"
-        raise UserError(f"expected images as uint8 (N, H, W, 1 or 3), found {found}", path)
-    return images
+        images = file.get("images")
+        if images is None or images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+            found = "no `images`" if images is None else f"{images.dtype} {images.shape}"
+            raise UserError(f"expected images as uint8 (N, H, W, 1 or 3), found {found}", path)
+        shape, place = images.shape, images.id.get_offset()
+        if place is None:  # none at all, or in chunks, as `write_arrays` never writes them
+            return images[:]
+    return np.asarray(np.memmap(path, np.uint8, "c", place, shape))
 
 
 def _column(file: h5py.File, path: Path, name: str, kind: type, n: int) -> np.ndarray:
@@ -206,22 +199,39 @@ def _md5(path: Path) -> str:
 
 
 class ImageBank:
-    """Real images, then generated ones, whole on the device as uint8 (N, H, W, C).
+    """Real images, then generated ones, as uint8 (N, H, W, C): whole on a GPU, and on a CPU where they already are.
 
     A batch is an index: rows below `n_real` are real. There are no worker processes and no decoding.
     """
 
-    def __init__(self, real: np.ndarray, generated: np.ndarray, device: str):
-        if len(generated) and real.shape[1:] != generated.shape[1:]:
-            raise UserError(
-                f"real images are {real.shape[1:]}, generated ones {generated.shape[1:]} (H, W, C)",
-                "data/generated/inflation",
-                "use a generator of the data's size and channels",
-            )
-        self.n_real, self.n_generated = len(real), len(generated)
-        both = np.concatenate([real, generated]) if len(generated) else real
-        self.images = torch.from_numpy(np.ascontiguousarray(both)).to(device)
+    def __init__(self, real: np.ndarray, generated: list[np.ndarray], device: str):
+        """generated: its parts, in order; memory maps stay such on a CPU."""
+        for part in generated:
+            if len(part) and real.shape[1:] != part.shape[1:]:
+                raise UserError(
+                    f"real images are {real.shape[1:]}, generated ones {part.shape[1:]} (H, W, C)",
+                    "data/generated/inflation",
+                    "use a generator of the data's size and channels",
+                )
+        self.n_real, self.n_generated = len(real), sum(map(len, generated))
+        parts = [torch.from_numpy(part) for part in (real, *generated) if len(part)]
+        if device != "cpu":
+            whole = torch.empty((self.n_real + self.n_generated, *real.shape[1:]), dtype=torch.uint8, device=device)
+            for place, part in zip(whole.split([len(part) for part in parts]), parts, strict=True):
+                place.copy_(part)
+            parts = [whole]
+        self.parts, self.starts = parts, np.cumsum([0, *map(len, parts)])
 
     def __getitem__(self, rows: np.ndarray) -> torch.Tensor:
         """uint8 (len(rows), H, W, C) on the device."""
-        return self.images.index_select(0, torch.from_numpy(rows).to(self.images.device))
+        first = self.parts[0]
+        which = np.searchsorted(self.starts, rows, side="right") - 1
+        found = first.new_empty((len(rows), *first.shape[1:]))
+        for k in np.unique(which):
+            here = np.flatnonzero(which == k)
+            own = torch.from_numpy(rows[here] - self.starts[k]).to(first.device)
+            picked = self.parts[k].index_select(0, own)
+            if len(here) == len(rows):
+                return picked
+            found[torch.from_numpy(here).to(first.device)] = picked
+        return found

@@ -3,6 +3,8 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+
 from pipeline import distributed, files, imports, inflation, loop, report, sampling, shards, stage
 from pipeline.errors import UserError
 
@@ -29,9 +31,10 @@ def main(params: SimpleNamespace) -> None:
         return
     facts = {"n": n, "shard_size": params.generate.shard_size, "source": card["source"], "fingerprint": fingerprint}
     files.assemble(SET, made, lambda folder: shards.seal(folder, sorted(made), facts))
-    generated = shards.read_generated(SET)
-    report.beside(Path("plots/generated.png"), [(f"generated ({n:,})", generated), (f"real ({len(images):,})", images)])
-    means = {"mean_pixel": float(generated.mean())} if n else {}
+    generated = shards.map_generated(SET)  # a shard after the other: their sum need not fit into memory
+    first = np.concatenate([images[:0], *(part[:64] for part in generated[:64])])
+    report.beside(Path("plots/generated.png"), [(f"generated ({n:,})", first), (f"real ({len(images):,})", images)])
+    means = {"mean_pixel": sum(int(part.sum()) for part in generated) / (n * images[0].size)} if n else {}
     real_mean = float(images.mean())
     report.metrics(
         Path("metrics/generate.json"), {"images": n, "shards": len(made), "mean_pixel_real": real_mean, **means}

@@ -14,10 +14,11 @@ READS = ("compute", "inflation", "augment", "pretrain", "${pretrain.method}")
 def main(params: SimpleNamespace) -> None:
     loop.prepare(params.compute)
     real = shards.read_real(Path("data/real"))
-    generated = shards.read_generated(SET)
+    generated = shards.map_generated(SET)
     asked = inflation.generated_count(len(real.rows(shards.TRAIN)), params.inflation.ratio)
-    if len(generated) != asked:
-        fault = f"holds {len(generated):,} images, inflation.ratio {params.inflation.ratio} asks for {asked:,}"
+    held = sum(map(len, generated))
+    if held != asked:
+        fault = f"holds {held:,} images, inflation.ratio {params.inflation.ratio} asks for {asked:,}"
         raise UserError(fault, SET, "run `dvc repro generate`, or `python -m stages.generate`")
     made, rows, facts = encoder.pretrain(
         params.pretrain, params.own, params.augment, params.inflation, real, generated, params.compute

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import time
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -225,15 +226,57 @@ def test_shard_names_sort_as_their_numbers():
 
 def test_a_bank_holds_the_real_images_first_and_is_indexed_by_row():
     real, generated = np.full((3, 2, 2, 1), 7, np.uint8), np.arange(16, dtype=np.uint8).reshape(4, 2, 2, 1)
-    bank = shards.ImageBank(real, generated, "cpu")
-    assert (bank.n_real, bank.n_generated) == (3, 4)
-    found = bank[np.array([6, 0, 3, 6])].numpy()
-    assert np.array_equal(found, np.stack([generated[3], real[0], generated[0], generated[3]]))
+    for parts in ([generated], [generated[:1], generated[1:]], [generated[:2], generated[2:2], generated[2:]]):
+        bank = shards.ImageBank(real, parts, "cpu")
+        assert (bank.n_real, bank.n_generated) == (3, 4)
+        found = bank[np.array([6, 0, 3, 6, 4, 5])].numpy()
+        assert np.array_equal(found, np.stack([generated[3], real[0], *generated[[0, 3, 1, 2]]]))
+        assert np.array_equal(bank[np.array([2, 1])].numpy(), real[[2, 1]])
+        assert np.array_equal(bank[np.array([5, 6])].numpy(), generated[2:])
 
 
 def test_a_bank_takes_no_generated_images_and_refuses_those_of_another_shape():
     real = np.zeros((3, 2, 2, 1), np.uint8)
-    assert len(shards.ImageBank(real, np.zeros((0, 0, 0, 0), np.uint8), "cpu").images) == 3
-    line = refusal("data/generated", shards.ImageBank, real, np.zeros((3, 2, 2, 3), np.uint8), "cpu")
+    for nothing in ([], [np.zeros((0, 0, 0, 0), np.uint8)]):
+        assert shards.ImageBank(real, nothing, "cpu")[np.array([2])].shape == (1, 2, 2, 1)
+    line = refusal("data/generated", shards.ImageBank, real, [np.zeros((3, 2, 2, 3), np.uint8)], "cpu")
     assert "(2, 2, 1)" in line
     assert "(2, 2, 3)" in line
+
+
+def test_a_bank_of_mapped_shards_takes_no_memory_of_its_own(tmp_path):
+    """Private memory, in which a copy of a quarter of the 40 MB would show; what is mapped the system can take back."""
+
+    def private() -> int:
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("RssAnon:")[2].split()[0]) * 1024
+
+    folder = tmp_path / "set"
+    folder.mkdir()
+    names = [shards.shard_name(k) for k in range(4)]
+    for k, name in enumerate(names):
+        shards.write_arrays(folder / name, {"images": np.full((10_000, 32, 32, 1), k, np.uint8)}, {"shard": k})
+    shards.seal(folder, names, {"n": 40_000})
+    real, before = np.zeros((3, 32, 32, 1), np.uint8), private()
+    bank = shards.ImageBank(real, shards.map_generated(folder), "cpu")
+    for first in range(3, 40_000, 1000):
+        bank[np.arange(first, first + 1000)]
+    assert private() - before < 10_000_000
+    assert bank[np.array([3, 10_003, 40_002])][:, 0, 0, 0].tolist() == [0, 1, 3]
+
+
+def test_mapped_images_can_be_changed_without_changing_the_file(tmp_path):
+    images = generated_folder(tmp_path / "set")
+    parts = shards.map_generated(tmp_path / "set")
+    assert [len(part) for part in parts] == [4, 4, 2]
+    parts[0][:] = 0
+    assert np.array_equal(shards.read_generated(tmp_path / "set"), images[:10])
+
+
+def test_images_in_chunks_are_read_too(tmp_path):
+    """Nothing here writes them so."""
+    images = np.arange(32, dtype=np.uint8).reshape(8, 2, 2, 1)
+    with h5py.File(tmp_path / shards.shard_name(0), "w") as file:
+        file.create_dataset("images", data=images, chunks=(2, 2, 2, 1), compression="gzip")
+    shards.seal(tmp_path, [shards.shard_name(0)], {"n": 8})
+    assert np.array_equal(shards.read_generated(tmp_path), images)

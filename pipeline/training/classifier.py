@@ -72,7 +72,7 @@ def train(
 
 def _train(what, model, schedule, parts, recipe, compute, folder, fingerprint) -> None:
     images, labels = parts
-    bank, answers = shards.ImageBank(images, images[:0], compute.device), torch.from_numpy(labels).to(compute.device)
+    bank, answers = shards.ImageBank(images, [], compute.device), torch.from_numpy(labels).to(compute.device)
     walk = inflation.Mixture(len(images), 0, 1.0, min(schedule.batch_size, len(images)), schedule.seed)
 
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:

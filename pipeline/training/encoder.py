@@ -19,31 +19,33 @@ def pretrain(
     augmentation: Augment,
     mixing: Inflation,
     real: shards.RealSet,
-    generated: np.ndarray,
+    generated: list[np.ndarray],
     compute: Compute,
 ) -> tuple[dict[str, Path], list[dict], dict]:
     """Pretrain with `params.method`, whose own parameters are `own`, on the train images and the generated ones.
 
+    generated: uint8 (N, H, W, C) each, parts of one set.
     Returns (name -> file of the encoder's folder, the log's rows, facts about the mixture: what was really drawn).
     """
     images, labels = real.part(shards.TRAIN)
     validation = real.part(shards.VALIDATION)
-    parts = (images, labels, *validation, generated)
+    parts = [[part] for part in (images, labels, *validation)] + [generated]
+    n_generated = sum(map(len, generated))
     fingerprint = store.fingerprint(
         params=params.model_dump(),
         own=own.model_dump(),
         augment=augmentation.model_dump(),
         mixing=[mixing.real_weight, mixing.seed],
-        images=[[list(part.shape), hashlib.sha256(np.ascontiguousarray(part)).hexdigest()] for part in parts],
+        images=[_digest(part) for part in parts],
         code=store.code("training/encoder", f"methods/{params.method}"),
         arithmetic=loop.arithmetic(compute),
         processes=distributed.size(),
     )
-    mixture = inflation.Mixture(len(images), len(generated), mixing.real_weight, params.batch_size, mixing.seed)
+    mixture = inflation.Mixture(len(images), n_generated, mixing.real_weight, params.batch_size, mixing.seed)
     facts = mixture_facts(mixture, params.steps)
     say(
         f"real share beta = {facts['beta']:.4f}: {facts['real_drawn']:,} draws of {len(images):,} real images "
-        f"({facts['real_passes']:.1f} passes), {facts['generated_drawn']:,} of {len(generated):,} generated ones"
+        f"({facts['real_passes']:.1f} passes), {facts['generated_drawn']:,} of {n_generated:,} generated ones"
     )
     with distributed.shared(store.work("encoder", fingerprint)) as folder:
         if not distributed.agreed((folder / "manifest.json").exists()):
@@ -84,6 +86,14 @@ def pretrain(
         shards.verify(folder, "pretrain")
         rows = files.read_json(folder / "rows.json")["rows"]
         return {name: folder / name for name in ("encoder.safetensors", "card.json")}, rows, facts
+
+
+def _digest(parts: list[np.ndarray]) -> list:
+    """Shape and sha256 of the array that the parts make together, without making it."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(np.ascontiguousarray(part))
+    return [sum(map(len, parts)), *(parts[0].shape[1:] if parts else ()), digest.hexdigest()]
 
 
 def mixture_facts(mixture: inflation.Mixture, steps: int) -> dict:

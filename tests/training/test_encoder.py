@@ -49,10 +49,11 @@ def real():
 
 @pytest.fixture(scope="module")
 def generated():
-    return np.random.default_rng(1).integers(0, 256, (10, 8, 8, 1), dtype=np.uint8)
+    images = np.random.default_rng(1).integers(0, 256, (10, 8, 8, 1), dtype=np.uint8)
+    return [images[:4], images[4:]]
 
 
-NONE = np.zeros((0, 0, 0, 0), np.uint8)
+NONE = []
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_anything_that_decides_the_encoder_makes_other_work(real, generated, ste
     found = [
         fingerprint(real, generated),
         fingerprint(pixel, generated),
-        fingerprint(real, generated[:9]),
+        fingerprint(real, [generated[0], generated[1][:5]]),
         fingerprint(real, generated, mixing=MIXING.model_copy(update={"seed": 1})),
         fingerprint(real, generated, mixing=MIXING.model_copy(update={"real_weight": 1.0})),
         fingerprint(real, generated, augment=AUGMENT.model_copy(update={"seed": 1})),
@@ -119,6 +120,7 @@ def test_anything_that_decides_the_encoder_makes_other_work(real, generated, ste
     ]
     assert len(set(found)) == len(found)
     assert len(steps.seen) == 2 * len(found)
+    assert fingerprint(real, [np.concatenate(generated)]) == found[0]  # the size of shards decides nothing
     # The ratio itself is not read here: the generated images say it.
     assert fingerprint(real, generated, mixing=MIXING.model_copy(update={"ratio": 3.0})) == found[0]
 
