@@ -1,0 +1,101 @@
+"""What the parameters cost on paper: FLOPs counted on one image, times how often it is computed; bytes; shards.
+
+python -m bench.cost adainf-cifar10                  presets, as pipeline.preset takes them; none: params.yaml as it is
+python -m bench.cost adainf-cifar10 --tflops 100     the sustained rate in TFLOP/s that GPU-hours are reckoned with
+
+No rate was measured on a GPU: the 60 that stand for one are a fifth of what an A100's data sheet says of bf16.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline import backbones, inflation, preset
+from pipeline.generators import ddpm
+from pipeline.methods import module
+from pipeline.params import reader
+from pipeline.params.schema import Params
+
+# Side, channels and test images of the published sets.
+SETS = {
+    "fashion-mnist": (28, 1, 10_000),
+    "cifar10": (32, 3, 10_000),
+    "cifar100": (32, 3, 10_000),
+    "svhn": (32, 3, 26_032),
+    "stl10": (96, 3, 8_000),
+    "tiny-imagenet": (64, 3, 10_000),
+}
+FEW = 4  # images that a method's step is counted with: batch normalisation wants more than one
+
+
+def composed(names: list[str]) -> Params:
+    """params.yaml with presets over it."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "params.yaml"
+        path.write_text(reader.FILE.read_text(encoding="utf-8"), encoding="utf-8")
+        preset.write({where: value for name in names for where, value in preset.load(name).items()}, path)
+        return reader.load(path)
+
+
+def counted(work: Callable[[], object]) -> int:
+    """FLOPs of some work, a multiplication and an addition apiece."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def work(params: Params, side: int, channels: int, test: int) -> dict[str, tuple[str, float]]:
+    """Stage -> (how often what is computed, FLOPs in all)."""
+    d, g, p, real = params.ddpm, params.generate, params.pretrain, params.dataset.train_size
+    made = inflation.generated_count(real, params.inflation.ratio)
+    unet, x = ddpm.unet(d, side, channels), torch.zeros(1, channels, side, side)
+    with torch.no_grad():
+        forward = counted(lambda: unet(x, 0))
+    encoder = backbones.build(p.backbone, [0.5] * channels, [0.25] * channels, 0)
+    method = module(p.method).build(getattr(params, p.method), encoder, 0).train()
+    views = [torch.rand(FEW, channels, side, side) for _ in method.views]
+    step = counted(lambda: method.loss(views, 0)["loss"].backward()) / FEW
+    with torch.no_grad():
+        features = counted(lambda: encoder.eval()(views[0])) / FEW
+    seen = real + params.dataset.labelled_size + params.dataset.validation_size + test
+    trained = params.generator.source == "train"
+    return {
+        "generator": (
+            f"{d.steps:,} steps of {d.batch_size} images, forward and back" if trained else "not trained",
+            3 * forward * d.steps * d.batch_size * trained,
+        ),
+        "generate": (f"{made:,} images, {g.steps} steps each", forward * made * g.steps),
+        "pretrain": (f"{p.steps:,} steps of {p.batch_size} images, {len(views)} views", step * p.steps * p.batch_size),
+        "linear_eval": (f"{seen:,} images at most, two encoders", 2 * features * seen),
+    }
+
+
+def main() -> None:
+    """Print the reckoning."""
+    parser = argparse.ArgumentParser(prog="python -m bench.cost", description=main.__doc__)
+    parser.add_argument("presets", nargs="*")
+    parser.add_argument("--tflops", type=float, default=60.0, help="sustained TFLOP/s of the GPU (60)")
+    asked = parser.parse_args()
+    params = composed(asked.presets)
+    own = (params.dataset.image_size, params.dataset.channels, params.dataset.test_size or 0)
+    side, channels, test = SETS.get(params.dataset.name, own)
+    total = 0.0
+    print(f"{'stage':<12} {'PFLOP':>10} {'GPU-hours':>10}  of")
+    for stage, (what, flops) in work(params, side, channels, test).items():
+        total += flops
+        print(f"{stage:<12} {flops / 1e15:10,.1f} {flops / asked.tflops / 3.6e15:10.2f}  {what}")
+    print(f"{'sum':<12} {total / 1e15:10,.1f} {total / asked.tflops / 3.6e15:10.2f}  at {asked.tflops:g} TFLOP/s")
+    made = inflation.generated_count(params.dataset.train_size, params.inflation.ratio)
+    size, each = side * side * channels, params.generate.shard_size
+    print(
+        f"{made:,} generated images of {size:,} bytes: {made * size / 1e9:.2f} GB in {-(-made // each):,} shards of "
+        f"{each * size / 1e6:.1f} MB;\nas much again in the store and, where files cannot be linked, in DVC's cache"
+    )
+
+
+if __name__ == "__main__":
+    main()
