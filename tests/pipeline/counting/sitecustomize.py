@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 WORDS = sys.orig_argv
 STAGE = next((b.removeprefix("stages.") for a, b in itertools.pairwise(WORDS) if a == "-m"), "")
+STAGE += f"-{os.environ['RANK']}" if "RANK" in os.environ else ""  # the processes of a job count apart
 
 
 def count(kind):
