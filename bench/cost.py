@@ -17,18 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline import backbones, inflation, preset
 from pipeline.generators import ddpm
 from pipeline.methods import module
-from pipeline.params import reader
+from pipeline.params import reader, rules
 from pipeline.params.schema import Params
 
-# Side, channels and test images of the published sets.
-SETS = {
-    "fashion-mnist": (28, 1, 10_000),
-    "cifar10": (32, 3, 10_000),
-    "cifar100": (32, 3, 10_000),
-    "svhn": (32, 3, 26_032),
-    "stl10": (96, 3, 8_000),
-    "tiny-imagenet": (64, 3, 10_000),
-}
 FEW = 4  # images that a method's step is counted with: batch normalisation wants more than one
 
 
@@ -48,9 +39,10 @@ def counted(work: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def work(params: Params, side: int, channels: int, test: int) -> dict[str, tuple[str, float]]:
+def stages(params: Params) -> dict[str, tuple[str, float]]:
     """Stage -> (how often what is computed, FLOPs in all)."""
     d, g, p, real = params.ddpm, params.generate, params.pretrain, params.dataset.train_size
+    side, channels, _ = rules.shape(params.dataset)
     made = inflation.generated_count(real, params.inflation.ratio)
     unet, x = ddpm.unet(d, side, channels), torch.zeros(1, channels, side, side)
     with torch.no_grad():
@@ -61,16 +53,16 @@ def work(params: Params, side: int, channels: int, test: int) -> dict[str, tuple
     step = counted(lambda: method.loss(views, 0)["loss"].backward()) / FEW
     with torch.no_grad():
         features = counted(lambda: encoder.eval()(views[0])) / FEW
-    seen = real + params.dataset.labelled_size + params.dataset.validation_size + test
-    trained = params.generator.source == "train"
+    seen = real + params.dataset.labelled_size + params.dataset.validation_size
+    trained, sampled = params.generator.source == "train", params.generator.source in ("train", "pretrained")
     return {
         "generator": (
             f"{d.steps:,} steps of {d.batch_size} images, forward and back" if trained else "not trained",
             3 * forward * d.steps * d.batch_size * trained,
         ),
-        "generate": (f"{made:,} images, {g.steps} steps each", forward * made * g.steps),
+        "generate": (f"{made:,} images, {g.steps} steps each", forward * made * g.steps * sampled),
         "pretrain": (f"{p.steps:,} steps of {p.batch_size} images, {len(views)} views", step * p.steps * p.batch_size),
-        "linear_eval": (f"{seen:,} images at most, two encoders", 2 * features * seen),
+        "linear_eval": (f"{seen:,} images at most and the test images, two encoders", 2 * features * seen),
     }
 
 
@@ -81,15 +73,14 @@ def main() -> None:
     parser.add_argument("--tflops", type=float, default=60.0, help="sustained TFLOP/s of the GPU (60)")
     asked = parser.parse_args()
     params = composed(asked.presets)
-    own = (params.dataset.image_size, params.dataset.channels, params.dataset.test_size or 0)
-    side, channels, test = SETS.get(params.dataset.name, own)
     total = 0.0
     print(f"{'stage':<12} {'PFLOP':>10} {'GPU-hours':>10}  of")
-    for stage, (what, flops) in work(params, side, channels, test).items():
+    for stage, (what, flops) in stages(params).items():
         total += flops
         print(f"{stage:<12} {flops / 1e15:10,.1f} {flops / asked.tflops / 3.6e15:10.2f}  {what}")
     print(f"{'sum':<12} {total / 1e15:10,.1f} {total / asked.tflops / 3.6e15:10.2f}  at {asked.tflops:g} TFLOP/s")
     made = inflation.generated_count(params.dataset.train_size, params.inflation.ratio)
+    side, channels, _ = rules.shape(params.dataset)
     size, each = side * side * channels, params.generate.shard_size
     print(
         f"{made:,} generated images of {size:,} bytes: {made * size / 1e9:.2f} GB in {-(-made // each):,} shards of "

@@ -10,6 +10,8 @@ import contextlib
 import datetime
 import os
 from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,19 +19,39 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pipeline import store
 from pipeline.errors import UserError
 from pipeline.launch import rank, size
+from pipeline.params.schema import Compute
 
-_PATIENCE = datetime.timedelta(days=1)  # the first process may wait for a lock that another job holds
 
-
-def join(device: str) -> None:
-    """Meet the other processes, if there are any; with "cuda", take the device of this process's local number."""
+def join(compute: Compute) -> None:
+    """Meet the other processes, if there are any; with device cuda, take the GPU of this process's local number."""
     if size() == 1 or dist.is_initialized():
         return
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo", timeout=_PATIENCE)
+    if compute.compile:
+        raise UserError("compiled code of several processes was never tried", "compute.compile", "set it to false")
+    if compute.device == "cuda":
+        number, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if number >= there:
+            raise UserError(f"process {number + 1} on a machine of {there} GPUs", "PIPELINE_LAUNCH", "start fewer")
+        torch.cuda.set_device(number)
+    dist.init_process_group("nccl" if compute.device == "cuda" else "gloo")
+    _patient()
+
+
+def leave() -> None:
+    """End what `join` began; what follows, the first process does alone."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+        _patient.cache_clear()
+
+
+@cache
+def _patient() -> dist.ProcessGroup:
+    # For questions, not for numbers: on the CPU, so that asking does not wait for a GPU; with patience, as the first
+    # process may wait for a lock or measure something while the others wait for it.
+    return dist.new_group(backend="gloo", timeout=datetime.timedelta(days=1))
 
 
 def first() -> bool:
@@ -52,7 +74,7 @@ def agreed(value: Any) -> Any:
     if size() == 1:
         return value
     box = [value]
-    dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    dist.broadcast_object_list(box, src=0, group=_patient(), device=torch.device("cpu"))
     return box[0]
 
 
@@ -60,8 +82,8 @@ def anywhere(flag: bool) -> bool:
     """Whether the flag is set in any process."""
     if size() == 1:
         return flag
-    found = torch.tensor(int(flag))  # on the CPU, whatever computes: asking must not wait for a GPU
-    dist.all_reduce(found, dist.ReduceOp.MAX)
+    found = torch.tensor(int(flag))
+    dist.all_reduce(found, dist.ReduceOp.MAX, _patient())
     return bool(found)
 
 
@@ -70,11 +92,18 @@ def wait() -> None:
     anywhere(False)
 
 
+def differ(value: Any) -> bool:
+    """Whether some process has another value than the first."""
+    return anywhere(agreed(value) != value)
+
+
 @contextlib.contextmanager
-def shared(work: contextlib.AbstractContextManager) -> Iterator[Any]:
-    """Enter `work` in the first process alone, which locks for all; give what it gives to all; leave together."""
+def work(kind: str, fingerprint: str) -> Iterator[Path]:
+    """`store.work` of all processes: the first holds the lock, all get its folder, and they leave together."""
+    if differ(fingerprint):
+        raise UserError("not the same code, parameters, data or hardware in all processes", "PIPELINE_LAUNCH")
     with contextlib.ExitStack() as held:
-        yield agreed(held.enter_context(work) if first() else None)
+        yield agreed(held.enter_context(store.work(kind, fingerprint)) if first() else None)
         wait()
 
 

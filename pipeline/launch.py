@@ -1,7 +1,7 @@
 """Many processes for one stage: under $PIPELINE_LAUNCH a stage starts itself again in each, and speaks with one voice.
 
-PIPELINE_LAUNCH holds what stands before `-m stages.NAME`: "torchrun --nproc-per-node 2" or "accelerate launch
---num_processes 2". Who a process is, it reads from RANK and WORLD_SIZE, which such launchers set.
+PIPELINE_LAUNCH holds what stands before `-m stages.NAME`: "torchrun --nproc-per-node 2", "accelerate launch --multi_gpu
+--num_processes 2". Who a process is, it reads from RANK and WORLD_SIZE (and its GPU from LOCAL_RANK), which those set.
 """
 
 import contextlib
@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,8 @@ LOST = "another process of the job is gone; run the same command to go on"
 _STOPPED = "stopped; run the same command to go on"
 _FOLDER, _SPEAK = "LEAVEN_RANKS", "LEAVEN_STDERR"
 _PDEATHSIG = 1  # prctl.h of Linux
+_LIBC = ctypes.CDLL(None)
+_PATIENCE = "110"  # seconds that torchrun leaves its processes to stop in; its own 30 are less than a step may take
 
 
 def rank() -> int:
@@ -40,12 +43,19 @@ def wanted() -> str | None:
     return None if started else os.environ.get("PIPELINE_LAUNCH")
 
 
-def run(module: str, launcher: str) -> int:
-    """Start `module` in as many processes as `launcher` makes of it; the exit code, after one line if it is not 0."""
-    words = [*shlex.split(launcher), "-m", module]
+def run(module: str, launcher: str, root: Path) -> int:
+    """Start `module` in as many processes as `launcher` makes of it; the exit code, after one line if it is not 0.
+
+    root: a folder that all of them see, on whatever machine they run.
+    """
+    try:
+        words = [*shlex.split(launcher), "-m", module]
+    except ValueError as fault:
+        raise UserError(f"{launcher}: {fault}", "PIPELINE_LAUNCH") from fault
     # A launcher tells of a process's end in dozens of lines: to a file here, and the processes write past it.
-    with tempfile.TemporaryDirectory(prefix="leaven-") as folder, tempfile.TemporaryFile() as log:
-        variables = os.environ | {_FOLDER: folder, _SPEAK: f"/proc/{os.getpid()}/fd/2"}
+    with tempfile.TemporaryDirectory(prefix="job-", dir=root) as folder, tempfile.TemporaryFile() as log:
+        variables = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": _PATIENCE} | os.environ
+        variables |= {_FOLDER: folder, _SPEAK: f"{socket.gethostname()}:/proc/{os.getpid()}/fd/2"}
         try:
             process = subprocess.Popen(
                 words, env=variables, stderr=log, start_new_session=True, preexec_fn=_end_with_the_parent
@@ -68,14 +78,18 @@ def enter() -> None:
     folder = _folder()
     if folder is None:
         return
+    host, _, path = os.environ[_SPEAK].partition(":")
     with contextlib.suppress(OSError):
-        os.dup2(os.open(os.environ[_SPEAK], os.O_WRONLY | os.O_APPEND), 2)
+        if host == socket.gethostname():
+            past = os.open(path, os.O_WRONLY | os.O_APPEND)
+            os.dup2(past, 2)
+            os.close(past)
     (folder / f"{rank()}.began").write_text(str(size()))
     signal.signal(signal.SIGTERM, _stop)
 
 
 def tell(code: int, said: str) -> None:
-    """How this process ends, on standard error; in a job, to the one that started it, which tells it once for all."""
+    """How this process ends: on standard error; in a job, to the one that started it, which tells it once for all."""
     folder = _folder()
     if folder is None:
         sys.stderr.write(said)
@@ -84,6 +98,11 @@ def tell(code: int, said: str) -> None:
         temporary = folder / f".{rank()}"
         temporary.write_text(json.dumps([code, said]))
         temporary.rename(folder / f"{rank()}.ended")
+
+
+def elsewhere() -> bool:
+    """Whether this process's standard error is on another machine than that of the stage that started the job."""
+    return _folder() is not None and os.environ[_SPEAK].partition(":")[0] != socket.gethostname()
 
 
 def _folder() -> Path | None:
@@ -99,7 +118,7 @@ def _verdict(folder: Path, received: list[int], log: str) -> tuple[int, str]:
     told = [ends[number] for number in sorted(ends) if ends[number][0]]
     stops = [end for end in told if end[0] > 128]
     lost = [end for end in told if LOST in end[1]]
-    bugs = [end for end in told if end[0] == 1]  # their tracebacks are above
+    bugs = [end for end in told if end[0] == 1 and end[1][:9] in ("", "Traceback")]  # told already, or with it
     refusals = [end for end in told if end not in stops + lost + bugs]
     if received:
         if stops:
@@ -116,7 +135,7 @@ def _verdict(folder: Path, received: list[int], log: str) -> tuple[int, str]:
 
 
 def _end_with_the_parent() -> None:
-    ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGTERM)  # a killed stage must leave no job behind that holds its lock
+    _LIBC.prctl(_PDEATHSIG, signal.SIGTERM)  # a killed stage must leave no job behind that holds its lock
 
 
 @contextlib.contextmanager

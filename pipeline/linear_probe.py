@@ -33,33 +33,36 @@ class Logistic:
     def __init__(self, x: torch.Tensor, y: torch.Tensor, classes: int):
         values, vectors = torch.linalg.eigh((x.T @ x / len(x)).double())
         self.variance, self.basis = values.clamp(min=0).to(x.dtype), vectors.to(x.dtype)
-        self.x, self.y, self.classes = x @ self.basis, y, classes
+        self.x, self.target, self.classes = x @ self.basis, F.one_hot(y, classes).to(x.dtype), classes
 
     def solve(self, l2: float, start: Weights | None = None) -> Weights:
         """The minimum of mean cross-entropy + l2/2 |W|^2, the bias free; `start` is the solution for another l2."""
         scale = (_CURVATURE * self.variance + l2).rsqrt()
-        x, penalty = self.x * scale, 0.5 * l2 * scale**2
-        weight, bias = x.new_zeros(self.classes, x.shape[1]), x.new_zeros(self.classes)
+        x = torch.cat([self.x * scale, self.x.new_ones(len(self.x), 1)], dim=1)  # the last column is the bias's
+        penalty = torch.cat([l2 * scale**2, scale.new_zeros(1)])
+        unknown = x.new_zeros(self.classes, x.shape[1])
         if start is not None:
-            weight, bias = start[0] @ self.basis / scale, start[1].clone()
-        unknowns = [weight.requires_grad_(), bias.requires_grad_()]
+            unknown[:, :-1], unknown[:, -1] = start[0] @ self.basis / scale, start[1]
+        unknown.requires_grad_()
         lbfgs = torch.optim.LBFGS(
-            unknowns,
+            [unknown],
             max_iter=500,
             tolerance_grad=_TOLERANCE,
             tolerance_change=1e-9,
-            history_size=20,
+            history_size=10,  # of 5, 8, 10, 15 and 20 the one with the least time, on 1,000 and on 5,000 features
             line_search_fn="strong_wolfe",
         )
 
         def closure() -> torch.Tensor:
-            lbfgs.zero_grad()
-            loss = F.cross_entropy(F.linear(x, weight, bias), self.y) + (penalty * weight**2).sum()
-            loss.backward()
-            return loss
+            # The gradient by hand: on so small a problem autograd would take longer than the products.
+            log_p, penalised = F.log_softmax(x @ unknown.T, dim=1), penalty * unknown
+            unknown.grad = torch.addmm(penalised, (log_p.exp() - self.target).T, x, alpha=1 / len(x))
+            return 0.5 * (penalised * unknown).sum() - (log_p * self.target).sum() / len(x)
 
-        lbfgs.step(closure)
-        return (weight.detach() * scale) @ self.basis.T, bias.detach()
+        with torch.no_grad():
+            lbfgs.step(closure)
+        found = unknown.detach()
+        return (found[:, :-1] * scale) @ self.basis.T, found[:, -1].clone()
 
 
 def predict(weights: Weights, x: torch.Tensor) -> torch.Tensor:

@@ -35,7 +35,7 @@ def prepare(compute: Compute) -> None:
     torch.use_deterministic_algorithms(compute.device == "cuda")  # what runs here on a CPU is deterministic anyway
     if compute.device == "cpu" and compute.precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         say("warning: this processor has no bf16 instructions; compute.precision fp32 is faster here")
-    distributed.join(compute.device)
+    distributed.join(compute)
 
 
 def _keep_freed_memory() -> None:
@@ -133,6 +133,8 @@ def train(what: str, task: Task, plan: Optimisation, compute: Compute, folder: P
     objects = {**task.objects, **{f"optimiser-{i}": o for i, o in enumerate(optimisers)}, "meter": meter}
     path = Path(folder) / "checkpoint.pt"
     start, rows = checkpoint.load(path, fingerprint, objects)
+    if distributed.differ(start):
+        raise UserError("not the same checkpoint in all processes", path, "run the same command again")
     if start:
         say(f"{what}: resuming after step {start} of {schedule.steps}")
     with bar(what, schedule.steps, "step", start) as progress, _signals() as received:
@@ -156,6 +158,8 @@ def train(what: str, task: Task, plan: Optimisation, compute: Compute, folder: P
                 evaluating = plan.evaluate_every and (done % plan.evaluate_every == 0 or done == schedule.steps)
                 if evaluating and distributed.first():
                     row |= task.evaluate(done)
+                if evaluating:
+                    distributed.wait()
                 rows.append(row)
                 progress.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k not in ("step", "lr")}, refresh=False)
             if saving and distributed.first():

@@ -41,7 +41,7 @@ def fill(
     )
     count = -(-n // params.shard_size)
     names = [shards.shard_name(k) for k in range(count)]
-    with distributed.shared(store.work("shards", fingerprint)) as folder:
+    with distributed.work("shards", fingerprint) as folder:
         missing = distributed.agreed([k for k in range(count) if distributed.first() and not _whole(folder / names[k])])
         if len(missing) < count:
             say(f"sampling: {count - len(missing)} of {count} shards are in the store")

@@ -42,7 +42,7 @@ def generator(seed: int, purpose: str, *index: int, device: str = "cpu") -> torc
 @contextlib.contextmanager
 def scope(seed: int, purpose: str, *index: int):
     """Seed torch's global generators inside the block, for what takes no generator (initialisation, dropout)."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
         torch.manual_seed(key(seed, purpose, *index))
         yield
 

@@ -3,6 +3,7 @@
 A folder is sealed by its manifest.json, which holds a sha256 a file. Readers verify it before the first pixel is used.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -179,7 +180,9 @@ def _images(path: Path) -> np.ndarray:
         shape, place = images.shape, images.id.get_offset()
         if place is None:  # none at all, or in chunks, as `write_arrays` never writes them
             return images[:]
-    return np.asarray(np.memmap(path, np.uint8, "c", place, shape))
+    # Not numpy's map, which keeps a file open: a thousand shards would be a thousand open files.
+    whole = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
+    return whole[place : place + math.prod(shape)].view(shape).numpy()
 
 
 def _column(file: h5py.File, path: Path, name: str, kind: type, n: int) -> np.ndarray:

@@ -20,7 +20,7 @@ from pipeline.params.schema import Params
 
 PARALLEL = ("generator", "generate", "pretrain")  # the stages that PIPELINE_LAUNCH starts in several processes
 _NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
-_NO_PEER = ("onnection closed by peer", "onnection reset by peer", "roken pipe", "imed out", "NCCL")
+_NO_PEER = ("onnection closed by peer", "onnection reset by peer", "roken pipe", "imed out", "remote process exited")
 _OWN = re.compile(r"\$\{(\w+)\.(\w+)\}")
 
 
@@ -43,7 +43,7 @@ def command(main: Callable[[], None]) -> None:
 def _code(name: str, main: Callable, reads: tuple[str, ...]) -> int:
     launcher = launch.wanted()
     if launcher and name in PARALLEL:
-        return _told(lambda: launch.run(f"stages.{name}", launcher), f"{name}: ")
+        return _told(lambda: _launched(f"stages.{name}", launcher), f"{name}: ")
     launch.enter()
 
     def work() -> None:
@@ -56,10 +56,16 @@ def _code(name: str, main: Callable, reads: tuple[str, ...]) -> int:
     return _told(work, f"{name}: ")
 
 
+def _launched(module: str, launcher: str) -> int:
+    with files.disk_faults(store.root()):
+        store.root().mkdir(parents=True, exist_ok=True)
+        return launch.run(module, launcher, store.root())
+
+
 def _told(work: Callable[[], int | None], before: str) -> int:
     """The exit code of some work; what stopped it is told in lines that begin with `before`."""
     try:
-        return work() or 0
+        code, said = work() or 0, ""
     except UserError as error:
         said, code = "".join(f"{before}{line}\n" for line in str(error).splitlines()), error.code
     except Stopped as stop:
@@ -69,7 +75,7 @@ def _told(work: Callable[[], int | None], before: str) -> int:
     except Exception as fault:
         known = _resource(fault)
         if not known:
-            launch.tell(1, "")
+            launch.tell(1, traceback.format_exc() if launch.elsewhere() else "")
             raise
         said, code = f"{before}{known}\n", RESOURCE
         if os.environ.get("LEAVEN_DEBUG"):

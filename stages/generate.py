@@ -27,12 +27,13 @@ def main(params: SimpleNamespace) -> None:
             made, fingerprint = sampling.fill(params.generate, card, generator, n, images.shape[1], params.compute)
         elif distributed.first():
             made, fingerprint = imports.fill(generator, n, params.generate.shard_size, card["files"][imports.FILE])
+    distributed.leave()
     if not distributed.first():
         return
     facts = {"n": n, "shard_size": params.generate.shard_size, "source": card["source"], "fingerprint": fingerprint}
     files.assemble(SET, made, lambda folder: shards.seal(folder, sorted(made), facts))
     generated = shards.map_generated(SET)  # a shard after the other: their sum need not fit into memory
-    first = np.concatenate([images[:0], *(part[:64] for part in generated[:64])])
+    first = np.concatenate([images[:0], *generated[:64]])[:64]
     report.beside(Path("plots/generated.png"), [(f"generated ({n:,})", first), (f"real ({len(images):,})", images)])
     means = {"mean_pixel": sum(int(part.sum()) for part in generated) / (n * images[0].size)} if n else {}
     real_mean = float(images.mean())

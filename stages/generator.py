@@ -16,6 +16,7 @@ def main(params: SimpleNamespace) -> None:
     if source == "train":
         images, _ = real.part(shards.TRAIN)
         made, rows = generator.train(params.generator, params.own, images, params.compute)
+    distributed.leave()
     if not distributed.first():
         return
     if source == "pretrained":

@@ -23,6 +23,7 @@ def main(params: SimpleNamespace) -> None:
     made, rows, facts = encoder.pretrain(
         params.pretrain, params.own, params.augment, params.inflation, real, generated, params.compute
     )
+    distributed.leave()
     if not distributed.first():
         return
     files.assemble(Path("data/encoder"), made)

@@ -107,6 +107,7 @@ def of_the_job() -> dict:
         "number": number,
         "agreed": distributed.agreed({"from": number}),
         "anywhere": [distributed.anywhere(number == 1), distributed.anywhere(False)],
+        "differ": [distributed.differ(number), distributed.differ("x")],
         "apart": [distributed.apart(differ), distributed.apart([nn.Parameter(torch.ones(2))])],
         "rows": np.arange(N)[distributed.share(N)].tolist(),
     }

@@ -43,6 +43,8 @@ import os, signal, sys, time
 from pathlib import Path
 from pipeline import launch, progress, stage
 from pipeline.errors import UserError
+def alive_no_more(name):
+    return Path(name).exists() and not Path("/proc", Path(name).read_text()).exists()
 def main(params):
     rank = launch.rank()
     Path(f"pid{{rank}}").write_text(str(os.getpid()))
@@ -130,6 +132,23 @@ def test_fault_of_the_code_keeps_its_traceback(clone):
     assert "elastic" not in said
 
 
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        ("raise UserError('changed', code=1)", 1, "pretrain: changed\n"),
+        ("raise KeyError('x')", 1, "KeyError: 'x'\n"),
+        ("os.kill(os.getpid(), 9)", 3, "pretrain: process 1 of 2 was killed - run the same command to go on\n"),
+    ],
+)
+def test_process_that_is_done_is_not_counted_among_the_killed(clone, body, code, said):
+    found, words = run(
+        clone, f"if rank == 1:\n    return\nwhile not alive_no_more('pid1'):\n    time.sleep(0.01)\n{body}"
+    )
+    assert found == code
+    assert words.endswith(said)
+    assert "2 of 2" not in words
+
+
 def test_killed_process_is_named_in_one_line_and_the_other_is_stopped(clone):
     process = start(clone, "time.sleep(60)")
     first, second = pids(clone)
@@ -175,6 +194,7 @@ def test_killed_stage_leaves_no_process_behind(clone):
     ("launcher", "said"),
     [
         ("nosuch -n 2", "PIPELINE_LAUNCH: nosuch: No such file or directory - name a launcher"),
+        ("torchrun 'x", "PIPELINE_LAUNCH: torchrun 'x: No closing quotation"),
         (
             f"{sys.executable} launcher.py --nosuch",
             "PIPELINE_LAUNCH: no process was started: fake: error: unrecognized arguments: --nosuch",

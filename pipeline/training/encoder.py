@@ -25,7 +25,8 @@ def pretrain(
     """Pretrain with `params.method`, whose own parameters are `own`, on the train images and the generated ones.
 
     generated: uint8 (N, H, W, C) each, parts of one set.
-    Returns (name -> file of the encoder's folder, the log's rows, facts about the mixture: what was really drawn).
+    Returns (name -> file of the encoder's folder, the log's rows, facts about the mixture: what was really drawn); of
+    several processes, only the first gets files and rows.
     """
     images, labels = real.part(shards.TRAIN)
     validation = real.part(shards.VALIDATION)
@@ -47,8 +48,8 @@ def pretrain(
         f"real share beta = {facts['beta']:.4f}: {facts['real_drawn']:,} draws of {len(images):,} real images "
         f"({facts['real_passes']:.1f} passes), {facts['generated_drawn']:,} of {n_generated:,} generated ones"
     )
-    with distributed.shared(store.work("encoder", fingerprint)) as folder:
-        if not distributed.agreed((folder / "manifest.json").exists()):
+    with distributed.work("encoder", fingerprint) as folder:
+        if not distributed.agreed(distributed.first() and (folder / "manifest.json").exists()):
             mean, std = backbones.statistics(images)
             encoder = backbones.build(params.backbone, mean, std, params.seed).to(compute.device)
             if compute.compile:
@@ -82,7 +83,8 @@ def pretrain(
                 files.write_json(folder / "rows.json", {"rows": rows})
                 shards.seal(folder, ["encoder.safetensors", "card.json", "rows.json"], {"fingerprint": fingerprint})
                 (folder / "checkpoint.pt").unlink()
-            distributed.wait()
+        if not distributed.first():
+            return {}, [], facts
         shards.verify(folder, "pretrain")
         rows = files.read_json(folder / "rows.json")["rows"]
         return {name: folder / name for name in ("encoder.safetensors", "card.json")}, rows, facts

@@ -15,7 +15,8 @@ from pipeline.params.schema import Compute, Generator, Training
 def train(params: Generator, own: Training, images: np.ndarray, compute: Compute) -> tuple[dict[str, Path], list]:
     """Train a generator of `params.kind` with its `own` parameters on uint8 images (N, H, W, C).
 
-    Returns (name -> file of its folder, the log's rows); resumes, or finds the work done.
+    Returns (name -> file of its folder, the log's rows), of several processes to the first alone; resumes, or finds the
+    work done.
     """
     fingerprint = store.fingerprint(
         kind=params.kind,
@@ -26,8 +27,8 @@ def train(params: Generator, own: Training, images: np.ndarray, compute: Compute
         processes=distributed.size(),
     )
     kind = module(params.kind)
-    with distributed.shared(store.work("generator", fingerprint)) as folder:
-        if not distributed.agreed((folder / "manifest.json").exists()):
+    with distributed.work("generator", fingerprint) as folder:
+        if not distributed.agreed(distributed.first() and (folder / "manifest.json").exists()):
             training = kind.Training(own, torch.from_numpy(images).to(compute.device))
             rows = loop.train(f"training {params.kind}", training.task, training.plan, compute, folder, fingerprint)
             if distributed.first():
@@ -35,7 +36,8 @@ def train(params: Generator, own: Training, images: np.ndarray, compute: Compute
                 files.write_json(folder / "rows.json", {"rows": rows})
                 shards.seal(folder, [*names, "rows.json"], {"fingerprint": fingerprint})
                 (folder / "checkpoint.pt").unlink()
-            distributed.wait()
+        if not distributed.first():
+            return {}, []
         names = shards.verify(folder, "generator")["files"]
         rows = files.read_json(folder / "rows.json")["rows"]
         return {name: folder / name for name in names if name != "rows.json"}, rows
