@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.fx.experimental.optimization import fuse
 
 from pipeline import loop
 from pipeline.params.schema import Compute
@@ -20,8 +21,11 @@ _BATCH = 500
 @torch.inference_mode()
 def features(encoder: nn.Module, images: np.ndarray, compute: Compute) -> torch.Tensor:
     """Features of uint8 images (N, H, W, C): float32 (N, D) on the CPU. The encoder's mode is put back after."""
+    was_training = encoder.training
+    folded = fuse(encoder.eval())  # a copy whose convolutions do what batch normalisation did: a tenth faster
+    encoder.train(was_training)
     chunks = torch.from_numpy(images).split(_BATCH)
-    return torch.cat([embed(encoder, chunk.permute(0, 3, 1, 2).float() / 255, compute) for chunk in chunks])
+    return torch.cat([embed(folded, chunk.permute(0, 3, 1, 2).float() / 255, compute) for chunk in chunks])
 
 
 @torch.inference_mode()

@@ -5,9 +5,10 @@ import json
 import statistics
 
 import pytest
+import torch
 
 from bench import __main__ as everything
-from bench import pairs
+from bench import cost, growth, pairs
 
 
 @pytest.fixture
@@ -86,3 +87,30 @@ def test_the_table_in_the_docs_is_the_one_on_record():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         assert cells[1] == f"{row['ratio']:.2f}", row["name"]
         assert cells[3] == ("" if row["target"] is None else f"{row['target']:g}, {'met' if row['met'] else 'missed'}")
+
+
+def test_exponent_of_growth_takes_no_notice_of_a_constant():
+    assert growth.exponent([7 + 3 * n**1.5 for n in growth.TIMES]) == pytest.approx(1.5)
+    assert growth.exponent([500 + 2 * n for n in growth.TIMES]) == pytest.approx(1)
+    assert growth.exponent([500, 499, 501]) is None
+    assert growth.exponent([1, 2, 2]) is None
+
+
+def test_costs_on_paper_are_those_of_the_work_that_the_parameters_ask_for():
+    params = cost.composed(["adainf-cifar10"])
+    assert (params.dataset.name, params.inflation.ratio) == ("cifar10", 20.0)
+    small = cost.composed([])
+    found = {stage: flops for stage, (_, flops) in cost.stages(small).items()}
+    more = small.model_copy(update={"inflation": small.inflation.model_copy(update={"ratio": 3.0})})
+    assert cost.stages(more)["generate"][1] == 3 * found["generate"]
+    # A step goes forward, and back for inputs and weights, of two views; features go forward once.
+    images = small.pretrain.steps * small.pretrain.batch_size
+    seen = small.dataset.train_size + small.dataset.labelled_size + small.dataset.validation_size
+    assert found["pretrain"] / images == pytest.approx(3 * 2 * found["linear_eval"] / 2 / seen, rel=0.05)
+    none = small.model_copy(update={"generator": small.generator.model_copy(update={"source": "none"})})
+    assert cost.stages(none)["generator"][1] == cost.stages(none)["generate"][1] == 0
+
+
+def test_flops_are_two_a_multiplication_and_addition():
+    a, b = torch.ones(3, 5), torch.ones(5, 7)
+    assert cost.counted(lambda: a @ b) == 2 * 3 * 5 * 7

@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from pipeline import probes
+from pipeline import backbones, probes
+from pipeline.params.schema import Backbone
 from tests.toys import COMPUTE, clusters
 
 
@@ -106,3 +107,19 @@ def test_features_are_made_in_evaluation_mode_in_order_and_leave_the_encoder_as_
     assert encoder.training
     assert (encoder[0].running_mean == 0.25).all()
     assert encoder[0].num_batches_tracked == 0
+
+
+def test_features_of_an_encoder_are_what_it_gives_itself():
+    """Although its batch normalisation, with statistics and scales of any size, is folded into the convolutions."""
+    encoder = backbones.build(Backbone(width=4, blocks=[1, 2, 1, 1]), [0.4] * 3, [0.2] * 3, 0)
+    draw = torch.Generator().manual_seed(0)
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for values in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
+                values.copy_(torch.rand(values.shape, generator=draw) + 0.5)
+    images = np.random.default_rng(0).integers(0, 256, (7, 12, 12, 3), dtype=np.uint8)
+    with torch.no_grad():
+        expected = encoder.eval()(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)
+    found = probes.features(encoder, images, COMPUTE)
+    assert (found - expected).norm() < 1e-5 * expected.norm()
+    assert isinstance(encoder.backbone.bn1, torch.nn.BatchNorm2d)

@@ -102,3 +102,24 @@ def test_whole_pipeline_runs_under_a_launcher(small, tmp_path):
     clones.run(clone, "env", f"PIPELINE_LAUNCH={TORCHRUN}", "dvc", "repro")
     assert clones.starts(clones.counts(clone)).count("linear_eval") == 1
     assert clones.would_run(clone) == []  # the number of processes is no part of dvc.lock
+
+
+@pytest.mark.slow
+def test_signal_lets_all_processes_finish_the_same_step_and_the_job_goes_on(base, tmp_path):
+    clone = without(base, "encoder", tmp_path / "clone")
+    clones.edit(clone, pretrain__steps="60", pretrain__evaluate_every="60")
+    straight = clones.copy(clone, tmp_path / "straight")
+    steps = [clone.parent / "clone-beside" / "counts" / f"pretrain-{rank}.steps" for rank in range(2)]
+    with clones.background(clone, *words("pretrain")) as (process, log):
+        clones.until(lambda: all(path.exists() and path.stat().st_size > 5 for path in steps), process, log)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(300) == 143
+        said = log.read_text().strip().split("\n")[-1]
+    done = clones.counts(clone)["pretrain-0.steps"]
+    assert said == f"pretrain: pretraining (simclr): stopped after step {done}; run the same command to go on"
+    assert 5 < done < 60
+    clones.run(clone, *words("pretrain"))
+    counted = clones.counts(clone)
+    assert (counted["pretrain-0.steps"], counted["pretrain-1.steps"]) == (60 - done, 60 - done)
+    clones.run(straight, *words("pretrain"))
+    assert clones.digests(clone) == clones.digests(straight)
