@@ -94,11 +94,14 @@ def test_noise_and_times_are_new_each_step_uniform_and_the_same_when_repeated():
     assert times.max() <= 999
 
 
-def test_dropout_is_a_function_of_the_step():
+def test_dropout_is_a_function_of_the_step_and_differs_among_processes(monkeypatch):
     training = ddpm.Training(params(dropout=0.5), images())
     training.unet.train()
     x = training.batch(0)
     first, again = (training.loss(x, 3)["loss"].item() for _ in range(2))
+    with monkeypatch.context() as another:
+        another.setattr(ddpm.distributed, "first", lambda: False)
+        assert training.loss(x, 3)["loss"].item() != first
     training.unet.eval()
     assert first == again != training.loss(x, 3)["loss"].item()
 
