@@ -58,7 +58,7 @@ def workspace(folder: Path, changes: dict) -> None:
     (folder / "data").mkdir()
     (folder / "data/FashionMNIST").symlink_to(ROOT / "data/FashionMNIST")
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    few = {"pretrain": SMALL | {"steps": 10, "evaluate_every": 10}}
+    few = {"pretrain": SMALL | {"steps": 10, "evaluate_every": 10}, "quality": {"images": 0}}
     for part in ({"dataset": REAL | {"train_size": 1000}, "ddpm": UNET}, few, changes):
         for section, values in part.items():
             params[section] |= values
@@ -72,7 +72,8 @@ def run(folder: Path, stage: str) -> tuple[float, float]:
         [sys.executable, "-m", f"stages.{stage}"],
         cwd=folder,
         env=os.environ | {"LEAVEN_STORE": str(folder / "store")},
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     status = Path(f"/proc/{process.pid}/status")
     while process.poll() is None:
@@ -80,7 +81,7 @@ def run(folder: Path, stage: str) -> tuple[float, float]:
         most = max(most, int(private[0]) if private else 0)
         time.sleep(0.02)
     if process.returncode:
-        raise SystemExit(f"stages.{stage} ended with {process.returncode}")
+        raise SystemExit(process.stderr.read())
     return time.perf_counter() - start, most / 1024
 
 

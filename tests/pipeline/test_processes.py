@@ -73,10 +73,9 @@ def test_job_goes_on_after_its_last_checkpoint(base, resumed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
-def test_killed_job_ends_with_the_bytes_of_a_job_that_was_not(base, resumed, launcher, tmp_path):
+def test_killed_job_ends_with_the_bytes_of_a_job_that_was_not_whoever_launched_it(base, resumed, tmp_path):
     clone = without(base, "encoder", tmp_path / "clone")
-    clones.run(clone, *words("pretrain", launcher))
+    clones.run(clone, *words("pretrain", ACCELERATE))
     assert clones.counts(clone)["pretrain-1.steps"] == 12
     assert clones.digests(clone) == clones.digests(resumed[0])
     assert clones.digests(clone, "data/encoder") != clones.digests(base.clone, "data/encoder")
@@ -89,25 +88,14 @@ def test_generator_of_two_processes_resumes_too(base, tmp_path):
     clones.counts(clone)
     clones.run(clone, *words("generator"))
     assert clones.counts(clone)["generator-1.steps"] == 8 - 4
-    straight = without(base, "generator", tmp_path / "straight")
-    clones.run(straight, *words("generator"))
-    assert clones.digests(clone) == clones.digests(straight)
     made, alone = (json.loads((c / "metrics/generator.json").read_text()) for c in (clone, base.clone))
     assert made["loss"] == pytest.approx(alone["loss"], rel=0.02)
 
 
 @pytest.mark.slow
-def test_whole_pipeline_runs_under_a_launcher(small, tmp_path):
-    clone = clones.copy(small, tmp_path / "clone")
-    clones.run(clone, "env", f"PIPELINE_LAUNCH={TORCHRUN}", "dvc", "repro")
-    assert clones.starts(clones.counts(clone)).count("linear_eval") == 1
-    assert clones.would_run(clone) == []  # the number of processes is no part of dvc.lock
-
-
-@pytest.mark.slow
 def test_signal_lets_all_processes_finish_the_same_step_and_the_job_goes_on(base, tmp_path):
     clone = without(base, "encoder", tmp_path / "clone")
-    clones.edit(clone, pretrain__steps="60", pretrain__evaluate_every="60")
+    clones.edit(clone, pretrain__steps="36", pretrain__evaluate_every="36")
     straight = clones.copy(clone, tmp_path / "straight")
     steps = [clone.parent / "clone-beside" / "counts" / f"pretrain-{rank}.steps" for rank in range(2)]
     with clones.background(clone, *words("pretrain")) as (process, log):
@@ -117,9 +105,9 @@ def test_signal_lets_all_processes_finish_the_same_step_and_the_job_goes_on(base
         said = log.read_text().strip().split("\n")[-1]
     done = clones.counts(clone)["pretrain-0.steps"]
     assert said == f"pretrain: pretraining (simclr): stopped after step {done}; run the same command to go on"
-    assert 5 < done < 60
+    assert 5 < done < 36
     clones.run(clone, *words("pretrain"))
     counted = clones.counts(clone)
-    assert (counted["pretrain-0.steps"], counted["pretrain-1.steps"]) == (60 - done, 60 - done)
+    assert (counted["pretrain-0.steps"], counted["pretrain-1.steps"]) == (36 - done, 36 - done)
     clones.run(straight, *words("pretrain"))
     assert clones.digests(clone) == clones.digests(straight)
