@@ -86,9 +86,9 @@ def run(folder: Path, stage: str) -> tuple[float, float]:
 
 
 def exponent(values: list[float]) -> float | None:
-    """e of a + b n^e through three values at n, 4 n and 16 n; None where they do not grow."""
+    """e of a + b n^e through three values at n, 4 n and 16 n; None where they grow by less than a tenth in all."""
     one, four, sixteen = values
-    if four - one <= 0 or sixteen - four <= 0:
+    if sixteen < 1.1 * one or not one < four < sixteen:
         return None
     return math.log((sixteen - four) / (four - one), 4)
 
@@ -113,7 +113,7 @@ def main() -> None:
         columns = []
         for values in zip(*found, strict=True):
             e = exponent(list(values))
-            columns += ["".join(f"{value:9.1f}" for value in values), "none" if e is None else f"{e:.2f}"]
+            columns += ["".join(f"{value:9.1f}" for value in values), "flat" if e is None else f"{e:.2f}"]
         print(f"{stage:<12} {columns[0]:<30} {columns[1]:<10} {columns[2]:<25} {columns[3]:<6} {what}", flush=True)
 
 
