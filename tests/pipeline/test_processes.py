@@ -82,12 +82,10 @@ def test_killed_job_ends_with_the_bytes_of_a_job_that_was_not_whoever_launched_i
 
 
 @pytest.mark.slow
-def test_generator_of_two_processes_resumes_too(base, tmp_path):
+def test_generator_of_two_processes_learns_as_that_of_one(base, tmp_path):
     clone = without(base, "generator", tmp_path / "clone")
-    assert "process 1 of 2 was killed" in killed(clone, "generator", "generator-0.steps:6")
-    clones.counts(clone)
     clones.run(clone, *words("generator"))
-    assert clones.counts(clone)["generator-1.steps"] == 8 - 4
+    assert clones.counts(clone)["generator-1.steps"] == 8
     made, alone = (json.loads((c / "metrics/generator.json").read_text()) for c in (clone, base.clone))
     assert made["loss"] == pytest.approx(alone["loss"], rel=0.02)
 
@@ -95,7 +93,7 @@ def test_generator_of_two_processes_resumes_too(base, tmp_path):
 @pytest.mark.slow
 def test_signal_lets_all_processes_finish_the_same_step_and_the_job_goes_on(base, tmp_path):
     clone = without(base, "encoder", tmp_path / "clone")
-    clones.edit(clone, pretrain__steps="99", pretrain__evaluate_every="99")
+    clones.edit(clone, pretrain__steps="60", pretrain__evaluate_every="60")
     straight = clones.copy(clone, tmp_path / "straight")
     steps = [clone.parent / "clone-beside" / "counts" / f"pretrain-{rank}.steps" for rank in range(2)]
     with clones.background(clone, *words("pretrain")) as (process, log):
@@ -105,9 +103,9 @@ def test_signal_lets_all_processes_finish_the_same_step_and_the_job_goes_on(base
         said = log.read_text().strip().split("\n")[-1]
     done = clones.counts(clone)["pretrain-0.steps"]
     assert said == f"pretrain: pretraining (simclr): stopped after step {done}; run the same command to go on"
-    assert 5 < done < 99
+    assert 5 < done < 60
     clones.run(clone, *words("pretrain"))
     counted = clones.counts(clone)
-    assert (counted["pretrain-0.steps"], counted["pretrain-1.steps"]) == (99 - done, 99 - done)
+    assert (counted["pretrain-0.steps"], counted["pretrain-1.steps"]) == (60 - done, 60 - done)
     clones.run(straight, *words("pretrain"))
     assert clones.digests(clone) == clones.digests(straight)

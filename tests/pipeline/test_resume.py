@@ -99,19 +99,6 @@ def test_experiment_killed_in_a_temporary_copy_goes_on_in_the_next(hold, small, 
 
 
 @pytest.mark.slow
-def test_pretraining_killed_in_the_workspace_goes_on_there(small, base, tmp_path):
-    clone = clones.copy(small, tmp_path / "clone")
-    clones.killed_at(clone, "pretrain.steps:7", "dvc", "repro")
-    clones.counts(clone)
-    clones.run(clone, "dvc", "repro")
-    counted = clones.counts(clone)
-    assert clones.starts(counted) == ["pretrain", "linear_eval"]
-    assert counted["pretrain.steps"] == 12 - 4
-    assert clones.digests(clone) == clones.digests(base.clone)
-    assert lock(clone) == lock(base.clone)
-
-
-@pytest.mark.slow
 def test_stages_run_alone_in_order_and_make_the_same_bytes(small, base, tmp_path):
     clone = clones.copy(small, tmp_path / "clone")
     for name in clones.STAGES:
