@@ -83,7 +83,7 @@ def test_every_file_after_three_kills_is_that_of_an_uninterrupted_run(killed, ba
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hold", ["generator.steps:7", "generate.forwards:7", "pretrain.steps:7"])
+@pytest.mark.parametrize("hold", ["generator.steps:7", "pretrain.steps:7"])
 def test_experiment_killed_in_a_temporary_copy_goes_on_in_the_next(hold, small, base, tmp_path):
     clone = clones.copy(small, tmp_path / "clone")
     clones.killed_at(clone, hold, *TEMP)
