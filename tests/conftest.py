@@ -1,5 +1,6 @@
 """Clones that tests of the whole pipeline share. A stage costs seconds of imports, so each runs as seldom as can be."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +10,16 @@ from tests.pipeline import clones
 
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)  # one commit, one verdict
 settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A folder with the package, params.yaml and an empty stages/."""
+    shutil.copytree(clones.ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(clones.ROOT / "params.yaml", tmp_path)
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "stages/__init__.py").touch()
+    return tmp_path
 
 
 @pytest.fixture(scope="session")
