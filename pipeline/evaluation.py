@@ -4,26 +4,32 @@ The train images' labels, or a fixed number of labels that does not depend on tr
 validation; the test images are used once, for the number.
 """
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipeline import augment, backbones, linear_probe, probes, seeds, shards
+from pipeline import augment, backbones, files, linear_probe, loop, probes, seeds, shards, store
 from pipeline.params.schema import Augment, Compute, LinearEval
 from pipeline.progress import bar
 
-PAIRS = 2_000  # validation images that alignment and uniformity are measured on
+CLEAN, OBJECTS, VIEWS = 2_000, 1_000, 10  # for measures without labels: validation images, those seen in views, views
+CHUNK = 500  # images whose views are drawn together
+KEPT = ("family", "form", "seed")  # of an encoder's own augmentation, in measures without labels
 LARGEST = 32  # pixels a side of the raw-pixel probe
 CURVES = ("per_class", "confusion", "grid")
 
 
 @dataclass
 class Judged:
-    """metrics: at most ten numbers; protocol: how each came about; tables: name -> (columns, rows) for plots/."""
+    """metrics: at most ten numbers, none without labels; label_free: those that want no labels; protocol: how each came
+    about; tables: name -> (columns, rows) for plots/."""
 
     metrics: dict[str, float]
+    label_free: dict[str, float]
     protocol: dict
     tables: dict[str, tuple[list[str], list[dict]]] = field(default_factory=dict)
 
@@ -46,37 +52,42 @@ def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, 
         }
         lacking = ", ".join(name for name, found in rows.items() if not len(found))
         why = f"no linear probe: no image of {lacking} has a label"
-        seen = probes.features(encoder, real.part(shards.VALIDATION)[0][:PAIRS], compute)
-        unlabelled = label_free(encoder, real, seen, params.seed, compute)
-        return Judged(unlabelled, {"note": why}, {name: (columns, []) for name, columns in empty.items()})
+        seen = probes.features(encoder, real.part(shards.VALIDATION)[0][:CLEAN], compute)
+        unlabelled = label_free(encoder, real, seen, params, compute)
+        return Judged({}, unlabelled, {"note": why}, {name: (columns, []) for name, columns in empty.items()})
     labels = {name: torch.from_numpy(real.labels[r]) for name, r in rows.items()}
     used = np.unique(np.concatenate(list(rows.values())))
-    before = backbones.untrained(encoder).to(compute.device)
-    kinds = {
-        "encoder": lambda images: probes.features(encoder, images, compute),
-        "untrained": lambda images: probes.features(before, images, compute),
-        "pixels": lambda images: probes.pixels(small(images)),
-    }
-    right, l2, predicted = {}, {}, {}
+    l2, predicted = {}, {}
+
+    def probe(x: torch.Tensor, budget: str) -> tuple[torch.Tensor, float]:
+        x = {name: x[np.searchsorted(used, r)] for name, r in rows.items()}
+        fit, validation = (x[budget], labels[budget]), (x["validation"], labels["validation"])
+        return linear_probe.linear_probe(fit, validation, x["test"], len(real.classes), params.l2)
+
+    def untrained() -> tuple[torch.Tensor, float]:
+        before = backbones.untrained(encoder).to(compute.device)
+        return probe(probes.features(before, real.images[used], compute), "train")
+
+    def pixels() -> tuple[torch.Tensor, float]:
+        return probe(probes.pixels(small(real.images[used])), "train")
+
     with bar("linear evaluation", 4, "probe") as progress:
-        for kind, features in kinds.items():
-            x = features(real.images[used])
-            x = {name: x[np.searchsorted(used, r)] for name, r in rows.items()}
-            for budget in ("train", "labelled") if kind == "encoder" else ("train",):
-                found, l2[f"{kind}, {budget}"] = linear_probe.linear_probe(
-                    (x[budget], labels[budget]),
-                    (x["validation"], labels["validation"]),
-                    x["test"],
-                    len(real.classes),
-                    params.l2,
-                )
-                predicted[kind, budget] = found
-                right[kind, budget] = (found == labels["test"]).numpy()
-                progress.update()
-            if kind == "encoder":
-                neighbours = probes.knn(x["train"], labels["train"], x["test"])
-                unlabelled = label_free(encoder, real, x["validation"][:PAIRS], params.seed, compute)
+        x = probes.features(encoder, real.images[used], compute)
+        train, validation, test = (x[np.searchsorted(used, rows[name])] for name in ("train", "validation", "test"))
+        for budget in ("train", "labelled"):
+            predicted["encoder", budget], l2[f"encoder, {budget}"] = probe(x, budget)
+            progress.update()
+        neighbours = probes.knn(train, labels["train"], test)
+        unlabelled = label_free(encoder, real, validation[:CLEAN], params, compute)
+        parts = [real.images[used], *(part for r in rows.values() for part in (r, real.labels[r]))]
+        of = {"data": [hashlib.sha256(part).hexdigest() for part in parts], "l2": params.l2}
+        built = {name: card[name] for name in ("width", "blocks", "mean", "std", "seed")}
+        predicted["untrained", "train"], l2["untrained, train"] = _once(untrained, of | {"encoder": built}, compute)
+        progress.update()
+        predicted["pixels", "train"], l2["pixels, train"] = _once(pixels, of, compute)
+        progress.update()
     actual = labels["test"].numpy()
+    right = {key: (found == labels["test"]).numpy() for key, found in predicted.items()}
     best, n = right["encoder", "train"], len(actual)
     low, high = probes.wilson(int(best.sum()), n)
     over = {k: probes.paired_difference(best, right[k, "train"]) for k in ("pixels", "untrained")}
@@ -88,7 +99,6 @@ def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, 
         "knn": probes.accuracy(neighbours, actual),
         "pixels": 100 * float(right["pixels", "train"].mean()),
         "untrained": 100 * float(right["untrained", "train"].mean()),
-        **unlabelled,
     }
     protocol = {
         "test_images": n,
@@ -104,30 +114,53 @@ def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, 
         "over_pixels": dict(zip(("points", "low", "high"), (round(v, 4) for v in over["pixels"]), strict=True)),
         "over_untrained": dict(zip(("points", "low", "high"), (round(v, 4) for v in over["untrained"]), strict=True)),
         "differences": "paired by test image, normal, 95 %",
+        "label_free": f"{CLEAN:,} validation images as they are (rankme, uniformity), {OBJECTS:,} in {VIEWS} views of "
+        f"strength {params.view_strength:g} (lidar; alignment and connectivity: in two)",
         "encoder_sha256": card["sha256"],
     }
     tables = _tables(real.classes, actual, predicted["encoder", "train"].numpy())
     tables["grid"] = ([*point, "top1"], [{**point, "top1": metrics["top1"]}])
-    return Judged(metrics, protocol, tables)
+    return Judged(metrics, unlabelled, protocol, tables)
+
+
+def _once(probe: Callable[[], tuple[torch.Tensor, float]], of: dict, compute: Compute) -> tuple[torch.Tensor, float]:
+    """A probe that does not depend on the encoder's training: its test predictions and l2, made or from the store."""
+    parts = {"of": of, "code": store.code("evaluation"), "arithmetic": loop.arithmetic(compute)}
+    fingerprint = store.fingerprint(probe=probe.__name__, **parts)
+    with store.work("baseline", fingerprint) as folder:
+        if not (folder / "manifest.json").exists():
+            predicted, l2 = probe()
+            files.write_json(folder / "probe.json", {"predicted": predicted.tolist(), "l2": l2})
+            shards.seal(folder, ["probe.json"], {"fingerprint": fingerprint})
+        shards.verify(folder, "linear_eval")
+        found = files.read_json(folder / "probe.json")
+    return torch.tensor(found["predicted"]), found["l2"]
 
 
 def label_free(
-    encoder: backbones.Encoder, real: shards.RealSet, clean: torch.Tensor, seed: int, compute: Compute
+    encoder: backbones.Encoder, real: shards.RealSet, clean: torch.Tensor, params: LinearEval, compute: Compute
 ) -> dict[str, float]:
-    """RankMe, alignment and uniformity on the first validation images, whose features are `clean` (n, D).
+    """Measures without labels on the first validation images, whose features are `clean` (n, D).
 
-    Alignment is that of two views drawn as in pretraining.
+    Views are those of the encoder's own family of augmentations at strength `params.view_strength`, every number as
+    that gives it, so that encoders trained at different strengths are looked at alike.
     """
-    images = real.part(shards.VALIDATION)[0][: len(clean)]
-    params = Augment(**encoder.card["augment"])
-    batch = torch.from_numpy(images)
-    draw = seeds.generator(seed, "alignment")
-    views = augment.views(batch, [augment.recipe(params, view) for view in (0, 1)], draw)
-    one, two = (probes.embed(encoder, view, compute) for view in views)
+    batch = torch.from_numpy(real.part(shards.VALIDATION)[0][: min(len(clean), OBJECTS)])
+    own = encoder.card["augment"]
+    params_of = Augment(**dict.fromkeys(own) | {n: own[n] for n in KEPT} | {"strength": params.view_strength})
+    recipes = [augment.recipe(params_of, view % 2) for view in range(VIEWS)]
+    seen = []
+    for first in range(0, len(batch), CHUNK):
+        draw = seeds.generator(params.seed, "label-free views", first)
+        views = augment.views(batch[first : first + CHUNK], recipes, draw)
+        seen.append(torch.stack([probes.embed(encoder, view, compute) for view in views], dim=1))
+    views = torch.cat(seen)  # images views D
     return {
         "rankme": probes.rankme(clean),
-        "alignment": probes.alignment(one, two),
+        "lidar": probes.lidar(views),
+        "alignment": probes.alignment(views[:, 0], views[:, 1]),
         "uniformity": probes.uniformity(clean),
+        "connectivity": probes.connectivity(views[:, 0], views[:, 1]),
     }
 
 

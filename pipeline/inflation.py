@@ -10,11 +10,18 @@ import numpy as np
 
 from pipeline import seeds
 from pipeline.errors import UserError
+from pipeline.params.schema import Inflation
 
 
 def generated_count(n_real: int, ratio: float) -> int:
     """round(ratio * n_real), halves up: how many generated images take part."""
     return int(Fraction(str(ratio)) * n_real + Fraction(1, 2))  # the decimal of params.yaml: 0.3 of 5 is 1.5 -> 2
+
+
+def mixture(n_real: int, n_generated: int, params: Inflation, batch_size: int) -> "Mixture | Copies":
+    """Who decides the batches: slots of ours, or the authors' list of copies, as `params.order` says."""
+    kind = {"slots": Mixture, "copies": Copies}[params.order]
+    return kind(n_real, n_generated, params.real_weight, batch_size, params.seed)
 
 
 class Mixture:
@@ -81,3 +88,33 @@ class Mixture:
         inside = places < 2 * slots
         entries[inside] = head[places[inside]]
         return entries
+
+
+class Copies:
+    """Batches as the authors draw them: N copies of each real image and one of each generated one, shuffled, in order.
+
+    main_pretrain.py of PKU-ML/adainf@233a6bd. The real share is beta on average and not in a batch, and a batch may
+    hold an image twice, which is then its own negative. Only for comparison with `Mixture`.
+    """
+
+    def __init__(self, n_real: int, n_generated: int, real_weight: float, batch_size: int, seed: int):
+        self.copies = int(real_weight) * n_real
+        self.length = self.copies + n_generated
+        self.beta = Fraction(self.copies, self.length)
+        self.n_real, self.n_generated, self.batch_size, self.seed = n_real, n_generated, batch_size, seed
+
+    def real_before(self, step: int) -> int:
+        """Real images in all batches before `step`; O(length)."""
+        passes, rest = divmod(step * self.batch_size, self.length)
+        return passes * self.copies + int((self._list(passes, np.arange(rest)) < self.n_real).sum())
+
+    def rows(self, step: int) -> np.ndarray:
+        """int64 (B,): rows of the image bank for batch `step`; rows >= n_real are generated images."""
+        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        numbers = places // self.length
+        each = [self._list(number, places[numbers == number] % self.length) for number in np.unique(numbers)]
+        return np.concatenate(each)
+
+    def _list(self, number: int, places: np.ndarray) -> np.ndarray:
+        entries = seeds.permutation(self.seed, "copies", int(number), self.length, places)
+        return np.where(entries < self.copies, entries % self.n_real, self.n_real + entries - self.copies)

@@ -94,6 +94,36 @@ def rankme(x: torch.Tensor) -> float:
     return float(torch.exp(-(p * p.log()).sum()))
 
 
+def lidar(views: torch.Tensor) -> float:
+    """LiDAR (Thilak et al., arXiv 2312.04000): exp of the entropy of the eigenvalues of a linear discriminant analysis.
+
+    views: float (images, views, D), features of several views of each image; an image is a class of its own. The
+    covariance between images is taken in units of that within them, to which 1e-4 is added when the features' mean
+    variance is 1. The paper takes the projector's output; here it is what the probes see.
+    """
+    x = views.double()
+    means = x.mean(dim=1)
+    scale = x.var(dim=(0, 1), correction=0).mean().clamp(min=1e-24)
+    between, within = means - means.mean(dim=0), (x - means[:, None]).flatten(0, 1)
+    within = within.T @ within / len(within) / scale + 1e-4 * torch.eye(x.shape[2], dtype=x.dtype)
+    root = torch.linalg.cholesky(within)
+    # Eigenvalues of within^-1/2 between within^-1/2 are squared singular values of root^-1 between'.
+    s = torch.linalg.svdvals(torch.linalg.solve_triangular(root, between.T / scale.sqrt(), upper=False)).square()
+    p = s / s.sum().clamp(min=1e-12) + 1e-7
+    return float(torch.exp(-(p * p.log()).sum()))
+
+
+def connectivity(one: torch.Tensor, two: torch.Tensor) -> float:
+    """Views whose nearest other view, by cosine, is of another image, in percent; features (N, D) of two views of each.
+
+    How well the augmentation's graph connects images, as the encoder sees it: 0 tells all images apart, and at
+    100 (1 - 1/(2N - 1)) views of an image have nothing in common.
+    """
+    x = F.normalize(torch.cat([one, two]), dim=1)
+    nearest = (x @ x.T).fill_diagonal_(-torch.inf).argmax(dim=1)
+    return 100 * float((nearest % len(one) != torch.arange(len(x)) % len(one)).float().mean())
+
+
 def alignment(a: torch.Tensor, b: torch.Tensor) -> float:
     """Mean squared distance of two views' unit features (Wang and Isola, ICML 2020, with alpha = 2): 0 is best."""
     return float((F.normalize(a, dim=1) - F.normalize(b, dim=1)).pow(2).sum(dim=1).mean())

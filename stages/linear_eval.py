@@ -14,6 +14,7 @@ def main(params: SimpleNamespace) -> None:
     encoder = backbones.load(Path("data/encoder")).to(params.compute.device)
     judged = evaluation.judge(encoder, real, params.linear_eval, params.compute)
     report.metrics(Path("metrics/linear_eval.json"), judged.metrics)
+    report.metrics(Path("metrics/label_free.json"), judged.label_free)
     files.write_json(Path("metrics/linear_eval.protocol.json"), judged.protocol)
     for name, (columns, rows) in judged.tables.items():
         report.table(Path(f"plots/{name}.csv"), columns, rows)

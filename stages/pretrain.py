@@ -32,7 +32,9 @@ def main(params: SimpleNamespace) -> None:
     report.table(Path("plots/pretrain.csv"), ["step", *terms, "lr"], rows)
     report.table(Path("plots/validation.csv"), ["step", judged], [row for row in rows if judged in row])
     last = {name: rows[-1][name] for name in ("loss", judged)}
-    report.metrics(Path("metrics/pretrain.json"), {"steps": rows[-1]["step"], **last, **facts})
+    there = ("n_real", "n_generated")  # in metrics/prepare.json and generate.json
+    drawn = {name: value for name, value in facts.items() if name not in there}
+    report.metrics(Path("metrics/pretrain.json"), {"steps": rows[-1]["step"], **last, **drawn})
 
 
 if __name__ == "__main__":

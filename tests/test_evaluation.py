@@ -9,7 +9,7 @@ from pipeline import backbones, evaluation, linear_probe, probes, shards
 from pipeline.params.schema import Backbone, LinearEval
 from tests.toys import COMPUTE
 
-PARAMS = LinearEval(l2=[1e-3, 1e-1], seed=0)
+PARAMS = LinearEval(l2=[1e-3, 1e-1], view_strength=2.0, seed=0)
 NO_AUGMENTATION = {
     "family": "symmetric",
     "form": "grey",
@@ -40,17 +40,24 @@ def real():
     )
 
 
-def make(folder, strength=0.0):
+def make(folder, **augmented):
     built = backbones.build(Backbone(width=4, blocks=[1, 1, 1, 1]), [0.5], [0.25], 0)
     with torch.no_grad():
         built.backbone.conv1.weight.mul_(-1)  # not as it was before its first step
-    backbones.save(built, folder, n_real=30, n_generated=45, augment=NO_AUGMENTATION | {"strength": strength})
+    backbones.save(built, folder, n_real=30, n_generated=45, augment=NO_AUGMENTATION | augmented)
     return backbones.load(folder)
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     return make(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def store_of_its_own(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LEAVEN_STORE", str(tmp_path_factory.mktemp("store")))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +77,7 @@ def turn(labels):
 
 def test_there_are_at_most_ten_numbers_and_all_are_finite(judged):
     assert len(judged.metrics) <= 10
-    assert all(isinstance(v, float) and math.isfinite(v) for v in judged.metrics.values())
+    assert all(isinstance(v, float) and math.isfinite(v) for v in (judged.metrics | judged.label_free).values())
     assert judged.metrics["top1_low"] < judged.metrics["top1"] < judged.metrics["top1_high"]
 
 
@@ -97,9 +104,10 @@ def test_the_numbers_are_those_of_the_measures_on_the_right_images(judged, encod
             probes.knn(trained(real.images[TRAIN]), torch.from_numpy(real.labels[TRAIN]), trained(real.images[TEST]))
         ),
         "rankme": probes.rankme(trained(real.images[VALIDATION])),
+        "uniformity": probes.uniformity(trained(real.images[VALIDATION])),
     }
     for name, value in expected.items():
-        assert judged.metrics[name] == pytest.approx(value, rel=1e-5), name
+        assert (judged.metrics | judged.label_free)[name] == pytest.approx(value, rel=1e-5), name
     assert len({expected[name] for name in ("top1", "top1_10k", "untrained", "pixels")}) == 4  # or a mix-up would pass
 
 
@@ -145,11 +153,35 @@ def test_the_tables_agree_with_the_numbers(judged):
     assert judged.tables["grid"][1] == [{"ratio": 1.5, "strength": 0.0, "top1": judged.metrics["top1"]}]
 
 
-def test_views_that_are_not_augmented_align_and_augmented_ones_do_not(judged, real, tmp_path):
-    assert judged.metrics["alignment"] == pytest.approx(0, abs=1e-6)
-    strong = evaluation.judge(make(tmp_path, strength=2.0), real, PARAMS, COMPUTE).metrics
-    assert strong["alignment"] > 1e-3
-    assert strong["rankme"] == judged.metrics["rankme"]  # of the clean images
+def test_measures_of_views_see_every_encoder_in_the_same_ones(judged, encoder, real, tmp_path):
+    """Whatever it was trained with: its own strength, and numbers set alone, do not count."""
+    assert judged.label_free["alignment"] > 1e-3
+    assert evaluation.judge(make(tmp_path, strength=2.0), real, PARAMS, COMPUTE).label_free == judged.label_free
+    alone = make(tmp_path, crop_min=0.01, blur=1.0)
+    assert evaluation.judge(alone, real, PARAMS, COMPUTE).label_free == judged.label_free
+    still = evaluation.judge(encoder, real, PARAMS.model_copy(update={"view_strength": 0.0}), COMPUTE).label_free
+    assert still["alignment"] == pytest.approx(0, abs=1e-6)
+    assert still["connectivity"] == 0
+    assert still["rankme"] == judged.label_free["rankme"]  # of the clean images
+
+
+def test_what_does_not_depend_on_the_training_is_computed_once(judged, encoder, real, monkeypatch):
+    asked = []
+    probe = linear_probe.linear_probe
+
+    def counted(train, *rest):
+        asked.append(train[0].shape[1])
+        return probe(train, *rest)
+
+    monkeypatch.setattr(linear_probe, "linear_probe", counted)
+    assert evaluation.judge(encoder, real, PARAMS, COMPUTE).metrics == judged.metrics
+    assert asked == [encoder.width] * 2  # both budgets of the encoder; not the untrained one, not the pixels
+    asked.clear()
+    judge_with(encoder, real, TRAIN, turn)
+    assert sorted(asked) == [encoder.width] * 3 + [144]  # other labels, other baselines
+    asked.clear()
+    evaluation.judge(encoder, real, PARAMS.model_copy(update={"l2": [1e-2]}), COMPUTE)
+    assert sorted(asked) == [encoder.width] * 3 + [144]
 
 
 def test_train_images_without_a_label_are_passed_over(judged, encoder, real):
@@ -165,9 +197,10 @@ def test_train_images_without_a_label_are_passed_over(judged, encoder, real):
 @pytest.mark.parametrize("rows", [slice(None), TRAIN, VALIDATION, TEST], ids=["all", "train", "validation", "test"])
 def test_a_set_without_labels_to_learn_or_to_judge_from_is_judged_without_labels(judged, encoder, real, rows):
     found = judge_with(encoder, real, rows, lambda labels: -1)
-    assert set(found.metrics) == {"rankme", "alignment", "uniformity"}
-    for name, value in found.metrics.items():  # other images share a batch, which moves the last bits
-        assert value == pytest.approx(judged.metrics[name], rel=1e-5, abs=1e-6)
+    assert found.metrics == {}
+    assert set(found.label_free) == {"rankme", "lidar", "alignment", "uniformity", "connectivity"}
+    for name, value in found.label_free.items():  # other images share a batch, which moves the last bits
+        assert value == pytest.approx(judged.label_free[name], rel=1e-4, abs=1e-6)
     assert "label" in found.protocol["note"]
     for name, (columns, table) in found.tables.items():
         assert columns == judged.tables[name][0]

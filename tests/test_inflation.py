@@ -8,7 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import REFUSED, UserError
-from pipeline.inflation import Mixture, generated_count
+from pipeline.inflation import Copies, Mixture, generated_count, mixture
+from pipeline.params.schema import Inflation
 
 PROPERTY = settings(max_examples=80, deadline=None, derandomize=True, database=None)
 WEIGHTS = [0.1, 0.3, 0.5, 1.0, 2.0, 2.5, 10.0, 33.3]
@@ -210,3 +211,53 @@ def test_batches_far_into_a_paper_sized_run_are_found_without_the_ones_before():
         assert (rows < 50_000).sum() in (170, 171)  # 512 / 3
         assert rows.max() < 1_050_000
     assert mixture.real_before(100_000) == 17_066_667  # 51,200,000 / 3 = 17,066,666.67
+
+
+# --- the authors' list of copies
+
+
+@given(
+    n_real=st.integers(1, 30),
+    n_generated=st.integers(0, 40),
+    copies=st.integers(1, 5),
+    batch=st.integers(1, 50),
+    seed=st.integers(0, 2**63 - 1),
+)
+@PROPERTY
+def test_copies_walk_shuffles_of_the_whole_list(n_real, n_generated, copies, batch, seed):
+    """Each pass over the list holds every real image `copies` times and every generated one once."""
+    drawn = Copies(n_real, n_generated, float(copies), batch, seed)
+    length = copies * n_real + n_generated
+    steps = -(-3 * length // batch)
+    rows = np.concatenate([drawn.rows(step) for step in range(steps)])
+    expected = Counter({row: copies if row < n_real else 1 for row in range(n_real + n_generated)})
+    for number in range(3):
+        assert Counter(rows[number * length : (number + 1) * length].tolist()) == expected
+    for step in (0, 1, steps // 2, steps):
+        assert drawn.real_before(step) == (rows[: step * batch] < n_real).sum()
+    assert drawn.beta == Fraction(copies * n_real, length)
+
+
+def test_copies_are_shuffled_anew_in_each_pass_and_by_each_seed():
+    drawn = Copies(5, 10, 2.0, 20, 0)
+    assert not np.array_equal(drawn.rows(0), drawn.rows(1))
+    assert not np.array_equal(drawn.rows(0), Copies(5, 10, 2.0, 20, 1).rows(0))
+
+
+def test_copies_may_meet_in_a_batch_and_slots_do_not():
+    """What the two orders are compared for: 2.72 pairs a batch by docs/decisions.md's reckoning for these sizes."""
+    copies, slots = Copies(5000, 100_000, 10.0, 512, 0), made(5000, 100_000, 10.0, 512)
+
+    def repeats(mixture):
+        return np.mean([512 - len(np.unique(mixture.rows(step))) for step in range(60)])
+
+    assert repeats(slots) == 0
+    assert 2 < repeats(copies) < 3.5
+
+
+def test_the_parameter_decides_between_them():
+    common = {"ratio": 2.0, "real_weight": 3.0, "seed": 5}
+    for order, kind in (("slots", Mixture), ("copies", Copies)):
+        found = mixture(10, 20, Inflation(order=order, **common), 8)
+        assert type(found) is kind
+        assert np.array_equal(found.rows(3), kind(10, 20, 3.0, 8, 5).rows(3))

@@ -76,6 +76,56 @@ def test_the_rank_of_two_unequal_directions_by_hand():
     assert probes.rankme(x) == pytest.approx(math.exp(0.75 * math.log(4 / 3) + 0.25 * math.log(4)), rel=1e-5)
 
 
+def slow_lidar(views):
+    """By the paper's definition: the covariances by loops, the inverse root by an eigendecomposition, in numpy."""
+    x = views.double().numpy()
+    n, q, d = x.shape
+    x = x / np.sqrt(np.mean([x[..., k].var() for k in range(d)]))
+    grand = x.reshape(-1, d).mean(axis=0)
+    between, within = np.zeros((d, d)), 1e-4 * np.eye(d)
+    for of_one in x:
+        mean = of_one.mean(axis=0)
+        between += np.outer(mean - grand, mean - grand) / n
+        for view in of_one:
+            within += np.outer(view - mean, view - mean) / (n * q)
+    values, vectors = np.linalg.eigh(within)
+    root = vectors @ np.diag(values**-0.5) @ vectors.T
+    p = np.linalg.eigvalsh(root @ between @ root).clip(min=0)
+    p = p / p.sum() + 1e-7
+    return np.exp(-(p * np.log(p)).sum())
+
+
+def test_lidar_is_the_papers():
+    draw = torch.Generator().manual_seed(0)
+    means = torch.randn(30, 1, 6, generator=draw) * torch.tensor([3.0, 1, 1, 0.3, 0.1, 0])
+    views = means + 0.5 * torch.randn(30, 4, 6, generator=draw)
+    assert probes.lidar(views) == pytest.approx(slow_lidar(views), rel=1e-6)
+    assert probes.lidar(7 * views + 3) == pytest.approx(probes.lidar(views), rel=1e-6)
+
+
+def test_lidar_counts_directions_in_which_images_differ_and_views_do_not():
+    # Four images at the corners of a square, their views left and right of it along a third axis that is all noise:
+    # two directions tell images apart, by as much; RankMe would count the third as well.
+    corners = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]])
+    views = corners[:, None] + torch.tensor([[0, 0, 1.0], [0, 0, -1.0]])
+    assert probes.lidar(views) == pytest.approx(2, rel=1e-4)
+    assert probes.rankme(views.flatten(0, 1)) > 2.9
+
+
+@pytest.mark.parametrize(
+    ("two", "expected"),
+    [
+        ([[1.0, 0.1], [0.1, 1.0], [-1.0, 0.1]], 0.0),  # each beside its own
+        ([[0.1, 1.0], [1.0, 0.1], [-1.0, 0.1]], 200 / 3),  # the first two exchanged
+        ([[-1.0, 0.1], [0.1, 1.0], [1.0, 0.1]], 200 / 3),
+    ],
+)
+def test_connectivity_by_hand(two, expected):
+    one = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    assert probes.connectivity(one, torch.tensor(two)) == pytest.approx(expected)
+    assert probes.connectivity(3 * torch.tensor(two), one) == pytest.approx(expected)
+
+
 def test_alignment_of_identical_views_is_zero_and_of_opposite_ones_four():
     x = torch.randn(7, 5, generator=torch.Generator().manual_seed(0))
     assert probes.alignment(x, 3 * x) == pytest.approx(0, abs=1e-10)

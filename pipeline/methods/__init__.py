@@ -2,6 +2,7 @@
 
 The contract. A method module has `build(params, encoder, seed)` -> an nn.Module with
     views          the augmented copies it wants of an image, as data: a tuple of `View`
+    forwards       passes of the backbone for each image that is drawn, in forward passes: a backward pass counts as two
     phases()       the players of a step (pipeline.loop.Phase): parameter groups and a loss over the batch's views
     before_step(step, progress), after_step(step, progress)   momentum updates, queues
 The module's state (heads, averages, queues) is persistent buffers and parameters. It owns no optimiser, no loop, no

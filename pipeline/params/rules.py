@@ -133,6 +133,11 @@ def quality(p) -> Iterator[Fault]:
 
 def mixture(p) -> Iterator[Fault]:
     """No batch needs more images of a kind than there are; in the exact arithmetic of pipeline.inflation."""
+    if p.inflation.order == "copies":
+        if p.inflation.real_weight % 1:
+            what = f"must be whole with inflation.order copies, not {p.inflation.real_weight}"
+            yield ("inflation", "real_weight"), what
+        return
     n, batch = p.dataset.train_size, p.pretrain.batch_size
     generated = int(Fraction(str(p.inflation.ratio)) * n + Fraction(1, 2))
     weight = Fraction(str(p.inflation.real_weight)) * n

@@ -114,10 +114,15 @@ class Generate(Section):
 
 
 class Inflation(Section):
-    """How many generated images take part (ratio x train_size), and how often a real one is drawn beside them."""
+    """How many generated images take part (ratio x train_size), and how often a real one is drawn beside them.
+
+    order: slots, an exact share in every batch and none of its images twice; or copies, the authors' shuffled list,
+    for which real_weight is whole.
+    """
 
     ratio: NonNegative
     real_weight: Positive
+    order: Literal["slots", "copies"]
     seed: Seed
 
 
@@ -235,9 +240,14 @@ class Quality(Section):
 
 
 class LinearEval(Section):
-    """l2: the probe's regularisation strengths, to choose among on validation."""
+    """l2: the probe's regularisation strengths, to choose among on validation.
+
+    view_strength: augment.strength of the views in which measures without labels see an image: one for all encoders
+    that are to be compared, whatever they were trained with.
+    """
 
     l2: list[Positive] = Field(min_length=1)
+    view_strength: Annotated[float, Field(ge=0, le=4)]
     seed: Seed
 
 

@@ -25,8 +25,8 @@ def pretrain(
     """Pretrain with `params.method`, whose own parameters are `own`, on the train images and the generated ones.
 
     generated: uint8 (N, H, W, C) each, parts of one set.
-    Returns (name -> file of the encoder's folder, the log's rows, facts about the mixture: what was really drawn); of
-    several processes, only the first gets files and rows.
+    Returns (name -> file of the encoder's folder, the log's rows, facts: what the mixture really drew, how many views
+    and passes of the backbone that made); of several processes, only the first gets files, rows and all facts.
     """
     images, labels = real.part(shards.TRAIN)
     validation = real.part(shards.VALIDATION)
@@ -36,13 +36,13 @@ def pretrain(
         params=params.model_dump(),
         own=own.model_dump(),
         augment=augmentation.model_dump(),
-        mixing=[mixing.real_weight, mixing.seed],
+        mixing=[mixing.real_weight, mixing.order, mixing.seed],
         images=[_digest(part) for part in parts],
         code=store.code("training/encoder", f"methods/{params.method}"),
         arithmetic=loop.arithmetic(compute),
         processes=distributed.size(),
     )
-    mixture = inflation.Mixture(len(images), n_generated, mixing.real_weight, params.batch_size, mixing.seed)
+    mixture = inflation.mixture(len(images), n_generated, mixing, params.batch_size)
     facts = mixture_facts(mixture, params.steps)
     say(
         f"real share beta = {facts['beta']:.4f}: {facts['real_drawn']:,} draws of {len(images):,} real images "
@@ -79,6 +79,8 @@ def pretrain(
             rows = loop.train(f"pretraining ({params.method})", task, plan, compute, folder, fingerprint)
             if distributed.first():
                 made_by = {"method": params.method, "augment": augmentation.model_dump(), "fingerprint": fingerprint}
+                drawn = params.steps * params.batch_size
+                made_by |= {"views": drawn * len(method.views), "forwards": drawn * method.forwards}
                 backbones.save(encoder, folder, **made_by, **facts)
                 files.write_json(folder / "rows.json", {"rows": rows})
                 shards.seal(folder, ["encoder.safetensors", "card.json", "rows.json"], {"fingerprint": fingerprint})
@@ -86,8 +88,9 @@ def pretrain(
         if not distributed.first():
             return {}, [], facts
         shards.verify(folder, "pretrain")
-        rows = files.read_json(folder / "rows.json")["rows"]
-        return {name: folder / name for name in ("encoder.safetensors", "card.json")}, rows, facts
+        rows, card = (files.read_json(folder / f"{name}.json") for name in ("rows", "card"))
+        facts |= {name: card[name] for name in ("views", "forwards")}
+        return {name: folder / name for name in ("encoder.safetensors", "card.json")}, rows["rows"], facts
 
 
 def _digest(parts: list[np.ndarray]) -> list:
@@ -98,7 +101,7 @@ def _digest(parts: list[np.ndarray]) -> list:
     return [sum(map(len, parts)), *(parts[0].shape[1:] if parts else ()), digest.hexdigest()]
 
 
-def mixture_facts(mixture: inflation.Mixture, steps: int) -> dict:
+def mixture_facts(mixture: inflation.Mixture | inflation.Copies, steps: int) -> dict:
     """What a run of `steps` draws: the real share, how many images there are and are drawn, passes over the real."""
     real = mixture.real_before(steps)
     return {
@@ -129,6 +132,7 @@ def online(encoder: backbones.Encoder, train: shards.Part, validation: shards.Pa
     known = labels >= 0
     if not known.any() or validation[1].min() < 0:
         return {"rankme": probes.rankme(probes.features(encoder, images, compute))}
-    bank, seen = (probes.features(encoder, x, compute) for x in (images[known], validation[0]))
+    x = probes.features(encoder, np.concatenate([images[known], validation[0]]), compute)
+    bank, seen = x.split([int(known.sum()), len(validation[0])])
     votes = probes.knn(bank, torch.from_numpy(labels[known]), seen)
     return {"validation_knn": probes.accuracy(votes, validation[1])}

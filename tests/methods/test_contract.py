@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import loop, methods
+from pipeline import backbones, loop, methods
 from pipeline.params.schema import Training
 from tests.methods import contract
 from tests.toys import COMPUTE
@@ -38,6 +38,17 @@ def test_the_gradient_reaches_every_parameter_that_is_trained_and_no_copy(name):
         else:
             assert id(parameter) in trained, path
             assert parameter.grad is not None, path
+
+
+@EVERY
+def test_the_passes_of_the_backbone_are_what_is_said(name):
+    """Counted: one for each image in each forward pass, two more where a backward pass follows."""
+    built, counted = contract.build(name), []
+    for module in built.modules():
+        if isinstance(module, backbones.SmallResNet):
+            module.register_forward_hook(lambda _, x, y: counted.append(len(y) * (3 if y.requires_grad else 1)))
+    built.loss(contract.views(6), 0)
+    assert sum(counted) == 6 * built.forwards
 
 
 @EVERY

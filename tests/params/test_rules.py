@@ -50,6 +50,7 @@ BASE = {
     "quality.images": 0,
     "inflation.ratio": 1.0,
     "inflation.real_weight": 1.0,
+    "inflation.order": "slots",
     "augment.form": "grey",
     "augment.saturation": None,
     "augment.hue": None,
@@ -157,6 +158,8 @@ TRIPS = [
         ["60 generated images", "there are 50", "a batch of 66", "ratio 0.01"],
     ),
     ("mixture", {"inflation.ratio": 0.01, "inflation.real_weight": 0.001, "pretrain.batch_size": 55}, None, []),
+    ("mixture", {"inflation.order": "copies", "inflation.real_weight": 1.5}, "inflation.real_weight", ["whole", "1.5"]),
+    ("mixture", {"inflation.order": "copies", "pretrain.batch_size": 10_001}, None, []),  # some images twice
     ("queue", MOCO | {"moco.queue_size": 4000}, "moco.queue_size", ["4000", "pretrain.batch_size 256"]),
     ("queue", MOCO | {"moco.queue_size": 4864}, None, []),  # 19 batches; 10,000 draws until an image comes round
     ("queue", MOCO | {"moco.queue_size": 5120}, "moco.queue_size", ["5120", "half of the 10000 draws"]),
@@ -238,7 +241,7 @@ def test_mixture_rule_refuses_exactly_what_the_mixture_refuses():
                     params = SimpleNamespace(
                         dataset=SimpleNamespace(train_size=n),
                         pretrain=SimpleNamespace(batch_size=batch),
-                        inflation=SimpleNamespace(ratio=ratio, real_weight=weight),
+                        inflation=SimpleNamespace(ratio=ratio, real_weight=weight, order="slots"),
                     )
                     said = [message for _, message in rules.mixture(params)]
                     try:

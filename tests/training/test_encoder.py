@@ -14,7 +14,7 @@ from pipeline.training import encoder
 from tests.toys import COMPUTE
 
 OWN = SimCLR(hidden_dim=8, output_dim=4, temperature=0.2)
-MIXING = Inflation(ratio=1.0, real_weight=2.0, seed=0)
+MIXING = Inflation(ratio=1.0, real_weight=2.0, order="slots", seed=0)
 OPTIONAL = "crop_min jitter_probability brightness contrast saturation hue grayscale blur solarize flip"
 AUGMENT = Augment(family="symmetric", form="grey", strength=1.0, seed=0, **dict.fromkeys(OPTIONAL.split()))
 
@@ -150,7 +150,7 @@ def test_without_generated_images_all_draws_are_real(real):
     _, rows, facts = pretrain(real, NONE)
     assert rows[-1]["step"] == 5
     expected = {"beta": 1.0, "n_real": 12, "n_generated": 0, "real_drawn": 30, "generated_drawn": 0}
-    assert facts == expected | {"real_passes": 2.5}
+    assert facts == expected | {"real_passes": 2.5, "views": 60, "forwards": 180}
 
 
 @pytest.mark.parametrize("rows", [slice(None), slice(0, 12), slice(17, 18)], ids=["all", "train", "a validation"])
