@@ -34,7 +34,7 @@ def load(name: str) -> dict[tuple, object]:
     if not path.exists():
         raise UserError(f"no preset {name}", FOLDER, f"there are {', '.join(names())}")
     values, _, faults = reader.parse(path.read_text(encoding="utf-8"))
-    flat, known = dict(_leaves(values, ())), set(reader.keys())
+    flat, known = leaves(values), set(reader.keys())
     faults += [(where, "unknown key") for where in flat if where not in known]
     faults += [(where, "a section needs keys") for where in flat if where in {key[:-1] for key in known}]
     if faults:
@@ -107,12 +107,12 @@ def _reads_as_text(value: str) -> bool:
     return not faults and read == {"a": value}
 
 
-def _leaves(values: dict, path: tuple):
+def leaves(values: dict, path: tuple = ()) -> dict[tuple, object]:
+    """Values of nested sections by their path."""
+    flat = {}
     for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, (*path, key))
-        else:
-            yield (*path, key), value
+        flat |= leaves(value, (*path, key)) if isinstance(value, dict) else {(*path, key): value}
+    return flat
 
 
 def _word(where: tuple, value: object) -> str:

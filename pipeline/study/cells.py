@@ -1,0 +1,149 @@
+"""studies/NAME.yaml -> cells: the parameters of every experiment that a study consists of.
+
+title: one line
+base: {dataset: {train_size: 1000}, ...}    # parameters that all cells share, as in a preset
+seed: [pretrain.seed, ...]                  # the parameters that a cell's seed sets
+parts:
+  NAME:
+    asks: one line
+    seeds: 5                                # 0 to 4, the same in every arm: what differs is the arm
+    against: ARM                            # the arm that the others are compared with
+    arms: {ARM: {inflation: {ratio: 0.0}}, ...}
+    grid: {augment.strength: [1, 2], ...}   # every arm at every point; arms or grid may be left out
+    base: {...}                             # over the study's base; an arm's parameters are over both
+"""
+
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+
+from pipeline import preset, store
+from pipeline.errors import UserError
+from pipeline.params import reader
+from pipeline.params.schema import Count, Params, Section
+
+FOLDER = Path("studies")
+# What decides a cell's numbers, as sections of params.yaml and modules; the rest, as `quality`, only looks at images.
+SECTIONS = ("compute", "dataset", "generator", "generate", "inflation", "augment", "pretrain", "linear_eval")
+MODULES = ("datasets", "imports", "training/generator", "sampling", "training/encoder", "evaluation")
+
+
+class PartFile(Section):
+    """One part of a study's file."""
+
+    asks: str
+    seeds: Count
+    against: str | None = None
+    arms: dict[str, dict] = Field(default={"": {}}, min_length=1)
+    grid: dict[str, Annotated[list, Field(min_length=1)]] = Field(default={})
+    base: dict = Field(default={})
+
+
+class StudyFile(Section):
+    """A study's file."""
+
+    title: str
+    base: dict
+    seed: Annotated[list[str], Field(min_length=1)]
+    parts: Annotated[dict[str, PartFile], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One experiment of a part: values by their path, over those of params.yaml. point: its place in a grid."""
+
+    part: str
+    arm: str
+    seed: int
+    point: dict[str, float]
+    values: dict[tuple[str, ...], object]
+
+    @property
+    def name(self) -> str:
+        """What tells it from others: 12 hex digits of its values, however numbers are written."""
+        plain = {".".join(path): float(v) if type(v) is int else v for path, v in self.values.items()}
+        return store.fingerprint(values=json.dumps(plain, sort_keys=True))[:12]
+
+    @property
+    def label(self) -> str:
+        """For people."""
+        return f"{self.part}: {self.arm}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study's name, its file, its cells in the order in which they are run: seed after seed, part after part."""
+
+    name: str
+    file: StudyFile
+    cells: list[Cell]
+
+    @property
+    def memory(self) -> Path:
+        """The CSV."""
+        return FOLDER / f"{self.name}.csv"
+
+
+def load(name: str) -> Study:
+    """The study of that name, or a UserError that names what is wrong in its file."""
+    path = FOLDER / f"{name}.yaml"
+    if not path.exists():
+        there = ", ".join(sorted(found.stem for found in FOLDER.glob("*.yaml"))) or "none"
+        raise UserError(f"no study {name}", FOLDER, f"there are {there}")
+    values, _, faults = reader.parse(path.read_text(encoding="utf-8"))
+    if faults:
+        raise UserError("; ".join(f"{'.'.join(map(str, where))}: {what}" for where, what in faults), path)
+    try:
+        file = StudyFile.model_validate(values)
+    except ValidationError as error:
+        what = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg'].lower()}" for e in error.errors())
+        raise UserError(what, path) from error
+    return Study(name, file, list(_cells(file, path)))
+
+
+def _cells(file: StudyFile, path: Path):
+    known = set(reader.keys())
+    for name, part in file.parts.items():
+        arms = set()
+        for seed in range(part.seeds):
+            for (arm, changes), *point in itertools.product(
+                part.arms.items(), *([(key, v) for v in values] for key, values in part.grid.items())
+            ):
+                values = preset.leaves(file.base) | preset.leaves(part.base) | preset.leaves(changes)
+                values |= {tuple(key.split(".")): value for key, value in point}
+                values |= {tuple(key.split(".")): seed for key in file.seed}
+                wrong = sorted(".".join(key) for key in set(values) - known)
+                if wrong:
+                    raise UserError(f"no parameter {', '.join(wrong)}", f"{path}: {name}")
+                said = [arm, *(f"{key.rpartition('.')[2]} {value:g}" for key, value in point)]
+                arms.add(", ".join(filter(None, said)))
+                yield Cell(name, ", ".join(filter(None, said)), seed, dict(point), values)
+        if part.against is not None and part.against not in arms:
+            raise UserError(f"against {part.against}, which is no arm of it", f"{path}: {name}")
+
+
+def resolve(cell: Cell) -> Params:
+    """All parameters of a cell: params.yaml with its values, refused where they do not fit together."""
+    values, _, _ = reader.parse(reader.FILE.read_text(encoding="utf-8"))
+    for path, value in cell.values.items():
+        section = values
+        for key in path[:-1]:
+            section = section[key]
+        section[path[-1]] = value
+    params, faults = reader.validate(values)
+    if faults:
+        what = "; ".join(f"{'.'.join(map(str, where))}: {fault}" for where, fault in faults)
+        raise UserError(what, cell.label)
+    return params
+
+
+def key(params: Params) -> str:
+    """16 hex digits of what decides a cell's numbers: resolved parameters, and the code that computes."""
+    own = {name: getattr(params, name) for name in (*SECTIONS, params.generator.kind, params.pretrain.method)}
+    kinds = (f"generators/{params.generator.kind}", f"methods/{params.pretrain.method}")
+    dumped = {name: section.model_dump() for name, section in own.items()}
+    return store.fingerprint(params=dumped, code=store.code(*MODULES, *kinds))[:16]

@@ -1,0 +1,75 @@
+"""A study's memory: one row of its CSV a finished cell."""
+
+import csv
+import subprocess
+from pathlib import Path
+
+from pipeline import report
+from pipeline.errors import UserError
+from pipeline.params.schema import Params
+from pipeline.study.cells import Cell
+
+OUTCOMES = ("top1", "top1_10k", "knn", "pixels", "untrained")
+LABEL_FREE = ("rankme", "lidar", "alignment", "uniformity", "connectivity")
+JUDGED = ("frechet", "coverage", "told_apart")
+SETTING = ("method", "n_real", "ratio", "real_weight", "order", "strength", "ddpm_steps", "ddpm_seed", "width", "batch")
+DRAWN = ("steps", "beta", "real_passes", "images", "views", "forwards")
+MADE = ("seconds", "commit", "key", "cell")
+FILES = ("pretrain", "linear_eval", "label_free", "quality")
+COLUMNS = ["label", *SETTING, "seed", *DRAWN, "loss", *OUTCOMES, *LABEL_FREE, *JUDGED, *MADE]
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a study's CSV, as text; none where it is not there yet."""
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if rows and list(rows[0]) != COLUMNS:
+        raise UserError("has other columns than this version writes", path, "restore it: git checkout")
+    return rows
+
+
+def add(path: Path, row: dict) -> None:
+    """One more row, at the end; the file is whole before and after."""
+    report.table(path, COLUMNS, [*read(path), row])
+
+
+def setting(cell: Cell, params: Params) -> dict:
+    """What a row says of a cell before it is run."""
+    p = params
+    return {
+        "label": cell.label,
+        "method": p.pretrain.method,
+        "n_real": p.dataset.train_size,
+        "ratio": p.inflation.ratio,
+        "real_weight": p.inflation.real_weight,
+        "order": p.inflation.order,
+        "strength": p.augment.strength,
+        "ddpm_steps": p.ddpm.steps,
+        "ddpm_seed": p.ddpm.seed,
+        "width": p.pretrain.backbone.width,
+        "batch": p.pretrain.batch_size,
+        "seed": cell.seed,
+        "steps": p.pretrain.steps,
+        "images": p.pretrain.steps * p.pretrain.batch_size,
+        "cell": cell.name,
+    }
+
+
+def measured(metrics: dict[str, dict]) -> dict:
+    """What a row says of a finished experiment; metrics: name of each of FILES under metrics/ -> its values."""
+    everything = {name: value for file in FILES for name, value in metrics[file].items()}
+    return {name: everything[name] for name in COLUMNS if name in everything}
+
+
+def commit() -> str:
+    """The commit at hand; refused while what computes differs from it."""
+    computes = ["pipeline", "stages", "params.yaml", "dvc.yaml"]
+    changed = subprocess.run(
+        ["git", "status", "--porcelain", "--", *computes], capture_output=True, text=True, check=True
+    )
+    if changed.stdout.strip():
+        files = ", ".join(line[3:] for line in changed.stdout.splitlines())
+        raise UserError("not committed, so that no row could say what made it", files, "commit first")
+    return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
