@@ -42,6 +42,11 @@ def load(name: str) -> dict[tuple, object]:
     return flat
 
 
+def compose(names: list[str]) -> dict[tuple, object]:
+    """The values of several presets; later ones win."""
+    return {where: value for name in names for where, value in load(name).items()}
+
+
 def names() -> list[str]:
     """All presets."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -137,7 +142,7 @@ def main() -> None:
     if asked.list or not asked.names:
         print("\n".join(names()))
         return
-    flat = {where: value for name in asked.names for where, value in load(name).items()}
+    flat = compose(asked.names)
     if asked.write:
         write(flat)
     else:

@@ -1,6 +1,7 @@
 """studies/NAME.yaml -> cells: the parameters of every experiment that a study consists of.
 
 title: one line
+    presets: [smoke]                            # of presets/, before base; may be left out
 base: {dataset: {train_size: 1000}, ...}    # parameters that all cells share, as in a preset
 seed: [pretrain.seed, ...]                  # the parameters that a cell's seed sets
 parts:
@@ -47,7 +48,8 @@ class StudyFile(Section):
     """A study's file."""
 
     title: str
-    base: dict
+    presets: list[str] = Field(default=[])
+    base: dict = Field(default={})
     seed: Annotated[list[str], Field(min_length=1)]
     parts: Annotated[dict[str, PartFile], Field(min_length=1)]
 
@@ -113,7 +115,12 @@ def _cells(file: StudyFile, path: Path):
             for (arm, changes), *point in itertools.product(
                 part.arms.items(), *([(key, v) for v in values] for key, values in part.grid.items())
             ):
-                values = preset.leaves(file.base) | preset.leaves(part.base) | preset.leaves(changes)
+                values = (
+                    preset.compose(file.presets)
+                    | preset.leaves(file.base)
+                    | preset.leaves(part.base)
+                    | preset.leaves(changes)
+                )
                 values |= {tuple(key.split(".")): value for key, value in point}
                 values |= {tuple(key.split(".")): seed for key in file.seed}
                 wrong = sorted(".".join(key) for key in set(values) - known)
