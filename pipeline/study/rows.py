@@ -65,11 +65,13 @@ def measured(metrics: dict[str, dict]) -> dict:
 
 def commit() -> str:
     """The commit at hand; refused while what computes differs from it."""
-    computes = ["pipeline", "stages", "params.yaml", "dvc.yaml"]
-    changed = subprocess.run(
-        ["git", "status", "--porcelain", "--", *computes], capture_output=True, text=True, check=True
-    )
-    if changed.stdout.strip():
-        files = ", ".join(line[3:] for line in changed.stdout.splitlines())
+    changed = git("status", "--porcelain", "--", "pipeline", "stages", "params.yaml", "dvc.yaml")
+    if changed:
+        files = ", ".join(line.split(maxsplit=1)[1] for line in changed.splitlines())
         raise UserError("not committed, so that no row could say what made it", files, "commit first")
-    return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    return git("rev-parse", "HEAD")
+
+
+def git(*words: str) -> str:
+    """What a git command prints, without blanks around it."""
+    return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()
