@@ -110,10 +110,11 @@ class _Experiment:
     def __init__(self, study: str, wanted: Missing):
         self.wanted, self.name, self.since = wanted, f"{study}-{wanted.cell.name}", time.monotonic()
         subprocess.run(["dvc", "exp", "remove", self.name], capture_output=True, check=False)  # of a lost row
-        self.log = Path(tempfile.mkstemp(".log", f"{self.name}-")[1])
+        out, log = tempfile.mkstemp(".log", f"{self.name}-")
         words = ["dvc", "exp", "run", "--temp", "--name", self.name, *preset.words(wanted.cell.values)]
-        with open(self.log, "wb") as out:
-            self.process = subprocess.Popen(words, stdout=out, stderr=out, stdin=-3, start_new_session=True)
+        self.process = subprocess.Popen(words, stdout=out, stderr=out, stdin=-3, start_new_session=True)
+        os.close(out)
+        self.log = Path(log)
 
     @property
     def ended(self) -> bool:

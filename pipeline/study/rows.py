@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline import report
 from pipeline.errors import UserError
+from pipeline.params import reader
 from pipeline.params.schema import Params
 from pipeline.study.cells import Cell
 
@@ -65,7 +66,7 @@ def measured(metrics: dict[str, dict]) -> dict:
 
 def commit() -> str:
     """The commit at hand; refused while what computes differs from it."""
-    changed = git("status", "--porcelain", "--", "pipeline", "stages", "params.yaml", "dvc.yaml")
+    changed = git("status", "--porcelain", "--", "pipeline", "stages", str(reader.FILE), "dvc.yaml")
     if changed:
         files = ", ".join(line.split(maxsplit=1)[1] for line in changed.splitlines())
         raise UserError("not committed, so that no row could say what made it", files, "commit first")

@@ -193,7 +193,10 @@ def test_committed_file_is_accepted_and_reads_as_dvc_reads_it():
 
 def test_file_that_dvc_rewrote_for_dash_s_is_read_as_dvc_reads_it(tmp_path):
     path = tmp_path / "params.yaml"
-    path.write_text(edited(("linear_eval", "\nlinear_eval: {l2: [1e-3], view_strength: 2.0, seed: 0}\nrest:")).split("\nrest:")[0] + "\n")
+    path.write_text(
+        edited(("linear_eval", "\nlinear_eval: {l2: [1e-3], view_strength: 2.0, seed: 0}\nrest:")).split("\nrest:")[0]
+        + "\n"
+    )
     changes = {"pretrain.lr": "1e-5", "augment.flip": "0.25", "ddpm.channels": "[8,16]", "compute.compile": "true"}
     apply_overrides(str(path), [f"{key}={value}" for key, value in {**changes, "augment.blur": "null"}.items()])
     assert "1e-05" in path.read_text()  # YAML 1.1 takes what DVC writes here for text

@@ -1,0 +1,1 @@
+"""What came out of a study, from its CSV alone: means, paired differences with intervals, best strengths, rankings."""
