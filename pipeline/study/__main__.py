@@ -50,9 +50,9 @@ def main() -> None:
     elif asked.command == "run":
         experiments.run(study, asked.part, asked.minutes, asked.jobs)
     else:
-        from pipeline.study import analysis
+        from pipeline.study import tables  # pandas takes a second
 
-        print(analysis.table(study))
+        print(tables.table(study), end="")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,173 @@
-"""What came out of a study, from its CSV alone: means, paired differences with intervals, best strengths, rankings."""
+"""What came out of a study, from its CSV alone: means, paired differences with intervals, best strengths, rankings.
+
+A part is a randomised complete block design: its seeds are blocks, since all arms share a seed's initial weights and
+order of images. Arm and seed effects are fitted by least squares; intervals are Student's, with the residual's degrees
+of freedom.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from pipeline.study import rows
+from pipeline.study.cells import Study
+
+OUTCOME = "top1_10k"  # the same labels whatever train_size is
+STRENGTH = "augment.strength"
+# Measures without labels, and which way a better encoder is expected to move them: as their papers say; connectivity
+# as by AdaInf's theory, where classes are told apart more easily if augmentation connects images.
+EXPECTED = {"rankme": 1, "lidar": 1, "alignment": -1, "uniformity": -1, "connectivity": 1}
+_POWER = 0.8
+
+
+def student(confidence: float, df: int) -> float:
+    """t with P(|T| < t) = confidence for df degrees of freedom (Abramowitz and Stegun 26.7.3 and 26.7.4, inverted)."""
+
+    def inside(t: float) -> float:
+        theta = math.atan2(t, math.sqrt(df))
+        cosine, term, total = math.cos(theta), 1.0, 0.0
+        if df % 2:
+            term = cosine
+            for k in range(1, (df - 1) // 2 + 1):
+                total += term
+                term *= cosine * cosine * 2 * k / (2 * k + 1)
+            return 2 / math.pi * (theta + math.sin(theta) * total)
+        for k in range(1, df // 2 + 1):
+            total += term
+            term *= cosine * cosine * (2 * k - 1) / (2 * k)
+        return math.sin(theta) * total
+
+    low, high = 0.0, 1e5
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if inside(middle) < confidence else (low, middle)
+    return (low + high) / 2
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A contrast in percent points, its 95 % interval, and the true difference that would be found 4 times in 5."""
+
+    points: float
+    low: float
+    high: float
+    visible: float
+
+    @property
+    def verdict(self) -> str:
+        """better, worse, or not resolved."""
+        return "better" if self.low > 0 else "worse" if self.high < 0 else "not resolved"
+
+
+class Blocks:
+    """The least-squares fit of arm + seed to one number of every cell; cells may be missing.
+
+    values: (arm, seed) -> number.
+    """
+
+    def __init__(self, values: dict[tuple[str, int], float]):
+        self.arms, seeds = sorted({arm for arm, _ in values}), sorted({seed for _, seed in values})
+        x = np.zeros((len(values), len(self.arms) + len(seeds) - 1))
+        for i, (arm, seed) in enumerate(values):
+            x[i, self.arms.index(arm)] = 1
+            if seed != seeds[0]:
+                x[i, len(self.arms) + seeds.index(seed) - 1] = 1
+        y = np.array(list(values.values()))
+        self.inverse = np.linalg.pinv(x.T @ x)
+        self.effects = self.inverse @ x.T @ y
+        self.df = len(y) - np.linalg.matrix_rank(x)
+        residual = y - x @ self.effects
+        self.variance = float(residual @ residual) / self.df if self.df else math.nan
+
+    def contrast(self, weights: dict[str, float]) -> Difference:
+        """The weighted sum of arms' effects; weights add up to 0."""
+        c = np.zeros(len(self.effects))
+        for arm, weight in weights.items():
+            c[self.arms.index(arm)] += weight
+        points = float(c @ self.effects)
+        if not self.df:
+            return Difference(points, -math.inf, math.inf, math.inf)
+        error = math.sqrt(self.variance * float(c @ self.inverse @ c))
+        half = student(0.95, self.df) * error
+        return Difference(points, points - half, points + half, half + student(2 * _POWER - 1, self.df) * error)
+
+    def best(self, curve: dict[float, str]) -> tuple[float, float, float]:
+        """Where the parabola through the arms at several strengths is highest, and the 95 % interval of that place.
+
+        curve: strength -> arm. The interval has all places where the parabola's slope is not told from 0 (Fieller
+        1954), cut off at the ends of what was tried; it is all of that where the parabola does not bend down.
+        """
+        s = np.array(sorted(curve))
+        to = np.linalg.pinv(np.stack([np.ones_like(s), s, s**2], axis=1))  # parabola's coefficients from arms' effects
+        pick = np.zeros((len(s), len(self.effects)))
+        for i, strength in enumerate(s):
+            pick[i, self.arms.index(curve[strength])] = 1
+        _, b, c = to @ pick @ self.effects
+        places = np.linspace(s[0], s[-1], 1001)
+        if c >= 0 or not self.df:
+            return float(s[np.argmax(pick @ self.effects)]), float(s[0]), float(s[-1])
+        slope = np.stack([np.zeros_like(places), np.ones_like(places), 2 * places], axis=1) @ to @ pick
+        error = np.sqrt(self.variance * np.einsum("ij,jk,ik->i", slope, self.inverse, slope))
+        kept = places[np.abs(slope @ self.effects) <= student(0.95, self.df) * error]
+        top = float(np.clip(-b / (2 * c), s[0], s[-1]))
+        return top, float(min(kept, default=top)), float(max(kept, default=top))
+
+
+def frame(study: Study) -> pd.DataFrame:
+    """A row a finished cell, with its part, arm, seed and point; a cell's last row counts."""
+    known = {row["cell"]: row for row in rows.read(study.memory)}
+    found = [
+        {**known[cell.name], "part": cell.part, "arm": cell.arm, "seed": cell.seed, "point": cell.point}
+        for cell in study.cells
+        if cell.name in known
+    ]
+    data = pd.DataFrame(found, columns=[*rows.COLUMNS, "part", "arm", "point"])
+    numbers = [name for name in rows.COLUMNS if name not in ("label", "method", "order", "commit", "key", "cell")]
+    return data.assign(**data[numbers].apply(pd.to_numeric))
+
+
+def fitted(data: pd.DataFrame, outcome: str = OUTCOME) -> Blocks:
+    """The fit of one part's rows."""
+    return Blocks({(arm, seed): y for arm, seed, y in zip(data.arm, data.seed, data[outcome], strict=True)})
+
+
+def differences(data: pd.DataFrame, against: str, outcome: str = OUTCOME) -> dict[str, Difference]:
+    """Every other arm of a part less the one it is compared with."""
+    blocks = fitted(data, outcome)
+    if against not in blocks.arms:
+        return {}
+    return {arm: blocks.contrast({arm: 1, against: -1}) for arm in data.arm.unique() if arm != against}
+
+
+def curves(data: pd.DataFrame) -> dict[str, dict[float, str]]:
+    """Of a part with a grid of strengths: what else is fixed -> strength -> arm."""
+    found: dict[str, dict[float, str]] = {}
+    for arm, point in zip(data.arm, data.point, strict=True):
+        if STRENGTH in point:
+            rest = ", ".join(word for word in arm.split(", ") if not word.startswith("strength "))
+            found.setdefault(rest, {})[float(point[STRENGTH])] = arm
+    return {rest: curve for rest, curve in found.items() if len(curve) > 2}
+
+
+def slope(curve: dict[float, str]) -> dict[str, float]:
+    """Weights of the arms in the straight line's slope: percent points a unit of strength."""
+    s = np.array(list(curve))
+    weights = (s - s.mean()) / ((s - s.mean()) ** 2).sum()
+    return dict(zip(curve.values(), weights.tolist(), strict=True))
+
+
+def ranking(data: pd.DataFrame, outcome: str = OUTCOME) -> pd.DataFrame:
+    """How well measures without labels order a part's arms (means over seeds).
+
+    rho: Spearman's rank correlation with the outcome, times the expected sign. regret: points that are lost by taking
+    the arm which the measure likes best.
+    """
+    means = data.groupby("arm", sort=False)[[outcome, *EXPECTED]].mean()
+    found = []
+    for name, sign in EXPECTED.items():
+        rho = sign * means[name].rank().corr(means[outcome].rank()) if len(means) > 2 else math.nan
+        regret = means[outcome].max() - means[outcome][(sign * means[name]).idxmax()]
+        found.append({"measure": name, "arms": len(means), "rho": rho, "regret": regret})
+    return pd.DataFrame(found)

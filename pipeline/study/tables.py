@@ -1,0 +1,96 @@
+"""A study's numbers as Markdown, from its CSV alone: what docs/results.md quotes."""
+
+import math
+
+import pandas as pd
+
+from pipeline.study import analysis
+from pipeline.study.analysis import EXPECTED, OUTCOME, Blocks, Difference
+from pipeline.study.cells import PartFile, Study
+
+_ARMS = ("arm", "seeds", "beta", "passes", "top-1, %", "kNN", *EXPECTED)
+
+
+def table(study: Study) -> str:
+    """A section a part: its arms, their differences, the best strengths; and how well measures without labels do."""
+    data = analysis.frame(study)
+    lines = [f"# {study.file.title}", "", f"`python -m pipeline.study table {study.name}`: {origin(data, study)}"]
+    for name, part in study.file.parts.items():
+        of = data[data.part == name]
+        lines += ["", f"## {name}: {part.asks}", ""]
+        lines += _part(of, part) if len(of) else ["No cell is finished."]
+    measured = {name: data[data.part == name] for name in study.file.parts}
+    measured = {name: of for name, of in measured.items() if of.arm.nunique() > 2}
+    if measured:
+        lines += ["", "## Without labels", "", *_rankings(measured)]
+    return "\n".join(lines) + "\n"
+
+
+def origin(data: pd.DataFrame, study: Study) -> str:
+    """How much of the study there is, and what made it."""
+    commits = ", ".join(data.commit.unique()) or "no commit"
+    hours = data.drop_duplicates("cell").seconds.sum() / 3600
+    return f"{len(data)} of {len(study.cells)} cells, made at {commits} in {hours:.1f} hours of experiments."
+
+
+def _header(*names: str) -> list[str]:
+    return [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+
+
+def _part(data: pd.DataFrame, part: PartFile) -> list[str]:
+    lines = _header(*_ARMS)
+    for arm, of in data.groupby("arm", sort=False):
+        mean = of.mean(numeric_only=True)
+        spread = f" +- {of[OUTCOME].std():.2f}" if len(of) > 1 else ""
+        cells = [arm, len(of), f"{mean.beta:.3f}", f"{mean.real_passes:.0f}", f"{mean[OUTCOME]:.2f}{spread}"]
+        cells += [f"{mean.knn:.2f}", *(f"{mean[name]:.4g}" for name in EXPECTED)]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    blocks = analysis.fitted(data)
+    if blocks.df:
+        lines += ["", f"Residual s.d. {math.sqrt(blocks.variance):.2f} points, {blocks.df} degrees of freedom."]
+    if part.against is not None:
+        lines += ["", *_header(f"less {part.against}", "points", "95 % interval", "could have been seen", "")]
+        lines += [f"| {arm} | {_shown(d)} |" for arm, d in analysis.differences(data, part.against).items()]
+    return lines + _strengths(data, blocks)
+
+
+def _strengths(data: pd.DataFrame, blocks: Blocks) -> list[str]:
+    found = analysis.curves(data)
+    if not found:
+        return []
+    lines = ["", *_header("", "best strength", "95 % interval", "slope a unit of strength", "95 % interval")]
+    for rest, curve in found.items():
+        top, low, high = blocks.best(curve)
+        tilt = blocks.contrast(analysis.slope(curve))
+        lines.append(f"| {rest} | {top:.2f} | {low:.2f} to {high:.2f} | {tilt.points:+.2f} | {_interval(tilt)} |")
+    first, *others = found
+    if others:
+        lines += ["", *_header(f"slope less that of {first}", "points", "95 % interval", "could have been seen", "")]
+    base = analysis.slope(found[first])
+    for rest in others:
+        weights = analysis.slope(found[rest])
+        tilt = blocks.contrast({arm: weights.get(arm, 0) - base.get(arm, 0) for arm in weights | base})
+        lines.append(f"| {rest} | {_shown(tilt)} |")
+    return lines
+
+
+def _rankings(parts: dict[str, pd.DataFrame]) -> list[str]:
+    lines = [
+        "Rank correlation with top-1 over a part's arms (1: the measure orders them as labels do), and points lost by "
+        "taking the arm that the measure likes best.",
+        "",
+        *_header("part", "arms", *EXPECTED),
+    ]
+    for name, data in parts.items():
+        cells = [f"{row.rho:+.2f}, {row.regret:.2f}" for row in analysis.ranking(data).itertuples()]
+        lines.append(f"| {name} | {data.arm.nunique()} | {' | '.join(cells)} |")
+    return lines
+
+
+def _shown(d: Difference) -> str:
+    visible = "nothing: one seed" if math.isinf(d.visible) else f"{d.visible:.2f}"
+    return f"{d.points:+.2f} | {_interval(d)} | {visible} | {d.verdict}"
+
+
+def _interval(d: Difference) -> str:
+    return "none" if math.isinf(d.low) else f"{d.low:+.2f} to {d.high:+.2f}"

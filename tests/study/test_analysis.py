@@ -1,0 +1,132 @@
+"""Checked against scipy's tests, hand-worked designs and simulated studies whose truth is known."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from pipeline.study import analysis
+from pipeline.study.analysis import Blocks
+
+
+@pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 8, 13, 20, 57, 200])
+@pytest.mark.parametrize("confidence", [0.6, 0.9, 0.95, 0.99])
+def test_students_quantile_is_scipys(confidence, df):
+    assert analysis.student(confidence, df) == pytest.approx(stats.t.ppf((1 + confidence) / 2, df), rel=1e-9)
+
+
+def test_two_arms_are_the_paired_t_test():
+    a, b = [84.1, 85.0, 83.2, 86.1, 84.4], [84.9, 85.1, 84.6, 86.0, 85.5]
+    found = Blocks({("a", i): v for i, v in enumerate(a)} | {("b", i): v for i, v in enumerate(b)}).contrast(
+        {"b": 1, "a": -1}
+    )
+    expected = stats.ttest_rel(b, a)
+    interval = expected.confidence_interval(0.95)
+    assert found.points == pytest.approx(np.mean(b) - np.mean(a))
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.visible == pytest.approx(
+        found.points - found.low + stats.t.ppf(0.8, 4) * expected.statistic**-1 * found.points
+    )
+
+
+def test_seeds_that_move_all_arms_alike_do_not_count():
+    effects, seeds = {"a": 80.0, "b": 81.0, "c": 83.5}, [0.0, 7.0, -4.0]
+    found = Blocks({(arm, i): y + s for arm, y in effects.items() for i, s in enumerate(seeds)})
+    assert found.df == 4  # nine numbers, three arms, two further seeds
+    assert found.variance == pytest.approx(0, abs=1e-18)
+    assert found.contrast({"c": 1, "a": -0.5, "b": -0.5}).points == pytest.approx(3.0)
+
+
+def test_a_design_of_two_by_two_by_hand():
+    # Arms differ by 2 in one seed and 4 in the other: 3 +- t(1) x sqrt(2 s2 / 2), s2 = (4 x .5^2) / 1 = 1
+    found = Blocks({("a", 0): 10.0, ("b", 0): 12.0, ("a", 1): 10.0, ("b", 1): 14.0})
+    difference = found.contrast({"b": 1, "a": -1})
+    assert found.df == 1
+    assert found.variance == pytest.approx(1)
+    assert difference.points == pytest.approx(3)
+    assert difference.high - difference.points == pytest.approx(12.7062, rel=1e-5)
+    assert difference.verdict == "not resolved"
+
+
+def test_missing_cells_leave_the_differences_unbiased():
+    """A seed that is 10 points higher and lacks one arm does not move that arm."""
+    values = {("a", 0): 80.0, ("b", 0): 81.0, ("a", 1): 90.0, ("b", 1): 91.0, ("c", 0): 82.0}
+    found = Blocks(values)
+    assert found.contrast({"c": 1, "a": -1}).points == pytest.approx(2)
+    assert found.df == 1
+
+
+def test_one_seed_resolves_nothing():
+    found = Blocks({("a", 0): 80.0, ("b", 0): 90.0}).contrast({"b": 1, "a": -1})
+    assert found.points == pytest.approx(10)
+    assert (found.low, found.high, found.visible) == (-math.inf, math.inf, math.inf)
+    assert found.verdict == "not resolved"
+
+
+def test_verdicts_are_of_the_interval():
+    def verdict(low, high):
+        return analysis.Difference((low + high) / 2, low, high, 1.0).verdict
+
+    assert [verdict(0.1, 2), verdict(-2, -0.1), verdict(-0.1, 2)] == ["better", "worse", "not resolved"]
+
+
+def parabola(curve, seeds, noise, random):
+    """Numbers of arms "s" along a parabola with its top at `curve`, over several seeds."""
+    strengths = [0.5, 1.0, 2.0, 3.0, 4.0]
+    seed = random.normal(0, 1, seeds)
+    return {
+        (f"{s}", i): 85 - (s - curve) ** 2 + seed[i] + random.normal(0, noise) for s in strengths for i in range(seeds)
+    }
+
+
+def test_the_best_strength_of_an_exact_parabola_is_its_top():
+    found = Blocks(parabola(1.7, 3, 1e-9, np.random.default_rng(0)))
+    curve = {float(arm): arm for arm in found.arms}
+    assert found.best(curve) == pytest.approx((1.7, 1.7, 1.7), abs=0.004)  # the grid of places
+
+
+def test_the_interval_of_the_best_strength_covers_the_truth_as_often_as_it_says():
+    random, inside = np.random.default_rng(1), 0
+    for _ in range(400):
+        found = Blocks(parabola(1.8, 3, 0.8, random))
+        _, low, high = found.best({float(arm): arm for arm in found.arms})
+        inside += low <= 1.8 <= high
+    assert 0.92 < inside / 400 < 0.98
+
+
+def test_what_rises_to_the_end_has_its_best_strength_there_and_what_sags_nowhere():
+    rising = Blocks({(f"{s}", i): 80 + s + (-1) ** i * 0.01 * s for s in (1.0, 2.0, 3.0, 4.0) for i in range(2)})
+    top, low, high = rising.best({float(arm): arm for arm in rising.arms})
+    assert (top, high) == (4.0, 4.0)
+    assert low >= 1.0
+    sagging = Blocks({(f"{s}", i): 80 + (s - 2) ** 2 + 0.1 * i * s for s in (1.0, 2.0, 4.0) for i in range(2)})
+    assert sagging.best({float(arm): arm for arm in sagging.arms}) == (4.0, 1.0, 4.0)
+
+
+def test_the_slope_is_the_straight_lines():
+    curve = {1.0: "x", 2.0: "y", 4.0: "z"}
+    values = {"x": 80.0, "y": 83.0, "z": 82.0}
+    expected = np.polyfit(list(curve), list(values.values()), 1)[0]
+    assert sum(w * values[arm] for arm, w in analysis.slope(curve).items()) == pytest.approx(expected)
+
+
+def test_rankings_by_hand():
+    """RankMe orders three arms rightly, LiDAR the other way round; alignment is better when it is lower."""
+    data = pd.DataFrame(
+        {
+            "arm": ["a", "b", "c"],
+            "top1_10k": [80.0, 82.0, 85.0],
+            "rankme": [10.0, 20.0, 30.0],
+            "lidar": [9.0, 8.0, 7.0],
+            "alignment": [0.1, 0.3, 0.2],
+            "uniformity": [-1.0, -2.0, -3.0],
+            "connectivity": [50.0, 60.0, 55.0],
+        }
+    )
+    found = analysis.ranking(data).set_index("measure")
+    assert found.rho.to_dict() == pytest.approx(
+        {"rankme": 1, "lidar": -1, "alignment": -0.5, "uniformity": 1, "connectivity": 0.5}
+    )
+    assert found.regret.to_dict() == {"rankme": 0, "lidar": 5, "alignment": 5, "uniformity": 0, "connectivity": 3}

@@ -1,0 +1,168 @@
+import shutil
+from pathlib import Path
+
+import pytest
+
+import pipeline
+from pipeline import store
+from pipeline.errors import UserError
+from pipeline.params import reader
+from pipeline.study import cells, rows
+
+REPOSITORY = Path(pipeline.__file__).parent.parent
+STUDY = """
+title: a toy
+presets:
+  - smoke
+base:
+  compute:
+    threads: 1
+  inflation:
+    real_weight: 10.0
+seed:
+  - pretrain.seed
+  - augment.seed
+parts:
+  arms:
+    asks: something
+    seeds: 2
+    against: none
+    arms:
+      none:
+        inflation:
+          ratio: 0
+          real_weight: 1.0
+      some: {}
+  grid:
+    asks: something else
+    seeds: 1
+    base:
+      pretrain:
+        steps: 12
+    grid:
+      inflation.ratio:
+        - 1
+        - 2.5
+      augment.strength:
+        - 1.0
+        - 3.0
+"""
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Writes studies/toy.yaml in a folder that has this repository's params.yaml, and goes there."""
+    shutil.copy(REPOSITORY / reader.FILE, tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    def written(text: str = STUDY, old: str = "", new: str = "") -> cells.Study:
+        assert text.count(old) == 1 or not old
+        (tmp_path / "studies").mkdir(exist_ok=True)
+        (tmp_path / "studies/toy.yaml").write_text(text.replace(old, new) if old else text)
+        return cells.load("toy")
+
+    return written
+
+
+def test_cells_by_hand(write):
+    study = write()
+    assert [(cell.part, cell.arm, cell.seed) for cell in study.cells] == [
+        ("arms", "none", 0),
+        ("arms", "some", 0),
+        ("arms", "none", 1),
+        ("arms", "some", 1),
+        ("grid", "ratio 1, strength 1", 0),
+        ("grid", "ratio 1, strength 3", 0),
+        ("grid", "ratio 2.5, strength 1", 0),
+        ("grid", "ratio 2.5, strength 3", 0),
+    ]
+    last = cells.resolve(study.cells[-1])
+    assert (last.inflation.ratio, last.augment.strength, last.pretrain.steps) == (2.5, 3.0, 12)
+    assert study.cells[-1].point == {"inflation.ratio": 2.5, "augment.strength": 3.0}
+    none, some = (cells.resolve(study.cells[i]) for i in (2, 3))
+    assert (none.inflation.real_weight, some.inflation.real_weight) == (1.0, 10.0)  # an arm is over the base
+    assert (none.pretrain.seed, none.augment.seed, none.inflation.seed) == (1, 1, 0)
+    assert (none.dataset.train_size, none.compute.threads) == (400, 1)  # of the preset, of the base over it
+
+
+def test_arms_of_a_seed_share_all_that_is_drawn(write):
+    """Pairs: seeds of weights, order and views are the same in all arms, and what differs is the arm."""
+    one, other = (cells.resolve(cell).model_dump() for cell in write().cells[:2])
+    differing = {(section, key) for section in one for key in one[section] if one[section][key] != other[section][key]}
+    assert differing == {("inflation", "ratio"), ("inflation", "real_weight")}
+
+
+def test_a_cells_name_does_not_depend_on_how_its_numbers_are_written(write):
+    names = [cell.name for cell in write().cells]
+    assert len(set(names)) == 8
+    assert [cell.name for cell in write(old="ratio: 0\n", new="ratio: 0.0\n").cells] == names
+    assert [cell.name for cell in write(old="ratio: 0\n", new="ratio: 0.5\n").cells] != names
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("title: a toy", "titel: a toy", "titel"),
+        ("    against: none\n", "    against: nothing\n", "against nothing, which is no arm"),
+        ("threads: 1", "treads: 1", "no parameter compute.treads"),
+        ("pretrain.seed", "pretrain.sed", "no parameter pretrain.sed"),
+        ("seeds: 1", "seeds: 0", "parts.grid.seeds"),
+        ("  - smoke", "  - smok", "no preset smok"),
+        ("        - 2.5", "        - &x 2.5", "anchors"),
+    ],
+)
+def test_what_is_wrong_in_a_study_is_told_in_a_line(write, old, new, said):
+    with pytest.raises(UserError, match=said) as caught:
+        write(STUDY, old, new)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cell_that_does_not_fit_together_is_told_by_its_label(write):
+    study = write(STUDY, "ratio: 0\n", "ratio: -1.0\n")
+    with pytest.raises(UserError, match=r"arms: none, seed 0: inflation\.ratio: must be at least 0"):
+        cells.resolve(study.cells[0])
+
+
+def test_a_study_that_is_not_there_names_those_that_are(write):
+    write()
+    with pytest.raises(UserError, match="no study other - there are toy"):
+        cells.load("other")
+
+
+# --- keys
+
+
+def test_the_key_is_of_what_decides_the_numbers(write):
+    study = write()
+    keys = [cells.key(cells.resolve(cell)) for cell in study.cells]
+    assert len(set(keys)) == len(keys)
+    params = cells.resolve(study.cells[0])
+    judged = params.model_copy(update={"quality": params.quality.model_copy(update={"steps": 77})})
+    other = params.model_copy(update={"moco": params.moco.model_copy(update={"queue_size": 64})})
+    assert cells.key(judged) == cells.key(other) == keys[0]  # a stage that only looks; a method that is not used
+    simclr = params.model_copy(update={"simclr": params.simclr.model_copy(update={"temperature": 0.3})})
+    assert cells.key(simclr) != keys[0]
+
+
+def test_the_key_changes_with_the_code_that_computes(write, monkeypatch):
+    params = cells.resolve(write().cells[0])
+    before, asked = cells.key(params), []
+    monkeypatch.setattr(store, "code", lambda *modules: asked.append(modules) or "other")
+    assert cells.key(params) != before
+    computing = set(store.closure(*asked[0]))
+    for stage in ("prepare", "generator", "generate", "pretrain", "linear_eval"):
+        imported = store.closure(*store.imports(REPOSITORY / f"stages/{stage}.py"))
+        assert set(imported) - {"training"} <= computing, stage  # whose __init__ says nothing
+    assert {"methods/simclr", "generators/ddpm"} <= computing
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted((REPOSITORY / "studies").glob("*.yaml"))])
+def test_studies_of_this_repository_fit_their_parameters_and_their_memory(name, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    study = cells.load(name)
+    for cell in study.cells:
+        cells.resolve(cell)
+    known = {cell.name for cell in study.cells}
+    there = rows.read(study.memory)
+    assert {row["cell"] for row in there} <= known, "a row of a cell that the study no longer has"
+    assert len({row["key"] for row in there}) == len(there), "a cell was run twice"
