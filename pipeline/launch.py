@@ -58,7 +58,11 @@ def run(module: str, launcher: str, root: Path) -> int:
         variables |= {_FOLDER: folder, _SPEAK: f"{socket.gethostname()}:/proc/{os.getpid()}/fd/2"}
         try:
             process = subprocess.Popen(
-                words, env=variables, stderr=log, start_new_session=True, preexec_fn=_end_with_the_parent
+                words,
+                env=variables,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=lambda: end_with_the_parent(signal.SIGTERM),
             )
         except OSError as fault:
             raise UserError(f"{words[0]}: {fault.strerror}", "PIPELINE_LAUNCH", "name a launcher") from fault
@@ -134,8 +138,9 @@ def _verdict(folder: Path, received: list[int], log: str) -> tuple[int, str]:
     raise UserError(f"no process was started: {last}", "PIPELINE_LAUNCH")
 
 
-def _end_with_the_parent() -> None:
-    _LIBC.prctl(_PDEATHSIG, signal.SIGTERM)  # a killed stage must leave no job behind that holds its lock
+def end_with_the_parent(number: int) -> None:
+    """What a child calls before it becomes another program: it gets this signal when its parent ends, however that."""
+    _LIBC.prctl(_PDEATHSIG, number)  # a killed stage must leave no job behind that holds its lock
 
 
 @contextlib.contextmanager

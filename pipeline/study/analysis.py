@@ -6,6 +6,7 @@ of freedom.
 """
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,18 +63,16 @@ class Difference:
 
 
 class Blocks:
-    """The least-squares fit of arm + seed to one number of every cell; cells may be missing.
+    """The least-squares fit of arm + block to one number of every cell; cells may be missing.
 
-    values: (arm, seed) -> number.
+    values: (arm, block) -> number; a block is a seed, or a seed at one point of a grid.
     """
 
-    def __init__(self, values: dict[tuple[str, int], float]):
-        self.arms, seeds = sorted({arm for arm, _ in values}), sorted({seed for _, seed in values})
-        x = np.zeros((len(values), len(self.arms) + len(seeds) - 1))
-        for i, (arm, seed) in enumerate(values):
-            x[i, self.arms.index(arm)] = 1
-            if seed != seeds[0]:
-                x[i, len(self.arms) + seeds.index(seed) - 1] = 1
+    def __init__(self, values: dict[tuple[str, Hashable], float]):
+        self.arms, blocks = sorted({arm for arm, _ in values}), sorted({block for _, block in values})
+        x = np.zeros((len(values), len(self.arms) + len(blocks)))
+        for i, (arm, block) in enumerate(values):
+            x[i, self.arms.index(arm)] = x[i, len(self.arms) + blocks.index(block)] = 1
         y = np.array(list(values.values()))
         self.inverse = np.linalg.pinv(x.T @ x)
         self.effects = self.inverse @ x.T @ y
@@ -119,26 +118,34 @@ def frame(study: Study) -> pd.DataFrame:
     """A row a finished cell, with its part, arm, seed and point; a cell's last row counts."""
     known = {row["cell"]: row for row in rows.read(study.memory)}
     found = [
-        {**known[cell.name], "part": cell.part, "arm": cell.arm, "seed": cell.seed, "point": cell.point}
+        {**known[cell.name], "part": cell.part, "arm": cell.arm, "of": cell.of, "seed": cell.seed, "point": cell.point}
         for cell in study.cells
         if cell.name in known
     ]
-    data = pd.DataFrame(found, columns=[*rows.COLUMNS, "part", "arm", "point"])
+    data = pd.DataFrame(found, columns=[*rows.COLUMNS, "part", "arm", "of", "point"])
     numbers = [name for name in rows.COLUMNS if name not in ("label", "method", "order", "commit", "key", "cell")]
     return data.assign(**data[numbers].apply(pd.to_numeric))
 
 
-def fitted(data: pd.DataFrame, outcome: str = OUTCOME) -> Blocks:
-    """The fit of one part's rows."""
-    return Blocks({(arm, seed): y for arm, seed, y in zip(data.arm, data.seed, data[outcome], strict=True)})
+def fitted(data: pd.DataFrame, outcome: str = OUTCOME, within: bool = False) -> Blocks:
+    """The fit of one part's rows; within: a seed is a block of its own at each point of the grid."""
+    places = [tuple(point.values()) if within else () for point in data.point]
+    blocks = zip(data.arm, data.seed, places, strict=True)
+    return Blocks({(arm, (seed, *place)): y for (arm, seed, place), y in zip(blocks, data[outcome], strict=True)})
 
 
 def differences(data: pd.DataFrame, against: str, outcome: str = OUTCOME) -> dict[str, Difference]:
-    """Every other arm of a part less the one it is compared with."""
-    blocks = fitted(data, outcome)
-    if against not in blocks.arms:
-        return {}
-    return {arm: blocks.contrast({arm: 1, against: -1}) for arm in data.arm.unique() if arm != against}
+    """Every other arm of a part less `against`, or where that is one of several arms over a grid, less that arm at the
+    same point."""
+    one = against in set(data.arm)
+    blocks = fitted(data, outcome, within=not one)
+    at = {tuple(row.point.items()): row.arm for row in data.itertuples() if row.of == against}
+    found = {}
+    for arm, point in {row.arm: tuple(row.point.items()) for row in data.itertuples()}.items():
+        partner = against if one else at.get(point)
+        if partner not in (None, arm):
+            found[arm] = blocks.contrast({arm: 1, partner: -1})
+    return found
 
 
 def curves(data: pd.DataFrame) -> dict[str, dict[float, str]]:

@@ -8,7 +8,7 @@ parts:
   NAME:
     asks: one line
     seeds: 5                                # 0 to 4, the same in every arm: what differs is the arm
-    against: ARM                            # the arm that the others are compared with
+    against: ARM                            # what the others are compared with: an arm, at the same point of the grid
     arms: {ARM: {inflation: {ratio: 0.0}}, ...}
     grid: {augment.strength: [1, 2], ...}   # every arm at every point; arms or grid may be left out
     base: {...}                             # over the study's base; an arm's parameters are over both
@@ -56,10 +56,14 @@ class StudyFile(Section):
 
 @dataclass(frozen=True)
 class Cell:
-    """One experiment of a part: values by their path, over those of params.yaml. point: its place in a grid."""
+    """One experiment of a part: values by their path, over those of params.yaml.
+
+    arm: its name for people, of the part's arm (`of`) and the point of the part's grid that it stands at.
+    """
 
     part: str
     arm: str
+    of: str
     seed: int
     point: dict[str, float]
     values: dict[tuple[str, ...], object]
@@ -128,8 +132,8 @@ def _cells(file: StudyFile, path: Path):
                     raise UserError(f"no parameter {', '.join(wrong)}", f"{path}: {name}")
                 said = [arm, *(f"{key.rpartition('.')[2]} {value:g}" for key, value in point)]
                 arms.add(", ".join(filter(None, said)))
-                yield Cell(name, ", ".join(filter(None, said)), seed, dict(point), values)
-        if part.against is not None and part.against not in arms:
+                yield Cell(name, ", ".join(filter(None, said)), arm, seed, dict(point), values)
+        if part.against is not None and part.against not in arms | set(part.arms):
             raise UserError(f"against {part.against}, which is no arm of it", f"{path}: {name}")
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline import files, preset, store
+from pipeline import files, launch, preset, store
 from pipeline.errors import Stopped, UserError
 from pipeline.params.schema import Params
 from pipeline.progress import say
@@ -112,7 +112,15 @@ class _Experiment:
         subprocess.run(["dvc", "exp", "remove", self.name], capture_output=True, check=False)  # of a lost row
         out, log = tempfile.mkstemp(".log", f"{self.name}-")
         words = ["dvc", "exp", "run", "--temp", "--name", self.name, *preset.words(wanted.cell.values)]
-        self.process = subprocess.Popen(words, stdout=out, stderr=out, stdin=-3, start_new_session=True)
+        self.process = subprocess.Popen(
+            words,
+            stdout=out,
+            stderr=out,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            # Or its name would be taken when the cell is run again. Its stage lives on, and what it makes is found.
+            preexec_fn=lambda: launch.end_with_the_parent(signal.SIGKILL),
+        )
         os.close(out)
         self.log = Path(log)
 

@@ -58,6 +58,28 @@ def test_missing_cells_leave_the_differences_unbiased():
     assert found.df == 1
 
 
+def test_arms_over_a_grid_are_compared_at_the_same_point():
+    """What a seed does at one size tells nothing of what it does at another: a block is a seed at a point."""
+    true = {("none", 500): 80.0, ("some", 500): 81.0, ("none", 1000): 84.0, ("some", 1000): 83.5}
+    shift = {(0, 500): 1.0, (1, 500): -3.0, (0, 1000): -2.0, (1, 1000): 5.0}
+    data = pd.DataFrame(
+        [
+            {"arm": f"{of}, n {n}", "of": of, "seed": seed, "point": {"n": n}, "top1_10k": y + shift[seed, n]}
+            for (of, n), y in true.items()
+            for seed in (0, 1)
+        ]
+    )
+    found = analysis.differences(data, "none")
+    assert {arm: d.points for arm, d in found.items()} == pytest.approx({"some, n 500": 1.0, "some, n 1000": -0.5})
+    assert analysis.fitted(data, within=True).df == 2  # eight numbers, two arms at each of two points, four blocks
+    assert analysis.fitted(data, within=True).variance == pytest.approx(0, abs=1e-18)
+    assert analysis.fitted(data).variance > 1  # seeds alone leave what they do at each point
+    there = analysis.differences(data, "none, n 500")
+    assert {arm: d.points for arm, d in there.items()} == pytest.approx(
+        {"some, n 500": 1.0, "none, n 1000": 4 + 2.5, "some, n 1000": 3.5 + 2.5}
+    )
+
+
 def test_one_seed_resolves_nothing():
     found = Blocks({("a", 0): 80.0, ("b", 0): 90.0}).contrast({"b": 1, "a": -1})
     assert found.points == pytest.approx(10)
