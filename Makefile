@@ -3,11 +3,12 @@ VENV ?= .venv
 PYTHON ?= python3.11
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: help setup repro data table test test-slow bench lint format
+.PHONY: help setup repro data table report screenshot test test-slow bench lint format
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make repro      set up and run the pipeline, then print its table"
+	@echo "make report     one HTML file of the studies and of the run at hand"
 	@echo "make test       set up and run the tests (10 minutes at most on two cores)"
 	@echo "make test-slow  the long ones: experiments in the queue, more kills, the default preset from nothing"
 	@echo "make bench      ours against lightly, kornia and diffusers, in ratios: half an hour, with nothing else running"
@@ -21,7 +22,7 @@ $(VENV)/.run: requirements.txt
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt $(VENV)/.run
+$(VENV)/.dev: requirements-dev.txt requirements-report.txt $(VENV)/.run
 	@echo "installing requirements-dev.txt into $(VENV)"
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
@@ -29,6 +30,11 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 $(VENV)/.bench: requirements-bench.txt $(VENV)/.run
 	@echo "installing requirements-bench.txt into $(VENV)"
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	@touch $@
+
+$(VENV)/.report: requirements-report.txt $(VENV)/.run
+	@echo "installing requirements-report.txt into $(VENV)"
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-report.txt
 	@touch $@
 
 setup: $(VENV)/.run
@@ -42,6 +48,12 @@ data: setup
 
 table: setup
 	@python -m pipeline.report
+
+report: $(VENV)/.report
+	@python -m pipeline.page
+
+screenshot: report $(VENV)/.dev
+	LEAVEN_PAGE=report.html LEAVEN_SCREENSHOT=docs/report.png python -m pytest tests/pipeline/test_page.py -k browser
 
 test: $(VENV)/.dev
 	python -m pytest -m "not slow"

@@ -14,6 +14,8 @@ title: a toy
 presets:
   - smoke
 base:
+  compute:
+    threads: 1
   generator:
     source: none
   inflation:

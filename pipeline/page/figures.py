@@ -1,0 +1,206 @@
+"""Figures as SVG inside HTML: matplotlib's, in the page's own ink, so that they are light and dark with it.
+
+All are drawn 4.6 inches wide, which is as much as a phone shows at the size of its text.
+"""
+
+import base64
+import html
+import io
+import re
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from pipeline.study.analysis import Difference
+
+WIDTH = 4.6  # inches
+COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#06b6d4", "#eab308", "#ec4899", "#84cc16", "#78716c")
+_INK, _FAINT = "#010203", "#040506"  # replaced by the page's colours
+_STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.edgecolor": _FAINT,
+    "axes.labelcolor": _INK,
+    "axes.titlecolor": _INK,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "xtick.color": _FAINT,
+    "ytick.color": _FAINT,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "grid.color": _FAINT,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+}
+
+
+def _drawn(height: float, draw, title: str) -> str:
+    """A figure in HTML; draw(axes) fills it, and the title is its caption and what a screen reader says."""
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": title}):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        draw(figure.subplots())
+        out = io.StringIO()
+        figure.savefig(
+            out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Type", "Format"))
+        )
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor").replace(_FAINT, "var(--faint)")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)  # HTML knows them, and nothing here looks like a link outside
+    head = rf'<svg \1 role="img" aria-label="{html.escape(title)}">'
+    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', head, svg, count=1)
+    return f"<figure>{svg}<figcaption>{html.escape(title)}</figcaption></figure>"
+
+
+def forest(title: str, rows: Sequence[tuple[str, Difference]]) -> str:
+    """Differences and their intervals, one below the other; what is told from nothing is filled."""
+
+    def draw(axes):
+        finite = [abs(v) for _, d in rows for v in (d.low, d.high, d.points) if np.isfinite(v)]
+        reach = 1.1 * max(finite, default=1.0)
+        for y, (_, d) in enumerate(rows):
+            colour = {"better": COLOURS[2], "worse": COLOURS[4]}.get(d.verdict, _INK)
+            axes.plot([max(d.low, -reach), min(d.high, reach)], [y, y], color=colour, linewidth=2, alpha=0.8)
+            filled = colour if d.verdict != "not resolved" else "none"
+            axes.plot(d.points, y, "o", color=colour, markerfacecolor=filled, markersize=6)
+        axes.axvline(0, color=_FAINT, linewidth=1)
+        axes.set(xlim=(-reach, reach), ylim=(len(rows) - 0.5, -0.5), xlabel="points of top-1, 95 % interval")
+        axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+
+    return _drawn(0.75 + 0.27 * len(rows), draw, title)
+
+
+def heat(title: str, across: tuple[str, list], down: list[str], values: np.ndarray, best: list[tuple]) -> str:
+    """A number for each row and column, white to blue; best: each row's (place, low, high) on the columns' scale."""
+
+    def draw(axes):
+        name, xs = across
+        low, high = np.nanmin(values), np.nanmax(values)
+        for i, row in enumerate(values):
+            for j, value in enumerate(row):
+                if np.isfinite(value):
+                    share = (value - low) / max(high - low, 1e-9)
+                    axes.fill(
+                        [j - 0.5, j + 0.5, j + 0.5, j - 0.5],
+                        [i - 0.5, i - 0.5, i + 0.5, i + 0.5],
+                        COLOURS[0],
+                        alpha=0.05 + 0.85 * share,
+                        linewidth=0,
+                    )
+                    axes.text(j, i - 0.1, f"{value:.1f}", ha="center", va="center")
+            if best and np.isfinite(row).all():
+                place, left, right = (np.interp(x, xs, range(len(xs))) for x in best[i])
+                axes.plot([left, right], [i + 0.3, i + 0.3], color=COLOURS[1], linewidth=2)
+                axes.plot(place, i + 0.3, "o", color=COLOURS[1], markersize=5)
+        axes.set_xticks(range(len(xs)), [f"{x:g}" for x in xs])
+        axes.set_yticks(range(len(down)), down)
+        axes.set(xlim=(-0.5, len(xs) - 0.5), ylim=(len(down) - 0.5, -0.5), xlabel=name)
+        axes.tick_params(length=0)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_visible(False)
+
+    return _drawn(0.8 + 0.42 * len(down), draw, title)
+
+
+def lines(title: str, x: str, y: str, series: dict[str, tuple], log: bool = False) -> str:
+    """Curves over x; each is (xs, ys) or (xs, ys, half widths of bars)."""
+
+    def draw(axes):
+        for name, (xs, ys, *bars) in series.items():
+            axes.errorbar(
+                xs,
+                ys,
+                yerr=bars[0] if bars else None,
+                label=name,
+                marker="o" if len(xs) < 12 else "",
+                markersize=4,
+                linewidth=1.6,
+                capsize=2,
+            )
+        if log:
+            axes.set_xscale("log")
+            ticks = sorted({v for xs, *_ in series.values() for v in xs})
+            axes.set_xticks(ticks, [f"{t:g}" for t in ticks], minor=False)
+            axes.minorticks_off()
+        axes.set(xlabel=x, ylabel=y)
+        axes.grid(axis="y")
+        if len(series) > 1:
+            axes.legend()
+
+    return _drawn(2.8, draw, title)
+
+
+def scatter(title: str, points: np.ndarray, groups: np.ndarray, names: Sequence[str], marked: np.ndarray) -> str:
+    """Points in the plane, float (N, 2), coloured by group, int (N,) into names; -1 and `marked` are rings."""
+
+    def draw(axes):
+        for i, name in enumerate(names):
+            of = points[(groups == i) & ~marked]
+            axes.plot(*of.T, ".", color=COLOURS[i % len(COLOURS)], markersize=3.5, label=name, alpha=0.8)
+        if marked.any():
+            axes.plot(
+                *points[marked].T,
+                "o",
+                color=_INK,
+                markerfacecolor="none",
+                markersize=3.5,
+                markeredgewidth=0.6,
+                label="generated",
+                alpha=0.7,
+            )
+        axes.set_axis_off()
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, 0),
+            ncols=4,
+            fontsize=8,
+            markerscale=2,
+            handletextpad=0.2,
+            columnspacing=1,
+        )
+
+    return _drawn(5.2, draw, title)
+
+
+def confusion(title: str, names: Sequence[str], counts: np.ndarray) -> str:
+    """Rows: what it is; columns: what is said; each row's shares as shades, counts as numbers."""
+
+    def draw(axes):
+        shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+        for i, j in np.ndindex(*counts.shape):
+            colour = COLOURS[0] if i == j else COLOURS[4]
+            axes.fill(
+                [j - 0.5, j + 0.5, j + 0.5, j - 0.5],
+                [i - 0.5, i - 0.5, i + 0.5, i + 0.5],
+                colour,
+                alpha=0.04 + 0.8 * float(shares[i, j]) ** 0.6,
+                linewidth=0,
+            )
+            if counts[i, j]:
+                axes.text(j, i, f"{counts[i, j]}", ha="center", va="center", fontsize=6.5)
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+        axes.set_yticks(range(len(names)), names)
+        axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), xlabel="predicted", ylabel="is")
+        axes.tick_params(length=0)
+        for side in ("left", "bottom"):
+            axes.spines[side].set_visible(False)
+
+    return _drawn(4.2, draw, title)
+
+
+def picture(title: str, png: bytes) -> str:
+    """A PNG inside the page."""
+    width, height = Image.open(io.BytesIO(png)).size
+    data = base64.b64encode(png).decode()
+    shown = f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" alt="{html.escape(title)}">'
+    return f"<figure>{shown}<figcaption>{html.escape(title)}</figcaption></figure>"

@@ -1,0 +1,140 @@
+"""The run at hand: committed metrics, curves and pictures; with data/ there, also what the encoder sees."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.manifold import TSNE
+
+from pipeline import backbones, files, loop, probes, seeds, shards
+from pipeline.page import figures
+from pipeline.page.studies import table
+from pipeline.params import reader
+
+ON_MAP, GENERATED_ON_MAP = 1500, 300
+QUERIES, NEIGHBOURS = 10, 9
+_FRAME = (249, 115, 22)  # around generated images
+
+
+def section() -> str:
+    """Numbers, samples, curves, classes; the map and the neighbours where data/ has an encoder."""
+    numbers = {path.stem: files.read_json(path) for path in sorted(Path("metrics").glob("*.json"))}
+    judged, drawn = numbers["linear_eval"], [*_pictures(), *_curves(), *_confusion()]
+    tiles = [(words, judged.get(name)) for name, words in _TILES]
+    shown = "".join(f"<div><b>{v:.2f}</b><span>{words}</span></div>" for words, v in tiles if v is not None)
+    rows = [
+        [name, key, f"{v:g}"] for name, of in numbers.items() for key, v in of.items() if isinstance(v, int | float)
+    ]
+    there = Path("data/encoder/card.json").exists() and Path("data/real/manifest.json").exists()
+    seen = (
+        "".join(_seen())
+        if there
+        else "<p>No data/encoder here: <code>make repro</code> makes what the encoder sees.</p>"
+    )
+    return (
+        f'<section id="run"><h2>This run</h2><div class=tiles>{shown}</div><div class=figures>{"".join(drawn)}</div>'
+        f"<h3>What the encoder sees</h3><div class=figures>{seen}</div>"
+        f"<details><summary>All numbers</summary>{table(['file', 'number', 'value'], rows)}</details></section>"
+    )
+
+
+_TILES = (
+    ("top1", "linear probe, the train images' labels"),
+    ("top1_10k", "linear probe, a fixed number of labels"),
+    ("knn", "weighted kNN"),
+    ("untrained", "untrained encoder"),
+    ("pixels", "raw pixels"),
+)
+
+
+def _pictures() -> list[str]:
+    named = {
+        "generated": "Generated images above real ones",
+        "closest": "Generated images nearest to a train image, and it",
+    }
+    found = {words: Path(f"plots/{name}.png") for name, words in named.items()}
+    return [figures.picture(words, path.read_bytes()) for words, path in found.items() if path.exists()]
+
+
+def _read(name: str) -> dict[str, list[str]]:
+    with open(Path("plots") / f"{name}.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {column: [row[column] for row in rows] for column in (rows[0] if rows else ())}
+
+
+def _curves() -> list[str]:
+    wanted = (
+        ("generator", "loss", "Training the generator: loss"),
+        ("pretrain", "loss", "Pretraining: loss"),
+        ("validation", "validation_knn", "Pretraining: kNN on validation images, %"),
+    )
+    drawn = []
+    for name, column, title in wanted:
+        found = _read(name)
+        if column in found:
+            x, y = ([float(v) for v in found[key]] for key in ("step", column))
+            drawn.append(figures.lines(title, "step", "", {column: (x, y)}))
+    return drawn
+
+
+def _confusion() -> list[str]:
+    found = _read("confusion")
+    if not found:
+        return []
+    names = list(dict.fromkeys(found["actual"]))
+    counts = np.zeros((len(names), len(names)), int)
+    for actual, predicted, count in zip(found["actual"], found["predicted"], found["count"], strict=True):
+        counts[names.index(actual), names.index(predicted)] = int(count)
+    return [figures.confusion("Test images: what they are and what the probe says", names, counts)]
+
+
+def _seen() -> list[str]:
+    """A map of features and nearest neighbours, of validation, train and generated images."""
+    params = reader.load()
+    loop.prepare(params.compute)
+    real = shards.read_real(Path("data/real"))
+    encoder = backbones.load(Path("data/encoder")).to(params.compute.device)
+    made = shards.read_generated(Path("data/generated/inflation"), most=5 * ON_MAP)
+    unseen, labels = (part[:ON_MAP] for part in real.part(shards.VALIDATION))
+    train, _ = real.part(shards.TRAIN)
+    bank = np.concatenate([train[: 5 * ON_MAP], made])
+    x = torch.nn.functional.normalize(probes.features(encoder, np.concatenate([unseen, bank]), params.compute), dim=1)
+    queries, keys = x[: len(unseen)], x[len(unseen) :]
+    shown = made[:GENERATED_ON_MAP]
+    on_map = torch.cat([queries, keys[len(bank) - len(made) :][: len(shown)]]).numpy()
+    places = TSNE(
+        init="pca", random_state=seeds.key(0, "map") % 2**32, perplexity=min(30, (len(on_map) - 1) / 3)
+    ).fit_transform(on_map)
+    groups = np.concatenate([labels, np.full(len(shown), -1)])
+    marked = np.arange(len(on_map)) >= len(unseen)
+    title = f"{len(unseen):,} validation images as the encoder sees them (t-SNE of unit features)"
+    if len(shown):
+        title += f"; rings: {len(shown)} generated ones"
+    drawn = [figures.scatter(title, places, groups, real.classes, marked)]
+    first = [np.flatnonzero(labels == c)[0] for c in range(len(real.classes)) if (labels == c).any()][:QUERIES]
+    first = first or list(range(min(QUERIES, len(unseen))))
+    nearest = (queries[first] @ keys.T).topk(min(NEIGHBOURS, len(bank)), dim=1).indices.numpy()
+    words = "A validation image of each class (left) and its nearest train and generated images; framed: generated"
+    return [*drawn, figures.picture(words, _sheet(unseen[first], bank, nearest, len(bank) - len(made)))]
+
+
+def _sheet(queries: np.ndarray, bank: np.ndarray, nearest: np.ndarray, n_real: int, scale: int = 2) -> bytes:
+    """A row an image: itself, a gap, its neighbours; PNG."""
+    height, width, _ = queries.shape[1:]
+    cell_h, cell_w, gap = height * scale + 6, width * scale + 6, 10
+    sheet = Image.new("RGB", (cell_w * (nearest.shape[1] + 1) + gap, cell_h * len(queries)), (255, 255, 255))
+    for i, (query, found) in enumerate(zip(queries, nearest, strict=True)):
+        for j, (image, generated) in enumerate([(query, False), *((bank[k], k >= n_real) for k in found)]):
+            tile = Image.fromarray(np.broadcast_to(image, (height, width, 3)).copy()).resize(
+                (width * scale, height * scale), 0
+            )
+            left, top = j * cell_w + (gap if j else 0), i * cell_h
+            if generated:
+                sheet.paste(_FRAME, (left, top, left + cell_w, top + cell_h))
+            sheet.paste(tile, (left + 3, top + 3))
+    out = io.BytesIO()
+    sheet.save(out, "PNG", optimize=True)
+    return out.getvalue()
