@@ -8,7 +8,7 @@ import pytest
 
 from tests.pipeline import clones
 
-STEPS = 600
+STEPS = 240
 STUDY = f"""
 title: a toy
 presets:
