@@ -216,7 +216,9 @@ def test_reading_order_names_every_module_once():
 def test_module_imports_only_from_modules_above_it(source):
     module = source.removeprefix("pipeline/").removesuffix(".py").removesuffix("/__init__")
     for imported in store.imports(REPOSITORY / source):
-        if imported in ("params", "study", module) or (imported == module.partition("/")[0] and module not in ("params",)):
+        if imported in ("params", "study", module) or (
+            imported == module.partition("/")[0] and module not in ("params",)
+        ):
             continue  # a package's own __init__
         assert place(imported) < place(module), f"{module} imports {imported}"
 

@@ -13,18 +13,18 @@ from pipeline.study import cells, experiments, rows
 
 def plan(study: cells.Study) -> str:
     """A line a part: its cells, how many have no row, about how long these take one after the other."""
-    lacking = experiments.missing(study)
+    asked, known = experiments.wanted(study), rows.everywhere()
+    lacking = experiments.missing(asked)
     lines = [f"{study.file.title}", f"  {'part':<14} {'cells':>6} {'missing':>8} {'minutes':>8}  asks"]
     for name, part in study.file.parts.items():
-        of_part = [m for m in lacking if m.cell.part == name]
-        known = [m.seconds for m in of_part if m.seconds is not None]
-        cost = f"{sum(known) / 60:.0f}" if len(known) == len(of_part) else "?"
+        each = [experiments.seconds(one, known) for one in lacking if one.cell.part == name]
+        cost = f"{sum(each) / 60:.0f}" if None not in each else "?"
         count = sum(cell.part == name for cell in study.cells)
-        lines.append(f"  {name:<14} {count:>6} {len(of_part):>8} {cost:>8}  {part.asks}")
-    here = {m.cell.name for m in lacking}
-    stale = sum(row["cell"] in here for row in rows.read(study.memory))
+        lines.append(f"  {name:<14} {count:>6} {len(each):>8} {cost:>8}  {part.asks}")
+    names = {one.cell.name for one in lacking}
+    stale = sum(row["cell"] in names for row in rows.read(study.memory))
     if stale:
-        lines.append(f"  {stale} rows are of cells that count as missing: other code or parameters.yaml made them")
+        lines.append(f"  {stale} rows are of cells that count as missing: other code or another params.yaml made them")
     return "\n".join(lines)
 
 

@@ -25,32 +25,46 @@ PATIENCE = 90  # seconds for a stopped experiment to save what it has
 
 
 @dataclass(frozen=True)
-class Missing:
-    """A cell without a row: what it would run, under which key, and how long that may take (None: nobody knows)."""
+class Wanted:
+    """A cell, all its parameters and the key under which its row is known."""
 
     cell: cells.Cell
     params: Params
     key: str
-    seconds: float | None
 
 
-def missing(study: cells.Study, parts: list[str] | None = None) -> list[Missing]:
-    """Cells that no row of the memory has the key of; each key once. parts: only of these."""
-    known = rows.read(study.memory)
-    done, found = {row["key"] for row in known}, []
-    for cell in study.cells:
-        if parts is None or cell.part in parts:
-            params = cells.resolve(cell)
-            key = cells.key(params)
-            if key not in done:
-                done.add(key)
-                found.append(Missing(cell, params, key, _seconds(params, known)))
+def wanted(study: cells.Study) -> list[Wanted]:
+    """Every cell of a study, in order."""
+    resolved = [(cell, cells.resolve(cell)) for cell in study.cells]
+    return [Wanted(cell, params, cells.key(params)) for cell, params in resolved]
+
+
+def missing(asked: list[Wanted]) -> list[Wanted]:
+    """What no row of any study has the key of; each key once."""
+    done, found = {row["key"] for row in rows.everywhere()}, []
+    for one in asked:
+        if one.key not in done:
+            done.add(one.key)
+            found.append(one)
     return found
 
 
-def _seconds(params: Params, known: list[dict]) -> float | None:
-    """From the rows of the same method and width, or of any: seconds an image drawn, the median, times images."""
-    t = params.pretrain
+def adopt(study: cells.Study, asked: list[Wanted]) -> None:
+    """Rows of other studies, and of other cells of this one, for cells that ask for the same."""
+    here = {(row["cell"], row["key"]) for row in rows.read(study.memory)}
+    known = {row["key"]: row for row in rows.everywhere()}
+    for one in asked:
+        if one.key in known and (one.cell.name, one.key) not in here:
+            here.add((one.cell.name, one.key))
+            rows.add(study.memory, known[one.key] | {"label": one.cell.label, "cell": one.cell.name})
+
+
+def seconds(one: Wanted, known: list[dict]) -> float | None:
+    """About how long it takes: the median of seconds an image drawn over rows of its method and width, or over all.
+
+    None where there is no row yet.
+    """
+    t = one.params.pretrain
     alike = [row for row in known if (row["method"], row["width"]) == (t.method, str(t.backbone.width))] or known
     if not alike:
         return None
@@ -61,13 +75,15 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) 
     """Run what is missing, `jobs` experiments at a time, for so many minutes; the rows so far are there at any time."""
     with files.lock(store.root() / f"study-{study.name}.lock", f"study {study.name}"), _signals() as stop:
         commit, end = rows.commit(), time.monotonic() + 60 * minutes
-        todo = missing(study, parts)
-        say(f"study {study.name}: {len(todo)} of {len(study.cells)} cells to run, for {minutes:g} minutes")
+        asked = [one for one in wanted(study) if parts is None or one.cell.part in parts]
+        adopt(study, asked)
+        todo = missing(asked)
+        say(f"study {study.name}: {len(todo)} of {len(asked)} cells to run, for {minutes:g} minutes")
         running: list[_Experiment] = []
         try:
             while todo or running:
                 while todo and len(running) < jobs and not stop and time.monotonic() < end:
-                    left, need = end - time.monotonic(), todo[0].seconds
+                    left, need = end - time.monotonic(), seconds(todo[0], rows.read(study.memory))
                     if need is not None and need > left:
                         say(f"{todo[0].cell.label}: about {need:.0f} s, and {left:.0f} are left: not started")
                         todo.clear()
@@ -81,12 +97,13 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) 
                     running.remove(experiment)
                     row = experiment.row(commit)
                     rows.add(study.memory, row)
+                    adopt(study, asked)
                     say(f"{row['label']}: top-1 {row['top1_10k']:.2f} in {row['seconds']:.0f} s; {len(todo)} to start")
                 time.sleep(0.2)
         finally:
             for experiment in running:
                 experiment.stop()
-        left = len(missing(study, parts))
+        left = len(missing(asked))
         say(f"{study.memory}: {left} cells missing" + ("" if left else ", complete") + "; commit it")
         if stop:
             raise Stopped(f"stopped; `python -m pipeline.study run {study.name}` goes on", stop[0])
@@ -107,7 +124,7 @@ def _signals() -> Iterator[list[int]]:
 class _Experiment:
     """One `dvc exp run --temp`, in a process group of its own."""
 
-    def __init__(self, study: str, wanted: Missing):
+    def __init__(self, study: str, wanted: Wanted):
         self.wanted, self.name, self.since = wanted, f"{study}-{wanted.cell.name}", time.monotonic()
         subprocess.run(["dvc", "exp", "remove", self.name], capture_output=True, check=False)  # of a lost row
         out, log = tempfile.mkstemp(".log", f"{self.name}-")

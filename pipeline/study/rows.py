@@ -8,7 +8,7 @@ from pipeline import report
 from pipeline.errors import UserError
 from pipeline.params import reader
 from pipeline.params.schema import Params
-from pipeline.study.cells import Cell
+from pipeline.study.cells import FOLDER, Cell
 
 OUTCOMES = ("top1", "top1_10k", "knn", "pixels", "untrained")
 LABEL_FREE = ("rankme", "lidar", "alignment", "uniformity", "connectivity")
@@ -29,6 +29,11 @@ def read(path: Path) -> list[dict[str, str]]:
     if rows and list(rows[0]) != COLUMNS:
         raise UserError("has other columns than this version writes", path, "restore it: git checkout")
     return rows
+
+
+def everywhere() -> list[dict[str, str]]:
+    """The rows of all studies."""
+    return [row for path in sorted(FOLDER.glob("*.csv")) for row in read(path)]
 
 
 def add(path: Path, row: dict) -> None:

@@ -1,4 +1,3 @@
-import shutil
 from pathlib import Path
 
 import pytest
@@ -6,62 +5,10 @@ import pytest
 import pipeline
 from pipeline import store
 from pipeline.errors import UserError
-from pipeline.params import reader
 from pipeline.study import cells, rows
+from tests.study.toy import STUDY
 
 REPOSITORY = Path(pipeline.__file__).parent.parent
-STUDY = """
-title: a toy
-presets:
-  - smoke
-base:
-  compute:
-    threads: 1
-  inflation:
-    real_weight: 10.0
-seed:
-  - pretrain.seed
-  - augment.seed
-parts:
-  arms:
-    asks: something
-    seeds: 2
-    against: none
-    arms:
-      none:
-        inflation:
-          ratio: 0
-          real_weight: 1.0
-      some: {}
-  grid:
-    asks: something else
-    seeds: 1
-    base:
-      pretrain:
-        steps: 12
-    grid:
-      inflation.ratio:
-        - 1
-        - 2.5
-      augment.strength:
-        - 1.0
-        - 3.0
-"""
-
-
-@pytest.fixture
-def write(tmp_path, monkeypatch):
-    """Writes studies/toy.yaml in a folder that has this repository's params.yaml, and goes there."""
-    shutil.copy(REPOSITORY / reader.FILE, tmp_path)
-    monkeypatch.chdir(tmp_path)
-
-    def written(text: str = STUDY, old: str = "", new: str = "") -> cells.Study:
-        assert text.count(old) == 1 or not old
-        (tmp_path / "studies").mkdir(exist_ok=True)
-        (tmp_path / "studies/toy.yaml").write_text(text.replace(old, new) if old else text)
-        return cells.load("toy")
-
-    return written
 
 
 def test_cells_by_hand(write):
