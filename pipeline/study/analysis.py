@@ -74,17 +74,22 @@ class Blocks:
         for i, (arm, block) in enumerate(values):
             x[i, self.arms.index(arm)] = x[i, len(self.arms) + blocks.index(block)] = 1
         y = np.array(list(values.values()))
-        self.inverse = np.linalg.pinv(x.T @ x)
+        self.x = x
+        self.inverse = np.linalg.pinv(
+            x.T @ x, rcond=1e-10, hermitian=True
+        )  # always singular: blocks hold the mean, too
         self.effects = self.inverse @ x.T @ y
         self.df = len(y) - np.linalg.matrix_rank(x)
         residual = y - x @ self.effects
         self.variance = float(residual @ residual) / self.df if self.df else math.nan
 
     def contrast(self, weights: dict[str, float]) -> Difference:
-        """The weighted sum of arms' effects; weights add up to 0."""
+        """The weighted sum of arms' effects; weights add up to 0. No number where no block connects the arms."""
         c = np.zeros(len(self.effects))
         for arm, weight in weights.items():
             c[self.arms.index(arm)] += weight
+        if not np.allclose(c @ self.inverse @ (self.x.T @ self.x), c, atol=1e-6):
+            return Difference(math.nan, -math.inf, math.inf, math.inf)
         points = float(c @ self.effects)
         if not self.df:
             return Difference(points, -math.inf, math.inf, math.inf)
@@ -123,20 +128,20 @@ def frame(study: Study) -> pd.DataFrame:
         if cell.name in known
     ]
     data = pd.DataFrame(found, columns=[*rows.COLUMNS, "part", "arm", "of", "point"])
-    numbers = [name for name in rows.COLUMNS if name not in ("label", "method", "order", "commit", "key", "cell")]
-    return data.assign(**data[numbers].apply(pd.to_numeric))
+    return data.assign(**data[rows.NUMBERS].apply(pd.to_numeric))
 
 
 def fitted(data: pd.DataFrame, outcome: str = OUTCOME, within: bool = False) -> Blocks:
     """The fit of one part's rows; within: a seed is a block of its own at each point of the grid."""
+    data = data.dropna(subset=[outcome])
     places = [tuple(point.values()) if within else () for point in data.point]
     blocks = zip(data.arm, data.seed, places, strict=True)
     return Blocks({(arm, (seed, *place)): y for (arm, seed, place), y in zip(blocks, data[outcome], strict=True)})
 
 
-def differences(data: pd.DataFrame, against: str, outcome: str = OUTCOME) -> dict[str, Difference]:
+def differences(data: pd.DataFrame, against: str, outcome: str = OUTCOME) -> tuple[dict[str, Difference], Blocks]:
     """Every other arm of a part less `against`, or where that is one of several arms over a grid, less that arm at the
-    same point."""
+    same point; and the fit that they are of."""
     one = against in set(data.arm)
     blocks = fitted(data, outcome, within=not one)
     at = {tuple(row.point.items()): row.arm for row in data.itertuples() if row.of == against}
@@ -145,7 +150,7 @@ def differences(data: pd.DataFrame, against: str, outcome: str = OUTCOME) -> dic
         partner = against if one else at.get(point)
         if partner not in (None, arm):
             found[arm] = blocks.contrast({arm: 1, partner: -1})
-    return found
+    return found, blocks
 
 
 def curves(data: pd.DataFrame) -> dict[str, dict[float, str]]:
@@ -171,7 +176,11 @@ def ranking(data: pd.DataFrame, outcome: str = OUTCOME) -> pd.DataFrame:
     rho: Spearman's rank correlation with the outcome, times the expected sign. regret: points that are lost by taking
     the arm which the measure likes best.
     """
-    means = data.groupby("arm", sort=False)[[outcome, *EXPECTED]].mean()
+    names = list(data.arm.unique())
+    fits = {
+        name: fitted(data, name) for name in (outcome, *EXPECTED)
+    }  # seeds that an arm lacks do not count against it
+    means = pd.DataFrame({n: [f.effects[f.arms.index(arm)] for arm in names] for n, f in fits.items()}, index=names)
     found = []
     for name, sign in EXPECTED.items():
         rho = sign * means[name].rank().corr(means[outcome].rank()) if len(means) > 2 else math.nan

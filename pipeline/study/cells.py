@@ -1,7 +1,7 @@
 """studies/NAME.yaml -> cells: the parameters of every experiment that a study consists of.
 
 title: one line
-    presets: [smoke]                            # of presets/, before base; may be left out
+presets: [smoke]                            # of presets/, before base; may be left out
 base: {dataset: {train_size: 1000}, ...}    # parameters that all cells share, as in a preset
 seed: [pretrain.seed, ...]                  # the parameters that a cell's seed sets
 parts:
@@ -65,7 +65,7 @@ class Cell:
     arm: str
     of: str
     seed: int
-    point: dict[str, float]
+    point: dict[str, object]
     values: dict[tuple[str, ...], object]
 
     @property
@@ -82,7 +82,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """A study's name, its file, its cells in the order in which they are run: seed after seed, part after part."""
+    """A study's name, its file, its cells in the order in which they are run: part after part, each seed after seed."""
 
     name: str
     file: StudyFile
@@ -113,33 +113,37 @@ def load(name: str) -> Study:
 
 def _cells(file: StudyFile, path: Path):
     known = set(reader.keys())
+    sections = {key[:-1] for key in known}
     for name, part in file.parts.items():
-        arms = set()
+        seen = set()
         for seed in range(part.seeds):
-            for (arm, changes), *point in itertools.product(
-                part.arms.items(), *([(key, v) for v in values] for key, values in part.grid.items())
-            ):
-                values = (
-                    preset.compose(file.presets)
-                    | preset.leaves(file.base)
-                    | preset.leaves(part.base)
-                    | preset.leaves(changes)
-                )
+            points = ([(key, value) for value in values] for key, values in part.grid.items())
+            for (arm, changes), *point in itertools.product(part.arms.items(), *points):
+                values = preset.compose(file.presets)
+                for over in (file.base, part.base, changes):
+                    values |= preset.leaves(over)
                 values |= {tuple(key.split(".")): value for key, value in point}
                 values |= {tuple(key.split(".")): seed for key in file.seed}
-                wrong = sorted(".".join(key) for key in set(values) - known)
+                wrong = sorted(".".join(key) for key in set(values) if key not in known or key in sections)
                 if wrong:
                     raise UserError(f"no parameter {', '.join(wrong)}", f"{path}: {name}")
-                said = [arm, *(f"{key.rpartition('.')[2]} {value:g}" for key, value in point)]
-                arms.add(", ".join(filter(None, said)))
-                yield Cell(name, ", ".join(filter(None, said)), arm, seed, dict(point), values)
-        if part.against is not None and part.against not in arms | set(part.arms):
+                words = [arm, *(f"{key.rpartition('.')[2]} {_plain(value)}" for key, value in point)]
+                label = ", ".join(filter(None, words))
+                if (label, seed) in seen:
+                    raise UserError(f"{label} stands twice", f"{path}: {name}")
+                seen.add((label, seed))
+                yield Cell(name, label, arm, seed, dict(point), values)
+        if part.against is not None and part.against not in {arm for arm, _ in seen} | set(part.arms):
             raise UserError(f"against {part.against}, which is no arm of it", f"{path}: {name}")
 
 
-def resolve(cell: Cell) -> Params:
-    """All parameters of a cell: params.yaml with its values, refused where they do not fit together."""
-    values, _, _ = reader.parse(reader.FILE.read_text(encoding="utf-8"))
+def _plain(value: object) -> str:
+    return f"{value:g}" if type(value) in (int, float) else str(value)
+
+
+def resolve(cell: Cell, base: Params) -> Params:
+    """All parameters of a cell: those of params.yaml with its values, refused where they do not fit together."""
+    values = base.model_dump()
     for path, value in cell.values.items():
         section = values
         for key in path[:-1]:

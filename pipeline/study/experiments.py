@@ -5,10 +5,12 @@ A cell that is stopped goes on from its checkpoint, which is in the store; a fin
 
 import contextlib
 import json
+import math
 import os
 import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from pathlib import Path
 
 from pipeline import files, launch, preset, store
 from pipeline.errors import Stopped, UserError
+from pipeline.params import reader
 from pipeline.params.schema import Params
 from pipeline.progress import say
 from pipeline.study import cells, rows
@@ -35,7 +38,8 @@ class Wanted:
 
 def wanted(study: cells.Study) -> list[Wanted]:
     """Every cell of a study, in order."""
-    resolved = [(cell, cells.resolve(cell)) for cell in study.cells]
+    base = reader.load()
+    resolved = [(cell, cells.resolve(cell, base)) for cell in study.cells]
     return [Wanted(cell, params, cells.key(params)) for cell, params in resolved]
 
 
@@ -72,41 +76,88 @@ def seconds(one: Wanted, known: list[dict]) -> float | None:
 
 
 def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) -> None:
-    """Run what is missing, `jobs` experiments at a time, for so many minutes; the rows so far are there at any time."""
-    with files.lock(store.root() / f"study-{study.name}.lock", f"study {study.name}"), _signals() as stop:
+    """Run what is missing, `jobs` experiments at a time, for so many minutes; the rows so far are there at any time.
+
+    A cell that fails is told, and the others go on. Nothing is started that would hardly be finished in time, unless it
+    is the first.
+    """
+    unknown = sorted(set(parts or ()) - set(study.file.parts))
+    if unknown:
+        raise UserError(f"no part {', '.join(unknown)}", study.name, f"there are {', '.join(study.file.parts)}")
+    if not (minutes > 0 and math.isfinite(minutes) and jobs > 0):
+        raise UserError("must be above 0", "--minutes and --jobs")
+    with files.lock(store.root() / f"study-{study.name}.lock", f"study {study.name}"), _signals() as signals:
         commit, end = rows.commit(), time.monotonic() + 60 * minutes
         asked = [one for one in wanted(study) if parts is None or one.cell.part in parts]
         adopt(study, asked)
         todo = missing(asked)
         say(f"study {study.name}: {len(todo)} of {len(asked)} cells to run, for {minutes:g} minutes")
         running: list[_Experiment] = []
+        failed, started = {}, 0
         try:
-            while todo or running:
-                while todo and len(running) < jobs and not stop and time.monotonic() < end:
-                    left, need = end - time.monotonic(), seconds(todo[0], rows.read(study.memory))
-                    if need is not None and need > left:
-                        say(f"{todo[0].cell.label}: about {need:.0f} s, and {left:.0f} are left: not started")
-                        todo.clear()
+            while True:
+                stopping = bool(signals) or time.monotonic() >= end
+                while not stopping and len(running) < jobs:
+                    chosen = _affordable(todo, end - time.monotonic(), anyway=not started)
+                    if chosen is None:
                         break
-                    running.append(_Experiment(study.name, todo.pop(0)))
+                    _unchanged(commit)
+                    todo.remove(chosen)
+                    running.append(_Experiment(study.name, chosen))
+                    started += 1
                 if not running:
                     break
-                if stop or time.monotonic() >= end:
-                    break
-                for experiment in [e for e in running if e.ended]:
+                if stopping:
+                    _stop(running)
+                for experiment in [e for e in running if e.process.poll() is not None]:
                     running.remove(experiment)
-                    row = experiment.row(commit)
-                    rows.add(study.memory, row)
-                    adopt(study, asked)
-                    say(f"{row['label']}: top-1 {row['top1_10k']:.2f} in {row['seconds']:.0f} s; {len(todo)} to start")
+                    _unchanged(commit)
+                    label = experiment.one.cell.label
+                    if experiment.process.returncode == 0:
+                        row = experiment.row(commit)
+                        rows.add(study.memory, row)
+                        adopt(study, asked)
+                        outcome = next((f"{row[name]:.2f}" for name in ("top1_10k", "rankme") if name in row), "")
+                        say(f"{label}: {outcome} in {row['seconds']:.0f} s; {len(todo)} to start")
+                    elif stopping:
+                        experiment.keep_time()
+                        say(f"{label}: stopped")
+                    else:
+                        failed[label] = experiment.fault()
+                        say(f"{label}: {failed[label]}")
                 time.sleep(0.2)
         finally:
-            for experiment in running:
-                experiment.stop()
+            _stop(running)
         left = len(missing(asked))
-        say(f"{study.memory}: {left} cells missing" + ("" if left else ", complete") + "; commit it")
-        if stop:
-            raise Stopped(f"stopped; `python -m pipeline.study run {study.name}` goes on", stop[0])
+        say(f"{study.memory}: {left} of {len(asked)} cells missing; commit it")
+    if signals:
+        raise Stopped(f"stopped; `python -m pipeline.study run {study.name}` goes on", signals[0])
+    if failed:
+        raise UserError(f"{len(failed)} cells failed: {'; '.join(failed)}", study.name, "see above", code=1)
+
+
+def _affordable(todo: list[Wanted], left: float, anyway: bool) -> Wanted | None:
+    """The first cell that is finished in the seconds that are left, as far as rows tell; or the first, `anyway`."""
+    known = rows.everywhere()
+    fitting = (one for one in todo if (seconds(one, known) or 0) <= left)
+    return next(fitting, todo[0] if todo and anyway else None)
+
+
+def _unchanged(commit: str) -> None:
+    if rows.commit() != commit:
+        raise UserError("another commit than when the study began", "HEAD", "run the same command again", code=1)
+
+
+def _stop(running: list["_Experiment"]) -> None:
+    """As Ctrl-C does, all at once: stages save and end, DVC removes its copies. What takes too long is killed."""
+    for number, patience in ((signal.SIGINT, PATIENCE), (signal.SIGKILL, PATIENCE)):
+        for experiment in running:
+            if experiment.process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(experiment.process.pid, number)
+        end = time.monotonic() + patience
+        while any(experiment.process.poll() is None for experiment in running) and time.monotonic() < end:
+            time.sleep(0.1)
 
 
 @contextlib.contextmanager
@@ -124,13 +175,15 @@ def _signals() -> Iterator[list[int]]:
 class _Experiment:
     """One `dvc exp run --temp`, in a process group of its own."""
 
-    def __init__(self, study: str, wanted: Wanted):
-        self.wanted, self.name, self.since = wanted, f"{study}-{wanted.cell.name}", time.monotonic()
-        subprocess.run(["dvc", "exp", "remove", self.name], capture_output=True, check=False)  # of a lost row
+    def __init__(self, study: str, one: Wanted):
+        self.one, self.since = one, time.monotonic()
+        self.name = f"{study}-{one.cell.name}-{one.key[:6]}"
+        dvc = [sys.executable, "-m", "dvc", "exp"]
+        subprocess.run([*dvc, "remove", self.name], capture_output=True, check=False)  # whose row was lost
         out, log = tempfile.mkstemp(".log", f"{self.name}-")
-        words = ["dvc", "exp", "run", "--temp", "--name", self.name, *preset.words(wanted.cell.values)]
+        self.log = Path(log)
         self.process = subprocess.Popen(
-            words,
+            [*dvc, "run", "--temp", "--name", self.name, *preset.words(one.cell.values)],
             stdout=out,
             stderr=out,
             stdin=subprocess.DEVNULL,
@@ -139,33 +192,30 @@ class _Experiment:
             preexec_fn=lambda: launch.end_with_the_parent(signal.SIGKILL),
         )
         os.close(out)
-        self.log = Path(log)
-
-    @property
-    def ended(self) -> bool:
-        return self.process.poll() is not None
 
     def row(self, commit: str) -> dict:
-        """The row of a finished experiment, or a UserError with the end of what it said."""
-        if self.process.returncode:
-            said = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-            what = f"failed: {' / '.join(line.strip()[-200:] for line in said[-3:])}"
-            raise UserError(what, self.wanted.cell.label, f"all it said is in {self.log}", code=1)
-        seconds = time.monotonic() - self.since
-        refs = rows.git("for-each-ref", "--format=%(refname)", "refs/exps").split()
-        ref = next(ref for ref in refs if ref.endswith(f"/{self.name}"))
+        """The row of a finished experiment."""
+        ref = f"refs/exps/{commit[:2]}/{commit[2:]}/{self.name}"
         metrics = {name: json.loads(rows.git("show", f"{ref}:metrics/{name}.json")) for name in rows.FILES}
         self.log.unlink()
-        facts = {"seconds": round(seconds, 1), "commit": commit[:12], "key": self.wanted.key}
-        return rows.setting(self.wanted.cell, self.wanted.params) | rows.measured(metrics) | facts
+        facts = {"seconds": round(self._spent(), 1), "commit": commit[:12], "key": self.one.key}
+        self._clock.unlink(missing_ok=True)
+        return rows.setting(self.one.cell, self.one.params) | rows.measured(metrics) | facts
 
-    def stop(self) -> None:
-        """As Ctrl-C does: the stage saves and ends, DVC removes its copy. Killed if that takes too long."""
-        say(f"stopping {self.wanted.cell.label}")
-        for number, seconds in ((signal.SIGINT, PATIENCE), (signal.SIGKILL, None)):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(seconds)
-                break
-        self.log.unlink(missing_ok=True)
+    def fault(self) -> str:
+        """The end of what a failed experiment said, and where all of it is."""
+        said = [line.strip()[-200:] for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        return f"failed, {' / '.join(said[-3:])} ({self.log})"
+
+    def keep_time(self) -> None:
+        """Of a stopped experiment: the seconds that its cell has taken so far, for the row that it will have."""
+        files.write_json(self._clock, {"seconds": self._spent()})
+        self.log.unlink()
+
+    @property
+    def _clock(self) -> Path:
+        return store.root() / "studies" / f"{self.one.key}.json"
+
+    def _spent(self) -> float:
+        before = files.read_json(self._clock)["seconds"] if self._clock.exists() else 0.0
+        return before + time.monotonic() - self.since

@@ -18,17 +18,34 @@ DRAWN = ("steps", "beta", "real_passes", "images", "views", "forwards")
 MADE = ("seconds", "commit", "key", "cell")
 FILES = ("pretrain", "linear_eval", "label_free", "quality")
 COLUMNS = ["label", *SETTING, "seed", *DRAWN, "loss", *OUTCOMES, *LABEL_FREE, *JUDGED, *MADE]
+NUMBERS = [name for name in COLUMNS if name not in ("label", "method", "order", "commit", "key", "cell")]
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The rows of a study's CSV, as text; none where it is not there yet."""
+    """The rows of a study's CSV, as text; none where it is not there yet. What is no row is refused by its line."""
     if not path.exists():
         return []
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    if rows and list(rows[0]) != COLUMNS:
-        raise UserError("has other columns than this version writes", path, "restore it: git checkout")
-    return rows
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            reading = csv.reader(file)
+            head = next(reading, [])
+            if head != COLUMNS:
+                raise UserError("has other columns than studies have", path, "restore it, or take it out of the folder")
+            return [_row(path, reading.line_num, words) for words in reading]
+    except (OSError, UnicodeDecodeError, csv.Error) as fault:
+        raise UserError(f"not readable: {fault}", path, "restore it: git checkout") from fault
+
+
+def _row(path: Path, line: int, words: list[str]) -> dict[str, str]:
+    row = dict(zip(COLUMNS, words, strict=False))
+    try:
+        if len(words) != len(COLUMNS):
+            raise ValueError(f"{len(words)} values for {len(COLUMNS)} columns")
+        for name in NUMBERS:
+            float(row[name] or 0)
+    except ValueError as fault:
+        raise UserError(f"no row of a study: {fault}", f"{path}:{line}", "mend or remove the line") from fault
+    return row
 
 
 def everywhere() -> list[dict[str, str]]:
@@ -80,4 +97,9 @@ def commit() -> str:
 
 def git(*words: str) -> str:
     """What a git command prints, without blanks around it."""
-    return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()
+    except FileNotFoundError as fault:
+        raise UserError("git is not there", remedy="install it") from fault
+    except subprocess.CalledProcessError as fault:
+        raise UserError(fault.stderr.strip().partition("\n")[0], f"git {words[0]}", "run it in a clone") from fault

@@ -8,6 +8,10 @@ from pipeline.study import analysis
 from pipeline.study.analysis import EXPECTED, OUTCOME, Blocks, Difference
 from pipeline.study.cells import PartFile, Study
 
+CAUTION = (
+    "Every interval has 95 % by itself, none is corrected for their number. They cover what differs between seeds of "
+    "the training, not the choice of train and test images, nor the DDPM's own seed where that is not varied."
+)
 _ARMS = ("arm", "seeds", "beta", "passes", "top-1, %", "kNN", *EXPECTED)
 
 
@@ -19,6 +23,7 @@ def table(study: Study) -> str:
         of = data[data.part == name]
         lines += ["", f"## {name}: {part.asks}", ""]
         lines += _part(of, part) if len(of) else ["No cell is finished."]
+    lines += ["", CAUTION]
     measured = {name: data[data.part == name] for name in study.file.parts}
     measured = {name: of for name, of in measured.items() if of.arm.nunique() > 2}
     if measured:
@@ -29,7 +34,7 @@ def table(study: Study) -> str:
 def origin(data: pd.DataFrame, study: Study) -> str:
     """How much of the study there is, and what made it."""
     commits = ", ".join(data.commit.unique()) or "no commit"
-    hours = data.drop_duplicates("cell").seconds.sum() / 3600
+    hours = data.drop_duplicates("key").seconds.sum() / 3600
     return f"{len(data)} of {len(study.cells)} cells, made at {commits} in {hours:.1f} hours of experiments."
 
 
@@ -45,24 +50,32 @@ def _part(data: pd.DataFrame, part: PartFile) -> list[str]:
         cells = [arm, len(of), f"{mean.beta:.3f}", f"{mean.real_passes:.0f}", f"{mean[OUTCOME]:.2f}{spread}"]
         cells += [f"{mean.knn:.2f}", *(f"{mean[name]:.4g}" for name in EXPECTED)]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    blocks = analysis.fitted(data)
-    if blocks.df:
-        lines += ["", f"Residual s.d. {math.sqrt(blocks.variance):.2f} points, {blocks.df} degrees of freedom."]
     if part.against is not None:
+        found, blocks = analysis.differences(data, part.against)
         lines += ["", *_header(f"less {part.against}", "points", "95 % interval", "could have been seen", "")]
-        lines += [f"| {arm} | {_shown(d)} |" for arm, d in analysis.differences(data, part.against).items()]
-    return lines + _strengths(data, blocks)
+        lines += [f"| {arm} | {_shown(d)} |" for arm, d in found.items()]
+        lines += _residual(blocks)
+    return lines + _strengths(data)
 
 
-def _strengths(data: pd.DataFrame, blocks: Blocks) -> list[str]:
-    found = analysis.curves(data)
+def _residual(blocks: Blocks) -> list[str]:
+    if not blocks.df:
+        return []
+    return ["", f"Residual s.d. {math.sqrt(blocks.variance):.2f} points, {blocks.df} degrees of freedom."]
+
+
+def _strengths(data: pd.DataFrame) -> list[str]:
+    found, blocks = analysis.curves(data), analysis.fitted(data)
     if not found:
         return []
-    lines = ["", *_header("", "best strength", "95 % interval", "slope a unit of strength", "95 % interval")]
+    columns = ("best tried", "parabola's top", "95 % interval", "slope a unit of strength", "95 % interval")
+    lines = ["", *_header("", *columns)]
     for rest, curve in found.items():
         top, low, high = blocks.best(curve)
+        tried = max(curve, key=lambda s, curve=curve: blocks.effects[blocks.arms.index(curve[s])])
         tilt = blocks.contrast(analysis.slope(curve))
-        lines.append(f"| {rest} | {top:.2f} | {low:.2f} to {high:.2f} | {tilt.points:+.2f} | {_interval(tilt)} |")
+        cells = [rest or "all", f"{tried:g}", f"{top:.2f}", f"{low:.2f} to {high:.2f}", f"{tilt.points:+.2f}"]
+        lines.append(f"| {' | '.join(cells)} | {_interval(tilt)} |")
     first, *others = found
     if others:
         lines += ["", *_header(f"slope less that of {first}", "points", "95 % interval", "could have been seen", "")]
@@ -71,7 +84,7 @@ def _strengths(data: pd.DataFrame, blocks: Blocks) -> list[str]:
         weights = analysis.slope(found[rest])
         tilt = blocks.contrast({arm: weights.get(arm, 0) - base.get(arm, 0) for arm in weights | base})
         lines.append(f"| {rest} | {_shown(tilt)} |")
-    return lines
+    return lines + _residual(blocks)
 
 
 def _rankings(parts: dict[str, pd.DataFrame]) -> list[str]:

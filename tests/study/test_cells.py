@@ -5,6 +5,7 @@ import pytest
 import pipeline
 from pipeline import store
 from pipeline.errors import UserError
+from pipeline.params import reader
 from pipeline.study import cells, rows
 from tests.study.toy import STUDY
 
@@ -23,10 +24,10 @@ def test_cells_by_hand(write):
         ("grid", "ratio 2.5, strength 1", 0),
         ("grid", "ratio 2.5, strength 3", 0),
     ]
-    last = cells.resolve(study.cells[-1])
+    last = cells.resolve(study.cells[-1], reader.load())
     assert (last.inflation.ratio, last.augment.strength, last.pretrain.steps) == (2.5, 3.0, 12)
     assert study.cells[-1].point == {"inflation.ratio": 2.5, "augment.strength": 3.0}
-    none, some = (cells.resolve(study.cells[i]) for i in (2, 3))
+    none, some = (cells.resolve(study.cells[i], reader.load()) for i in (2, 3))
     assert (none.inflation.real_weight, some.inflation.real_weight) == (1.0, 10.0)  # an arm is over the base
     assert (none.pretrain.seed, none.augment.seed, none.inflation.seed) == (1, 1, 0)
     assert (none.dataset.train_size, none.compute.threads) == (400, 1)  # of the preset, of the base over it
@@ -34,7 +35,7 @@ def test_cells_by_hand(write):
 
 def test_arms_of_a_seed_share_all_that_is_drawn(write):
     """Pairs: seeds of weights, order and views are the same in all arms, and what differs is the arm."""
-    one, other = (cells.resolve(cell).model_dump() for cell in write().cells[:2])
+    one, other = (cells.resolve(cell, reader.load()).model_dump() for cell in write().cells[:2])
     differing = {(section, key) for section in one for key in one[section] if one[section][key] != other[section][key]}
     assert differing == {("inflation", "ratio"), ("inflation", "real_weight")}
 
@@ -44,6 +45,14 @@ def test_a_cells_name_does_not_depend_on_how_its_numbers_are_written(write):
     assert len(set(names)) == 8
     assert [cell.name for cell in write(old="ratio: 0\n", new="ratio: 0.0\n").cells] == names
     assert [cell.name for cell in write(old="ratio: 0\n", new="ratio: 0.5\n").cells] != names
+
+
+def test_a_grid_may_be_over_words(write):
+    study = write(
+        STUDY, "      inflation.ratio:\n        - 1\n        - 2.5\n", "      pretrain.method:\n        - byol\n"
+    )
+    assert [cell.arm for cell in study.cells[4:]] == ["method byol, strength 1", "method byol, strength 3"]
+    assert cells.resolve(study.cells[4], reader.load()).pretrain.method == "byol"
 
 
 @pytest.mark.parametrize(
@@ -56,6 +65,8 @@ def test_a_cells_name_does_not_depend_on_how_its_numbers_are_written(write):
         ("seeds: 1", "seeds: 0", "parts.grid.seeds"),
         ("  - smoke", "  - smok", "no preset smok"),
         ("        - 2.5", "        - &x 2.5", "anchors"),
+        ("        - 2.5", "        - 1", "ratio 1, strength 1 stands twice"),
+        ("  compute:\n    threads: 1\n", "  compute: 5\n", "no parameter compute"),
     ],
 )
 def test_what_is_wrong_in_a_study_is_told_in_a_line(write, old, new, said):
@@ -67,7 +78,7 @@ def test_what_is_wrong_in_a_study_is_told_in_a_line(write, old, new, said):
 def test_a_cell_that_does_not_fit_together_is_told_by_its_label(write):
     study = write(STUDY, "ratio: 0\n", "ratio: -1.0\n")
     with pytest.raises(UserError, match=r"arms: none, seed 0: inflation\.ratio: must be at least 0"):
-        cells.resolve(study.cells[0])
+        cells.resolve(study.cells[0], reader.load())
 
 
 def test_a_study_that_is_not_there_names_those_that_are(write):
@@ -81,9 +92,9 @@ def test_a_study_that_is_not_there_names_those_that_are(write):
 
 def test_the_key_is_of_what_decides_the_numbers(write):
     study = write()
-    keys = [cells.key(cells.resolve(cell)) for cell in study.cells]
+    keys = [cells.key(cells.resolve(cell, reader.load())) for cell in study.cells]
     assert len(set(keys)) == len(keys)
-    params = cells.resolve(study.cells[0])
+    params = cells.resolve(study.cells[0], reader.load())
     judged = params.model_copy(update={"quality": params.quality.model_copy(update={"steps": 77})})
     other = params.model_copy(update={"moco": params.moco.model_copy(update={"queue_size": 64})})
     assert cells.key(judged) == cells.key(other) == keys[0]  # a stage that only looks; a method that is not used
@@ -92,7 +103,7 @@ def test_the_key_is_of_what_decides_the_numbers(write):
 
 
 def test_the_key_changes_with_the_code_that_computes(write, monkeypatch):
-    params = cells.resolve(write().cells[0])
+    params = cells.resolve(write().cells[0], reader.load())
     before, asked = cells.key(params), []
     monkeypatch.setattr(store, "code", lambda *modules: asked.append(modules) or "other")
     assert cells.key(params) != before
@@ -108,8 +119,8 @@ def test_studies_of_this_repository_fit_their_parameters_and_their_memory(name, 
     monkeypatch.chdir(REPOSITORY)
     study = cells.load(name)
     for cell in study.cells:
-        cells.resolve(cell)
+        cells.resolve(cell, reader.load())
     known = {cell.name for cell in study.cells}
     there = rows.read(study.memory)
     assert {row["cell"] for row in there} <= known, "a row of a cell that the study no longer has"
-    assert len({row["key"] for row in there}) == len(there), "a cell was run twice"
+    assert len({(row["cell"], row["key"]) for row in there}) == len(there), "a cell was run twice"
