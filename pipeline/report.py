@@ -59,6 +59,7 @@ def summary() -> str:
     made, judged = files.read_json(Path("metrics/pretrain.json")), files.read_json(Path("metrics/linear_eval.json"))
     lines.append(f"  real share beta {made['beta']:.3f}, {made['real_passes']:.1f} passes over the real images")
     if "top1" not in judged:
+        judged = files.read_json(Path("metrics/label_free.json"))
         return "\n".join([*lines, *(f"  {name:<40} {value:8.3f}" for name, value in judged.items())])
     proof = files.read_json(Path("metrics/linear_eval.protocol.json"))
     lines += ["", f"  {'linear probe, test top-1':<40} {'%':>6}"]

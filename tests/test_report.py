@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import report
+from pipeline import files, report
 
 
 def test_ten_metrics_are_the_most_and_the_eleventh_leaves_no_file(tmp_path):
@@ -118,3 +118,13 @@ def test_the_summary_names_the_numbers_of_the_metrics_files(tmp_path, monkeypatc
         "95 % interval of the first: 80.10 to 82.20",
     ):
         assert expected in lines
+
+
+def test_the_summary_of_a_set_without_labels_has_the_measures_that_want_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
+    files.write_json(tmp_path / "metrics/pretrain.json", {"beta": 1.0, "real_passes": 2.0})
+    files.write_json(tmp_path / "metrics/linear_eval.json", {})
+    files.write_json(tmp_path / "metrics/label_free.json", {"rankme": 12.5, "lidar": 30.25})
+    lines = [" ".join(line.split()) for line in report.summary().splitlines()]
+    assert lines[-2:] == ["lidar 30.250", "rankme 12.500"]

@@ -5,6 +5,7 @@ python -m pipeline.page --out FILE       elsewhere
 """
 
 import argparse
+import html
 import subprocess
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def page() -> str:
     sections = {f"study-{name}": (study.file.title, studies.section(study)) for name, study in known.items()}
     sections |= {"run": ("This run", run.section())}
     sections = {anchor: found for anchor, found in sections.items() if found[1]}
-    links = "".join(f'<a href="#{anchor}">{title}</a>' for anchor, (title, _) in sections.items())
+    links = "".join(f'<a href="#{anchor}">{html.escape(title)}</a>' for anchor, (title, _) in sections.items())
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -17,6 +17,7 @@ from PIL import Image
 from pipeline.study.analysis import Difference
 
 WIDTH = 4.6  # inches
+MANY = 20  # classes, beyond which names would lie on one another
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#06b6d4", "#eab308", "#ec4899", "#84cc16", "#78716c")
 _INK, _FAINT = "#010203", "#040506"  # replaced by the page's colours
 _STYLE = {
@@ -140,12 +141,15 @@ def lines(title: str, x: str, y: str, series: dict[str, tuple], log: bool = Fals
 
 
 def scatter(title: str, points: np.ndarray, groups: np.ndarray, names: Sequence[str], marked: np.ndarray) -> str:
-    """Points in the plane, float (N, 2), coloured by group, int (N,) into names; -1 and `marked` are rings."""
+    """Points in the plane, float (N, 2), coloured by group, int (N,) into names, -1 is none; `marked` are rings."""
 
     def draw(axes):
         for i, name in enumerate(names):
             of = points[(groups == i) & ~marked]
             axes.plot(*of.T, ".", color=COLOURS[i % len(COLOURS)], markersize=3.5, label=name, alpha=0.8)
+        none = points[(groups < 0) & ~marked]
+        if len(none):
+            axes.plot(*none.T, ".", color=_FAINT, markersize=3.5, label="no label", alpha=0.8)
         if marked.any():
             axes.plot(
                 *points[marked].T,
@@ -159,6 +163,8 @@ def scatter(title: str, points: np.ndarray, groups: np.ndarray, names: Sequence[
             )
         axes.set_axis_off()
         axes.set_aspect("equal", adjustable="datalim")
+        if len(names) > MANY:
+            return
         axes.legend(
             loc="upper center",
             bbox_to_anchor=(0.5, 0),
@@ -177,6 +183,10 @@ def confusion(title: str, names: Sequence[str], counts: np.ndarray) -> str:
 
     def draw(axes):
         shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+        axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), xlabel="predicted", ylabel="is")
+        if len(names) > MANY:
+            axes.imshow(shares, cmap="Blues", interpolation="nearest")
+            return
         for i, j in np.ndindex(*counts.shape):
             colour = COLOURS[0] if i == j else COLOURS[4]
             axes.fill(
@@ -190,7 +200,6 @@ def confusion(title: str, names: Sequence[str], counts: np.ndarray) -> str:
                 axes.text(j, i, f"{counts[i, j]}", ha="center", va="center", fontsize=6.5)
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
         axes.set_yticks(range(len(names)), names)
-        axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), xlabel="predicted", ylabel="is")
         axes.tick_params(length=0)
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)

@@ -1,6 +1,7 @@
 """The run at hand: committed metrics, curves and pictures; with data/ there, also what the encoder sees."""
 
 import csv
+import html
 import io
 from pathlib import Path
 
@@ -10,30 +11,34 @@ from PIL import Image
 from sklearn.manifold import TSNE
 
 from pipeline import backbones, files, loop, probes, seeds, shards
+from pipeline.errors import UserError
 from pipeline.page import figures
 from pipeline.page.studies import table
 from pipeline.params import reader
 
-ON_MAP, GENERATED_ON_MAP = 1500, 300
+ON_MAP, GENERATED_ON_MAP, FEWEST_ON_MAP = 1500, 300, 10
+BANK = 7500  # train images, and generated ones, that neighbours are sought among
 QUERIES, NEIGHBOURS = 10, 9
 _FRAME = (249, 115, 22)  # around generated images
 
 
 def section() -> str:
-    """Numbers, samples, curves, classes; the map and the neighbours where data/ has an encoder."""
+    """Numbers, samples, curves, classes; the map and the neighbours where data/ has what they are made of."""
     numbers = {path.stem: files.read_json(path) for path in sorted(Path("metrics").glob("*.json"))}
-    judged, drawn = numbers["linear_eval"], [*_pictures(), *_curves(), *_confusion()]
-    tiles = [(words, judged.get(name)) for name, words in _TILES]
-    shown = "".join(f"<div><b>{v:.2f}</b><span>{words}</span></div>" for words, v in tiles if v is not None)
+    judged = numbers.get("linear_eval", {}) | numbers.get("label_free", {})
+    tiles = [(words, judged[name]) for name, words in _TILES if name in judged]
+    tiles = tiles or [(name, value) for name, value in judged.items()]  # a set without labels
+    shown = "".join(f"<div><b>{value:.2f}</b><span>{words}</span></div>" for words, value in tiles)
     rows = [
         [name, key, f"{v:g}"] for name, of in numbers.items() for key, v in of.items() if isinstance(v, int | float)
     ]
-    there = Path("data/encoder/card.json").exists() and Path("data/real/manifest.json").exists()
-    seen = (
-        "".join(_seen())
-        if there
-        else "<p>No data/encoder here: <code>make repro</code> makes what the encoder sees.</p>"
-    )
+    drawn = [*_pictures(), *_curves(), *_confusion()]
+    if not numbers and not drawn:
+        return ""
+    try:
+        seen = "".join(_seen())
+    except UserError as lacking:
+        seen = f"<p>Not drawn here, {html.escape(str(lacking))}</p>"
     return (
         f'<section id="run"><h2>This run</h2><div class=tiles>{shown}</div><div class=figures>{"".join(drawn)}</div>'
         f"<h3>What the encoder sees</h3><div class=figures>{seen}</div>"
@@ -60,7 +65,10 @@ def _pictures() -> list[str]:
 
 
 def _read(name: str) -> dict[str, list[str]]:
-    with open(Path("plots") / f"{name}.csv", encoding="utf-8", newline="") as file:
+    path = Path("plots") / f"{name}.csv"
+    if not path.exists():
+        return {}
+    with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return {column: [row[column] for row in rows] for column in (rows[0] if rows else ())}
 
@@ -97,28 +105,39 @@ def _seen() -> list[str]:
     loop.prepare(params.compute)
     real = shards.read_real(Path("data/real"))
     encoder = backbones.load(Path("data/encoder")).to(params.compute.device)
-    made = shards.read_generated(Path("data/generated/inflation"), most=5 * ON_MAP)
     unseen, labels = (part[:ON_MAP] for part in real.part(shards.VALIDATION))
-    train, _ = real.part(shards.TRAIN)
-    bank = np.concatenate([train[: 5 * ON_MAP], made])
+    train = real.part(shards.TRAIN)[0][:BANK]
+    bank = np.concatenate([train, *shards.map_generated(Path("data/generated/inflation"))])[: len(train) + BANK]
     x = torch.nn.functional.normalize(probes.features(encoder, np.concatenate([unseen, bank]), params.compute), dim=1)
     queries, keys = x[: len(unseen)], x[len(unseen) :]
-    shown = made[:GENERATED_ON_MAP]
-    on_map = torch.cat([queries, keys[len(bank) - len(made) :][: len(shown)]]).numpy()
-    places = TSNE(
-        init="pca", random_state=seeds.key(0, "map") % 2**32, perplexity=min(30, (len(on_map) - 1) / 3)
-    ).fit_transform(on_map)
-    groups = np.concatenate([labels, np.full(len(shown), -1)])
-    marked = np.arange(len(on_map)) >= len(unseen)
+    return [
+        *_map(queries, keys[len(train) :][:GENERATED_ON_MAP], labels, real.classes),
+        _neighbours(unseen, labels, queries, bank, keys, len(train)),
+    ]
+
+
+def _map(unseen: torch.Tensor, generated: torch.Tensor, labels: np.ndarray, classes: tuple[str, ...]) -> list[str]:
+    """Unit features in the plane; nothing where there are too few for a neighbourhood."""
+    both = torch.cat([unseen, generated]).numpy()
+    if len(both) < FEWEST_ON_MAP:
+        return []
+    perplexity, seed = min(30, (len(both) - 1) / 3), seeds.key(0, "map") % 2**32
+    places = TSNE(init="pca", random_state=seed, perplexity=perplexity).fit_transform(both)
+    groups = np.concatenate([labels, np.full(len(generated), -1)])
     title = f"{len(unseen):,} validation images as the encoder sees them (t-SNE of unit features)"
-    if len(shown):
-        title += f"; rings: {len(shown)} generated ones"
-    drawn = [figures.scatter(title, places, groups, real.classes, marked)]
-    first = [np.flatnonzero(labels == c)[0] for c in range(len(real.classes)) if (labels == c).any()][:QUERIES]
+    title += f"; rings: {len(generated)} generated ones" if len(generated) else ""
+    return [figures.scatter(title, places, groups, classes, np.arange(len(both)) >= len(unseen))]
+
+
+def _neighbours(
+    unseen: np.ndarray, labels: np.ndarray, queries: torch.Tensor, bank: np.ndarray, keys: torch.Tensor, n_real: int
+) -> str:
+    """A validation image of each of the first classes, or the first ones, beside the nearest of the bank."""
+    first = [np.flatnonzero(labels == c)[0] for c in np.unique(labels[labels >= 0])][:QUERIES]
     first = first or list(range(min(QUERIES, len(unseen))))
     nearest = (queries[first] @ keys.T).topk(min(NEIGHBOURS, len(bank)), dim=1).indices.numpy()
-    words = "A validation image of each class (left) and its nearest train and generated images; framed: generated"
-    return [*drawn, figures.picture(words, _sheet(unseen[first], bank, nearest, len(bank) - len(made)))]
+    words = "Validation images (left) and the train and generated images that are nearest to them; framed: generated"
+    return figures.picture(words, _sheet(unseen[first], bank, nearest, n_real))
 
 
 def _sheet(queries: np.ndarray, bank: np.ndarray, nearest: np.ndarray, n_real: int, scale: int = 2) -> bytes:

@@ -23,7 +23,7 @@ def section(study: Study) -> str:
     return (
         f'<section id="study-{study.name}"><h2>{html.escape(study.file.title)}</h2>'
         f"<p class=made>{made} <code>python -m pipeline.study table {study.name}</code></p>"
-        f"{''.join(parts)}{_without_labels(ranked) if ranked else ''}</section>"
+        f"{''.join(parts)}{_without_labels(ranked) if ranked else ''}<p>{tables.CAUTION}</p></section>"
     )
 
 
@@ -39,7 +39,7 @@ def _part(name: str, part: PartFile, data: pd.DataFrame) -> str:
     if data.empty:
         return f"{title}<p>Not run yet.</p>"
     drawn = []
-    found = analysis.differences(data, part.against) if part.against else {}
+    found = analysis.differences(data, part.against)[0] if part.against else {}
     if found:
         less = part.against if part.against in set(data.arm) else f"{part.against} at the same point"
         drawn.append(figures.forest(f"{name}: top-1 less that of {less}", list(found.items())))
@@ -71,8 +71,9 @@ def _row(arm: str, of: pd.DataFrame, d: Difference | None) -> list:
     if d is None:
         return [*row, "", "", "", ""]
     if math.isinf(d.visible):
-        return [*row, f"{d.points:+.2f}", "", "", "one seed"]
-    return [*row, f"{d.points:+.2f}", f"{d.low:+.2f} to {d.high:+.2f}", f"> {d.visible:.2f}", d.verdict]
+        return [*row, tables.signed(d.points), "", "", "one seed"]
+    interval = f"{tables.signed(d.low)} to {tables.signed(d.high)}"
+    return [*row, tables.signed(d.points), interval, f"> {d.visible:.2f}", d.verdict]
 
 
 def _heat(name: str, data: pd.DataFrame, curves: dict[str, dict[float, str]]) -> str:
@@ -87,14 +88,18 @@ def _heat(name: str, data: pd.DataFrame, curves: dict[str, dict[float, str]]) ->
 
 def _lines(name: str, part: PartFile, data: pd.DataFrame) -> list[str]:
     """Top-1 over a grid of one number other than the strength, a curve an arm."""
-    if len(part.grid) != 1 or STRENGTH in part.grid:
+    key, values = next(iter(part.grid.items()), ("", []))
+    if len(part.grid) != 1 or key == STRENGTH or not all(type(value) in (int, float) for value in values):
         return []
-    key = next(iter(part.grid))
     series = {}
     for arm, of in data.groupby("of", sort=False):
         each = of.assign(x=[point[key] for point in of.point]).groupby("x")[OUTCOME]
         series[arm or "top-1"] = (list(each.mean().index), list(each.mean()), list(each.std().fillna(0)))
-    return [figures.lines(f"{name}: mean and s.d. over seeds", key.rpartition(".")[2], "top-1, %", series, log=True)]
+    return [
+        figures.lines(
+            f"{name}: mean and s.d. over seeds", key.rpartition(".")[2], "top-1, %", series, log=min(values) > 0
+        )
+    ]
 
 
 def _without_labels(parts: dict[str, pd.DataFrame]) -> str:

@@ -74,7 +74,7 @@ def _strengths(data: pd.DataFrame) -> list[str]:
         top, low, high = blocks.best(curve)
         tried = max(curve, key=lambda s, curve=curve: blocks.effects[blocks.arms.index(curve[s])])
         tilt = blocks.contrast(analysis.slope(curve))
-        cells = [rest or "all", f"{tried:g}", f"{top:.2f}", f"{low:.2f} to {high:.2f}", f"{tilt.points:+.2f}"]
+        cells = [rest or "all", f"{tried:g}", f"{top:.2f}", f"{low:.2f} to {high:.2f}", signed(tilt.points)]
         lines.append(f"| {' | '.join(cells)} | {_interval(tilt)} |")
     first, *others = found
     if others:
@@ -102,8 +102,13 @@ def _rankings(parts: dict[str, pd.DataFrame]) -> list[str]:
 
 def _shown(d: Difference) -> str:
     visible = "nothing: one seed" if math.isinf(d.visible) else f"{d.visible:.2f}"
-    return f"{d.points:+.2f} | {_interval(d)} | {visible} | {d.verdict}"
+    return f"{signed(d.points)} | {_interval(d)} | {visible} | {d.verdict}"
 
 
 def _interval(d: Difference) -> str:
-    return "none" if math.isinf(d.low) else f"{d.low:+.2f} to {d.high:+.2f}"
+    return "none" if math.isinf(d.low) else f"{signed(d.low)} to {signed(d.high)}"
+
+
+def signed(points: float) -> str:
+    """Two digits and a sign; what rounds to nothing is +0.00."""
+    return f"{round(points, 2) + 0.0:+.2f}"

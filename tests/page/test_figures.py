@@ -73,3 +73,19 @@ def test_a_picture_is_inside_the_page_whole():
     drawn = figures.picture("A picture", out.getvalue())
     assert 'width="5" height="3"' in drawn
     assert 'src="data:image/png;base64,' in drawn
+
+
+def test_a_map_has_every_point_also_those_without_a_label_and_names_of_few_classes_only():
+    points, groups = np.array([[0.0, 0], [1, 1], [2, 0], [3, 1]]), np.array([-1, -1, 0, 0])
+    drawn = figures.scatter("Map", points, groups, ["x"], np.array([False, False, False, True]))
+    assert all(f">{name}<" in drawn for name in ("no label", "generated", "x"))
+    many = figures.scatter("Map", points, groups, [f"class {i}" for i in range(30)], np.zeros(4, bool))
+    assert "class 3" not in many
+
+
+def test_many_classes_make_a_confusion_without_numbers():
+    names = [f"class {i}" for i in range(100)]
+    drawn = figures.confusion("Confusion", names, np.eye(100, dtype=int) * 77)
+    assert "class 3" not in drawn
+    assert ">77<" not in drawn
+    assert len(drawn) < 100_000

@@ -1,7 +1,12 @@
 """What is missing, what it may cost, what another row answers already; tests/pipeline/test_study.py runs real cells."""
 
+import subprocess
+import time
+from typing import ClassVar
+
 import pytest
 
+from pipeline.errors import UserError
 from pipeline.study import experiments, rows
 from tests.study.toy import STUDY
 
@@ -60,3 +65,108 @@ def test_what_a_cell_may_cost(write):
     assert experiments.seconds(asked[0], known) == pytest.approx(64)
     assert experiments.seconds(asked[-1], known) == pytest.approx(96)
     assert experiments.seconds(asked[0], [{"method": "byol", "width": "8", "images": "128", "seconds": "16"}]) == 32
+
+
+# --- running, with a process that does nothing in an experiment's place
+
+
+class Stand:
+    """In the place of an experiment: a shell that sleeps, and ends as its cell is told to."""
+
+    ends: ClassVar[dict] = {}
+    begun: ClassVar[list] = []
+
+    def __init__(self, study, one):
+        self.one = one
+        self.begun.append(one.cell.label)
+        sleep, code = self.ends.get(one.cell.label, (0.3, 0))
+        words = ["sh", "-c", f"trap 'exit 130' INT; sleep {sleep} & wait $!; exit {code}"]
+        self.process = subprocess.Popen(words, start_new_session=True)
+
+    def row(self, commit):
+        return row(self.one, commit=commit, top1_10k=81.0, seconds=0.3)
+
+    def fault(self):
+        return "failed, it was told to"
+
+    def keep_time(self):
+        pass
+
+
+@pytest.fixture
+def stand(write, monkeypatch):
+    monkeypatch.setenv("LEAVEN_STORE", "store")
+    monkeypatch.setattr(experiments, "_Experiment", Stand)
+    monkeypatch.setattr(rows, "commit", lambda: "abc")
+    monkeypatch.setattr(Stand, "ends", {})
+    monkeypatch.setattr(Stand, "begun", [])
+    return write()
+
+
+def test_all_cells_get_a_row_two_at_a_time(stand, capsys):
+    since = time.monotonic()
+    experiments.run(stand, None, 1, 2)
+    assert time.monotonic() - since < 8 * 0.5  # eight cells of .3 s, polled every .2 s, in pairs
+    assert [r["label"] for r in rows.read(stand.memory)] == [cell.label for cell in stand.cells]
+    assert "0 of 8 cells missing" in capsys.readouterr().err
+    experiments.run(stand, None, 1, 2)
+    assert len(Stand.begun) == 8
+
+
+def test_a_cell_that_fails_is_told_and_the_others_go_on(stand, capsys):
+    Stand.ends = {"arms: some, seed 0": (0.1, 1)}
+    with pytest.raises(UserError, match="1 cells failed: arms: some, seed 0") as caught:
+        experiments.run(stand, None, 1, 2)
+    assert caught.value.code == 1
+    assert "arms: some, seed 0: failed, it was told to" in capsys.readouterr().err
+    assert len(rows.read(stand.memory)) == 7
+
+
+def test_time_ends_a_run_and_what_is_finished_meanwhile_counts(stand):
+    Stand.ends = {"arms: none, seed 0": (0.1, 0), "arms: some, seed 0": (60, 0)}
+    since = time.monotonic()
+    experiments.run(stand, None, 1.2 / 60, 2)
+    assert time.monotonic() - since < 10
+    assert "arms: none, seed 0" in [r["label"] for r in rows.read(stand.memory)]
+    assert "arms: some, seed 0" not in [r["label"] for r in rows.read(stand.memory)]
+
+
+def test_nothing_is_started_that_would_not_be_finished_but_the_first(stand):
+    """A row says a minute for 256 images: with half a minute, one cell is tried all the same, and no second."""
+    rows.add(stand.memory, row(experiments.wanted(stand)[0], seconds=60.0))
+    experiments.run(stand, None, 0.5, 1)
+    assert Stand.begun == ["arms: some, seed 0"]
+
+
+def test_another_commit_meanwhile_ends_a_run_before_a_row_is_written(stand, monkeypatch):
+    commits = iter(["abc", "abc", "other"])
+    monkeypatch.setattr(rows, "commit", lambda: next(commits))
+    with pytest.raises(UserError, match="another commit than when the study began"):
+        experiments.run(stand, None, 1, 1)
+    assert rows.read(stand.memory) == []
+
+
+@pytest.mark.parametrize(
+    ("parts", "minutes", "jobs", "said"),
+    [
+        (["typo"], 1, 1, "no part typo.* there are arms, grid"),
+        (None, 0, 1, "above 0"),
+        (None, float("nan"), 1, "above 0"),
+        (None, 1, 0, "above 0"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(stand, parts, minutes, jobs, said):
+    with pytest.raises(UserError, match=said):
+        experiments.run(stand, parts, minutes, jobs)
+
+
+def test_a_part_alone(stand):
+    experiments.run(stand, ["arms"], 1, 4)
+    assert len(rows.read(stand.memory)) == 4
+
+
+def test_rows_are_refused_where_git_cannot_name_their_commit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    with pytest.raises(UserError, match="not a git repository"):
+        rows.commit()

@@ -1,0 +1,119 @@
+"""A study whose every number is known, through the tables and the page: worked out by hand."""
+
+import re
+
+import pytest
+
+from pipeline.page import studies
+from pipeline.study import experiments, rows, tables
+from tests.study.test_experiments import row
+from tests.study.toy import STUDY
+
+TOP1 = {"none": (80.0, 82.0), "some": (81.0, 83.4)}  # of seeds 0 and 1: differences 1 and 1.4
+GRID = {"1": (80.0, 82.0, 80.0), "2.5": (80.0, 81.0, 83.0)}  # of strengths 1, 2, 3; a second seed is a point better
+
+
+@pytest.fixture
+def study(write):
+    text = STUDY.replace("seeds: 1", "seeds: 2").replace("        - 3.0\n", "        - 2.0\n        - 3.0\n")
+    study = write(text.replace("title: a toy", 'title: "a toy, n < 10 & co"'))
+    for one in experiments.wanted(study):
+        if one.cell.part == "arms":
+            top1 = TOP1[one.cell.arm][one.cell.seed]
+        else:
+            ratio, strength = one.cell.point.values()
+            top1 = GRID[f"{ratio:g}"][int(strength) - 1] + one.cell.seed
+        measured = {"top1_10k": top1, "rankme": top1 / 2, "lidar": -top1, "beta": 0.5, "commit": "abc"}
+        rows.add(study.memory, row(one, **measured))
+    return study
+
+
+def test_the_table_by_hand(study):
+    text = tables.table(study)
+    assert "16 of 16 cells, made at abc in 0.3 hours of experiments." in text  # 16 x 60 s
+    assert "| none | 2 | 0.500 | 1 | 81.00 +- 1.41 | 1.00 |" in text
+    # 1.2 +- 12.7062 x .2828 / sqrt(2); seen with 1.3764 (t at .8) standard errors more
+    assert "| some | +1.20 | -1.34 to +3.74 | 2.82 | not resolved |" in text
+    assert "Residual s.d. 0.20 points, 1 degrees of freedom." in text
+    assert "| ratio 1 | 2 | 2.00 | 2.00 to 2.00 | +0.00 | +0.00 to +0.00 |" in text
+    assert "| ratio 2.5 | 3 | 3.00 |" in text
+    assert "| ratio 2.5 | +1.50 | +1.50 to +1.50 | 0.00 | better |" in text  # less the slope of ratio 1
+    # Over the grid's six arms, two of which tie twice: RankMe orders them as labels do, LiDAR the other way round
+    ranked = next(line for line in text.splitlines() if line.startswith("| grid | 6 |"))
+    assert ranked.startswith("| grid | 6 | +1.00, 0.00 | -1.00, 3.00 |")
+    assert "none is corrected" in text
+
+
+def test_the_page_shows_the_same(study):
+    html = studies.section(study)
+    assert "a toy, n &lt; 10 &amp; co" in html
+    assert html.count("<figure>") == 2  # a forest, a heat map
+    cells = re.findall(r"<td>([^<]*)</td>", html)
+    at = cells.index("some")
+    assert cells[at : at + 11] == [
+        "some",
+        "2",
+        "0.500",
+        "1",
+        "82.20",
+        "1.70",
+        "1.00",
+        "+1.20",
+        "-1.34 to +3.74",
+        "&gt; 2.82",
+        "not resolved",
+    ]
+    assert "+1.00 (0.00)" in cells
+
+
+def test_a_half_finished_study_has_what_there_is(study):
+    kept = rows.read(study.memory)[:3]  # both arms of seed 0, one of seed 1
+    study.memory.unlink()
+    assert "0 of 16 cells" in tables.table(study)
+    assert studies.section(study) == ""
+    for each in kept:
+        rows.add(study.memory, each)
+    text = tables.table(study)
+    assert "| some | +1.00 | none | nothing: one seed | not resolved |" in text
+    assert "No cell is finished." in text
+    assert "Not run yet." in studies.section(study)
+
+
+def test_curves_over_a_number_start_where_it_does(write):
+    """A ratio of 0 has no logarithm; a method is no number."""
+    drawn = {}
+    for name, values in {
+        "inflation.ratio": "[0, 1, 5]",
+        "pretrain.batch_size": "[32, 64]",
+        "pretrain.method": "[moco, byol]",
+    }.items():
+        part = f"parts:\n  one:\n    asks: x\n    seeds: 1\n    grid:\n      {name}: {values}\n"
+        study = write(STUDY.partition("parts:")[0] + part)
+        study.memory.unlink(missing_ok=True)
+        for i, one in enumerate(experiments.wanted(study)):
+            rows.add(study.memory, row(one, top1_10k=80.0 + i))
+        drawn[name] = studies.section(study)
+    assert [html.count("<figure>") for html in drawn.values()] == [1, 1, 0]
+    assert ">0<" in drawn["inflation.ratio"]
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "said"),
+    [
+        ("<<<<<<< HEAD\n", "toy.csv:18: no row of a study: 1 values for"),
+        ("label", None),
+        ("a" + "," * 20 + "\n", "toy.csv:18: no row of a study: 21 values for"),
+    ],
+)
+def test_a_spoilt_memory_is_refused_by_its_line(study, spoilt, said):
+    text = study.memory.read_text()
+    if said is None:
+        study.memory.write_text(text.replace("label,", "labels,", 1))
+        said = "has other columns"
+    else:
+        study.memory.write_text(text + spoilt)
+    with pytest.raises(rows.UserError, match=said):
+        tables.table(study)
+    study.memory.write_text(text.replace(",80,", ",eighty,"))
+    with pytest.raises(rows.UserError, match=r"toy.csv:\d+: no row of a study: could not convert"):
+        tables.table(study)
