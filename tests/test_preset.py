@@ -40,7 +40,7 @@ def folder(tmp_path):
 
 
 def flat(path: Path) -> dict:
-    return dict(preset._leaves(reader.parse(path.read_text())[0], ()))
+    return preset.leaves(reader.parse(path.read_text())[0])
 
 
 def test_there_is_a_smoke_preset_and_adainf():

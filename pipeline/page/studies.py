@@ -43,6 +43,9 @@ def _part(name: str, part: PartFile, data: pd.DataFrame) -> str:
     if found:
         less = part.against if part.against in set(data.arm) else f"{part.against} at the same point"
         drawn.append(figures.forest(f"{name}: top-1 less that of {less}", list(found.items())))
+    compared = analysis.contrasts(data, part.contrasts)
+    if compared:
+        drawn.append(figures.forest(f"{name}: comparisons", list(compared.items())))
     curves = analysis.curves(data)
     if curves:
         drawn.append(_heat(name, data, curves))

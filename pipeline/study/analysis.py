@@ -153,6 +153,12 @@ def differences(data: pd.DataFrame, against: str, outcome: str = OUTCOME) -> tup
     return found, blocks
 
 
+def contrasts(data: pd.DataFrame, wanted: dict[str, dict[str, float]]) -> dict[str, Difference]:
+    """Further comparisons of a part, those whose arms are all there; seeds are the blocks."""
+    blocks = fitted(data)
+    return {words: blocks.contrast(weights) for words, weights in wanted.items() if set(weights) <= set(blocks.arms)}
+
+
 def curves(data: pd.DataFrame) -> dict[str, dict[float, str]]:
     """Of a part with a grid of strengths: what else is fixed -> strength -> arm."""
     found: dict[str, dict[float, str]] = {}

@@ -11,6 +11,7 @@ parts:
     against: ARM                            # what the others are compared with: an arm, at the same point of the grid
     arms: {ARM: {inflation: {ratio: 0.0}}, ...}
     grid: {augment.strength: [1, 2], ...}   # every arm at every point; arms or grid may be left out
+    contrasts: {WORDS: {ARM: 1, ARM: -1}}   # further comparisons: weighted sums of arms, weights that add up to 0
     base: {...}                             # over the study's base; an arm's parameters are over both
 """
 
@@ -41,6 +42,7 @@ class PartFile(Section):
     against: str | None = None
     arms: dict[str, dict] = Field(default={"": {}}, min_length=1)
     grid: dict[str, Annotated[list, Field(min_length=1)]] = Field(default={})
+    contrasts: dict[str, dict[str, float]] = Field(default={})
     base: dict = Field(default={})
 
 
@@ -133,8 +135,12 @@ def _cells(file: StudyFile, path: Path):
                     raise UserError(f"{label} stands twice", f"{path}: {name}")
                 seen.add((label, seed))
                 yield Cell(name, label, arm, seed, dict(point), values)
-        if part.against is not None and part.against not in {arm for arm, _ in seen} | set(part.arms):
+        arms = {arm for arm, _ in seen}
+        if part.against is not None and part.against not in arms | set(part.arms):
             raise UserError(f"against {part.against}, which is no arm of it", f"{path}: {name}")
+        for words, weights in part.contrasts.items():
+            if not set(weights) <= arms or abs(sum(weights.values())) > 1e-9:
+                raise UserError(f"{words}: weights of arms that add up to 0 are wanted", f"{path}: {name}")
 
 
 def _plain(value: object) -> str:

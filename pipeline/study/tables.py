@@ -55,6 +55,10 @@ def _part(data: pd.DataFrame, part: PartFile) -> list[str]:
         lines += ["", *_header(f"less {part.against}", "points", "95 % interval", "could have been seen", "")]
         lines += [f"| {arm} | {_shown(d)} |" for arm, d in found.items()]
         lines += _residual(blocks)
+    found = analysis.contrasts(data, part.contrasts)
+    if found:
+        lines += ["", *_header("comparison", "points", "95 % interval", "could have been seen", "")]
+        lines += [f"| {words} | {_shown(d)} |" for words, d in found.items()]
     return lines + _strengths(data)
 
 

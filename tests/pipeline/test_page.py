@@ -100,7 +100,7 @@ def test_the_page_has_the_runs_numbers_and_figures(page, base):
     for name in ("top1", "top1_10k", "knn", "pixels", "untrained"):
         value = re.search(rf'"{name}": ([\d.]+)', (base.clone / "metrics/linear_eval.json").read_text())[1]
         assert f"{float(value):.2f}" in words
-    captions = "Generated images above|Training the generator|Pretraining: loss|t-SNE|nearest train|what the probe says"
+    captions = "Generated images above|Training the generator|Pretraining: loss|t-SNE|are nearest to them|what the probe says"
     for caption in captions.split("|"):
         assert caption in words
     pictures = [attributes for tag, attributes in found.found if tag == "img"]
@@ -113,7 +113,7 @@ def test_a_fresh_clone_has_the_studies_part(tmp_path):
     clone = clones.of_working_tree(tmp_path / "clone")
     clones.run(clone, "python", "-m", "pipeline.page")
     words = " ".join(Reader((clone / "report.html").read_text(encoding="utf-8")).words)
-    assert "makes what the encoder sees" in words
+    assert "Not drawn here, data/real" in words
     for study in (clone / "studies").glob("*.csv"):
         assert f"python -m pipeline.study table {study.stem}" in words
     assert clones.run(clone, "git", "status", "--porcelain") == ""

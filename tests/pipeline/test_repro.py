@@ -45,6 +45,7 @@ def test_git_sees_the_lock_the_metrics_and_the_plots_and_nothing_else(base):
         "dvc.lock",
         "metrics/generate.json",
         "metrics/generator.json",
+        "metrics/label_free.json",
         "metrics/linear_eval.json",
         "metrics/linear_eval.protocol.json",
         "metrics/prepare.json",

@@ -61,6 +61,8 @@ def test_a_grid_may_be_over_words(write):
         ("title: a toy", "titel: a toy", "titel"),
         ("    against: none\n", "    against: nothing\n", "against nothing, which is no arm"),
         ("threads: 1", "treads: 1", "no parameter compute.treads"),
+        ("    against: none\n", "    contrasts:\n      x:\n        none: 1\n", "x: weights of arms that add up to 0"),
+        ("    against: none\n", "    contrasts:\n      x:\n        none: 1\n        any: -1\n", "x: weights of arms"),
         ("pretrain.seed", "pretrain.sed", "no parameter pretrain.sed"),
         ("seeds: 1", "seeds: 0", "parts.grid.seeds"),
         ("  - smoke", "  - smok", "no preset smok"),

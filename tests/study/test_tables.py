@@ -16,6 +16,9 @@ GRID = {"1": (80.0, 82.0, 80.0), "2.5": (80.0, 81.0, 83.0)}  # of strengths 1, 2
 @pytest.fixture
 def study(write):
     text = STUDY.replace("seeds: 1", "seeds: 2").replace("        - 3.0\n", "        - 2.0\n        - 3.0\n")
+    text = text.replace(
+        "    against: none\n", "    against: none\n    contrasts:\n      turned:\n        none: 2\n        some: -2\n"
+    )
     study = write(text.replace("title: a toy", 'title: "a toy, n < 10 & co"'))
     for one in experiments.wanted(study):
         if one.cell.part == "arms":
@@ -34,6 +37,7 @@ def test_the_table_by_hand(study):
     assert "| none | 2 | 0.500 | 1 | 81.00 +- 1.41 | 1.00 |" in text
     # 1.2 +- 12.7062 x .2828 / sqrt(2); seen with 1.3764 (t at .8) standard errors more
     assert "| some | +1.20 | -1.34 to +3.74 | 2.82 | not resolved |" in text
+    assert "| turned | -2.40 | -7.48 to +2.68 | 5.63 | not resolved |" in text  # twice, the other way round
     assert "Residual s.d. 0.20 points, 1 degrees of freedom." in text
     assert "| ratio 1 | 2 | 2.00 | 2.00 to 2.00 | +0.00 | +0.00 to +0.00 |" in text
     assert "| ratio 2.5 | 3 | 3.00 |" in text
@@ -47,7 +51,7 @@ def test_the_table_by_hand(study):
 def test_the_page_shows_the_same(study):
     html = studies.section(study)
     assert "a toy, n &lt; 10 &amp; co" in html
-    assert html.count("<figure>") == 2  # a forest, a heat map
+    assert html.count("<figure>") == 3  # two forests, a heat map
     cells = re.findall(r"<td>([^<]*)</td>", html)
     at = cells.index("some")
     assert cells[at : at + 11] == [
