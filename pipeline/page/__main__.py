@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pipeline import files, stage
 from pipeline.page import run, studies
-from pipeline.progress import say
+from pipeline.progress import bar, say
 from pipeline.study import cells
 
 _STYLE = Path(__file__).with_name("style.css")
@@ -19,9 +19,14 @@ _STYLE = Path(__file__).with_name("style.css")
 
 def page() -> str:
     """The HTML."""
-    known = {path.stem: cells.load(path.stem) for path in sorted(cells.FOLDER.glob("*.yaml"))}
-    sections = {f"study-{name}": (study.file.title, studies.section(study)) for name, study in known.items()}
-    sections |= {"run": ("This run", run.section())}
+    names, sections = [path.stem for path in sorted(cells.FOLDER.glob("*.yaml"))], {}
+    with bar("report", len(names) + 1, "section") as progress:
+        for name in names:
+            study = cells.load(name)
+            sections[f"study-{name}"] = (study.file.title, studies.section(study))
+            progress.update()
+        sections["run"] = ("This run", run.section())
+        progress.update()
     sections = {anchor: found for anchor, found in sections.items() if found[1]}
     links = "".join(f'<a href="#{anchor}">{html.escape(title)}</a>' for anchor, (title, _) in sections.items())
     return (

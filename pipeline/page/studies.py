@@ -50,33 +50,27 @@ def _part(name: str, part: PartFile, data: pd.DataFrame) -> str:
     if curves:
         drawn.append(_heat(name, data, curves))
     drawn += _lines(name, part, data)
-    rows = [_row(arm, of, found.get(arm)) for arm, of in data.groupby("arm", sort=False)]
-    columns = [
-        "arm",
-        "seeds",
-        "beta",
-        "passes",
-        "top-1",
-        "s.d.",
-        "kNN",
-        "difference",
-        "95 % interval",
-        "seen if",
-        "verdict",
+    rows = [
+        _row(arm, of) + (_difference(found.get(arm)) if found else []) for arm, of in data.groupby("arm", sort=False)
     ]
+    columns = ["arm", "seeds", "beta", "passes", "top-1", "s.d.", "kNN"]
+    columns += ["difference", "95 % interval", "seen if", "verdict"] if found else []
     return f"{title}<div class=figures>{''.join(drawn)}</div>{table(columns, rows)}"
 
 
-def _row(arm: str, of: pd.DataFrame, d: Difference | None) -> list:
+def _row(arm: str, of: pd.DataFrame) -> list:
     mean = of.mean(numeric_only=True)
     row = [arm, len(of), f"{mean.beta:.3f}", f"{mean.real_passes:.0f}", f"{mean[OUTCOME]:.2f}"]
-    row += [f"{of[OUTCOME].std():.2f}" if len(of) > 1 else "", f"{mean.knn:.2f}"]
+    return [*row, f"{of[OUTCOME].std():.2f}" if len(of) > 1 else "", f"{mean.knn:.2f}"]
+
+
+def _difference(d: Difference | None) -> list:
     if d is None:
-        return [*row, "", "", "", ""]
+        return [""] * 4
     if math.isinf(d.visible):
-        return [*row, tables.signed(d.points), "", "", "one seed"]
+        return [tables.signed(d.points), "", "", "one seed"]
     interval = f"{tables.signed(d.low)} to {tables.signed(d.high)}"
-    return [*row, tables.signed(d.points), interval, f"> {d.visible:.2f}", d.verdict]
+    return [tables.signed(d.points), interval, f"> {d.visible:.2f}", d.verdict]
 
 
 def _heat(name: str, data: pd.DataFrame, curves: dict[str, dict[float, str]]) -> str:

@@ -2,10 +2,11 @@
 
 python -m pipeline.study plan NAME                  what is missing, and what it costs
 python -m pipeline.study run NAME --minutes 60      run it, as long as there is time; the same again goes on
-python -m pipeline.study table NAME                 every number, from the CSV alone
+python -m pipeline.study table NAME                 every number, from the CSV alone (--into FILE.md: between its marks)
 """
 
 import argparse
+from pathlib import Path
 
 from pipeline import stage
 from pipeline.study import cells, experiments, rows
@@ -43,6 +44,10 @@ def main() -> None:
             command.add_argument("--minutes", type=float, required=True, help="stop after so many")
             command.add_argument("--jobs", type=int, default=1, help="experiments at a time; each has compute.threads")
             command.add_argument("--part", action="append", help="only this part (may be given several times)")
+        if name == "table":
+            command.add_argument(
+                "--into", type=Path, help="a Markdown file, between <!-- table NAME --> and <!-- end NAME -->"
+            )
     asked = parser.parse_args()
     study = cells.load(asked.name)
     if asked.command == "plan":
@@ -52,7 +57,10 @@ def main() -> None:
     else:
         from pipeline.study import tables  # pandas takes a second
 
-        print(tables.table(study), end="")
+        if asked.into is None:
+            print(tables.table(study), end="")
+        else:
+            tables.write(asked.into, study)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
 """A study's numbers as Markdown, from its CSV alone: what docs/results.md quotes."""
 
 import math
+import re
+from pathlib import Path
 
 import pandas as pd
 
+from pipeline import files
+from pipeline.errors import UserError
 from pipeline.study import analysis
 from pipeline.study.analysis import EXPECTED, OUTCOME, Blocks, Difference
 from pipeline.study.cells import PartFile, Study
@@ -31,9 +35,23 @@ def table(study: Study) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write(path: Path, study: Study) -> None:
+    """Put the table between the marks of a Markdown file, `<!-- table NAME -->` and `<!-- end NAME -->`."""
+    before, begin, rest = path.read_text(encoding="utf-8").partition(f"<!-- table {study.name} -->\n")
+    _, end, after = rest.partition(f"<!-- end {study.name} -->")
+    if not (begin and end):
+        raise UserError(f"has no place for it, between <!-- table {study.name} --> and <!-- end {study.name} -->", path)
+    files.write_text(path, f"{before}{begin}\n{deeper(table(study))}\n{end}{after}")
+
+
+def deeper(text: str) -> str:
+    """Headings two levels down, to stand in a section of another text."""
+    return re.sub(r"(?m)^#", "###", text)
+
+
 def origin(data: pd.DataFrame, study: Study) -> str:
     """How much of the study there is, and what made it."""
-    commits = ", ".join(data.commit.unique()) or "no commit"
+    commits = ", ".join(commit[:7] for commit in data.commit.unique()) or "no commit"
     hours = data.drop_duplicates("key").seconds.sum() / 3600
     return f"{len(data)} of {len(study.cells)} cells, made at {commits} in {hours:.1f} hours of experiments."
 
