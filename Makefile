@@ -55,11 +55,15 @@ report: $(VENV)/.report
 screenshot: report $(VENV)/.dev
 	LEAVEN_PAGE=report.html LEAVEN_SCREENSHOT=docs/report.png python -m pytest tests/pipeline/test_page.py -k browser
 
+# Two workers, a file of tests each, of one thread each: more threads than cores would wait for one another.
+BOTH = OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/.dev
-	python -m pytest -m "not slow"
+	$(BOTH) -m "not slow"
 
 test-slow: $(VENV)/.dev
-	python -m pytest -m slow
+	$(BOTH) -m "slow and not alone"
+	python -m pytest -m alone
 
 bench: $(VENV)/.bench
 	python -m bench

@@ -1,5 +1,7 @@
 """Clones that tests of the whole pipeline share. A stage costs seconds of imports, so each runs as seldom as can be."""
 
+import fcntl
+import json
 import shutil
 from types import SimpleNamespace
 
@@ -20,6 +22,28 @@ def package(tmp_path):
     (tmp_path / "stages").mkdir()
     (tmp_path / "stages/__init__.py").touch()
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def once(request, tmp_path_factory):
+    """once(name, make): what `make(folder)` returned and left in `folder/clone`, of which every worker has a copy.
+
+    The first worker that asks makes it, the others wait.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if hasattr(request.config, "workerinput") else own
+
+    def given(name, make):
+        folder = shared / f"once-{name}"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / "seen.json").exists():
+                folder.mkdir()
+                (folder / "seen.json").write_text(json.dumps(make(folder)))
+        clone = clones.copy(folder / "clone", tmp_path_factory.mktemp(name) / "clone")
+        return SimpleNamespace(clone=clone, **json.loads((folder / "seen.json").read_text()))
+
+    return given
 
 
 @pytest.fixture(scope="session")
@@ -45,11 +69,14 @@ def small(tree, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def base(small, tmp_path_factory):
+def base(small, once):
     """One uninterrupted `dvc repro` from nothing, committed: `clone` (not to be changed), and what was seen of it."""
-    clone = clones.copy(small, tmp_path_factory.mktemp("base") / "clone")
-    output = clones.run(clone, "dvc", "repro")
-    seen = SimpleNamespace(clone=clone, output=output, counts=clones.counts(clone))
-    seen.status = clones.run(clone, "git", "status", "--porcelain")
-    clones.commit(clone, "Run")
-    return seen
+
+    def made(folder):
+        clone = clones.copy(small, folder / "clone")
+        seen = {"output": clones.run(clone, "dvc", "repro"), "counts": clones.counts(clone)}
+        seen["status"] = clones.run(clone, "git", "status", "--porcelain")
+        clones.commit(clone, "Run")
+        return seen
+
+    return once("base", made)

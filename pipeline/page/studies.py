@@ -103,10 +103,9 @@ def _without_labels(parts: dict[str, pd.DataFrame]) -> str:
     rows = []
     for name, data in parts.items():
         found = analysis.ranking(data)
-        rows.append([name, data.arm.nunique(), *(f"{r.rho:+.2f} ({r.regret:.2f})" for r in found.itertuples())])
-    return (
-        "<h3>Choosing without labels</h3>"
-        "<p>Rank correlation of each measure with top-1 over a part's arms (1: it orders them as labels do), and in "
-        "brackets the points that are lost by taking the arm which it likes best.</p>"
-        + table(["part", "arms", *EXPECTED], rows)
+        arms = data.arm.nunique()
+        each = (f"{r.rho:+.2f} ({r.regret:.2f})" for r in found.itertuples())
+        rows.append([name, arms, f"{analysis.chance(arms):.2f}", *each])
+    return f"<h3>Choosing without labels</h3><p>{tables.RANKED} The points are in brackets.</p>" + table(
+        ["part", "arms", "by chance", *EXPECTED], rows
     )

@@ -5,6 +5,7 @@ order of images. Arm and seed effects are fitted by least squares; intervals are
 of freedom.
 """
 
+import itertools
 import math
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -75,9 +76,7 @@ class Blocks:
             x[i, self.arms.index(arm)] = x[i, len(self.arms) + blocks.index(block)] = 1
         y = np.array(list(values.values()))
         self.x = x
-        self.inverse = np.linalg.pinv(
-            x.T @ x, rcond=1e-10, hermitian=True
-        )  # always singular: blocks hold the mean, too
+        self.inverse = np.linalg.pinv(x.T @ x, rcond=1e-10, hermitian=True)  # singular: blocks hold the mean, too
         self.effects = self.inverse @ x.T @ y
         self.df = len(y) - np.linalg.matrix_rank(x)
         residual = y - x @ self.effects
@@ -103,11 +102,7 @@ class Blocks:
         curve: strength -> arm. The interval has all places where the parabola's slope is not told from 0 (Fieller
         1954), cut off at the ends of what was tried; it is all of that where the parabola does not bend down.
         """
-        s = np.array(sorted(curve))
-        to = np.linalg.pinv(np.stack([np.ones_like(s), s, s**2], axis=1))  # parabola's coefficients from arms' effects
-        pick = np.zeros((len(s), len(self.effects)))
-        for i, strength in enumerate(s):
-            pick[i, self.arms.index(curve[strength])] = 1
+        s, to, pick = self._parabola(curve)
         _, b, c = to @ pick @ self.effects
         places = np.linspace(s[0], s[-1], 1001)
         if c >= 0 or not self.df:
@@ -117,6 +112,20 @@ class Blocks:
         kept = places[np.abs(slope @ self.effects) <= student(0.95, self.df) * error]
         top = float(np.clip(-b / (2 * c), s[0], s[-1]))
         return top, float(min(kept, default=top)), float(max(kept, default=top))
+
+    def misfit(self, curve: dict[float, str]) -> float:
+        """By how many points the arm farthest from the parabola of `best` lies off it."""
+        s, to, pick = self._parabola(curve)
+        effects = pick @ self.effects
+        return float(np.abs(effects - np.vander(s, 3, increasing=True) @ to @ effects).max())
+
+    def _parabola(self, curve: dict[float, str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Strengths; the matrix from their arms' effects to the parabola's coefficients; that from all to theirs."""
+        s = np.array(sorted(curve))
+        pick = np.zeros((len(s), len(self.effects)))
+        for i, strength in enumerate(s):
+            pick[i, self.arms.index(curve[strength])] = 1
+        return s, np.linalg.pinv(np.vander(s, 3, increasing=True)), pick
 
 
 def frame(study: Study) -> pd.DataFrame:
@@ -185,7 +194,7 @@ def ranking(data: pd.DataFrame, outcome: str = OUTCOME) -> pd.DataFrame:
     names = list(data.arm.unique())
     fits = {
         name: fitted(data, name) for name in (outcome, *EXPECTED)
-    }  # seeds that an arm lacks do not count against it
+    }  # a seed that an arm lacks is not held against it
     means = pd.DataFrame({n: [f.effects[f.arms.index(arm)] for arm in names] for n, f in fits.items()}, index=names)
     found = []
     for name, sign in EXPECTED.items():
@@ -193,3 +202,18 @@ def ranking(data: pd.DataFrame, outcome: str = OUTCOME) -> pd.DataFrame:
         regret = means[outcome].max() - means[outcome][(sign * means[name]).idxmax()]
         found.append({"measure": name, "arms": len(means), "rho": rho, "regret": regret})
     return pd.DataFrame(found)
+
+
+def chance(arms: int) -> float:
+    """The rank correlation that 95 % of random orders of so many arms stay within, either way; 1 where none does.
+
+    From all orders of up to 8 arms; above, by t = rho sqrt((n - 2) / (1 - rho^2)), .02 below the exact one at 9.
+    """
+    if arms > 8:
+        t = student(0.95, arms - 2)
+        return t / math.sqrt(arms - 2 + t * t)
+    orders = np.array(list(itertools.permutations(range(arms))))
+    apart = ((orders - np.arange(arms)) ** 2).sum(axis=1)
+    rho = np.abs(1 - 6 * apart / (arms * (arms**2 - 1)))
+    steps = np.unique(rho.round(9))
+    return float(next((step for step in steps if (rho > step + 1e-6).mean() <= 0.05), 1.0))

@@ -37,10 +37,10 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def _row(path: Path, line: int, words: list[str]) -> dict[str, str]:
-    row = dict(zip(COLUMNS, words, strict=False))
     try:
         if len(words) != len(COLUMNS):
             raise ValueError(f"{len(words)} values for {len(COLUMNS)} columns")
+        row = dict(zip(COLUMNS, words, strict=True))
         for name in NUMBERS:
             float(row[name] or 0)
     except ValueError as fault:

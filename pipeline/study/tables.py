@@ -16,6 +16,15 @@ CAUTION = (
     "Every interval has 95 % by itself, none is corrected for their number. They cover what differs between seeds of "
     "the training, not the choice of train and test images, nor the DDPM's own seed where that is not varied."
 )
+OFF = (
+    "Off it: by how many points the arm farthest from the parabola lies off it; where that is well above the residual "
+    "its top means little."
+)
+RANKED = (
+    "Rank correlation with top-1 over a part's arms (1: the measure orders them as labels do), and points lost by "
+    "taking the arm that the measure likes best. By chance: what 95 % of random orders of so many arms stay within, "
+    "either way."
+)
 _ARMS = ("arm", "seeds", "beta", "passes", "top-1, %", "kNN", *EXPECTED)
 
 
@@ -90,14 +99,15 @@ def _strengths(data: pd.DataFrame) -> list[str]:
     found, blocks = analysis.curves(data), analysis.fitted(data)
     if not found:
         return []
-    columns = ("best tried", "parabola's top", "95 % interval", "slope a unit of strength", "95 % interval")
+    columns = ("best tried", "parabola's top", "95 % interval", "off it", "slope a unit of strength", "95 % interval")
     lines = ["", *_header("", *columns)]
     for rest, curve in found.items():
         top, low, high = blocks.best(curve)
         tried = max(curve, key=lambda s, curve=curve: blocks.effects[blocks.arms.index(curve[s])])
         tilt = blocks.contrast(analysis.slope(curve))
-        cells = [rest or "all", f"{tried:g}", f"{top:.2f}", f"{low:.2f} to {high:.2f}", signed(tilt.points)]
-        lines.append(f"| {' | '.join(cells)} | {_interval(tilt)} |")
+        cells = [rest or "all", f"{tried:g}", f"{top:.2f}", f"{low:.2f} to {high:.2f}"]
+        cells += [f"{blocks.misfit(curve):.2f}", signed(tilt.points), _interval(tilt)]
+        lines.append(f"| {' | '.join(cells)} |")
     first, *others = found
     if others:
         lines += ["", *_header(f"slope less that of {first}", "points", "95 % interval", "could have been seen", "")]
@@ -106,19 +116,15 @@ def _strengths(data: pd.DataFrame) -> list[str]:
         weights = analysis.slope(found[rest])
         tilt = blocks.contrast({arm: weights.get(arm, 0) - base.get(arm, 0) for arm in weights | base})
         lines.append(f"| {rest} | {_shown(tilt)} |")
-    return lines + _residual(blocks)
+    return [*lines, *_residual(blocks), "", OFF]
 
 
 def _rankings(parts: dict[str, pd.DataFrame]) -> list[str]:
-    lines = [
-        "Rank correlation with top-1 over a part's arms (1: the measure orders them as labels do), and points lost by "
-        "taking the arm that the measure likes best.",
-        "",
-        *_header("part", "arms", *EXPECTED),
-    ]
+    lines = [RANKED, "", *_header("part", "arms", "by chance", *EXPECTED)]
     for name, data in parts.items():
         cells = [f"{row.rho:+.2f}, {row.regret:.2f}" for row in analysis.ranking(data).itertuples()]
-        lines.append(f"| {name} | {data.arm.nunique()} | {' | '.join(cells)} |")
+        arms = data.arm.nunique()
+        lines.append(f"| {name} | {arms} | {analysis.chance(arms):.2f} | {' | '.join(cells)} |")
     return lines
 
 

@@ -12,7 +12,7 @@ import torch
 
 from tests.pipeline import classifier, clones
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 MINUTES = 20  # on two cores
 COMMITTED_ON = "AVX512"  # torch.backends.cpu.get_cpu_capability() where the committed dvc.lock was made
 

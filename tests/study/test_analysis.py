@@ -173,3 +173,27 @@ def test_rankings_by_hand():
     assert found.regret.to_dict() == pytest.approx(
         {"rankme": 0, "lidar": 5, "alignment": 5, "uniformity": 0, "connectivity": 3}, abs=1e-9
     )
+
+
+@pytest.mark.parametrize(("arms", "within"), [(4, 1.0), (5, 0.9), (6, 29 / 35), (7, 0.75), (8, 5 / 7)])
+def test_rank_correlations_beyond_chance_are_those_of_the_published_table(arms, within):
+    """The next possible value is Zar's critical one, two-sided at 5 %: 1.000, .886, .786, .738 for 5 to 8 arms."""
+    assert analysis.chance(arms) == pytest.approx(within)
+
+
+@pytest.mark.parametrize("arms", [9, 14, 20])
+def test_rank_correlations_beyond_chance_of_many_arms_are_those_of_random_orders(arms):
+    random, place = np.random.default_rng(0), np.arange(arms)
+    rho = [np.corrcoef(random.permutation(arms), place)[0, 1] for _ in range(20_000)]
+    assert analysis.chance(arms) == pytest.approx(np.quantile(np.abs(rho), 0.95), abs=0.025)
+
+
+def test_what_lies_off_the_parabola_is_said_and_a_parabola_has_nothing_off_it():
+    found = Blocks(parabola(1.7, 2, 0.0, np.random.default_rng(0)))
+    assert found.misfit({float(arm): arm for arm in found.arms}) == pytest.approx(0, abs=1e-6)
+    heights = {1.0: 80.0, 2.0: 81.0, 3.0: 80.0, 4.0: 83.0}
+    bent = Blocks({(f"{s}", i): height + i for s, height in heights.items() for i in range(2)})
+    fit = np.polynomial.Polynomial.fit(list(heights), list(heights.values()), 2)
+    expected = max(abs(fit(s) - height) for s, height in heights.items())
+    assert bent.misfit({float(arm): arm for arm in bent.arms}) == pytest.approx(expected)
+    assert expected > 0.5
