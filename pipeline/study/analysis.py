@@ -97,35 +97,37 @@ class Blocks:
         return Difference(points, points - half, points + half, half + student(2 * _POWER - 1, self.df) * error)
 
     def best(self, curve: dict[float, str]) -> tuple[float, float, float]:
-        """Where the parabola through the arms at several strengths is highest, and the 95 % interval of that place.
+        """The strength at which the parabola through the arms is highest, and its 95 % interval.
 
-        curve: strength -> arm. The interval has all places where the parabola's slope is not told from 0 (Fieller
-        1954), cut off at the ends of what was tried; it is all of that where the parabola does not bend down.
+        curve: strength -> arm; the parabola is one in log2(strength). The interval has all places where its slope is
+        not told from 0 (Fieller 1954), cut off at the ends of what was tried; it is all of that where the parabola does
+        not bend down.
         """
-        s, to, pick = self._parabola(curve)
+        x, to, pick = self._parabola(curve)
         _, b, c = to @ pick @ self.effects
-        places = np.linspace(s[0], s[-1], 1001)
+        places = np.linspace(x[0], x[-1], 1001)
         if c >= 0 or not self.df:
-            return float(s[np.argmax(pick @ self.effects)]), float(s[0]), float(s[-1])
+            return tuple(float(2**place) for place in (x[np.argmax(pick @ self.effects)], x[0], x[-1]))
         slope = np.stack([np.zeros_like(places), np.ones_like(places), 2 * places], axis=1) @ to @ pick
         error = np.sqrt(self.variance * np.einsum("ij,jk,ik->i", slope, self.inverse, slope))
         kept = places[np.abs(slope @ self.effects) <= student(0.95, self.df) * error]
-        top = float(np.clip(-b / (2 * c), s[0], s[-1]))
-        return top, float(min(kept, default=top)), float(max(kept, default=top))
+        top = np.clip(-b / (2 * c), x[0], x[-1])
+        return tuple(float(2**place) for place in (top, min(kept, default=top), max(kept, default=top)))
 
     def misfit(self, curve: dict[float, str]) -> float:
         """By how many points the arm farthest from the parabola of `best` lies off it."""
-        s, to, pick = self._parabola(curve)
+        x, to, pick = self._parabola(curve)
         effects = pick @ self.effects
-        return float(np.abs(effects - np.vander(s, 3, increasing=True) @ to @ effects).max())
+        return float(np.abs(effects - np.vander(x, 3, increasing=True) @ to @ effects).max())
 
     def _parabola(self, curve: dict[float, str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Strengths; the matrix from their arms' effects to the parabola's coefficients; that from all to theirs."""
-        s = np.array(sorted(curve))
-        pick = np.zeros((len(s), len(self.effects)))
-        for i, strength in enumerate(s):
+        """log2 of the strengths; matrices from their arms' effects to coefficients, and from all effects to theirs."""
+        strengths = sorted(curve)
+        pick = np.zeros((len(strengths), len(self.effects)))
+        for i, strength in enumerate(strengths):
             pick[i, self.arms.index(curve[strength])] = 1
-        return s, np.linalg.pinv(np.vander(s, 3, increasing=True)), pick
+        x = np.log2(strengths)
+        return x, np.linalg.pinv(np.vander(x, 3, increasing=True)), pick
 
 
 def frame(study: Study) -> pd.DataFrame:
@@ -169,19 +171,19 @@ def contrasts(data: pd.DataFrame, wanted: dict[str, dict[str, float]]) -> dict[s
 
 
 def curves(data: pd.DataFrame) -> dict[str, dict[float, str]]:
-    """Of a part with a grid of strengths: what else is fixed -> strength -> arm."""
+    """Of a part with a grid of strengths: what else is fixed -> strength -> arm. Strength 0 has no logarithm."""
     found: dict[str, dict[float, str]] = {}
     for arm, point in zip(data.arm, data.point, strict=True):
-        if STRENGTH in point:
+        if point.get(STRENGTH):
             rest = ", ".join(word for word in arm.split(", ") if not word.startswith("strength "))
             found.setdefault(rest, {})[float(point[STRENGTH])] = arm
     return {rest: curve for rest, curve in found.items() if len(curve) > 2}
 
 
 def slope(curve: dict[float, str]) -> dict[str, float]:
-    """Weights of the arms in the straight line's slope: percent points a unit of strength."""
-    s = np.array(list(curve))
-    weights = (s - s.mean()) / ((s - s.mean()) ** 2).sum()
+    """Weights of the arms in the slope of the straight line over log2(strength): percent points a doubling."""
+    x = np.log2(list(curve))
+    weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
     return dict(zip(curve.values(), weights.tolist(), strict=True))
 
 

@@ -17,8 +17,8 @@ CAUTION = (
     "the training, not the choice of train and test images, nor the DDPM's own seed where that is not varied."
 )
 OFF = (
-    "Off it: by how many points the arm farthest from the parabola lies off it; where that is well above the residual "
-    "its top means little."
+    "The parabola is one over the logarithm of the strength. Off it: by how many points the arm farthest from it lies "
+    "off; where that is well above the residual its top means little."
 )
 RANKED = (
     "Rank correlation with top-1 over a part's arms (1: the measure orders them as labels do), and points lost by "
@@ -99,7 +99,7 @@ def _strengths(data: pd.DataFrame) -> list[str]:
     found, blocks = analysis.curves(data), analysis.fitted(data)
     if not found:
         return []
-    columns = ("best tried", "parabola's top", "95 % interval", "off it", "slope a unit of strength", "95 % interval")
+    columns = ("best tried", "parabola's top", "95 % interval", "off it", "slope a doubling", "95 % interval")
     lines = ["", *_header("", *columns)]
     for rest, curve in found.items():
         top, low, high = blocks.best(curve)

@@ -111,11 +111,13 @@ def test_verdicts_are_of_the_interval():
 
 
 def parabola(curve, seeds, noise, random):
-    """Numbers of arms "s" along a parabola with its top at `curve`, over several seeds."""
+    """Numbers of arms "s" along a parabola over log2(s) with its top at `curve`, over several seeds."""
     strengths = [0.5, 1.0, 2.0, 3.0, 4.0]
     seed = random.normal(0, 1, seeds)
     return {
-        (f"{s}", i): 85 - (s - curve) ** 2 + seed[i] + random.normal(0, noise) for s in strengths for i in range(seeds)
+        (f"{s}", i): 85 - 2 * math.log2(s / curve) ** 2 + seed[i] + random.normal(0, noise)
+        for s in strengths
+        for i in range(seeds)
     }
 
 
@@ -135,19 +137,23 @@ def test_the_interval_of_the_best_strength_covers_the_truth_as_often_as_it_says(
 
 
 def test_what_rises_to_the_end_has_its_best_strength_there_and_what_sags_nowhere():
-    late = {(f"{s}", i): 80 - 0.2 * (s - 6) ** 2 + 0.01 * (-1) ** i * s for s in (1.0, 2.0, 3.0, 4.0) for i in range(2)}
+    late = {
+        (f"{s}", i): 80 - math.log2(s / 6) ** 2 + 0.01 * (-1) ** i * s for s in (1.0, 2.0, 3.0, 4.0) for i in range(2)
+    }
     rising = Blocks(late)  # a parabola whose top lies beyond
     top, low, high = rising.best({float(arm): arm for arm in rising.arms})
     assert (top, high) == (4.0, 4.0)
     assert low > 3.5
-    sagging = Blocks({(f"{s}", i): 80 + (s - 2) ** 2 + 0.1 * i * s for s in (1.0, 2.0, 4.0) for i in range(2)})
+    sagging = Blocks(
+        {(f"{s}", i): 80 + math.log2(s / 1.9) ** 2 + 0.1 * i * s for s in (1.0, 2.0, 4.0) for i in range(2)}
+    )
     assert sagging.best({float(arm): arm for arm in sagging.arms}) == (4.0, 1.0, 4.0)
 
 
 def test_the_slope_is_the_straight_lines():
     curve = {1.0: "x", 2.0: "y", 4.0: "z"}
     values = {"x": 80.0, "y": 83.0, "z": 82.0}
-    expected = np.polyfit(list(curve), list(values.values()), 1)[0]
+    expected = np.polyfit(np.log2(list(curve)), list(values.values()), 1)[0]
     assert sum(w * values[arm] for arm, w in analysis.slope(curve).items()) == pytest.approx(expected)
 
 
@@ -193,7 +199,7 @@ def test_what_lies_off_the_parabola_is_said_and_a_parabola_has_nothing_off_it():
     assert found.misfit({float(arm): arm for arm in found.arms}) == pytest.approx(0, abs=1e-6)
     heights = {1.0: 80.0, 2.0: 81.0, 3.0: 80.0, 4.0: 83.0}
     bent = Blocks({(f"{s}", i): height + i for s, height in heights.items() for i in range(2)})
-    fit = np.polynomial.Polynomial.fit(list(heights), list(heights.values()), 2)
-    expected = max(abs(fit(s) - height) for s, height in heights.items())
+    fit = np.polynomial.Polynomial.fit(np.log2(list(heights)), list(heights.values()), 2)
+    expected = max(abs(fit(math.log2(s)) - height) for s, height in heights.items())
     assert bent.misfit({float(arm): arm for arm in bent.arms}) == pytest.approx(expected)
     assert expected > 0.5

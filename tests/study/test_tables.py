@@ -10,12 +10,12 @@ from tests.study.test_experiments import row
 from tests.study.toy import STUDY
 
 TOP1 = {"none": (80.0, 82.0), "some": (81.0, 83.4)}  # of seeds 0 and 1: differences 1 and 1.4
-GRID = {"1": (80.0, 82.0, 80.0), "2.5": (80.0, 81.0, 83.0)}  # of strengths 1, 2, 3; a second seed is a point better
+GRID = {"1": (80.0, 82.0, 80.0), "2.5": (80.0, 81.0, 83.0)}  # of strengths 1, 2, 4; a second seed is a point better
 
 
 @pytest.fixture
 def study(write):
-    text = STUDY.replace("seeds: 1", "seeds: 2").replace("        - 3.0\n", "        - 2.0\n        - 3.0\n")
+    text = STUDY.replace("seeds: 1", "seeds: 2").replace("        - 3.0\n", "        - 2.0\n        - 4.0\n")
     text = text.replace(
         "    against: none\n", "    against: none\n    contrasts:\n      turned:\n        none: 2\n        some: -2\n"
     )
@@ -25,7 +25,7 @@ def study(write):
             top1 = TOP1[one.cell.arm][one.cell.seed]
         else:
             ratio, strength = one.cell.point.values()
-            top1 = GRID[f"{ratio:g}"][int(strength) - 1] + one.cell.seed
+            top1 = GRID[f"{ratio:g}"][(1.0, 2.0, 4.0).index(strength)] + one.cell.seed
         measured = {"top1_10k": top1, "rankme": top1 / 2, "lidar": -top1, "beta": 0.5, "commit": "abc"}
         rows.add(study.memory, row(one, **measured))
     return study
@@ -40,7 +40,7 @@ def test_the_table_by_hand(study):
     assert "| turned | -2.40 | -7.48 to +2.68 | 5.63 | not resolved |" in text  # twice, the other way round
     assert "Residual s.d. 0.20 points, 1 degrees of freedom." in text
     assert "| ratio 1 | 2 | 2.00 | 2.00 to 2.00 | 0.00 | +0.00 | +0.00 to +0.00 |" in text
-    assert "| ratio 2.5 | 3 | 3.00 |" in text
+    assert "| ratio 2.5 | 4 | 4.00 |" in text
     assert "| ratio 2.5 | +1.50 | +1.50 to +1.50 | 0.00 | better |" in text  # less the slope of ratio 1
     # Over the grid's six arms, two of which tie twice: RankMe orders them as labels do, LiDAR the other way round
     ranked = next(line for line in text.splitlines() if line.startswith("| grid | 6 |"))
