@@ -96,15 +96,19 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) 
         failed, started = {}, 0
         try:
             while True:
+                if not all(experiment.settled() for experiment in running):
+                    time.sleep(0.2)
+                    continue
                 stopping = bool(signals) or time.monotonic() >= end
-                while not stopping and len(running) < jobs:
+                chosen = None
+                if not stopping and len(running) < jobs:
                     chosen = _affordable(todo, end - time.monotonic(), anyway=not started)
-                    if chosen is None:
-                        break
+                if chosen is not None:
                     _unchanged(commit)
                     todo.remove(chosen)
                     running.append(_Experiment(study.name, chosen))
                     started += 1
+                    continue
                 if not running:
                     break
                 if stopping:
@@ -128,6 +132,8 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) 
                 time.sleep(0.2)
         finally:
             _stop(running)
+            for experiment in running:  # of a run that was broken off
+                experiment.keep_time()
         left = len(missing(asked))
         say(f"{study.memory}: {left} of {len(asked)} cells missing; commit it")
     if signals:
@@ -192,6 +198,11 @@ class _Experiment:
             preexec_fn=lambda: launch.end_with_the_parent(signal.SIGKILL),
         )
         os.close(out)
+
+    def settled(self) -> bool:
+        """Whether it has its copy. Until then DVC stashes this folder's changes and has the experiment's parameters in it:
+        a row that is added meanwhile is lost, params.yaml is not what was committed, and a second experiment fails."""
+        return self.process.poll() is not None or "Reproducing experiment" in self.log.read_text(errors="replace")
 
     def row(self, commit: str) -> dict:
         """The row of a finished experiment."""

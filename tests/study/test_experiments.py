@@ -75,13 +75,20 @@ class Stand:
 
     ends: ClassVar[dict] = {}
     begun: ClassVar[list] = []
+    settling = 0.0  # seconds in which its parameters stand in the folder
+    settled_at = 0.0  # of the one that was begun last
 
     def __init__(self, study, one):
+        assert Stand.settled_at <= time.monotonic(), "another has its parameters in the folder"
+        Stand.settled_at = time.monotonic() + self.settling
         self.one = one
         self.begun.append(one.cell.label)
         sleep, code = self.ends.get(one.cell.label, (0.3, 0))
         words = ["sh", "-c", f"trap 'exit 130' INT; sleep {sleep} & wait $!; exit {code}"]
         self.process = subprocess.Popen(words, start_new_session=True)
+
+    def settled(self):
+        return self.settled_at <= time.monotonic()
 
     def row(self, commit):
         return row(self.one, commit=commit, top1_10k=81.0, seconds=0.3)
@@ -100,6 +107,7 @@ def stand(write, monkeypatch):
     monkeypatch.setattr(rows, "commit", lambda: "abc")
     monkeypatch.setattr(Stand, "ends", {})
     monkeypatch.setattr(Stand, "begun", [])
+    monkeypatch.setattr(Stand, "settled_at", 0.0)
     return write()
 
 
@@ -111,6 +119,19 @@ def test_all_cells_get_a_row_two_at_a_time(stand, capsys):
     assert "0 of 8 cells missing" in capsys.readouterr().err
     experiments.run(stand, None, 1, 2)
     assert len(Stand.begun) == 8
+
+
+def test_none_begins_and_no_commit_is_read_while_another_has_its_parameters_in_the_folder(stand, monkeypatch):
+    """`dvc exp run -S` writes params.yaml here, stashes it and puts the old one back before it works in its copy."""
+
+    def commit():
+        assert Stand.settled_at <= time.monotonic(), "params.yaml is another experiment's"
+        return "abc"
+
+    monkeypatch.setattr(Stand, "settling", 0.5)
+    monkeypatch.setattr(rows, "commit", commit)
+    experiments.run(stand, ["arms"], 1, 3)
+    assert len(rows.read(stand.memory)) == 4
 
 
 def test_a_cell_that_fails_is_told_and_the_others_go_on(stand, capsys):
