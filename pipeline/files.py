@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 from pipeline.errors import RESOURCE, UserError
@@ -22,7 +24,7 @@ def disk_faults(path: Path) -> Iterator[None]:
         yield
     except OSError as fault:
         if fault.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            free = shutil.disk_usage(_existing(path)).free
+            free = shutil.disk_usage(existing(path)).free
             raise UserError(
                 f"disk full, {free / 1e6:,.0f} MB free",
                 path,
@@ -101,21 +103,43 @@ def assemble(folder: Path, sources: dict[str, Path], finish: Callable[[Path], No
             shutil.rmtree(fresh, ignore_errors=True)
 
 
+def existing(path: Path) -> Path:
+    """The path, or the first folder above it that is there."""
+    return next(p for p in [Path(path), *Path(path).resolve().parents] if p.exists())
+
+
 @contextlib.contextmanager
-def lock(path: Path, what: str) -> Iterator[None]:
-    """Hold `path` locked; wait, and say so, while another process has it. The lock dies with its process."""
+def lock(path: Path, what: str, patient: bool = True) -> Iterator[None]:
+    """Hold `path` locked; wait, and say so, while another process has it. The lock dies with its process.
+
+    Without patience it is refused (a UserError).
+    """
     held = FileLock(path)
     with disk_faults(Path(path)):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         try:
             held.acquire(timeout=0)
-        except Timeout:
-            say(f"waiting: another process works on {what} ({path})")
+        except Timeout as fault:
+            if not patient:
+                raise UserError(f"{_holder(path)} works on {what}", path, "wait for it, or stop it") from fault
+            say(f"waiting: {_holder(path)} works on {what} ({path})")
             held.acquire()
     try:
         yield
     finally:
         held.release()
+
+
+def _holder(path: Path) -> str:
+    """Who has a file locked, as Linux tells it: the process and since when it runs."""
+    with contextlib.suppress(OSError, ValueError, psutil.Error):
+        number = os.stat(path).st_ino
+        for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines():
+            words = line.split()  # 1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE FIRST LAST
+            if len(words) == 8 and words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(number):
+                since = time.strftime("%H:%M:%S", time.localtime(psutil.Process(int(words[4])).create_time()))
+                return f"process {words[4]} (since {since})"
+    return "another process"
 
 
 def _fsync(path: Path) -> None:
@@ -124,7 +148,3 @@ def _fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _existing(path: Path) -> Path:
-    return next(p for p in [Path(path), *Path(path).resolve().parents] if p.exists())

@@ -37,6 +37,11 @@ def size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def leads() -> bool:
+    """Whether this process speaks for its whole job: alone, or the first of one that no stage has started."""
+    return _FOLDER not in os.environ and rank() == 0
+
+
 def wanted() -> str | None:
     """The launcher that is asked for, unless this process came from one: of this or of the user."""
     started = _FOLDER in os.environ or "RANK" in os.environ

@@ -1,5 +1,12 @@
-"""Runs a stage's main: its parameters in, UserError -> one line and an exit code, a guard against edits meanwhile."""
+"""Runs a stage's main: its parameters in, UserError -> one line and an exit code, a guard against edits meanwhile.
 
+python -m stages.NAME            do the work, after a look at what it needs of the machine
+python -m stages.NAME --check    only that look: what is needed and what there is
+python -m stages.NAME --no-wait  refuse, instead of waiting, while another process runs this stage here
+"""
+
+import argparse
+import contextlib
 import hashlib
 import os
 import re
@@ -8,15 +15,17 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 
-from pipeline import files, launch, store
+from pipeline import files, launch, machine, store
 from pipeline.errors import RESOURCE, Stopped, UserError
 from pipeline.params import reader
 from pipeline.params.schema import Params
+from pipeline.progress import say
 
 PARALLEL = ("generator", "generate", "pretrain")  # the stages that PIPELINE_LAUNCH starts in several processes
 _NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
@@ -24,13 +33,21 @@ _NO_PEER = ("onnection closed by peer", "onnection reset by peer", "roken pipe",
 _OWN = re.compile(r"\$\{(\w+)\.(\w+)\}")
 
 
-def run(name: str, main: Callable[[SimpleNamespace], None], reads: tuple[str, ...]) -> None:
+def run(
+    name: str,
+    main: Callable[[SimpleNamespace], None],
+    reads: tuple[str, ...],
+    needs: Callable[[SimpleNamespace], machine.Needs],
+) -> None:
     """Run `main` with the parameters that dvc.yaml names for this stage, and no others; exit with its code.
 
     reads: as in dvc.yaml. A section ("inflation"), a value ("inflation.ratio"), or the section that a value names
-    ("${pretrain.method}"), which `main` finds under the name `own`.
+    ("${pretrain.method}"), which `main` finds under the name `own`. needs: of the same parameters, what must be there.
     """
-    sys.exit(_code(name, main, reads))
+    parser = argparse.ArgumentParser(prog=f"python -m stages.{name}", description=sys.modules[main.__module__].__doc__)
+    parser.add_argument("--check", action="store_true", help="say what is needed and what there is, and do no work")
+    parser.add_argument("--no-wait", action="store_true", help="refuse while another process runs this stage here")
+    sys.exit(_code(name, main, reads, needs, parser.parse_args()))
 
 
 def command(main: Callable[[], None]) -> None:
@@ -40,20 +57,40 @@ def command(main: Callable[[], None]) -> None:
         sys.exit(code)
 
 
-def _code(name: str, main: Callable, reads: tuple[str, ...]) -> int:
-    launcher = launch.wanted()
-    if launcher and name in PARALLEL:
-        return _told(lambda: _launched(f"stages.{name}", launcher), f"{name}: ")
-    launch.enter()
+def _code(name: str, main: Callable, reads: tuple[str, ...], needs: Callable, asked: argparse.Namespace) -> int:
+    launcher = launch.wanted() if name in PARALLEL else None
 
-    def work() -> None:
+    def work() -> int:
         sources, params = _sources(), reader.load()
-        main(select(params, reads))
+        own = select(params, reads)
+        with _ready(name, needs, own, asked) if launch.leads() else contextlib.nullcontext():
+            if asked.check:
+                return 0
+            if launcher:
+                return _launched(f"stages.{name}", launcher)
+            main(own)
         if launch.rank() == 0:
-            _unchanged(sources, select(params, reads), reads)
+            _unchanged(sources, own, reads)
             _record(name, params)
+        return 0
 
+    if not launcher:
+        launch.enter()
     return _told(work, f"{name}: ")
+
+
+@contextlib.contextmanager
+def _ready(name: str, needs: Callable, params: SimpleNamespace, asked: argparse.Namespace) -> Iterator[None]:
+    """The machine has what the stage needs, and no other process runs it in this folder."""
+    wanted = needs(params)
+    faults = machine.lacking(wanted)
+    if faults:
+        raise UserError("\n".join(map(str, faults)), code=min(fault.code for fault in faults))
+    place, patient = Path("data") / f".{name}.lock", not (asked.no_wait or asked.check)
+    with files.lock(place, f"{name} in this folder", patient):
+        if asked.check:
+            say(f"{name}: {machine.told(wanted)}")
+        yield
 
 
 def _launched(module: str, launcher: str) -> int:

@@ -31,6 +31,7 @@ PLUMBING = {
     "progress",
     "files",
     "store",
+    "machine",
     "checkpoint",
     "params",
     "params/schema",

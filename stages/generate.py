@@ -5,11 +5,18 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from pipeline import distributed, files, imports, inflation, loop, report, sampling, shards, stage
+from pipeline import distributed, files, imports, inflation, loop, machine, report, sampling, shards, stage
 from pipeline.errors import UserError
 
 READS = ("compute", "generate", "inflation.ratio")
 SET = Path("data/generated/inflation")
+WRITES = ("data/generated/inflation", "metrics/generate.json", "plots/generated.png")
+
+
+def needs(params: SimpleNamespace) -> machine.Needs:
+    real, image = machine.images(Path("data/real"), shards.TRAIN)
+    size = inflation.generated_count(real, params.inflation.ratio) * image
+    return machine.Needs(WRITES, size, size, params.generate.shard_size * image, params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:
@@ -43,4 +50,4 @@ def main(params: SimpleNamespace) -> None:
 
 
 if __name__ == "__main__":
-    stage.run("generate", main, READS)
+    stage.run("generate", main, READS, needs)

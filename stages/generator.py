@@ -3,10 +3,18 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline import distributed, files, imports, loop, report, shards, stage
+from pipeline import distributed, files, imports, loop, machine, report, shards, stage
 from pipeline.training import generator
 
 READS = ("compute", "generator", "${generator.kind}")
+WRITES = ("data/generator", "metrics/generator.json", "plots/generator.csv")
+
+
+def needs(params: SimpleNamespace) -> machine.Needs:
+    given = params.generator.source in ("import", "pretrained")
+    made = machine.size(Path(params.generator.path)) if given else machine.BESIDE // 10
+    kept = machine.BESIDE if params.generator.source == "train" else 0
+    return machine.Needs(WRITES, made, kept, machine.size(Path("data/real")), params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:
@@ -38,4 +46,4 @@ def main(params: SimpleNamespace) -> None:
 
 
 if __name__ == "__main__":
-    stage.run("generator", main, READS)
+    stage.run("generator", main, READS, needs)

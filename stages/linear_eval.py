@@ -3,9 +3,22 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline import backbones, evaluation, files, loop, report, shards, stage
+from pipeline import backbones, evaluation, files, loop, machine, report, shards, stage
 
 READS = ("compute", "linear_eval")
+WRITES = (
+    "metrics/linear_eval.json",
+    "metrics/label_free.json",
+    "metrics/linear_eval.protocol.json",
+    "plots/per_class.csv",
+    "plots/confusion.csv",
+    "plots/grid.csv",
+)
+
+
+def needs(params: SimpleNamespace) -> machine.Needs:
+    memory = 5 * machine.size(Path("data/real"))  # as they are, and as the numbers of the pixels' probe
+    return machine.Needs(WRITES, memory=memory, device=params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:
@@ -21,4 +34,4 @@ def main(params: SimpleNamespace) -> None:
 
 
 if __name__ == "__main__":
-    stage.run("linear_eval", main, READS)
+    stage.run("linear_eval", main, READS, needs)

@@ -4,9 +4,19 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline import datasets, files, report, shards, stage
+from pipeline import datasets, files, machine, report, shards, stage
+from pipeline.params.rules import shape
 
 READS = ("dataset",)
+WRITES = ("data/real", "metrics/prepare.json")
+
+
+def needs(params: SimpleNamespace) -> machine.Needs:
+    d = params.dataset
+    side, channels, whole = shape(d)
+    part = d.train_size + d.labelled_size + d.validation_size + d.spare_size
+    image = side * side * channels
+    return machine.Needs(WRITES, made=part * image, memory=((whole or part) + part) * image)
 
 
 def main(params: SimpleNamespace) -> None:
@@ -26,4 +36,4 @@ def main(params: SimpleNamespace) -> None:
 
 
 if __name__ == "__main__":
-    stage.run("prepare", main, READS)
+    stage.run("prepare", main, READS, needs)

@@ -3,12 +3,18 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline import distributed, files, inflation, loop, report, shards, stage
+from pipeline import distributed, files, inflation, loop, machine, report, shards, stage
 from pipeline.errors import UserError
 from pipeline.training import encoder
 
 SET = Path("data/generated/inflation")
 READS = ("compute", "inflation", "augment", "pretrain", "${pretrain.method}")
+WRITES = ("data/encoder", "metrics/pretrain.json", "plots/pretrain.csv", "plots/validation.csv")
+
+
+def needs(params: SimpleNamespace) -> machine.Needs:
+    memory = machine.size(Path("data/real"))  # generated images are mapped
+    return machine.Needs(WRITES, machine.BESIDE // 10, machine.BESIDE, memory, params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:
@@ -38,4 +44,4 @@ def main(params: SimpleNamespace) -> None:
 
 
 if __name__ == "__main__":
-    stage.run("pretrain", main, READS)
+    stage.run("pretrain", main, READS, needs)

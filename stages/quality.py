@@ -3,10 +3,16 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline import files, loop, quality, report, shards, stage
+from pipeline import files, loop, machine, quality, report, shards, stage
 
 READS = ("compute", "quality")
 SET = Path("data/generated/inflation")
+WRITES = ("metrics/quality.json", "metrics/quality.protocol.json", "plots/closest.png")
+
+
+def needs(params: SimpleNamespace) -> machine.Needs:
+    _, image = machine.images(Path("data/real"), shards.SPARE)
+    return machine.Needs(WRITES, memory=2 * params.quality.images * image, device=params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:
@@ -21,4 +27,4 @@ def main(params: SimpleNamespace) -> None:
 
 
 if __name__ == "__main__":
-    stage.run("quality", main, READS)
+    stage.run("quality", main, READS, needs)

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import resource
 import select
 import signal
@@ -252,7 +253,9 @@ def test_a_second_process_waits_until_the_first_lets_go_or_dies(tmp_path, monkey
     try:
         assert line(first, first.stdout, 30) == "held"
         second = start(HOLD, kind, path)
-        assert "waiting: another process works on shards" in line(second, second.stderr, 30)
+        assert re.search(
+            rf"waiting: process {first.pid} \(since \d\d:\d\d:\d\d\) works on shards", line(second, second.stderr, 30)
+        )
         assert line(second, second.stdout, 0.3) is None, "both hold the lock"
         if end == "kill":
             first.kill()

@@ -40,16 +40,18 @@ if any(process.returncode for process in here):
 STAGE = """
 import os, signal, sys, time
 from pathlib import Path
-from pipeline import launch, progress, stage
+from pipeline import launch, machine, progress, stage
 from pipeline.errors import UserError
 def alive_no_more(name):
     return Path(name).exists() and not Path("/proc", Path(name).read_text()).exists()
+def needs(params):
+    return machine.Needs(("made",))
 def main(params):
     rank = launch.rank()
     Path(f"pid{{rank}}").write_text(str(os.getpid()))
     {body}
 if __name__ == "__main__":
-    stage.run("{name}", main, ("inflation",))
+    stage.run("{name}", main, ("inflation",), needs)
 """
 
 

@@ -24,9 +24,9 @@ SOURCES = sorted(
 )
 # The library in reading order; a package stands for all that is in it. A module imports only from those before it.
 READING_ORDER = (
-    "errors launch progress files store params/schema params/rules params/reader seeds shards pictures datasets "
-    "imports inflation transforms augment backbones checkpoint distributed loop heads probes linear_probe folded "
-    "generators methods sampling training memorisation quality evaluation report stage preset fetch theory "
+    "errors launch progress files store machine params/schema params/rules params/reader seeds shards pictures "
+    "datasets imports inflation transforms augment backbones checkpoint distributed loop heads probes linear_probe "
+    "folded generators methods sampling training memorisation quality evaluation report stage preset fetch theory "
     "study/cells study/rows study/experiments study/analysis study/tables study/__main__ "
     "page/figures page/studies page/run page/__main__"
 )
@@ -81,7 +81,7 @@ def test_stages_of_dvc_and_modules_of_the_folder_are_the_same():
     for name, described in STAGES.items():
         assert described["cmd"] == f"python -m stages.{name}"
         assert described["desc"]
-        assert f'stage.run("{name}", main, READS)' in (REPOSITORY / f"stages/{name}.py").read_text()
+        assert f'stage.run("{name}", main, READS, needs)' in (REPOSITORY / f"stages/{name}.py").read_text()
 
 
 @pytest.mark.parametrize("name", [name for name in STAGES if name != "check"])
@@ -107,7 +107,7 @@ def test_dependencies_of_the_check_are_the_modules_that_know_the_parameters():
 def test_plumbing_is_named_by_modules_that_exist_and_holds_nothing_that_computes():
     for module in store.PLUMBING:
         assert store.module_file(module).exists(), module
-        if module != "checkpoint":  # which saves and loads what the loop computed
+        if module not in ("checkpoint", "machine"):  # which saves what the loop computed; which asks for a GPU
             assert "torch" not in imported_packages(path_of(module)), module
 
 
@@ -172,11 +172,21 @@ def test_methods_and_generators_have_a_file_and_a_section_each():
         assert files <= set(Params.model_fields)
 
 
+def written(described: dict) -> list[str]:
+    """All that a stage of dvc.yaml makes."""
+    outs = [out for kind in ("outs", "metrics", "plots") for out in described.get(kind, [])]
+    return [out if isinstance(out, str) else next(iter(out)) for out in outs]
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_a_stage_looks_before_its_work_whether_it_can_write_what_it_makes(name):
+    assert sorted(assigned(f"stages/{name}.py", "WRITES")) == sorted(written(STAGES[name]))
+
+
 def test_what_a_stage_reads_of_another_is_made_by_it():
     outs = {}
     for name, described in STAGES.items():
-        for out in [out for kind in ("outs", "metrics", "plots") for out in described.get(kind, [])]:
-            path = out if isinstance(out, str) else next(iter(out))
+        for path in written(described):
             assert path not in outs, "two stages make it"
             outs[path] = name
     order = list(STAGES)

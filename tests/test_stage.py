@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,11 +19,13 @@ from pipeline.params import reader
 REPOSITORY = Path(pipeline.__file__).parent.parent
 HEAD = """
 from pathlib import Path
-from pipeline import stage
+from pipeline import machine, stage
 from pipeline.errors import UserError, Stopped
+def needs(params):
+    return machine.Needs({needs})
 def main(params):
 """
-TAIL = '\nif __name__ == "__main__":\n    stage.run("tiny", main, {reads!r})\n'
+TAIL = '\nif __name__ == "__main__":\n    stage.run("tiny", main, {reads!r}, needs)\n'
 
 
 @pytest.fixture
@@ -30,14 +34,34 @@ def clone(package):
     return package
 
 
-def run(clone: Path, body: str, reads=("inflation",), **environment: str) -> subprocess.CompletedProcess:
-    """A stage with this body of main, as a process."""
+def write(clone: Path, body: str, reads=("inflation",), needs='("made",)') -> None:
+    """A stage with this body of main."""
     lines = "\n".join(f"    {line}" for line in body.split("\n"))
-    (clone / "stages/tiny.py").write_text(HEAD + lines + "\n" + TAIL.format(reads=tuple(reads)))
+    text = HEAD.replace("{needs}", needs) + lines + "\n" + TAIL.format(reads=tuple(reads))
+    (clone / "stages/tiny.py").write_text(text)
+
+
+def start(clone: Path, *options: str, **environment: str) -> subprocess.Popen:
+    """The stage as a process."""
     variables = os.environ | {"LEAVEN_STORE": str(clone / "store"), "PYTHONDONTWRITEBYTECODE": "1"} | environment
     variables.pop("PYTHONPATH", None)
-    line = [sys.executable, "-m", "stages.tiny"]
-    return subprocess.run(line, cwd=clone, env=variables, capture_output=True, text=True, check=False, timeout=600)
+    line = [sys.executable, "-m", "stages.tiny", *options]
+    return subprocess.Popen(line, cwd=clone, env=variables, stdout=-1, stderr=-1, text=True)
+
+
+def run(clone: Path, body: str, reads=("inflation",), options=(), needs='("made",)', **environment: str):
+    """A stage with this body of main, run to its end: a CompletedProcess."""
+    write(clone, body, reads, needs)
+    process = start(clone, *options, **environment)
+    out, err = process.communicate(timeout=600)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def until(true, seconds=60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def recorded(clone: Path) -> bool:
@@ -53,7 +77,8 @@ def test_good_stage_ends_with_0_without_a_word_and_is_recorded_outside_the_works
     assert record["stage"] == "tiny"
     assert record["params"] == params.model_dump()
     assert 0 < record["seconds"] < 600
-    assert {path.name for path in clone.iterdir()} == {"pipeline", "params.yaml", "stages", "made", "store"}
+    assert {path.name for path in clone.iterdir()} == {"pipeline", "params.yaml", "stages", "made", "store", "data"}
+    assert [path.name for path in (clone / "data").iterdir()] == [".tiny.lock"]
 
 
 @pytest.mark.parametrize(
@@ -179,3 +204,59 @@ def test_sections_cannot_be_changed_by_a_stage():
     chosen = stage.select(reader.load(REPOSITORY / "params.yaml"), ("inflation",))
     with pytest.raises(ValueError, match="frozen"):
         chosen.inflation.ratio = 2.0
+
+
+# --- before the work
+
+
+def test_check_says_what_is_needed_and_does_no_work(clone):
+    done = run(clone, "Path('made').touch()", options=["--check"])
+    assert done.returncode == 0
+    assert re.fullmatch(
+        r"tiny: needs 0 MB of disk \([\d,]+ MB free\), 0 MB of memory \([\d,]+ MB available\), cpu; writes made\n",
+        done.stderr,
+    )
+    assert not (clone / "made").exists()
+    assert not recorded(clone)
+
+
+@pytest.mark.parametrize("options", [[], ["--check"]])
+def test_what_the_machine_lacks_is_told_before_the_work(clone, options):
+    done = run(clone, "Path('ran').touch()", options=options, needs='("made",), memory=1e15, kept=1e17')
+    assert done.returncode == 3
+    assert [line.split(": ")[0] for line in done.stderr.splitlines()] == ["tiny", "tiny"]
+    assert "about 100,000,000,000 MB needed" in done.stderr
+    assert "tiny: memory: " in done.stderr
+    assert not (clone / "ran").exists()
+
+
+def test_the_same_stage_twice_in_a_folder_waits_or_refuses(clone):
+    """As `python -m stages.NAME` by hand beside `dvc repro`: DVC's own locks know nothing of it."""
+    body = "import time\nPath('began').touch()\nwhile not Path('go').exists(): time.sleep(0.05)"
+    write(clone, body)
+    first = start(clone)
+    try:
+        until(lambda: (clone / "began").exists())
+        for option in ("--no-wait", "--check"):
+            refused = start(clone, option)
+            _, said = refused.communicate(timeout=60)
+            assert refused.returncode == 2
+            assert re.fullmatch(
+                rf"tiny: data/\.tiny\.lock: process {first.pid} \(since [\d:]+\) works on tiny in this folder"
+                r" - wait for it, or stop it\n",
+                said,
+            )
+        second = start(clone)
+        said = second.stderr.readline()
+        assert said.startswith(f"waiting: process {first.pid} (since ")
+        first.kill()  # its lock dies with it
+        (clone / "go").touch()
+        assert second.wait(60) == 0
+    finally:
+        first.kill()
+
+
+def test_an_option_that_there_is_not_is_refused(clone):
+    done = run(clone, "pass", options=["--chekc"])
+    assert done.returncode == 2
+    assert "unrecognized arguments: --chekc" in done.stderr

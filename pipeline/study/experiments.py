@@ -200,8 +200,11 @@ class _Experiment:
         os.close(out)
 
     def settled(self) -> bool:
-        """Whether it has its copy. Until then DVC stashes this folder's changes and has the experiment's parameters in it:
-        a row that is added meanwhile is lost, params.yaml is not what was committed, and a second experiment fails."""
+        """Whether it has its copy.
+
+        Until then DVC stashes this folder's changes and has the experiment's parameters in it: a row that is added
+        meanwhile is lost, params.yaml is not what was committed, and a second experiment fails.
+        """
         return self.process.poll() is not None or "Reproducing experiment" in self.log.read_text(errors="replace")
 
     def row(self, commit: str) -> dict:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import pipeline
-from pipeline import stage
+from pipeline import machine, stage
 from pipeline.params import reader
 from stages import check
 
@@ -32,6 +32,7 @@ def clone(tmp_path, monkeypatch):
         (tmp_path / COMMITTED[key]["path"]).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr(sys, "argv", ["check"])
     monkeypatch.setattr(os, "cpu_count", lambda: max(COMMITTED["compute"]["threads"], 2))
     return tmp_path
 
@@ -55,7 +56,7 @@ def set_values(folder: Path, edits: dict) -> None:
 def outcome(capsys) -> tuple[int, list[str]]:
     """Exit code and lines of the stage, run in this process."""
     with pytest.raises(SystemExit) as ended:
-        stage.run("check", check.main, check.READS)
+        stage.run("check", check.main, check.READS, check.needs)
     return ended.value.code or 0, capsys.readouterr().err.splitlines()
 
 
@@ -175,7 +176,7 @@ def test_refusal_as_a_process_is_lines_on_stderr_and_code_2(clone):
 def test_everything_that_the_machine_lacks_is_named_at_once(clone, capsys, monkeypatch):
     set_values(clone, {"dataset.path": "data/nowhere", "generator.path": "data/none", "compute.threads": 9})
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
-    monkeypatch.setattr(check.shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: SimpleNamespace(free=1))
     code, lines = outcome(capsys)
     assert code == 2
     assert [line.split(": ")[2] for line in lines[:3]] == ["dataset.path", "generator.path", "compute.threads"]
@@ -186,13 +187,13 @@ def test_everything_that_the_machine_lacks_is_named_at_once(clone, capsys, monke
 
 
 def test_too_little_disk_space_is_refused_before_anything_is_sampled(clone, capsys, monkeypatch):
-    # 5000 images of 28 x 28 bytes in three places (two of them whole, one linked) and 200 MB: 208.6 MB
+    # 5000 images of 28 x 28 bytes in three places (the store, data/, DVC's cache) and 200 MB: 211.76 MB
     set_values(clone, {"dataset.train_size": 5000, "inflation.ratio": 1.0})
-    for free, good in ((209_000_000, True), (208_000_000, False)):
-        monkeypatch.setattr(check.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+    for free, good in ((212_000_000, True), (211_000_000, False)):
+        monkeypatch.setattr(machine.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
         code, lines = outcome(capsys)
         assert code == (0 if good else 3)
-        assert good or "208 MB free, about 209 MB needed" in lines[0]
+        assert good or "211 MB free, about 212 MB needed" in lines[0]
 
 
 def test_absurd_ratio_is_refused_and_no_traceback(clone, capsys):
