@@ -58,8 +58,8 @@ def lacking(needs: Needs) -> list[UserError]:
 
 def told(needs: Needs) -> str:
     """What is needed and what there is, in one line."""
-    disks = [f"{_mb(wanted)} of disk ({_mb(free)} free)" for _, wanted, free in _disks(needs)]
-    memory = f"{_mb(needs.memory)} of memory ({_mb(available())} available)"
+    disks = [f"about {_mb(wanted)} of disk ({_mb(free)} free)" for _, wanted, free in _disks(needs)]
+    memory = f"at least {_mb(needs.memory)} of memory ({_mb(available())} available)"
     return f"needs {', '.join(disks)}, {memory}, {needs.device}; writes {', '.join(map(str, needs.writes))}"
 
 

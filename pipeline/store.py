@@ -149,6 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.store", description=main.__doc__)
     parser.add_argument("--prune", type=float, metavar="DAYS", help="delete what was not used for DAYS days")
     days = parser.parse_args().prune
+    whole = gone = 0
     for folder, size, age in entries():
         old = days is not None and age >= days * 86400
         if old:
@@ -157,7 +158,9 @@ def main() -> None:
                 if old:
                     shutil.rmtree(folder)
         fate = "deleted" if old else "kept"
+        whole, gone = whole + size, gone + size * old
         print(f"{folder}  {size / 1e6:9.1f} MB  used {age / 86400:6.1f} days ago  {fate}")
+    print(f"{root()}  {whole / 1e6:9.1f} MB in all, {gone / 1e6:.1f} MB deleted")
 
 
 if __name__ == "__main__":

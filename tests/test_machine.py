@@ -36,7 +36,7 @@ def test_enough_of_everything_is_told_in_one_line():
     assert lines(needs) == []
     # made stands in the workspace and in DVC's cache
     assert machine.told(needs) == (
-        "needs 240 MB of disk (10,000 MB free), 47 MB of memory (8,000 MB available), cpu; "
+        "needs about 240 MB of disk (10,000 MB free), at least 47 MB of memory (8,000 MB available), cpu; "
         "writes data/encoder, metrics/pretrain.json"
     )
 

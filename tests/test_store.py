@@ -289,7 +289,11 @@ def test_entries_have_their_size_and_age():
 
 
 def test_prune_deletes_what_was_not_used_for_so_many_days(monkeypatch, capsys):
-    new, old, older = kept("encoder", "a" * 64, 6.9), kept("shards", "b" * 64, 7.1), kept("shards", "c" * 64, 300)
+    new, old, older = (
+        kept("encoder", "a" * 64, 6.9, 500_000),
+        kept("shards", "b" * 64, 7.1, 3_000_000),
+        kept("shards", "c" * 64, 300),
+    )
     (store.root() / "records").mkdir()
     (store.root() / "records" / "check.json").write_text("{}")
     prune(monkeypatch)
@@ -301,7 +305,9 @@ def test_prune_deletes_what_was_not_used_for_so_many_days(monkeypatch, capsys):
     assert new.exists()
     assert not old.exists()
     assert not older.exists()
-    lines = {line.split()[0]: line.split()[-1] for line in capsys.readouterr().out.splitlines()}
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert last.split() == f"{store.root()} 3.5 MB in all, 3.0 MB deleted".split()
+    lines = {line.split()[0]: line.split()[-1] for line in lines}
     assert lines == {str(new): "kept", str(old): "deleted", str(older): "deleted"}
     assert (store.root() / "records" / "check.json").exists()
     prune(monkeypatch, "--prune", "0.5")
@@ -331,4 +337,4 @@ def test_prune_spares_what_was_used_while_it_waited_for_the_lock(monkeypatch, ca
     monkeypatch.setattr(files, "lock", late)
     prune(monkeypatch, "--prune", "7")
     assert (folder / "part").exists()
-    assert capsys.readouterr().out.split()[-1] == "kept"
+    assert capsys.readouterr().out.splitlines()[0].split()[-1] == "kept"
