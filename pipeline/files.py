@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -22,8 +23,9 @@ def disk_faults(path: Path) -> Iterator[None]:
     """Turn a full disk or a folder that cannot be written into a UserError that names the path."""
     try:
         yield
-    except OSError as fault:
-        if fault.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    except (OSError, RuntimeError) as fault:
+        number = _errno(fault)
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             free = shutil.disk_usage(existing(path)).free
             raise UserError(
                 f"disk full, {free / 1e6:,.0f} MB free",
@@ -31,9 +33,15 @@ def disk_faults(path: Path) -> Iterator[None]:
                 "make room and run the same command again; finished parts are kept",
                 RESOURCE,
             ) from fault
-        if fault.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-            raise UserError(f"cannot write: {fault.strerror}", path, "check the path and its owner") from fault
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+            raise UserError(f"cannot write: {os.strerror(number)}", path, "check the path and its owner") from fault
         raise
+
+
+def _errno(fault: Exception) -> int | None:
+    """The system's number of a fault; h5py tells one that comes while a file is closed in words alone."""
+    told = re.search(r"errno = (\d+)", str(fault))
+    return getattr(fault, "errno", None) or (int(told[1]) if told else None)
 
 
 def write(path: Path, writer: Callable[[Path], None]) -> None:

@@ -213,7 +213,8 @@ def test_check_says_what_is_needed_and_does_no_work(clone):
     done = run(clone, "Path('made').touch()", options=["--check"])
     assert done.returncode == 0
     assert re.fullmatch(
-        r"tiny: needs about 0 MB of disk \([\d,]+ MB free\), at least 0 MB of memory \([\d,]+ MB available\), cpu; writes made\n",
+        r"tiny: needs about 0 MB of disk \([\d,]+ MB free\), at least 0 MB of memory \([\d,]+ MB available\), cpu; "
+        r"writes made\n",
         done.stderr,
     )
     assert not (clone / "made").exists()

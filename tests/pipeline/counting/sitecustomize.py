@@ -1,8 +1,8 @@
 """On PYTHONPATH of a test's processes: counts what a stage does and can hold it still, without a hook in the pipeline.
 
-Every start of a stage, optimiser step and call of a UNet appends a byte to $COUNTS/STAGE.{starts,steps,forwards}; the
-counts go on from process to process. With HOLD=pretrain.steps:7 the process that is about to make step 7 writes its
-number into $COUNTS/held and stands still until it is killed.
+Every start of a stage, optimiser step, call of a UNet and folder that gets its name appends a byte to
+$COUNTS/STAGE.{starts,steps,forwards,assembles}; the counts go on from process to process. With HOLD=pretrain.steps:7
+the process that is about to make step 7 writes its number into $COUNTS/held and stands still until it is killed.
 """
 
 import importlib.machinery
@@ -40,7 +40,21 @@ def count_forwards(module):
     )
 
 
-AFTER_IMPORT = {"torch.optim.optimizer": count_steps, "torch.nn.modules.module": count_forwards}
+def count_assemblies(module):
+    assemble = module.assemble
+
+    def counted(*arguments, **named):
+        count("assembles")
+        assemble(*arguments, **named)
+
+    module.assemble = counted
+
+
+AFTER_IMPORT = {
+    "torch.optim.optimizer": count_steps,
+    "torch.nn.modules.module": count_forwards,
+    "pipeline.files": count_assemblies,
+}
 
 
 def find_spec(name, path, target=None):
