@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3.11
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: help setup repro data table report screenshot test test-slow bench lint format
+.PHONY: help setup repro data table report screenshot verify test test-slow bench lint format
 .DEFAULT_GOAL := help
 
 help:
@@ -11,6 +11,7 @@ help:
 	@echo "make report     one HTML file of the studies and of the run at hand"
 	@echo "make test       set up and run the tests (10 minutes at most on two cores)"
 	@echo "make test-slow  the long ones: experiments in the queue, more kills, the default preset from nothing"
+	@echo "make verify     the smoke pipeline twice, once killed again and again: are all bytes the same?"
 	@echo "make bench      ours against lightly, kornia and diffusers, in ratios: half an hour, with nothing else running"
 	@echo "make data NAME=cifar10   fetch a published data set (cifar10, cifar100, stl10, svhn, tiny-imagenet)"
 	@echo "make lint       ruff check and ruff format --check"
@@ -64,6 +65,9 @@ test: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	$(BOTH) -m "slow and not alone"
 	python -m pytest -m alone
+
+verify: $(VENV)/.dev
+	OMP_NUM_THREADS=1 python -m tests.faults.verify
 
 bench: $(VENV)/.bench
 	python -m bench

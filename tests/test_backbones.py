@@ -122,6 +122,7 @@ def test_saving_twice_gives_the_same_bytes(tmp_path):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize("harm", ["flip", "truncate", "lose", "swap"])
 def test_other_weights_than_the_cards_are_refused(tmp_path, harm):
     backbones.save(build(), tmp_path)

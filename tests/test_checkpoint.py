@@ -72,6 +72,7 @@ def test_no_checkpoint_is_step_zero_and_leaves_the_objects_alone(tmp_path):
     assert states(found) == before
 
 
+@pytest.mark.fault(22)
 @pytest.mark.parametrize(
     ("fingerprint", "lost"), [("other work", None), ("work", "average")], ids=["fingerprint", "objects"]
 )
@@ -86,6 +87,7 @@ def test_a_checkpoint_of_other_work_is_refused_and_restores_nothing(tmp_path, fi
     assert states(found) == before
 
 
+@pytest.mark.fault(8)
 @pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.7, 0.99, 0.9999])
 def test_a_truncated_checkpoint_is_refused(tmp_path, share):
     path = tmp_path / "c.pt"
@@ -128,6 +130,7 @@ class Evil:
         return os.system, (f"touch {self.marker}",)
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("form", ["bare pickle", "torch archive"])
 def test_code_in_a_checkpoint_is_refused_and_does_not_run(tmp_path, form):
     marker, path = tmp_path / "marker", tmp_path / "c.pt"
@@ -175,6 +178,7 @@ checkpoint.save(path, "work", 2, {"module": module}, [])
 """
 
 
+@pytest.mark.fault(5)
 @pytest.mark.parametrize("when", ["write", "rename"])
 def test_killed_while_saving_it_leaves_the_checkpoint_before(tmp_path, when):
     path = tmp_path / "c.pt"

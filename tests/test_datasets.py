@@ -151,6 +151,7 @@ def bad_deflate(archive):
     return archive[:200] + bytes(b ^ 0xFF for b in archive[200:400]) + archive[400:]
 
 
+@pytest.mark.fault(29)
 @pytest.mark.parametrize(
     "harm",
     [other_content, bad_deflate, lambda a: a[: len(a) // 2], lambda a: b"", lambda a: None],
@@ -216,6 +217,7 @@ def test_cifar10_is_read_as_rgb_rows_with_its_labels(cifar):
     assert real.classes[3] == "class 3"
 
 
+@pytest.mark.fault(29)
 @pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
 @pytest.mark.parametrize("fate", ["changed", "missing"])
 def test_a_harmed_cifar10_is_refused_before_it_is_unpickled(cifar, name, fate, tmp_path):
@@ -384,6 +386,7 @@ def test_pictures_without_class_folders_have_no_labels(tmp_path):
     assert np.array_equal(real.images[:, 0, 0], real.orig_index[:, None] * [1, 2, 3])
 
 
+@pytest.mark.fault(25)
 @pytest.mark.parametrize(
     ("harm", "says", "changes"),
     [

@@ -45,6 +45,7 @@ def test_presets_look_where_a_fetched_set_lies(tmp_path, monkeypatch):
 FAULTS = [URLError("no route"), TimeoutError("too slow"), RuntimeError("File not found or corrupted.")]
 
 
+@pytest.mark.fault(29)
 @pytest.mark.parametrize("fault", FAULTS, ids=repr)
 def test_a_fault_of_the_network_or_a_checksum_is_one_line(tmp_path, monkeypatch, fault):
     def broken(folder):

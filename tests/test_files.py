@@ -243,6 +243,7 @@ def line(process: subprocess.Popen, stream, seconds: float) -> str | None:
     return stream.readline().strip() if ready else None
 
 
+@pytest.mark.fault(26)
 @pytest.mark.parametrize("kind", ["lock", "work"])
 @pytest.mark.parametrize("end", ["release", "kill"])
 def test_a_second_process_waits_until_the_first_lets_go_or_dies(tmp_path, monkeypatch, kind, end):
@@ -278,6 +279,7 @@ def test_lock_is_let_go_when_its_block_raises(tmp_path):
             raise ValueError("inside")
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize("what", ["write", "assemble"])
 def test_a_full_disk_is_a_resource_error_and_keeps_what_was_there(tmp_path, what):
     """RLIMIT_FSIZE: the kernel refuses to let a file grow, as it does on a full disk (EFBIG for ENOSPC)."""

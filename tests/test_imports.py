@@ -65,6 +65,7 @@ def test_other_sizes_are_resized_within_bounds(tmp_path):
     refused(tmp_path / "a.npy", "16 x 16 pixels, the data has 3 x 3", size=3, channels=1)
 
 
+@pytest.mark.fault(10)
 def test_what_cannot_stand_beside_the_data_is_refused(tmp_path):
     for name, array, says in (
         ("float", noise(2, 8, 8, 3) / 255, "values are float64, not uint8"),
@@ -112,6 +113,7 @@ class Trap:
         return open, (self.path, "w")
 
 
+@pytest.mark.fault(21)
 @pytest.mark.parametrize("ending", ["npy", "npz"])
 def test_nothing_pickled_is_opened(tmp_path, ending):
     trap = np.array([Trap(tmp_path / "touched")], dtype=object)
@@ -123,6 +125,7 @@ def test_nothing_pickled_is_opened(tmp_path, ending):
     assert not (tmp_path / "touched").exists()
 
 
+@pytest.mark.fault(30)
 def test_blue_first_is_noticed_and_turned_round_when_stated(tmp_path):
     real = noise(50, 8, 8, 3) // np.array([1, 2, 4], np.uint8)  # red most, blue least
     made = noise(50, 8, 8, 3, seed=1) // np.array([1, 2, 4], np.uint8)

@@ -172,6 +172,15 @@ def test_methods_and_generators_have_a_file_and_a_section_each():
         assert files <= set(Params.model_fields)
 
 
+@pytest.mark.fault(34)
+def test_no_generated_image_reaches_an_evaluation():
+    """They have no labels either: a shard holds `images` alone (test_shards)."""
+    assert not [dep for dep in STAGES["linear_eval"]["deps"] if dep.startswith(("data/generated", "data/generator"))]
+    for module in ("evaluation", "probes", "linear_probe"):
+        names = {node.attr for node in ast.walk(tree(path_of(module))) if isinstance(node, ast.Attribute)}
+        assert not names & {"read_generated", "map_generated", "SET"}, module
+
+
 def written(described: dict) -> list[str]:
     """All that a stage of dvc.yaml makes."""
     outs = [out for kind in ("outs", "metrics", "plots") for out in described.get(kind, [])]
@@ -293,6 +302,7 @@ def test_randomness_comes_from_seeds_alone():
                 assert "generator" in keywords(call), f"{source}:{call.lineno}: {name} draws from the global generator"
 
 
+@pytest.mark.fault(21)
 def test_no_file_that_is_read_can_run_code():
     loaders = {"pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.load", "marshal.loads", "shelve.open"}
     loaders |= {"joblib.load", "dill.load", "cloudpickle.load", "torch.jit.load", "torch.hub.load", "eval", "exec"}

@@ -138,6 +138,7 @@ def test_measurements_join_their_rows_and_the_last(tmp_path):
     assert ["measured" in row for row in rows] == [False, True, False, True, True]
 
 
+@pytest.mark.fault(14)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("step", [7, 8, 16])
 def test_a_loss_that_is_not_finite_stops_the_run_and_the_checkpoint_before_it_stays(tmp_path, step, value):
@@ -159,6 +160,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_the_checkpoint_before_it_st
     assert mended.bits() == straight.bits()
 
 
+@pytest.mark.fault(14)
 def test_a_gradient_that_is_not_finite_stops_the_run_where_the_loss_is_finite(tmp_path):
     weight = torch.nn.Parameter(torch.zeros(2, 2))
     task = loop.Task(
@@ -172,6 +174,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_where_the_loss_is_finite(tm
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
+@pytest.mark.fault(14)
 @pytest.mark.parametrize(("step", "kept"), [(2, 0), (16, 15)])  # at the first checkpoint, at the end
 def test_an_update_that_breaks_the_weights_is_never_saved(tmp_path, step, kept):
     toy = Toy()
@@ -234,6 +237,7 @@ except Stopped as stop:
 """
 
 
+@pytest.mark.fault(6)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_process_that_was_signalled_goes_on_to_the_same_bits(tmp_path, number):
     here = Path(__file__).parent

@@ -64,6 +64,7 @@ def test_too_little_memory_is_refused_with_what_there_is():
     assert str(fault).startswith("memory: 8,000 MB available, at least 9,000 MB needed")
 
 
+@pytest.mark.fault(13)
 @pytest.mark.parametrize(
     ("place", "said"),
     [

@@ -70,6 +70,7 @@ def test_a_palette_is_looked_up_with_its_transparent_colour_on_white(tmp_path):
     assert np.array_equal(pictures.read(save(tmp_path / "t.png", picture, transparency=1), 8, 3), expected)
 
 
+@pytest.mark.fault(24)
 def test_sixteen_bits_are_divided_by_257_and_rounded(tmp_path):
     values = np.random.default_rng(0).integers(0, 65_536, (8, 8)).astype(np.uint16)
     values[0, :4] = [0, 65_535, 257 * 77, 128]
@@ -79,6 +80,7 @@ def test_sixteen_bits_are_divided_by_257_and_rounded(tmp_path):
         assert found[0, :4].tolist() == [0, 255, 77, 0]
 
 
+@pytest.mark.fault(24)
 def test_black_and_white_and_cmyk(tmp_path):
     bits = noise(8, 8) > 128
     found = pictures.read(save(tmp_path / "bits.png", Image.fromarray(bits)), 8, 1)
@@ -92,6 +94,7 @@ def test_black_and_white_and_cmyk(tmp_path):
     assert np.abs(found - red).max() <= 10
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize(
     ("orientation", "turn"),
     [
@@ -150,6 +153,7 @@ def png(width, height, payload=b""):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(payload)) + chunk(b"IEND", b"")
 
 
+@pytest.mark.fault(24)
 def test_what_cannot_be_read_is_refused_by_its_name(tmp_path):
     good = save(tmp_path / "good.jpg", Image.fromarray(noise(64, 64, 3))).read_bytes()
     for name, content in {
@@ -182,6 +186,7 @@ def test_pictures_are_found_in_the_order_of_their_bytes_and_the_rest_is_named(tm
     assert "2 files are no pictures and are left out (Thumbs.db, notes.txt)" in capsys.readouterr().err
 
 
+@pytest.mark.fault(24)
 def test_links_that_lead_out_and_links_to_folders_are_refused(tmp_path):
     outside = save(tmp_path / "outside/a.png", Image.new("L", (8, 8)))
     folder = tmp_path / "in"

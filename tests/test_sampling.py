@@ -200,6 +200,7 @@ here.fill(Path(sys.argv[2]), 12)
 """
 
 
+@pytest.mark.fault(1, 2)
 @pytest.mark.parametrize("when", ["before the shard", "within the shard", "before its digest"])
 def test_killed_after_the_first_shard_it_goes_on_there(generator, store, calls, monkeypatch, tmp_path, when):
     here = Path(__file__).parent
@@ -218,6 +219,7 @@ def test_killed_after_the_first_shard_it_goes_on_there(generator, store, calls, 
         assert path.read_bytes() == made[name].read_bytes()
 
 
+@pytest.mark.fault(16)
 def test_samples_that_are_not_finite_leave_no_shard(generator, store, monkeypatch):
     forward, count = UNet2DModel.forward, []
 

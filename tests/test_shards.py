@@ -106,6 +106,7 @@ def lose(folder):
     (folder / shards.shard_name(1)).unlink()
 
 
+@pytest.mark.fault(8, 9)
 @pytest.mark.parametrize("harm", [flip_a_bit, truncate, lose])
 def test_a_harmed_shard_is_refused_by_its_name(tmp_path, harm):
     generated_folder(tmp_path / "set")
@@ -114,6 +115,7 @@ def test_a_harmed_shard_is_refused_by_its_name(tmp_path, harm):
     assert "dvc repro -f -s generate" in refusal(shards.shard_name(1), shards.read_generated, tmp_path / "set")
 
 
+@pytest.mark.fault(9)
 def test_a_flipped_bit_is_one_that_hdf5_reads_without_complaint(tmp_path):
     """So the digest is what finds it."""
     images = generated_folder(tmp_path / "set")
@@ -122,6 +124,7 @@ def test_a_flipped_bit_is_one_that_hdf5_reads_without_complaint(tmp_path):
         assert (file["images"][:] != images[4:8]).sum() == 1
 
 
+@pytest.mark.fault(11, 33)
 @pytest.mark.parametrize(
     "change",
     [
@@ -154,6 +157,7 @@ def test_a_folder_without_a_manifest_names_the_stage_that_makes_it(tmp_path):
     assert "dvc repro pretrain" in refusal(str(tmp_path), shards.verify, tmp_path, "pretrain")
 
 
+@pytest.mark.fault(10)
 @pytest.mark.parametrize(
     "images",
     [

@@ -81,6 +81,7 @@ def test_good_stage_ends_with_0_without_a_word_and_is_recorded_outside_the_works
     assert [path.name for path in (clone / "data").iterdir()] == [".tiny.lock"]
 
 
+@pytest.mark.fault(6, 28)
 @pytest.mark.parametrize(
     ("body", "code", "said"),
     [
@@ -231,6 +232,7 @@ def test_what_the_machine_lacks_is_told_before_the_work(clone, options):
     assert not (clone / "ran").exists()
 
 
+@pytest.mark.fault(26)
 def test_the_same_stage_twice_in_a_folder_waits_or_refuses(clone):
     """As `python -m stages.NAME` by hand beside `dvc repro`: DVC's own locks know nothing of it."""
     body = "import time\nPath('began').touch()\nwhile not Path('go').exists(): time.sleep(0.05)"

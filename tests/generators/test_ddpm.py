@@ -254,6 +254,7 @@ def test_clipping_keeps_samples_between_minus_one_and_one(sampler, eta):
     assert draw(bright, range(16), sampler, 20, eta, clip=False).max() > 1.2
 
 
+@pytest.mark.fault(16)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_samples_that_are_not_finite_stop_the_run_and_the_first_is_named(value):
     def network(x, t):
@@ -347,6 +348,7 @@ def test_a_configuration_that_is_no_json_object_is_refused(folder, name, content
         ddpm.load(folder)
 
 
+@pytest.mark.fault(22)
 def test_weights_that_do_not_fit_or_are_damaged_are_refused_by_name(folder):
     for change in (
         lambda: changed(folder, UNET, layers_per_block=2),
@@ -379,6 +381,7 @@ class Evil:
         return os.system, (f"touch {self.marker}",)
 
 
+@pytest.mark.fault(21)
 def test_pickled_weights_are_never_opened(folder, tmp_path):
     (folder / WEIGHTS).unlink()
     (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Evil(tmp_path / "marker")))

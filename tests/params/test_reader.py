@@ -213,6 +213,7 @@ AMBIGUOUS = """yes no on off y n Yes NO oN Off Y N 010 00 -012 0o10 0x1F -0xff 0
 1:30 -1:30 1:30:00.5 2020-01-01 2020-1-1 2001-12-14t21:59:43.10-05:00 = <<"""
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize(
     "scalar",
     [*AMBIGUOUS.split(), "2020-01-01 10:00:00"],
@@ -237,6 +238,7 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
@@ -290,6 +292,7 @@ def test_what_is_no_plain_file_of_sections_is_refused_in_one_line_at_once(text, 
         assert len(found) == 1, found
 
 
+@pytest.mark.fault(19)
 def test_no_tag_runs_code(tmp_path):
     mark = tmp_path / "ran"
     faults(f"compute: !!python/object/apply:os.system ['touch {mark}']\n", tmp_path)
@@ -334,6 +337,7 @@ def test_random_edits_are_refused_in_plain_lines_or_read_as_dvc_reads_them(tmp_p
 # --- every fault, in plain English
 
 
+@pytest.mark.fault(18)
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -404,6 +408,7 @@ def test_lengths_of_lists_and_kinds_of_sections_are_named(tmp_path):
         assert line.endswith(f"linear_eval: must be a section of `key: value` lines, not {shown}")
 
 
+@pytest.mark.fault(17)
 @pytest.mark.parametrize(
     ("added", "near"),
     [
@@ -448,6 +453,7 @@ def test_every_key_is_required(tmp_path):
         assert [line.partition(": ")[2] for line in faults(yaml.safe_dump(values), tmp_path)] == [f"{key}: missing"]
 
 
+@pytest.mark.fault(18)
 def test_all_faults_are_named_at_once_rules_on_the_valid_values_included(tmp_path):
     text = edited(
         ("compute.threads", "010"),

@@ -188,6 +188,7 @@ TRIPS = [
 ]
 
 
+@pytest.mark.fault(20)
 @pytest.mark.parametrize(("rule", "edits", "key", "words"), TRIPS)
 def test_rule_trips_alone_and_names_the_values(rule, edits, key, words):
     params, found = reader.validate(changed(edits))

@@ -115,11 +115,12 @@ def starts(counted: dict[str, int]) -> list[str]:
 def digests(clone: Path, *folders: str) -> dict[str, str]:
     """File -> sha256 of all that the stages made: data (the shipped data left out), metrics, plots."""
     shipped = ("data/FashionMNIST/", "data/pretrained/")
-    return {
-        name: hashlib.sha256((clone / name).read_bytes()).hexdigest()
-        for name in stats(clone, *folders)
-        if not name.startswith(shipped)
-    }
+    return {name: sha256(clone / name) for name in stats(clone, *folders) if not name.startswith(shipped)}
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, in hex."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def stats(clone: Path, *folders: str) -> dict[str, tuple[int, int, int]]:

@@ -23,6 +23,7 @@ def test_an_edit_of_one_methods_file_reruns_nothing_of_another(base, tmp_path):
     assert clones.would_run(clone)[0] == "pretrain"
 
 
+@pytest.mark.fault(4)
 @pytest.mark.slow
 @pytest.mark.parametrize("method", OTHERS)
 def test_a_method_killed_while_pretraining_ends_with_the_bytes_of_an_uninterrupted_run(method, base, tmp_path):

@@ -47,6 +47,7 @@ def shards(clone):
     return {name.rpartition("/")[2]: facts for name, facts in found.items() if name.endswith(".h5")}
 
 
+@pytest.mark.fault(2)
 def test_nothing_half_made_has_its_final_name(killed):
     assert not [name for name in killed.made_in_generator if "generator" in name or "generated" in name]
     assert not [name for name in killed.made_in_generate if "generated" in name]
@@ -60,6 +61,7 @@ def test_killed_generator_goes_on_after_its_last_checkpoint(killed):
     assert killed.in_generate["generator.steps"] == 8 - 4  # from checkpoint 4 on
 
 
+@pytest.mark.fault(1)
 def test_killed_sampling_samples_only_the_shards_that_it_lacks(killed):
     assert killed.in_generate["generate.forwards"] == 4 + 3  # shard 0, and into the fourth call of shard 1
     assert killed.in_pretrain["generate.forwards"] == 3 * 4  # shards 1 to 3, in another process of another kind
@@ -67,6 +69,7 @@ def test_killed_sampling_samples_only_the_shards_that_it_lacks(killed):
     assert killed.shards_after["shard-00000.h5"] == killed.shards["shard-00000.h5"]
 
 
+@pytest.mark.fault(4)
 def test_pretraining_killed_in_a_temporary_copy_goes_on_in_the_workspace(killed):
     assert killed.in_pretrain["pretrain.steps"] == 7
     assert killed.at_the_end["pretrain.steps"] == 12 - 4

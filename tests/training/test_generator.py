@@ -78,6 +78,7 @@ def test_finished_work_is_found_and_no_step_is_taken(images, steps):
     assert steps.seen == list(range(5))
 
 
+@pytest.mark.fault(7)
 def test_other_images_or_parameters_are_other_work(images, steps):
     first, _ = generator.train(source(), own(steps=3), images, COMPUTE)
     changed = images.copy()
@@ -139,6 +140,7 @@ def test_a_repository_in_the_local_cache_needs_no_network(tmp_path, monkeypatch)
     assert found["unet/config.json"] == snapshot / "unet" / "config.json"
 
 
+@pytest.mark.fault(23)
 def test_a_repositorys_name_that_is_none_is_refused():
     with pytest.raises(UserError, match="not a repository's name") as caught:
         generator.from_hub("a/b/c", REVISION)
@@ -158,6 +160,7 @@ except UserError as fault:
 """
 
 
+@pytest.mark.fault(23)
 @pytest.mark.parametrize("offline", ["0", "1"])
 def test_without_a_network_it_refuses_clearly_within_ten_seconds(tmp_path, offline):
     """With retries it would be half a minute."""

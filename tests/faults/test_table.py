@@ -1,0 +1,32 @@
+"""docs/reliability.md names, for each fault, the tests that do it; every mark is in it."""
+
+import ast
+import re
+
+from tests.pipeline.clones import ROOT
+
+ROWS = range(1, 36)
+NOT_BUILT = {15, 35}
+
+
+def marked() -> dict[int, set[str]]:
+    """Row -> tests that are marked with it."""
+    found: dict[int, set[str]] = {row: set() for row in ROWS}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        file = path.relative_to(ROOT / "tests").with_suffix("").as_posix()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            for mark in getattr(node, "decorator_list", []):
+                if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.fault":
+                    for row in mark.args:
+                        found[row.value].add(f"{file}::{node.name.removeprefix('test_')}")
+    return found
+
+
+def test_the_table_names_the_tests_of_every_row():
+    text = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+    said = {
+        int(row): set(re.findall(r"`([\w/]+::\w+)`", tests))
+        for row, tests in re.findall(r"(?m)^\| (\d+) \|.*\| ([^|]*) \|$", text)
+    }
+    assert said == marked()
+    assert {row for row, tests in said.items() if not tests} == NOT_BUILT
