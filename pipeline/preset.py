@@ -33,7 +33,7 @@ def load(name: str) -> dict[tuple, object]:
     path = FOLDER / f"{name}.yaml"
     if not path.exists():
         raise UserError(f"no preset {name}", FOLDER, f"there are {', '.join(names())}")
-    values, _, faults = reader.parse(path.read_text(encoding="utf-8"))
+    values, _, faults = reader.parse(reader.text_of(path))
     flat, known = leaves(values), set(reader.keys())
     faults += [(where, "unknown key") for where in flat if where not in known]
     faults += [(where, "a section needs keys") for where in flat if where in {key[:-1] for key in known}]

@@ -38,11 +38,7 @@ _BREAK = re.compile("[\x85\u2028\u2029]")  # the end of a line in YAML 1.1 and n
 
 def load(path: Path = FILE) -> Params:
     """params.yaml of the working directory, or a UserError that names every fault in it."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as fault:
-        raise UserError(f"not readable: {fault}", path, "run from the repository's top folder") from fault
-    values, lines, faults = parse(text)
+    values, lines, faults = parse(text_of(path, "run from the repository's top folder"))
     if values or not faults:  # otherwise it is no YAML at all, and nothing in it is missing or misspelt
         seen = {where for where, _ in faults}
         params, more = validate(values)
@@ -50,6 +46,14 @@ def load(path: Path = FILE) -> Params:
     if faults:
         raise UserError("\n".join(_line(path, lines, where, what) for where, what in faults))
     return params
+
+
+def text_of(path: Path, remedy: str = "") -> str:
+    """A YAML file's text, or a UserError where it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as fault:
+        raise UserError(f"not readable: {fault}", path, remedy) from fault
 
 
 def parse(text: str) -> tuple[dict, dict[tuple, int], list[tuple[tuple, str]]]:

@@ -38,7 +38,7 @@ class PartFile(Section):
     """One part of a study's file."""
 
     asks: str
-    seeds: Count
+    seeds: Annotated[Count, Field(le=1000)]
     against: str | None = None
     arms: dict[str, dict] = Field(default={"": {}}, min_length=1)
     grid: dict[str, Annotated[list, Field(min_length=1)]] = Field(default={})
@@ -102,7 +102,7 @@ def load(name: str) -> Study:
     if not path.exists():
         there = ", ".join(sorted(found.stem for found in FOLDER.glob("*.yaml"))) or "none"
         raise UserError(f"no study {name}", FOLDER, f"there are {there}")
-    values, _, faults = reader.parse(path.read_text(encoding="utf-8"))
+    values, _, faults = reader.parse(reader.text_of(path))
     if faults:
         raise UserError("; ".join(f"{'.'.join(map(str, where))}: {what}" for where, what in faults), path)
     try:

@@ -1,6 +1,8 @@
 """Files with random damage: the reader refuses them in one line, or reads what is there; no traceback, no wait."""
 
 import contextlib
+import shutil
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -11,7 +13,11 @@ from PIL import Image
 
 from pipeline import checkpoint, imports, pictures
 from pipeline.errors import UserError
-from tests.faults.edits import apply, edits, in_time
+from pipeline.params import reader
+from pipeline.study import cells, rows
+from tests.faults.edits import PLACES, apply, edits, in_time
+from tests.pipeline.clones import ROOT
+from tests.study.toy import STUDY
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
 EXAMPLES = settings(max_examples=150, suppress_health_check=list(HealthCheck))
@@ -99,5 +105,40 @@ def test_checkpoints(tmp_path):
             assert checkpoint.load(path, "work", {"module": found}) == (3, rows)
             assert torch.equal(found.weight, saved.weight)
             assert torch.equal(found.bias, saved.bias)
+
+    harmed()
+
+
+def test_studies(tmp_path, monkeypatch):
+    base = reader.load(ROOT / "params.yaml")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "presets", "presets")
+    path = Path("studies/toy.yaml")
+    path.parent.mkdir()
+
+    @EXAMPLES
+    @given(edits())
+    @example([("number", STUDY.index("seeds: ") * PLACES // len(STUDY), 11, b"a")])
+    def harmed(changes):
+        path.write_bytes(apply(STUDY.encode(), changes))
+        with refused_or_read("toy"):
+            try:
+                for cell in cells.load("toy").cells[:3]:
+                    cells.resolve(cell, base)
+            except UserError as fault:
+                raise UserError(str(fault).replace("\n", "; "), "toy") from fault  # a cell's label may be harmed too
+
+    harmed()
+
+
+def test_memories_of_studies(tmp_path):
+    path, whole = tmp_path / "memory.csv", (ROOT / "studies/pilot.csv").read_bytes()
+
+    @EXAMPLES
+    @given(edits())
+    def harmed(changes):
+        path.write_bytes(apply(whole, changes))
+        with refused_or_read(path):
+            rows.read(path)
 
     harmed()
