@@ -113,9 +113,13 @@ def starts(counted: dict[str, int]) -> list[str]:
 
 
 def digests(clone: Path, *folders: str) -> dict[str, str]:
-    """File -> sha256 of all that the stages made: data (the shipped data left out), metrics, plots."""
+    """File -> sha256 of all that the stages made: data (shipped data and locks left out), metrics, plots."""
     shipped = ("data/FashionMNIST/", "data/pretrained/")
-    return {name: sha256(clone / name) for name in stats(clone, *folders) if not name.startswith(shipped)}
+    return {
+        name: sha256(clone / name)
+        for name in stats(clone, *folders)
+        if not name.startswith(shipped) and not name.endswith(".lock")
+    }
 
 
 def sha256(path: Path) -> str:
