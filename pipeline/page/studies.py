@@ -84,9 +84,11 @@ def _heat(name: str, data: pd.DataFrame, curves: dict[str, dict[float, str]]) ->
 
 
 def _lines(name: str, part: PartFile, data: pd.DataFrame) -> list[str]:
-    """Top-1 over a grid of one number other than the strength, a curve an arm."""
+    """Top-1 over a grid of one number other than the strength and a seed, a curve an arm."""
     key, values = next(iter(part.grid.items()), ("", []))
-    if len(part.grid) != 1 or key == STRENGTH or not all(type(value) in (int, float) for value in values):
+    if len(part.grid) != 1 or key == STRENGTH or key.endswith("seed") or len({point[key] for point in data.point}) < 2:
+        return []
+    if not all(type(value) in (int, float) for value in values):
         return []
     series = {}
     for arm, of in data.groupby("of", sort=False):

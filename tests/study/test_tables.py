@@ -84,12 +84,13 @@ def test_a_half_finished_study_has_what_there_is(study):
 
 
 def test_curves_over_a_number_start_where_it_does(write):
-    """A ratio of 0 has no logarithm; a method is no number."""
+    """A ratio of 0 has no logarithm; a method is no number, a seed no quantity."""
     drawn = {}
     for name, values in {
         "inflation.ratio": "[0, 1, 5]",
         "pretrain.batch_size": "[32, 64]",
         "pretrain.method": "[moco, byol]",
+        "ddpm.seed": "[0, 1]",
     }.items():
         part = f"parts:\n  one:\n    asks: x\n    seeds: 1\n    grid:\n      {name}: {values}\n"
         study = write(STUDY.partition("parts:")[0] + part)
@@ -97,7 +98,7 @@ def test_curves_over_a_number_start_where_it_does(write):
         for i, one in enumerate(experiments.wanted(study)):
             rows.add(study.memory, row(one, top1_10k=80.0 + i))
         drawn[name] = studies.section(study)
-    assert [html.count("<figure>") for html in drawn.values()] == [1, 1, 0]
+    assert [html.count("<figure>") for html in drawn.values()] == [1, 1, 0, 0]
     assert ">0<" in drawn["inflation.ratio"]
 
 
