@@ -112,8 +112,12 @@ def assemble(folder: Path, sources: dict[str, Path], finish: Callable[[Path], No
 
 
 def existing(path: Path) -> Path:
-    """The path, or the first folder above it that is there."""
-    return next(p for p in [Path(path), *Path(path).resolve().parents] if p.exists())
+    """The path, or the first folder above it that is there, as far as one may look."""
+    for place in (Path(path), *Path(path).absolute().parents):
+        with contextlib.suppress(PermissionError):
+            if place.exists():
+                return place
+    return Path("/")
 
 
 @contextlib.contextmanager
@@ -128,9 +132,10 @@ def lock(path: Path, what: str, patient: bool = True) -> Iterator[None]:
         try:
             held.acquire(timeout=0)
         except Timeout as fault:
+            who = holder(path) or "another process"
             if not patient:
-                raise UserError(f"{_holder(path)} works on {what}", path, "wait for it, or stop it") from fault
-            say(f"waiting: {_holder(path)} works on {what} ({path})")
+                raise UserError(f"{who} works on {what}", path, "wait for it, or stop it") from fault
+            say(f"waiting: {who} works on {what} ({path})")
             held.acquire()
     try:
         yield
@@ -138,16 +143,17 @@ def lock(path: Path, what: str, patient: bool = True) -> Iterator[None]:
         held.release()
 
 
-def _holder(path: Path) -> str:
-    """Who has a file locked, as Linux tells it: the process and since when it runs."""
+def holder(path: Path) -> str:
+    """Who has a file locked, as Linux tells it: the process and since when it runs; nothing where it tells of none."""
     with contextlib.suppress(OSError, ValueError, psutil.Error):
-        number = os.stat(path).st_ino
+        facts = os.stat(path)
+        place = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
         for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines():
             words = line.split()  # 1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE FIRST LAST
-            if len(words) == 8 and words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(number):
+            if len(words) == 8 and words[1] == "FLOCK" and words[5] == place:
                 since = time.strftime("%H:%M:%S", time.localtime(psutil.Process(int(words[4])).create_time()))
                 return f"process {words[4]} (since {since})"
-    return "another process"
+    return ""
 
 
 def _fsync(path: Path) -> None:

@@ -1,9 +1,10 @@
 """What a stage needs of this machine, and what there is: places to write, disk, memory, a device.
 
-Bytes are those that are known before the work, of images, labels and files: lower bounds. What a training step takes
-beside them is not known then.
+Bytes are those of images, which are known before the work: what a stage surely makes and holds. Weights, checkpoints
+and what a training step takes come on top.
 """
 
+import contextlib
 import math
 import os
 import resource
@@ -18,16 +19,15 @@ import psutil
 from pipeline import files, store
 from pipeline.errors import RESOURCE, UserError
 
-BESIDE = 200_000_000  # bytes on disk for weights, checkpoints and plots of a run
 _GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a stage writes, and how many bytes it needs at least.
+    """What a stage writes, and how many bytes of images it needs at least.
 
-    made: new files in the workspace, which DVC copies into its cache; kept: new files in the store; memory: held at
-    once, beside the program itself; faults: what else is not there.
+    made: in the workspace, where they must fit; DVC's cache takes as many again, unless it links. kept: in the store,
+    where some may be already. memory: held at once, beside the program itself. faults: what else is not there.
     """
 
     writes: tuple[str, ...]
@@ -40,11 +40,12 @@ class Needs:
 
 def lacking(needs: Needs) -> list[UserError]:
     """A line for each thing that is not there."""
-    found = [*needs.faults, *(fault for path in (*needs.writes, store.root()) if (fault := _unwritable(Path(path))))]
-    for place, wanted, free in _disks(needs):
-        if free < wanted:
-            what = f"{_mb(free)} free, about {_mb(wanted)} needed"
-            found.append(UserError(what, place, "make room, or take fewer images", RESOURCE))
+    places = [*((Path(path), bool(Path(path).suffix)) for path in needs.writes), (store.root(), False)]
+    found = [*needs.faults, *(fault for path, file in places if (fault := _unwritable(path, file)))]
+    free = shutil.disk_usage(".").free
+    if free < needs.made:
+        what = f"{_mb(free)} free, at least {_mb(needs.made)} needed"
+        found.append(UserError(what, "this disk", "make room, or take fewer images", RESOURCE))
     if available() < needs.memory:
         what = f"{_mb(available())} available, at least {_mb(needs.memory)} needed"
         found.append(UserError(what, "memory", "take fewer images, or a larger machine", RESOURCE))
@@ -56,28 +57,42 @@ def lacking(needs: Needs) -> list[UserError]:
     return found
 
 
+def tight(needs: Needs) -> str:
+    """A warning where the images would not fit in all places, were nothing of them there yet; or nothing."""
+    short = [
+        f"{place}: {_mb(free)} free, up to {_mb(wanted)} of images"
+        for place, wanted, free in disks(needs)
+        if free < wanted
+    ]
+    return f"warning: {'; '.join(short)}" if short else ""
+
+
 def told(needs: Needs) -> str:
     """What is needed and what there is, in one line."""
-    disks = [f"about {_mb(wanted)} of disk ({_mb(free)} free)" for _, wanted, free in _disks(needs)]
+    each = [f"up to {_mb(wanted)} of disk for images ({_mb(free)} free)" for _, wanted, free in disks(needs)]
     memory = f"at least {_mb(needs.memory)} of memory ({_mb(available())} available)"
-    return f"needs {', '.join(disks)}, {memory}, {needs.device}; writes {', '.join(map(str, needs.writes))}"
+    return f"needs {', '.join(each)}, {memory}, {needs.device}; writes {', '.join(needs.writes)}"
 
 
 def size(path: Path) -> int:
     """Bytes of a file, or of all files below a folder; 0 where there is nothing."""
     found = [path] if path.is_file() else path.rglob("*")
-    return sum(file.stat().st_size for file in found if file.is_file())
+    total = 0
+    for file in found:
+        with contextlib.suppress(OSError):  # gone meanwhile, or not to be seen
+            total += file.stat().st_size if file.is_file() else 0
+    return total
 
 
-def images(folder: Path, split: int) -> tuple[int, int]:
-    """How many real images of a split there are, and the bytes of one; (0, 0) where the stage itself will say why."""
+def images(folder: Path, *splits: int) -> tuple[int, int]:
+    """How many real images of these splits there are, and the bytes of one; (0, 0) where the stage will say why."""
     import h5py  # not needed to check params.yaml
 
     try:
         with h5py.File(folder / "images.h5", "r") as file:
             shape = file["images"].shape
-            return int((file["split"][:] == split).sum()), math.prod(shape[1:])
-    except (OSError, KeyError, AttributeError, TypeError):
+            return sum(int((file["split"][:] == split).sum()) for split in splits), math.prod(shape[1:])
+    except (OSError, KeyError, AttributeError, TypeError, ValueError):
         return 0, 0
 
 
@@ -99,10 +114,10 @@ def _groups() -> Iterator[int]:
     for line in lines:
         _, kinds, path = line.split(":", 2)
         if not kinds:
-            root, most, now, cache = _GROUPS, "memory.max", "memory.current", "inactive_file"
+            root, most, now, cache = _GROUPS, "memory.max", "memory.current", ""
         elif "memory" in kinds.split(","):
             root, most = _GROUPS / "memory", "memory.limit_in_bytes"
-            now, cache = "memory.usage_in_bytes", "total_inactive_file"
+            now, cache = "memory.usage_in_bytes", "total_"
         else:
             continue
         own = root / path.strip("/")
@@ -113,16 +128,21 @@ def _groups() -> Iterator[int]:
                 limit, held = (folder / most).read_text().strip(), int((folder / now).read_text())
                 facts = dict(row.split() for row in (folder / "memory.stat").read_text().splitlines())
                 if limit != "max":
-                    yield int(limit) - held + int(facts.get(cache, 0))
+                    yield (
+                        int(limit)
+                        - held
+                        + sum(int(facts.get(f"{cache}{kind}_file", 0)) for kind in ("active", "inactive"))
+                    )
             except (OSError, ValueError):
                 continue
 
 
-def _disks(needs: Needs) -> list[tuple[str, float, int]]:
-    """(place, bytes needed, bytes free) of each file system that is written to."""
+def disks(needs: Needs) -> list[tuple[str, float, int]]:
+    """(place, bytes of images at most, bytes free) of each file system that is written to."""
     cache = Path(os.environ.get("DVC_ROOT", ".")) / ".dvc" / "cache"
+    work = Path(tempfile.gettempdir()) if os.environ.get("LEAVEN_STORE") == "off" else store.root()
     found: dict[int, tuple[str, float, int]] = {}
-    for place, wanted in ((Path(), needs.made), (cache, needs.made), (store.root(), needs.kept)):
+    for place, wanted in ((Path(), needs.made), (cache, needs.made), (work, needs.kept)):
         there = files.existing(place)
         device = there.stat().st_dev
         if device not in found:
@@ -132,17 +152,16 @@ def _disks(needs: Needs) -> list[tuple[str, float, int]]:
     return list(found.values())
 
 
-def _unwritable(path: Path) -> UserError | None:
-    """Whether nothing can be written there, by trying: permissions do not bind root, and disks may be read-only.
-
-    What has an ending is a file, all else a folder.
-    """
-    if path.exists() and path.is_dir() == bool(path.suffix):
-        return UserError(f"cannot write: a {'folder' if path.is_dir() else 'file'} is in the way", path, "move it away")
-    there = path if path.is_dir() else files.existing(path.parent)
+def _unwritable(path: Path, file: bool) -> UserError | None:
+    """Whether a file or folder cannot be written, by trying: rights do not bind root, and disks may be read-only."""
     try:
-        with files.disk_faults(path), tempfile.TemporaryFile(dir=there):
-            return None
+        with files.disk_faults(path):
+            if path.exists() and path.is_dir() == file:
+                kind = "folder" if file else "file"
+                return UserError(f"cannot write: a {kind} is in the way", path, "move it away")
+            there = files.existing(path.parent)  # where the new one gets its name
+            with tempfile.TemporaryFile(dir=there):
+                return None
     except UserError as fault:
         return fault
 

@@ -81,15 +81,22 @@ def _code(name: str, main: Callable, reads: tuple[str, ...], needs: Callable, as
 
 @contextlib.contextmanager
 def _ready(name: str, needs: Callable, params: SimpleNamespace, asked: argparse.Namespace) -> Iterator[None]:
-    """The machine has what the stage needs, and no other process runs it in this folder."""
-    wanted = needs(params)
-    faults = machine.lacking(wanted)
-    if faults:
-        raise UserError("\n".join(map(str, faults)), code=min(fault.code for fault in faults))
-    place, patient = Path("data") / f".{name}.lock", not (asked.no_wait or asked.check)
-    with files.lock(place, f"{name} in this folder", patient):
+    """No other process runs the stage in this folder, and the machine has what it needs; asked for a check, no more."""
+    place = Path("data") / f".{name}.lock"
+    # The others of a job would not wait for its first process as long as that would for the lock.
+    patient = not asked.no_wait and launch.size() == 1
+    blocked = contextlib.nullcontext() if asked.check else files.lock(place, f"{name} in this folder", patient)
+    with blocked:
+        wanted = needs(params)
         if asked.check:
-            say(f"{name}: {machine.told(wanted)}")
+            busy = files.holder(place)
+            say(f"{name}: {machine.told(wanted)}{f'; {busy} runs it here' if busy else ''}")
+        faults = machine.lacking(wanted)
+        if faults:
+            raise UserError("\n".join(map(str, faults)), code=min(fault.code for fault in faults))
+        warning = machine.tight(wanted)
+        if warning:
+            say(f"{name}: {warning}")
         yield
 
 

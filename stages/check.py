@@ -37,8 +37,7 @@ def needs(params: SimpleNamespace) -> machine.Needs:
     """Of the whole pipeline: what the parameters ask for."""
     side, channels, _ = shape(params.dataset)
     size = params.inflation.ratio * params.dataset.train_size * side * side * channels
-    kept = size + machine.BESIDE
-    return machine.Needs(WRITES, made=size, kept=kept, device=params.compute.device, faults=tuple(absent(params)))
+    return machine.Needs(WRITES, made=size, kept=size, device=params.compute.device, faults=tuple(absent(params)))
 
 
 def absent(params: SimpleNamespace) -> Iterator[UserError]:

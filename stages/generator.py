@@ -11,10 +11,10 @@ WRITES = ("data/generator", "metrics/generator.json", "plots/generator.csv")
 
 
 def needs(params: SimpleNamespace) -> machine.Needs:
-    given = params.generator.source in ("import", "pretrained")
-    made = machine.size(Path(params.generator.path)) if given else machine.BESIDE // 10
-    kept = machine.BESIDE if params.generator.source == "train" else 0
-    return machine.Needs(WRITES, made, kept, machine.size(Path("data/real")), params.compute.device)
+    source, (train, image) = params.generator.source, machine.images(Path("data/real"), shards.TRAIN)
+    made = machine.size(Path(params.generator.path)) if source == "import" else 0
+    memory = train * image if source in ("train", "import") else 0
+    return machine.Needs(WRITES, made=made, memory=memory, device=params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:

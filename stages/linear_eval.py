@@ -17,8 +17,8 @@ WRITES = (
 
 
 def needs(params: SimpleNamespace) -> machine.Needs:
-    memory = 5 * machine.size(Path("data/real"))  # as they are, and as the numbers of the pixels' probe
-    return machine.Needs(WRITES, memory=memory, device=params.compute.device)
+    rows, image = machine.images(Path("data/real"), shards.VALIDATION, shards.TEST)
+    return machine.Needs(WRITES, memory=rows * image, device=params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:

@@ -13,8 +13,8 @@ WRITES = ("data/encoder", "metrics/pretrain.json", "plots/pretrain.csv", "plots/
 
 
 def needs(params: SimpleNamespace) -> machine.Needs:
-    memory = machine.size(Path("data/real"))  # generated images are mapped
-    return machine.Needs(WRITES, machine.BESIDE // 10, machine.BESIDE, memory, params.compute.device)
+    train, image = machine.images(Path("data/real"), shards.TRAIN)  # generated ones are mapped
+    return machine.Needs(WRITES, memory=train * image, device=params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:

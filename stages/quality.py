@@ -11,7 +11,7 @@ WRITES = ("metrics/quality.json", "metrics/quality.protocol.json", "plots/closes
 
 
 def needs(params: SimpleNamespace) -> machine.Needs:
-    _, image = machine.images(Path("data/real"), shards.SPARE)
+    _, image = machine.images(Path("data/real"), shards.VALIDATION)
     return machine.Needs(WRITES, memory=2 * params.quality.images * image, device=params.compute.device)
 
 

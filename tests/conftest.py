@@ -38,6 +38,7 @@ def once(request, tmp_path_factory):
         with (shared / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (folder / "seen.json").exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed at it
                 folder.mkdir()
                 (folder / "seen.json").write_text(json.dumps(make(folder)))
         clone = clones.copy(folder / "clone", tmp_path_factory.mktemp(name) / "clone")

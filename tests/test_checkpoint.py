@@ -11,7 +11,7 @@ import torch
 from diffusers.training_utils import EMAModel
 
 from pipeline import checkpoint
-from pipeline.errors import UserError
+from pipeline.errors import Stopped, UserError
 
 ROWS = [{"step": 2, "loss": 0.1 + 0.2}, {"step": 4, "loss": 1e-300}]
 
@@ -85,6 +85,17 @@ def test_a_checkpoint_of_other_work_is_refused_and_restores_nothing(tmp_path, fi
         checkpoint.load(tmp_path / "c.pt", fingerprint, found)
     assert caught.value.code == 2
     assert states(found) == before
+
+
+@pytest.mark.parametrize("fault", [Stopped("stopped", 15), MemoryError()])
+def test_an_order_to_stop_and_a_lack_of_memory_are_no_fault_of_the_checkpoint(tmp_path, monkeypatch, fault):
+    def broken_off(*arguments, **named):
+        raise fault
+
+    checkpoint.save(tmp_path / "c.pt", "work", 3, objects(0), ROWS)
+    monkeypatch.setattr(checkpoint.torch, "load", broken_off)
+    with pytest.raises(type(fault)):
+        checkpoint.load(tmp_path / "c.pt", "work", objects(0))
 
 
 @pytest.mark.fault(8)

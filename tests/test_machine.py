@@ -36,25 +36,37 @@ def test_enough_of_everything_is_told_in_one_line():
     assert lines(needs) == []
     # made stands in the workspace and in DVC's cache
     assert machine.told(needs) == (
-        "needs about 240 MB of disk (10,000 MB free), at least 47 MB of memory (8,000 MB available), cpu; "
+        "needs up to 240 MB of disk for images (10,000 MB free), at least 47 MB of memory (8,000 MB available), cpu; "
         "writes data/encoder, metrics/pretrain.json"
     )
+    assert machine.tight(needs) == ""
 
 
-def test_every_file_system_is_asked_for_its_own_part(here, monkeypatch):
-    """The store on another disk: 2 GB made, twice here; 3 GB kept there."""
-    store = here / "store"
-    monkeypatch.setattr(
-        machine.files, "existing", lambda path: SimpleNamespace(stat=lambda: SimpleNamespace(st_dev=path == store))
+def test_what_surely_does_not_fit_is_refused_and_what_may_not_is_told(here):
+    """10 GB free: 11 in the workspace are too many; 6 there, 6 in DVC's cache and 3 in the store may be."""
+    (fault,) = machine.lacking(Needs((), made=11e9))
+    assert fault.code == 3
+    assert str(fault).startswith("this disk: 10,000 MB free, at least 11,000 MB needed")
+    assert lines(Needs((), made=6e9, kept=3e9)) == []
+    assert machine.tight(Needs((), made=6e9, kept=3e9)) == (
+        f"warning: {here}: 10,000 MB free, up to 15,000 MB of images"
     )
-    monkeypatch.setattr(machine, "_unwritable", lambda path: None)
-    free = iter([3_900_000_000, 2_900_000_000])
+
+
+@pytest.mark.parametrize("kept_in", ["store", "temporary"])
+def test_every_file_system_is_asked_for_its_own_part(here, monkeypatch, kept_in):
+    """The store, or with LEAVEN_STORE=off the folder of temporary files, on another disk: 3 GB of 2.9."""
+    monkeypatch.setenv("LEAVEN_STORE", str(here / "store") if kept_in == "store" else "off")
+    monkeypatch.setattr(machine.tempfile, "gettempdir", lambda: str(here / "temporary"))
+    other = here / kept_in
+    monkeypatch.setattr(
+        machine.files, "existing", lambda path: SimpleNamespace(stat=lambda: SimpleNamespace(st_dev=path == other))
+    )
+    free = iter([4_100_000_000, 2_900_000_000])
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda there: SimpleNamespace(free=next(free)))
-    found = machine.lacking(Needs((), made=2e9, kept=3e9))
-    assert [fault.code for fault in found] == [3, 3]
-    assert [str(fault).partition(" - ")[0] for fault in found] == [
-        f"{here}: 3,900 MB free, about 4,000 MB needed",
-        f"{store}: 2,900 MB free, about 3,000 MB needed",
+    assert machine.disks(Needs((), made=2e9, kept=3e9)) == [
+        (str(here), 4e9, 4_100_000_000),
+        (str(other), 3e9, 2_900_000_000),
     ]
 
 
@@ -82,6 +94,21 @@ def test_a_file_where_a_folder_must_be_is_refused_before_any_work(here, place, s
     assert path.read_text() == "in the way"
 
 
+def test_a_store_may_have_a_name_with_a_point_and_be_where_one_must_not_look(here, monkeypatch):
+    (here / "store-0.1").mkdir()
+    monkeypatch.setenv("LEAVEN_STORE", str(here / "store-0.1"))
+    assert lines(Needs(("metrics/x.json",))) == []
+
+    def hidden(path, real=Path.exists):
+        if path.name == "store-0.1":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(Path, "exists", hidden)
+    (line,) = lines(Needs(("metrics/x.json",)))
+    assert "store-0.1: cannot write: Permission denied" in line
+
+
 def test_a_folder_where_a_file_must_be_is_refused_too(here):
     (here / "metrics/pretrain.json").mkdir(parents=True)
     (line,) = lines(Needs(("metrics/pretrain.json",)))
@@ -106,10 +133,10 @@ def group(folder: Path, **files: str) -> None:
 
 
 def test_control_groups_leave_what_is_not_held_by_anyone_and_caches_come_back(here, monkeypatch):
-    """Version 2: the group's own limit, 1 GB of which .7 are held, .2 of these cache; and its parent's, a wider one."""
+    """Version 2: the group's own limit, 1 GB of which .7 are held, .2 of them caches; its parent's, a wider one."""
     monkeypatch.setattr(machine, "_GROUPS", here / "fs")
     (here / "no-groups").write_text("0::/slice/job\n")
-    stat = "anon 500000000\ninactive_file 200000000\n"
+    stat = "anon 500000000\nactive_file 50000000\ninactive_file 150000000\n"
     group(here / "fs/slice/job", memory__max="1000000000", memory__current="700000000", memory__stat=stat)
     group(here / "fs/slice", memory__max="4000000000", memory__current="900000000", memory__stat=stat)
     group(here / "fs", memory__max="max", memory__current="1", memory__stat="")
@@ -155,6 +182,7 @@ def test_images_are_counted_by_split_and_nothing_is_what_cannot_be_read(here):
         file["images"] = np.zeros((5, 4, 4, 3), np.uint8)
         file["split"] = np.array([0, 0, 2, 0, 1], np.uint8)
     assert machine.images(here, shards.TRAIN) == (3, 48)
+    assert machine.images(here, shards.TRAIN, shards.TEST) == (4, 48)
     (here / "images.h5").write_bytes(b"no HDF5")
     assert machine.images(here, shards.TRAIN) == (0, 0)
     assert machine.images(here / "nowhere", shards.TRAIN) == (0, 0)

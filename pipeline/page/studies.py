@@ -78,7 +78,7 @@ def _heat(name: str, data: pd.DataFrame, curves: dict[str, dict[float, str]]) ->
     strengths = sorted({s for curve in curves.values() for s in curve})
     values = np.array([[means.get(curve.get(s), np.nan) for s in strengths] for curve in curves.values()])
     best = [blocks.best(curve) for curve in curves.values()] if blocks.df else []
-    said = ", with each row's best strength and its 95 % interval" if best else ""
+    said = ", with the top of each row's parabola and its 95 % interval" if best else ""
     down = [rest or "top-1" for rest in curves]
     return figures.heat(f"{name}: top-1 by strength of augmentation{said}", ("strength", strengths), down, values, best)
 
@@ -86,9 +86,9 @@ def _heat(name: str, data: pd.DataFrame, curves: dict[str, dict[float, str]]) ->
 def _lines(name: str, part: PartFile, data: pd.DataFrame) -> list[str]:
     """Top-1 over a grid of one number other than the strength and a seed, a curve an arm."""
     key, values = next(iter(part.grid.items()), ("", []))
-    if len(part.grid) != 1 or key == STRENGTH or key.endswith("seed") or len({point[key] for point in data.point}) < 2:
+    if len(part.grid) != 1 or key == STRENGTH or key.endswith("seed"):
         return []
-    if not all(type(value) in (int, float) for value in values):
+    if not all(type(value) in (int, float) for value in values) or len({point[key] for point in data.point}) < 2:
         return []
     series = {}
     for arm, of in data.groupby("of", sort=False):

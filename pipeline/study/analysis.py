@@ -104,18 +104,20 @@ class Blocks:
         not bend down.
         """
         x, to, pick = self._parabola(curve)
+        if math.isnan(self.contrast(slope(curve)).points):  # no seed connects its arms
+            return math.nan, float(2 ** x[0]), float(2 ** x[-1])
         _, b, c = to @ pick @ self.effects
         places = np.linspace(x[0], x[-1], 1001)
         if c >= 0 or not self.df:
             return tuple(float(2**place) for place in (x[np.argmax(pick @ self.effects)], x[0], x[-1]))
-        slope = np.stack([np.zeros_like(places), np.ones_like(places), 2 * places], axis=1) @ to @ pick
-        error = np.sqrt(self.variance * np.einsum("ij,jk,ik->i", slope, self.inverse, slope))
-        kept = places[np.abs(slope @ self.effects) <= student(0.95, self.df) * error]
+        rises = np.stack([np.zeros_like(places), np.ones_like(places), 2 * places], axis=1) @ to @ pick
+        error = np.sqrt(self.variance * np.einsum("ij,jk,ik->i", rises, self.inverse, rises))
+        kept = places[np.abs(rises @ self.effects) <= student(0.95, self.df) * error]
         top = np.clip(-b / (2 * c), x[0], x[-1])
         return tuple(float(2**place) for place in (top, min(kept, default=top), max(kept, default=top)))
 
     def misfit(self, curve: dict[float, str]) -> float:
-        """By how many points the arm farthest from the parabola of `best` lies off it."""
+        """By how many points the arm farthest from the parabola of `best` lies off it; of three arms, none does."""
         x, to, pick = self._parabola(curve)
         effects = pick @ self.effects
         return float(np.abs(effects - np.vander(x, 3, increasing=True) @ to @ effects).max())
@@ -173,6 +175,7 @@ def contrasts(data: pd.DataFrame, wanted: dict[str, dict[str, float]]) -> dict[s
 def curves(data: pd.DataFrame) -> dict[str, dict[float, str]]:
     """Of a part with a grid of strengths: what else is fixed -> strength -> arm. Strength 0 has no logarithm."""
     found: dict[str, dict[float, str]] = {}
+    data = data.dropna(subset=[OUTCOME])
     for arm, point in zip(data.arm, data.point, strict=True):
         if point.get(STRENGTH):
             rest = ", ".join(word for word in arm.split(", ") if not word.startswith("strength "))
@@ -207,7 +210,7 @@ def ranking(data: pd.DataFrame, outcome: str = OUTCOME) -> pd.DataFrame:
 
 
 def chance(arms: int) -> float:
-    """The rank correlation that 95 % of random orders of so many arms stay within, either way; 1 where none does.
+    """The rank correlation that 95 % of random orders of so many arms stay within, either way; 1: any is chance.
 
     From all orders of up to 8 arms; above, by t = rho sqrt((n - 2) / (1 - rho^2)), .02 below the exact one at 9.
     """
@@ -218,4 +221,4 @@ def chance(arms: int) -> float:
     apart = ((orders - np.arange(arms)) ** 2).sum(axis=1)
     rho = np.abs(1 - 6 * apart / (arms * (arms**2 - 1)))
     steps = np.unique(rho.round(9))
-    return float(next((step for step in steps if (rho > step + 1e-6).mean() <= 0.05), 1.0))
+    return float(next(step for step in steps if (rho > step + 1e-6).mean() <= 0.05))

