@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from pipeline import files, seeds
+from pipeline import checkpoint, files, seeds
 from pipeline.errors import UserError
 from pipeline.params.schema import Backbone
 
-_CARD = {"width", "blocks", "mean", "std", "seed", "sha256"}  # what an encoder is built from
+CARD = {"width": int, "blocks": list, "mean": list, "std": list, "seed": int, "sha256": str}  # what it is built from
 
 
 class SmallResNet(ResNet):
@@ -90,7 +90,7 @@ def save(encoder: Encoder, folder: Path, **facts: object) -> None:
     weights = {name: tensor.contiguous() for name, tensor in encoder.backbone.state_dict().items()}
     files.write(Path(folder) / "encoder.safetensors", lambda path: save_file(weights, path))
     digest = files.sha256(Path(folder) / "encoder.safetensors")
-    files.write_json(Path(folder) / "card.json", {**encoder.card, **facts, "sha256": digest})
+    files.write_sealed(Path(folder) / "card.json", {**encoder.card, **facts, "sha256": digest})
 
 
 def load(folder: Path) -> Encoder:
@@ -98,15 +98,15 @@ def load(folder: Path) -> Encoder:
     folder = Path(folder)
     if not (folder / "card.json").exists():
         raise UserError("no encoder yet", folder, "run `dvc repro pretrain`, or `python -m stages.pretrain`")
-    card = files.read_json(folder / "card.json")
-    lacking = sorted(_CARD - set(card))
-    if lacking:
-        raise UserError(f"lacks {', '.join(lacking)}", folder / "card.json", "run `dvc repro -f -s pretrain`")
+    card = files.read_sealed(folder / "card.json", "pretrain", CARD)
     path = folder / "encoder.safetensors"
     if not path.exists() or files.sha256(path) != card["sha256"]:
         raise UserError(
             "missing or damaged: its sha256 is not the card's", path, "delete it, run `dvc repro -f -s pretrain`"
         )
-    encoder = Encoder(SmallResNet(card["width"], card["blocks"], len(card["mean"])), card)
-    encoder.backbone.load_state_dict(load_file(path), strict=True)
-    return encoder.eval()
+
+    def backbone() -> SmallResNet:
+        form = Backbone(width=card["width"], blocks=card["blocks"])  # or a ValueError, before anything is built of it
+        return SmallResNet(form.width, form.blocks, len(card["mean"]))
+
+    return Encoder(checkpoint.load_weights(path, backbone), card).eval()

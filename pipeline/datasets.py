@@ -18,7 +18,8 @@ import numpy as np
 from pipeline import files, pictures, seeds
 from pipeline.errors import UserError
 from pipeline.params.schema import Dataset
-from pipeline.shards import LABELLED, SPARE, TEST, TRAIN, VALIDATION, Part, RealSet
+from pipeline.progress import say
+from pipeline.shards import LABELLED, SPARE, TEST, TRAIN, VALIDATION, Part, RealSet, among
 
 # sha256 of the four decompressed files of Fashion-MNIST, as Zalando Research published them
 # (github.com/zalandoresearch/fashion-mnist). The archives here are recompressed, so torchvision's MD5s do not apply.
@@ -29,42 +30,65 @@ FASHION_MNIST = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 
-
+SHOWN = 10  # names in a refusal
 TINY_IMAGENET = (64, 3, 100_000, 10_000)  # pixels, channels, pictures in train/ and in val/
 
 
 class Source(NamedTuple):
-    """All of a set: its training images, its test images, its classes, and the rows that they have in its own order."""
+    """All of a set: its training images, its test images, its classes, and the rows that they have in its own order.
+
+    files: of a folder of pictures, the training images' and the test images'.
+    """
 
     train: Part
     test: Part
     classes: list[str]
     rows: tuple[np.ndarray, np.ndarray]
+    files: tuple[list[Path], list[Path]] | None = None
 
 
 def load(params: Dataset) -> RealSet:
     """The images that take part: train, further labelled ones, validation, spare ones, the official test set.
 
-    Rows are stored in this order; train and labelled rows in one stratified order.
+    Rows are stored in this order; train and labelled rows in one stratified order. A folder that has test images among
+    the others is refused; of published sets, whose split is what others report on, they are counted.
     """
     path = Path(params.path)
     if not path.exists():
         raise UserError("not found", path, "put the data set there, or set dataset.path")
-    (train_images, train_labels), (test_images, test_labels), classes, rows = _READERS[params.name](params)
+    source = _READERS[params.name](params)
+    (train_images, train_labels), (test_images, test_labels), rows = source.train, source.test, source.rows
     if len(test_labels) < 2:
         raise UserError(f"{len(test_labels)} test images", path, "an accuracy needs two at least")
     parts = split(params, train_labels)
     kept = np.concatenate([rows for _, rows in parts])
+    copies = kept[among(train_images[kept], test_images)]
+    if len(copies) and source.files:
+        _refuse(copies, source, path)
+    if len(copies):
+        say(f"{len(copies):,} images of {params.name} are test images too: the published split has them so")
     codes = [*parts, (TEST, test_labels)]
     return RealSet(
         images=np.concatenate([train_images[kept], test_images]),
         labels=np.concatenate([train_labels[kept], test_labels]),
         split=np.concatenate([np.full(len(rows), code, np.uint8) for code, rows in codes]),
         orig_index=np.concatenate([rows[0][kept], rows[1]]),
-        classes=tuple(classes),
+        classes=tuple(source.classes),
         source=params.name,
         labelled_size=params.labelled_size,
     )
+
+
+def _refuse(copies: np.ndarray, source: Source, root: Path) -> None:
+    """copies: rows of training images that are among the test images."""
+    twins = {image.tobytes(): name for image, name in zip(source.test[0], source.files[1], strict=True)}
+    pairs = []
+    for row in copies[:SHOWN]:
+        one, two = source.files[0][row], twins[source.train[0][row].tobytes()]
+        pairs.append(f"{str(one.relative_to(root))!r} = {str(two.relative_to(root))!r}")
+    more = ", ..." if len(copies) > SHOWN else ""
+    what = f"{len(copies):,} images to learn from are test images too: {', '.join(pairs)}{more}"
+    raise UserError(what, root, "remove one of each pair, or the accuracy is of what was seen")
 
 
 def split(params: Dataset, labels: np.ndarray) -> list[tuple[int, np.ndarray]]:
@@ -209,11 +233,9 @@ def _folder(params: Dataset) -> Source:
         strange = sorted(set(test_names) - set(classes))
         if strange:
             raise UserError(f"{strange[0] or 'no class'} is no class of train/", root / "test", "remove it")
-        return _official(
-            (pictures.read_all(train, size, channels), _numbers(names, classes)),
-            (pictures.read_all(test, size, channels), _numbers(test_names, classes)),
-            _shown(classes),
-        )
+        images = [pictures.read_all(found, size, channels) for found in (train, test)]
+        labels = [_numbers(found, classes) for found in (names, test_names)]
+        return _official(*zip(images, labels, strict=True), _shown(classes))._replace(files=(train, test))
     if (root / "train").is_dir() and (root / "test").is_dir():
         raise UserError("holds train/ and test/", root, "set dataset.test_size to null: test/ is the test set")
     found, names = _with_classes(root)
@@ -223,7 +245,8 @@ def _folder(params: Dataset) -> Source:
     images, labels = pictures.read_all(found, size, channels), _numbers(names, classes)
     order = stratified_order(labels, params.seed)
     test, train = np.sort(order[: params.test_size]), np.sort(order[params.test_size :])
-    return Source((images[train], labels[train]), (images[test], labels[test]), _shown(classes), (train, test))
+    own = tuple([found[row] for row in rows] for rows in (train, test))
+    return Source((images[train], labels[train]), (images[test], labels[test]), _shown(classes), (train, test), own)
 
 
 def _with_classes(root: Path) -> tuple[list[Path], list[str]]:

@@ -82,6 +82,32 @@ def read_json(path: Path) -> dict:
         raise UserError(f"not readable as JSON: {fault}", path, "delete it and run `dvc repro`") from fault
 
 
+def write_sealed(path: Path, value: dict) -> None:
+    """An object as JSON with a seal: the sha256 of all of it, so that no value of it can change unnoticed."""
+    write_json(path, {**value, "seal": _seal(value)})
+
+
+def read_sealed(path: Path, maker: str, kinds: dict[str, type], schema: int | None = None) -> dict:
+    """What `write_sealed` wrote, without its seal; a UserError where it is anything else.
+
+    maker: the stage that writes it. kinds: what it must hold, and as what. schema: the only one that is read.
+    """
+    remedy = f"delete it and run `dvc repro -f -s {maker}`"
+    value = read_json(path)
+    if schema is not None and value.get("schema") != schema:
+        raise UserError(f"written by format {value.get('schema')}; this reads {schema}", path, remedy)
+    if value.pop("seal", None) != _seal(value):
+        raise UserError("damaged: its seal is not that of its values", path, remedy)
+    odd = [f"{name} as {kind.__name__}" for name, kind in kinds.items() if not isinstance(value.get(name), kind)]
+    if odd:
+        raise UserError(f"lacks {', '.join(odd)}", path, remedy)
+    return value
+
+
+def _seal(value: dict) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with open(path, "rb") as file:

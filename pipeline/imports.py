@@ -6,9 +6,12 @@ Channels may come first. Nothing pickled is opened. The images are shuffled, as 
 ratio takes the first ones.
 """
 
+import math
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
+from typing import IO
 
 import h5py
 import numpy as np
@@ -20,7 +23,10 @@ from pipeline.params.schema import Generator
 
 FILE = "images.h5"  # in data/generator
 KEYS = ("image", "images")
-_ARCHIVE = (zipfile.BadZipFile, zlib.error, NotImplementedError)  # the last: a compression that zipfile does not know
+# NotImplementedError: a compression that zipfile does not know; TokenError: a header that numpy makes nothing of.
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, SyntaxError)
+_DAMAGED += (zipfile.BadZipFile, zlib.error, NotImplementedError, tokenize.TokenError)
+_UNPACKS = 1_200  # a byte of deflate becomes 1,032 at most
 
 
 def load(params: Generator, real: shards.RealSet) -> np.ndarray:
@@ -29,6 +35,11 @@ def load(params: Generator, real: shards.RealSet) -> np.ndarray:
     images = read(Path(params.path), size, channels)
     seen, _ = real.part(shards.TRAIN)
     images = in_order(images, seen, params.channel_order, params.path)
+    unseen, _ = real.part(shards.VALIDATION, shards.TEST)
+    leaked = np.flatnonzero(shards.among(images, unseen))
+    if len(leaked):
+        what = f"{len(leaked):,} of {len(images):,} are images of test or validation, the first is number {leaked[0]}"
+        raise UserError(what, params.path, "remove them, or every number is of what was seen")
     return images[seeds.permutation(0, "import", 0, len(images), np.arange(len(images)))]
 
 
@@ -47,7 +58,7 @@ def read(path: Path, size: int, channels: int) -> np.ndarray:
         images = readers[path.suffix](path)
         if not isinstance(images, np.ndarray):
             raise ValueError("not what its name says")
-    except (OSError, ValueError, KeyError, EOFError, TypeError, *_ARCHIVE) as fault:
+    except _DAMAGED as fault:
         reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
         raise UserError(f"not readable: {reason}", path, "replace it") from fault
     images = _channels_last(_one_list(images, path), path)
@@ -107,12 +118,52 @@ def fill(folder: Path, n: int, shard_size: int, digest: str) -> tuple[dict[str, 
         return made, fingerprint
 
 
+def held(path: Path) -> int:
+    """Bytes of the images of a file, by its header; 0 of a folder, and of what `read` will refuse."""
+    path = Path(path)
+    try:
+        if path.suffix == ".npy":
+            return path.stat().st_size
+        if path.suffix == ".npz":
+            with zipfile.ZipFile(path) as archive, archive.open(f"{_key(archive)}.npy") as file:
+                return _claimed(file)
+        if path.suffix in (".h5", ".hdf5"):
+            with h5py.File(path, "r") as file:
+                return _dataset(file).nbytes
+    except _DAMAGED:
+        pass
+    return 0
+
+
 def _npz(path: Path) -> np.ndarray:
+    with zipfile.ZipFile(path) as archive:
+        key = _key(archive)
+    _believable(held(path), path)
     with np.load(path, allow_pickle=False) as archive:
-        key = next((key for key in KEYS if key in archive.files), None)
-        if key is None:
-            raise ValueError(f"has none of the keys {', '.join(KEYS)} but {', '.join(archive.files) or 'nothing'}")
         return archive[key]
+
+
+def _key(archive: zipfile.ZipFile) -> str:
+    names = [name.removesuffix(".npy") for name in archive.namelist()]
+    key = next((key for key in KEYS if key in names), None)
+    if key is None:
+        raise ValueError(f"has none of the keys {', '.join(KEYS)} but {', '.join(names) or 'nothing'}")
+    return key
+
+
+def _claimed(file: IO[bytes]) -> int:
+    """Bytes of the array that an .npy's header tells of."""
+    version = np.lib.format.read_magic(file)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, kind = read_header(file)
+    return math.prod(shape) * kind.itemsize
+
+
+def _believable(size: int, path: Path) -> None:
+    """Refuse a claim of more bytes than the file can hold, however well packed, before memory is taken for it."""
+    there = path.stat().st_size
+    if size > _UNPACKS * there:
+        raise ValueError(f"claims {size:,} bytes of images in a file of {there:,}")
 
 
 def _npy(path: Path) -> np.ndarray:
@@ -121,9 +172,19 @@ def _npy(path: Path) -> np.ndarray:
 
 def _hdf5(path: Path) -> np.ndarray:
     with h5py.File(path, "r") as file:
-        if not isinstance(file.get("images"), h5py.Dataset):
-            raise ValueError("has no `images`")
-        return file["images"][:]
+        images = _dataset(file)
+        _believable(images.nbytes, path)
+        return images[:]
+
+
+def _dataset(file: h5py.File) -> h5py.Dataset:
+    """`images` of the file itself: HDF5 can also point to other files, which are no part of what was given."""
+    if not isinstance(file.get("images", getlink=True), h5py.HardLink):
+        raise ValueError("has no `images` of its own")
+    images = file["images"]
+    if not isinstance(images, h5py.Dataset) or images.is_virtual or images.external:
+        raise ValueError("has no `images` of its own")
+    return images
 
 
 def _one_list(images: np.ndarray, path: Path) -> np.ndarray:

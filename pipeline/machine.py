@@ -4,7 +4,6 @@ Bytes are those of images, which are known before the work: what a stage surely 
 and what a training step takes come on top.
 """
 
-import contextlib
 import math
 import os
 import resource
@@ -16,7 +15,7 @@ from pathlib import Path
 
 import psutil
 
-from pipeline import files, store
+from pipeline import dvc_cache, files, store
 from pipeline.errors import RESOURCE, UserError
 
 _GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -74,16 +73,6 @@ def told(needs: Needs) -> str:
     return f"needs {', '.join(each)}, {memory}, {needs.device}; writes {', '.join(needs.writes)}"
 
 
-def size(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder; 0 where there is nothing."""
-    found = [path] if path.is_file() else path.rglob("*")
-    total = 0
-    for file in found:
-        with contextlib.suppress(OSError):  # gone meanwhile, or not to be seen
-            total += file.stat().st_size if file.is_file() else 0
-    return total
-
-
 def images(folder: Path, *splits: int) -> tuple[int, int]:
     """How many real images of these splits there are, and the bytes of one; (0, 0) where the stage will say why."""
     import h5py  # not needed to check params.yaml
@@ -139,10 +128,9 @@ def _groups() -> Iterator[int]:
 
 def disks(needs: Needs) -> list[tuple[str, float, int]]:
     """(place, bytes of images at most, bytes free) of each file system that is written to."""
-    cache = Path(os.environ.get("DVC_ROOT", ".")) / ".dvc" / "cache"
     work = Path(tempfile.gettempdir()) if os.environ.get("LEAVEN_STORE") == "off" else store.root()
     found: dict[int, tuple[str, float, int]] = {}
-    for place, wanted in ((Path(), needs.made), (cache, needs.made), (work, needs.kept)):
+    for place, wanted in ((Path(), needs.made), (dvc_cache.place(), needs.made), (work, needs.kept)):
         there = files.existing(place)
         device = there.stat().st_dev
         if device not in found:

@@ -13,10 +13,7 @@ from pipeline.progress import bar, say
 
 def card(generator: Path) -> dict:
     """The card of data/generator (kind, source, digests), after the digests were checked."""
-    found = files.read_json(generator / "card.json")
-    lacking = sorted({"kind", "source", "files"} - set(found))
-    if lacking:
-        raise UserError(f"lacks {', '.join(lacking)}", generator / "card.json", "run `dvc repro -f -s generator`")
+    found = files.read_sealed(generator / "card.json", "generator", {"kind": str, "source": str, "files": dict})
     for name, digest in found["files"].items():
         path = generator / name
         if not path.exists() or files.sha256(path) != digest:

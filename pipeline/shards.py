@@ -3,6 +3,7 @@
 A folder is sealed by its manifest.json, which holds a sha256 a file. Readers verify it before the first pixel is used.
 """
 
+import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,10 @@ import h5py
 import numpy as np
 import torch
 
-from pipeline import files
+from pipeline import dvc_cache, files
 from pipeline.errors import UserError
 
-SCHEMA = 1
+SCHEMA, MANIFEST = 1, 2  # formats: of an HDF5 file, of a folder's manifest
 Part = tuple[np.ndarray, np.ndarray]  # images uint8 (N, H, W, C), labels int64 (N,)
 # Codes of `split`. LABELLED images serve the probe alone, SPARE ones the judges of generated images and theory.
 TRAIN, VALIDATION, TEST, LABELLED, SPARE = 0, 1, 2, 3, 4
@@ -55,6 +56,16 @@ class RealSet:
         return rows[self.labels[rows] >= 0]
 
 
+def among(images: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which images (N, H, W, C) are, byte for byte, among the others (M, H, W, C): bool (N,)."""
+
+    def digests(x: np.ndarray) -> list[bytes]:
+        return [hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest() for image in x]
+
+    known = set(digests(others))
+    return np.array([digest in known for digest in digests(images)], dtype=bool)
+
+
 def write_arrays(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str, object]) -> None:
     """One HDF5 file, byte-identical for equal content: default libver, contiguous, no times, attributes sorted."""
 
@@ -71,7 +82,7 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str
 def seal(folder: Path, names: list[str], facts: dict[str, object]) -> None:
     """Write the manifest of a folder: the digest of each named file, and `facts` (no times, no host)."""
     digests = {name: files.sha256(Path(folder) / name) for name in names}
-    files.write_json(Path(folder) / "manifest.json", {"schema": SCHEMA, "files": digests, **facts})
+    files.write_sealed(Path(folder) / "manifest.json", {"schema": MANIFEST, "files": digests, **facts})
 
 
 def verify(folder: Path, maker: str) -> dict:
@@ -79,22 +90,17 @@ def verify(folder: Path, maker: str) -> dict:
     folder = Path(folder)
     if not (folder / "manifest.json").exists():
         raise UserError("not made yet", folder, f"run `dvc repro {maker}`, or `python -m stages.{maker}`")
-    manifest = files.read_json(folder / "manifest.json")
-    if manifest.get("schema") != SCHEMA:
-        raise UserError(
-            f"written by format {manifest.get('schema')}; this reads {SCHEMA}",
-            folder,
-            f"delete it and run `dvc repro -f -s {maker}`",
-        )
-    if not isinstance(manifest.get("files"), dict):
-        raise UserError("lists no files", folder / "manifest.json", f"delete it and run `dvc repro -f -s {maker}`")
+    manifest = files.read_sealed(folder / "manifest.json", maker, {"files": dict}, MANIFEST)
     for name, digest in manifest["files"].items():
         path = folder / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(f"names {name}, which is not in its folder", folder / "manifest.json")
         found = files.sha256(path) if path.exists() else None
         if found != digest:
             fault = "missing" if found is None else "damaged: its sha256 is not the manifest's"
-            md5 = f".dvc/cache/files/md5/{_md5(path)}" if found else "its object under .dvc/cache"
-            raise UserError(fault, path, f"delete {folder} and {md5}, then run `dvc repro -f -s {maker}`")
+            kept = dvc_cache.kept(path)  # which DVC believes, and would put there again
+            gone = f"{folder} and {kept}" if kept else folder
+            raise UserError(fault, path, f"delete {gone}, then run `dvc repro -f -s {maker}`")
     return manifest
 
 
@@ -191,14 +197,6 @@ def _column(file: h5py.File, path: Path, name: str, kind: type, n: int) -> np.nd
         found = "nothing" if values is None else f"{values.dtype} {values.shape}"
         raise UserError(f"expected {name} as {np.dtype(kind)} ({n},), found {found}", path)
     return values[:]
-
-
-def _md5(path: Path) -> str:
-    import hashlib
-
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "md5").hexdigest()
-    return f"{digest[:2]}/{digest[2:]}"
 
 
 class ImageBank:

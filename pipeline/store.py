@@ -30,6 +30,7 @@ PLUMBING = {
     "launch",
     "progress",
     "files",
+    "dvc_cache",
     "store",
     "machine",
     "checkpoint",

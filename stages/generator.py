@@ -12,9 +12,9 @@ WRITES = ("data/generator", "metrics/generator.json", "plots/generator.csv")
 
 def needs(params: SimpleNamespace) -> machine.Needs:
     source, (train, image) = params.generator.source, machine.images(Path("data/real"), shards.TRAIN)
-    made = machine.size(Path(params.generator.path)) if source == "import" else 0
-    memory = train * image if source in ("train", "import") else 0
-    return machine.Needs(WRITES, made=made, memory=memory, device=params.compute.device)
+    held = imports.held(Path(params.generator.path)) if source == "import" else 0
+    memory = held + (train * image if source in ("train", "import") else 0)
+    return machine.Needs(WRITES, memory=memory, device=params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:
@@ -37,7 +37,7 @@ def main(params: SimpleNamespace) -> None:
             imports.write(imported, folder / imports.FILE)
         paths = [path for path in folder.rglob("*") if path.is_file()]
         digests = {path.relative_to(folder).as_posix(): files.sha256(path) for path in paths}
-        files.write_json(folder / "card.json", {"kind": params.generator.kind, "source": source, "files": digests})
+        files.write_sealed(folder / "card.json", {"kind": params.generator.kind, "source": source, "files": digests})
 
     files.assemble(Path("data/generator"), made, finish)
     report.table(Path("plots/generator.csv"), ["step", "loss", "gradient_norm", "lr"], rows)

@@ -32,6 +32,8 @@ def main(params: SimpleNamespace) -> None:
         "test": shards.TEST,
     }
     counts = {name: int((real.split == code).sum()) for name, code in names.items()}
+    test = real.split == shards.TEST
+    counts["shared_with_test"] = int(shards.among(real.images[~test], real.images[test]).sum())
     report.metrics(Path("metrics/prepare.json"), counts)
 
 

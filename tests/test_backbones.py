@@ -143,12 +143,44 @@ def test_other_weights_than_the_cards_are_refused(tmp_path, harm):
 
 def test_a_card_that_lacks_what_an_encoder_is_built_from_is_refused(tmp_path):
     backbones.save(build(), tmp_path)
-    card = files.read_json(tmp_path / "card.json")
-    files.write_json(
-        tmp_path / "card.json", {name: value for name, value in card.items() if name not in ("std", "mean")}
-    )
-    with pytest.raises(UserError, match=r"card\.json: lacks mean, std - run `dvc repro -f -s pretrain`"):
+    path = tmp_path / "card.json"
+    card = files.read_sealed(path, "pretrain", {})
+    files.write_sealed(path, {name: value for name, value in card.items() if name not in ("std", "mean")})
+    with pytest.raises(UserError, match=r"card\.json: lacks mean as list, std as list - .*dvc repro -f -s pretrain"):
         backbones.load(tmp_path)
+
+
+@pytest.mark.fault(9)
+def test_a_card_with_another_value_than_was_written_is_refused(tmp_path):
+    """Of its mean too, with which the weights are whole and every feature is wrong."""
+    backbones.save(build(), tmp_path)
+    path = tmp_path / "card.json"
+    text = path.read_text()
+    path.write_text(text.replace('"width": 4', '"width": 5').replace("0.25", "0.75", 1))
+    assert path.read_text() != text
+    with pytest.raises(UserError, match=r"card\.json: damaged: its seal is not that of its values"):
+        backbones.load(tmp_path)
+
+
+@pytest.mark.fault(22)
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"width": 8}, r"bn1\.bias is \(4,\), not \(8,\).* and \d+ more"),
+        ({"blocks": [1, 1, 1, 1]}, r"layer2\.1\.bn1\.bias is \(8,\), not wanted"),
+        ({"blocks": [1, 3, 1, 1]}, r"layer2\.2\.bn1\.bias is missing, not \(8,\)"),
+        ({"width": 2**30}, r"do not fit"),  # would be more memory than there is
+        ({"blocks": [2**30, 1, 1, 1]}, r"do not fit"),
+        ({"width": "4"}, r"width as int"),
+    ],
+)
+def test_weights_of_another_form_than_the_cards_are_refused_before_memory_is_taken(tmp_path, change, says):
+    backbones.save(build(), tmp_path)
+    path = tmp_path / "card.json"
+    files.write_sealed(path, files.read_sealed(path, "pretrain", {}) | change)
+    with pytest.raises(UserError, match=says) as caught:
+        backbones.load(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_without_an_encoder_says_how_to_make_one(tmp_path):

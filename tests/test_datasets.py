@@ -349,11 +349,53 @@ def folder(tmp_path, **changes):
     return datasets.load(params(**given | {"train_size": 8, "validation_size": 4, "labelled_size": 10} | changes))
 
 
-def three_classes(root, each=10):
+def three_classes(root, each=10, first=0):
     """Class k of three has pictures of the values 60 k + i."""
     for k, name in enumerate(("cat", "dog", "eel")):
-        for i in range(each):
+        for i in range(first, first + each):
             picture(root / name / f"{i:02}.png", 60 * k + i)
+
+
+@pytest.mark.fault(35)
+@pytest.mark.parametrize("kind", ["folders", "split off"])
+def test_a_folder_with_test_images_among_the_others_is_refused_with_their_count_and_names(tmp_path, kind):
+    """The same pixels under other names, of another format and in another class; and those that no part takes are none."""
+    if kind == "folders":
+        three_classes(tmp_path / "train")
+        three_classes(tmp_path / "test", each=2, first=20)
+        picture(tmp_path / "test/eel/x.bmp", 3)  # train/cat/03.png
+        how, size = {"test_size": None, "train_size": 20, "validation_size": 10}, 1
+        pairs = "'train/cat/03.png' = 'test/eel/x.bmp'"
+    else:
+        three_classes(tmp_path)
+        for i in range(10):  # of each pair one may be a test image
+            picture(tmp_path / f"dog/again-{i:02}.png", 60 + i)
+        how, size, pairs = {"train_size": 30, "validation_size": 4}, None, r"'dog/\S+\.png' = 'dog/\S+\.png'"
+    with pytest.raises(
+        UserError, match=rf"{size or '[1-6]'} images to learn from are test images too: {pairs}"
+    ) as caught:
+        folder(tmp_path, **how)
+    assert caught.value.code == 2
+    assert "\n" not in str(caught.value)
+
+
+def test_copies_across_a_published_split_are_counted_and_taken(load, monkeypatch, capsys):
+    """Others report on the split as it is. Fashion-MNIST has none."""
+    assert "test images too" not in capsys.readouterr().err
+    reader = datasets._READERS["fashion-mnist"]
+
+    def with_copies(params):
+        source = reader(params)
+        images, labels = source.test[0].copy(), source.test[1]
+        images[:3] = source.train[0][datasets.split(params, source.train[1])[0][1][:3]]
+        return source._replace(test=(images, labels))
+
+    monkeypatch.setitem(datasets._READERS, "fashion-mnist", with_copies)
+    real = load()
+    assert "3 images of fashion-mnist are test images too" in capsys.readouterr().err
+    test = real.split == shards.TEST
+    assert np.flatnonzero(shards.among(real.images, real.images[test])).tolist()[:3] == [0, 1, 2]
+    assert shards.among(real.images[~test], real.images[test]).sum() == 3
 
 
 def test_class_folders_give_labels_and_test_images_are_split_off_in_proportion(tmp_path):
@@ -372,7 +414,7 @@ def test_class_folders_give_labels_and_test_images_are_split_off_in_proportion(t
 
 def test_train_and_test_folders_are_taken_as_they_are(tmp_path):
     three_classes(tmp_path / "train")
-    three_classes(tmp_path / "test", each=2)
+    three_classes(tmp_path / "test", each=2, first=20)
     real = folder(tmp_path, test_size=None)
     assert real.part(shards.TEST)[1].tolist() == [0, 0, 1, 1, 2, 2]
     assert np.bincount(real.split).tolist() == [8, 4, 6, 2]

@@ -1,5 +1,8 @@
 """Generated images as others publish them."""
 
+import io
+import zipfile
+
 import h5py
 import numpy as np
 import pytest
@@ -103,6 +106,56 @@ def test_what_cannot_stand_beside_the_data_is_refused(tmp_path):
     refused(tmp_path / "cut.npy", "not readable")
 
 
+@pytest.mark.parametrize("ending", ["npz", "h5"])
+def test_more_than_a_file_can_hold_is_refused_before_memory_is_taken(tmp_path, ending):
+    """A kilobyte that claims a terabyte; images of one value, packed as well as can be, are believed."""
+    huge, flat = tmp_path / f"huge.{ending}", tmp_path / f"flat.{ending}"
+    if ending == "npz":
+        head = io.BytesIO()
+        facts = {"descr": "|u1", "fortran_order": False, "shape": (10**8, 64, 64, 3)}
+        np.lib.format.write_array_header_1_0(head, facts)
+        with zipfile.ZipFile(huge, "w") as archive:
+            archive.writestr("image.npy", head.getvalue() + b"abc")
+        np.savez_compressed(flat, image=np.zeros((2000, 8, 8, 3), np.uint8))
+    else:
+        for path, n in ((huge, 10**8), (flat, 2000)):
+            with h5py.File(path, "w") as file:
+                how = {"chunks": (1000, 8, 8, 3), "compression": "gzip", "compression_opts": 9}
+                file.create_dataset("images", shape=(n, 8, 8, 3), dtype=np.uint8, **how)
+                file["images"][:2000] = 0
+    refused(huge, r"claims 1[\d,]+,000 bytes of images in a file of [\d,]+ - replace it")
+    assert imports.held(huge) > 10**10
+    assert imports.read(flat, 8, 3).shape == (2000, 8, 8, 3)
+    assert imports.held(flat) == 2000 * 8 * 8 * 3
+
+
+def test_hdf5_that_points_to_other_files_is_refused(tmp_path):
+    """By a link, by a virtual dataset, by its bytes in another file: none is what the user named."""
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["images"] = noise(2, 8, 8, 3)
+    (tmp_path / "secret.bin").write_bytes(noise(2, 8, 8, 3).tobytes())
+    with h5py.File(tmp_path / "link.h5", "w") as file:
+        file["images"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "images")
+    with h5py.File(tmp_path / "virtual.h5", "w") as file:
+        layout = h5py.VirtualLayout((2, 8, 8, 3), np.uint8)
+        layout[:] = h5py.VirtualSource(str(tmp_path / "secret.h5"), "images", (2, 8, 8, 3))
+        file.create_virtual_dataset("images", layout)
+    with h5py.File(tmp_path / "raw.h5", "w") as file:
+        outside = [(str(tmp_path / "secret.bin"), 0, 2 * 8 * 8 * 3)]
+        file.create_dataset("images", shape=(2, 8, 8, 3), dtype=np.uint8, external=outside)
+    for name in ("link", "virtual", "raw"):
+        refused(tmp_path / f"{name}.h5", "has no `images` of its own")
+        assert imports.held(tmp_path / f"{name}.h5") == 0
+
+
+def test_a_header_that_numpy_makes_nothing_of_is_refused(tmp_path):
+    """numpy raises tokenize.TokenError there."""
+    np.save(tmp_path / "a.npy", noise(2, 8, 8, 3))
+    content = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(content.replace(b"(2, 8", b"((((("))
+    refused(tmp_path / "a.npy", "not readable")
+
+
 class Trap:
     """Touches a file when it is unpickled."""
 
@@ -145,9 +198,26 @@ def test_a_set_that_is_sorted_is_shuffled_so_that_its_first_images_are_of_all_ki
     empty = np.zeros(0, np.int64)
     real = shards.RealSet(noise(4, 8, 8, 1), np.zeros(4, int), np.zeros(4, np.uint8), empty, (), "toy", 0)
     given = {"kind": "ddpm", "source": "import", "path": str(tmp_path / "sorted.npy"), "channel_order": None}
-    found = imports.load(Generator(**given, hub=None, revision=None), real)[:, 0, 0, 0]
+    found = imports.load(Generator(**given, hub=None, revision=None, sha256=None), real)[:, 0, 0, 0]
     assert np.array_equal(np.sort(found), made[:, 0, 0, 0])
     assert np.bincount(found[:100], minlength=10).min() >= 3
+
+
+@pytest.mark.fault(35)
+def test_images_of_validation_or_test_among_the_imported_are_refused_with_their_count(tmp_path):
+    """One of each, in another order and with the channels first; train images are no fault of an import."""
+    images = noise(8, 8, 8, 3)
+    split = np.array([shards.TRAIN, shards.TRAIN, shards.VALIDATION, shards.TEST, *4 * [shards.LABELLED]], np.uint8)
+    real = shards.RealSet(images, np.zeros(8, int), split, np.zeros(0, np.int64), (), "toy", 0)
+    fresh = noise(5, 8, 8, 3, seed=1)
+    given = {"kind": "ddpm", "source": "import", "path": str(tmp_path / "a.npy"), "channel_order": "rgb"}
+    params = Generator(**given, hub=None, revision=None, sha256=None)
+    np.save(tmp_path / "a.npy", np.concatenate([fresh, images[:2]]))
+    assert len(imports.load(params, real)) == 7
+    np.save(tmp_path / "a.npy", np.concatenate([fresh, images[[3, 0, 2]]]).transpose(0, 3, 1, 2))
+    with pytest.raises(UserError, match=r"a\.npy: 2 of 8 are images of test or validation, the first is number 5") as e:
+        imports.load(params, real)
+    assert e.value.code == 2
 
 
 @pytest.fixture

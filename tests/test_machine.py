@@ -186,9 +186,3 @@ def test_images_are_counted_by_split_and_nothing_is_what_cannot_be_read(here):
     (here / "images.h5").write_bytes(b"no HDF5")
     assert machine.images(here, shards.TRAIN) == (0, 0)
     assert machine.images(here / "nowhere", shards.TRAIN) == (0, 0)
-
-
-def test_the_size_of_a_file_and_of_a_folder(here):
-    group(here / "a/b", one="12345")
-    group(here / "a", two="12")
-    assert [machine.size(here / name) for name in ("a", "a/two", "none")] == [7, 2, 0]

@@ -31,7 +31,7 @@ def generator(tmp_path_factory):
     folder = tmp_path_factory.mktemp("generator")
     names = ddpm.save(ddpm.unet(OWN, SIZE, 1), ddpm.scheduler(OWN), folder)
     digests = {name: files.sha256(folder / name) for name in names}
-    files.write_json(folder / "card.json", {"kind": "ddpm", "source": "train", "files": digests})
+    files.write_sealed(folder / "card.json", {"kind": "ddpm", "source": "train", "files": digests})
     return folder
 
 
@@ -239,8 +239,9 @@ def test_samples_that_are_not_finite_leave_no_shard(generator, store, monkeypatc
 
 def test_a_generator_whose_files_are_not_its_cards_is_refused(generator, tmp_path):
     card = json.loads((generator / "card.json").read_text())
+    assert card.pop("seal")
     assert sampling.card(generator) == card
-    files.write_json(tmp_path / "card.json", card | {"files": {"unet/config.json": "0" * 64}})
+    files.write_sealed(tmp_path / "card.json", card | {"files": {"unet/config.json": "0" * 64}})
     (tmp_path / "unet").mkdir()
     for content in (None, "{}"):
         if content:
@@ -248,6 +249,6 @@ def test_a_generator_whose_files_are_not_its_cards_is_refused(generator, tmp_pat
         with pytest.raises(UserError, match=r"config\.json: missing or damaged") as caught:
             sampling.card(tmp_path)
         assert caught.value.code == 2
-    files.write_json(tmp_path / "card.json", {"kind": "ddpm"})
-    with pytest.raises(UserError, match=r"card\.json: lacks files, source"):
+    files.write_sealed(tmp_path / "card.json", {"kind": "ddpm"})
+    with pytest.raises(UserError, match=r"card\.json: lacks source as str, files as dict"):
         sampling.card(tmp_path)

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline import shards
+from pipeline import files, shards
 from pipeline.errors import UserError
 
 ARRAYS = {"images": np.arange(2 * 2 * 2 * 3, dtype=np.uint8).reshape(2, 2, 2, 3), "labels": np.array([7, -1])}
@@ -140,10 +140,39 @@ def test_a_flipped_bit_is_one_that_hdf5_reads_without_complaint(tmp_path):
     ],
 )
 def test_a_manifest_that_does_not_fit_its_folder_is_refused(tmp_path, change):
+    """Changed by hand, which breaks its seal, or written so."""
     generated_folder(tmp_path / "set")
     path = tmp_path / "set" / "manifest.json"
-    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    changed = change(files.read_json(path))
+    path.write_text(json.dumps(changed))
     refusal(str(tmp_path / "set"), shards.read_generated, tmp_path / "set")
+    if isinstance(changed, dict):
+        changed.pop("seal")
+        files.write_sealed(path, changed)
+        refusal(str(tmp_path / "set"), shards.read_generated, tmp_path / "set")
+
+
+def test_every_value_of_a_manifest_is_under_its_seal(tmp_path):
+    generated_folder(tmp_path / "set")
+    path = tmp_path / "set" / "manifest.json"
+    whole = files.read_json(path)
+    assert shards.verify(tmp_path / "set", "generate") == {k: v for k, v in whole.items() if k != "seal"}
+    for name in whole:
+        path.write_text(json.dumps(whole | {name: 1}))
+        refusal("manifest.json", shards.verify, tmp_path / "set", "generate")
+        path.write_text(json.dumps({k: v for k, v in whole.items() if k != name}))
+        refusal("manifest.json", shards.verify, tmp_path / "set", "generate")
+
+
+@pytest.mark.parametrize("name", ["../outside.h5", "/outside.h5", "a/../../outside.h5"])
+def test_a_manifest_that_names_what_is_not_in_its_folder_is_refused(tmp_path, name):
+    generated_folder(tmp_path / "set")
+    (tmp_path / "outside.h5").write_bytes(b"mine")
+    path = tmp_path / "set" / "manifest.json"
+    manifest = files.read_sealed(path, "generate", {})
+    manifest["files"][name] = files.sha256(tmp_path / "outside.h5")
+    files.write_sealed(path, manifest)
+    assert "which is not in its folder" in refusal("manifest.json", shards.verify, tmp_path / "set", "generate")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"null"])

@@ -12,15 +12,14 @@ import torch.nn.functional as F
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.training_utils import EMAModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
-from pipeline import distributed, files, folded, loop, seeds
+from pipeline import checkpoint, distributed, files, folded, loop, seeds
 from pipeline.errors import DIVERGED, UserError
 from pipeline.params.schema import DDPM, Compute
 
 UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
+TIMESTEPS, LAYERS = 100_000, 100  # at most, in what is loaded
 SCHEDULERS = ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler", "PNDMScheduler")
 
 
@@ -160,6 +159,8 @@ def load(folder: Path) -> tuple[UNet2DModel, DDPMScheduler]:
         raise UserError(f"a {config.get('_class_name')}, not an unconditional UNet2DModel", found["unet/config.json"])
     if config.get("class_embed_type") or config.get("num_class_embeds"):
         raise UserError("class-conditional; only unconditional UNets are sampled", found["unet/config.json"])
+    if config.get("out_channels", 3) != config.get("in_channels", 3):
+        raise UserError("predicts variances too; only plain DDPMs are sampled", found["unet/config.json"])
     if noise.get("_class_name") not in SCHEDULERS:
         raise UserError(
             f"scheduler {noise.get('_class_name')} is none of {', '.join(SCHEDULERS)}",
@@ -170,17 +171,20 @@ def load(folder: Path) -> tuple[UNet2DModel, DDPMScheduler]:
         raise UserError(
             f"prediction_type {predicts} is none of {', '.join(PREDICTIONS)}", found["scheduler/scheduler_config.json"]
         )
-    model = _built(UNet2DModel, config, found["unet/config.json"])
+    _bounded(noise, "num_train_timesteps", TIMESTEPS, found["scheduler/scheduler_config.json"])
+    _bounded(config, "layers_per_block", LAYERS, found["unet/config.json"])
     forward = _built(DDPMScheduler, noise, found["scheduler/scheduler_config.json"])
-    if model.config.out_channels != model.config.in_channels:
-        raise UserError("predicts variances too; only plain DDPMs are sampled", found["unet/config.json"])
-    path = found[f"unet/{UNET_WEIGHTS}"]
-    try:
-        model.load_state_dict(load_file(path), strict=True)
-    except (RuntimeError, SafetensorError) as fault:
-        reason = str(fault).splitlines()[0]
-        raise UserError(f"its weights do not fit its config: {reason}", path) from fault
+    model = checkpoint.load_weights(
+        found[f"unet/{UNET_WEIGHTS}"], lambda: _built(UNet2DModel, config, found["unet/config.json"])
+    )
     return model.eval(), forward
+
+
+def _bounded(config: dict, name: str, most: int, path: Path) -> None:
+    """Refuse what would take memory or time without end before diffusers makes anything of it."""
+    value = config.get(name, 0)
+    if not isinstance(value, int) or value > most:
+        raise UserError(f"{name} is {str(value)[:40]}, not a number up to {most:,}", path)
 
 
 def _built(kind: type, config: dict, path: Path) -> UNet2DModel | DDPMScheduler:

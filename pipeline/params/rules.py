@@ -87,6 +87,10 @@ def generator(p) -> Iterator[Fault]:
     if (g.hub is None) != (g.revision is None):
         both = f"hub {g.hub or 'null'} and revision {g.revision or 'null'}"
         yield ("generator", "revision"), f"{both} go together: a repository and a commit of it (40 hex digits)"
+    if g.source == "pretrained" and g.hub is not None and g.sha256 is None:
+        yield ("generator", "sha256"), f"is needed with hub {g.hub}: that of its weights, which the hub shows"
+    if g.sha256 is not None and g.source != "pretrained":
+        yield ("generator", "sha256"), f"is for source pretrained and must be null with source {g.source}"
 
 
 def ddpm(p) -> Iterator[Fault]:

@@ -69,7 +69,7 @@ class Generator(Section):
     """What makes images, and where it comes from.
 
     source: train it here; load a pretrained one (a local diffusers folder at `path`, or `hub`, a repository of the
-    Hugging Face hub at the commit `revision`); import ready-made images (a file or folder at `path`, of the stated
+    Hugging Face hub at the commit `revision`, its weights of the digest `sha256`); import ready-made images (a file or folder at `path`, of the stated
     channel_order, or null: looked at); or none. `path` is a DVC dependency, so it names a place that exists.
     """
 
@@ -79,6 +79,7 @@ class Generator(Section):
     channel_order: Literal["rgb", "bgr"] | None
     hub: str | None
     revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
 
 
 class DDPM(Training):
@@ -154,7 +155,7 @@ class Backbone(Section):
     """ResNet with the small-image stem: width of the first stage, basic blocks in each of the four."""
 
     width: Count
-    blocks: list[Count] = Field(min_length=4, max_length=4)
+    blocks: list[Annotated[int, Field(ge=1, le=100)]] = Field(min_length=4, max_length=4)
 
 
 class Pretrain(Training):

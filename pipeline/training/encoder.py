@@ -124,15 +124,21 @@ def optimiser(params: Pretrain, groups: list[dict], lr: float) -> torch.optim.Op
 
 
 def online(encoder: backbones.Encoder, train: shards.Part, validation: shards.Part, compute: Compute) -> dict:
-    """Top-1 of weighted kNN on the validation images, in percent; RankMe where there are no labels.
+    """Top-1 of weighted kNN on the validation images, in percent, or RankMe where there are no labels; and the spread.
 
     The neighbours are train images that have a label.
     """
     images, labels = train
     known = labels >= 0
     if not known.any() or validation[1].min() < 0:
-        return {"rankme": probes.rankme(probes.features(encoder, images, compute))}
-    x = probes.features(encoder, np.concatenate([images[known], validation[0]]), compute)
-    bank, seen = x.split([int(known.sum()), len(validation[0])])
-    votes = probes.knn(bank, torch.from_numpy(labels[known]), seen)
-    return {"validation_knn": probes.accuracy(votes, validation[1])}
+        seen = probes.features(encoder, images, compute)
+        judged = {"rankme": probes.rankme(seen)}
+    else:
+        x = probes.features(encoder, np.concatenate([images[known], validation[0]]), compute)
+        bank, seen = x.split([int(known.sum()), len(validation[0])])
+        votes = probes.knn(bank, torch.from_numpy(labels[known]), seen)
+        judged = {"validation_knn": probes.accuracy(votes, validation[1])}
+    spread = probes.spread(seen)
+    if spread < probes.COLLAPSED:
+        say(f"COLLAPSED: features of all images are alike, their spread is {spread:.2g} (an untrained encoder's: 0.1)")
+    return judged | {"spread": spread}

@@ -44,12 +44,19 @@ def train(params: Generator, own: Training, images: np.ndarray, compute: Compute
 
 
 def pretrained(params: Generator, size: tuple[int, int], channels: int) -> dict[str, Path]:
-    """The files of a pretrained generator that fits images of `size` (H, W) and `channels`: name -> path."""
+    """The files of a pretrained generator that fits images of `size` (H, W) and `channels`: name -> path.
+
+    Its weights must have the digest `params.sha256`, if that is given, before they are read.
+    """
     kind = module(params.kind)
     folder = Path(params.path) if params.hub is None else from_hub(params.hub, params.revision)
+    found = kind.pretrained_files(folder)
+    (weights,) = (path for path in found.values() if path.suffix == ".safetensors")
+    if params.sha256 not in (None, digest := files.sha256(weights)):
+        raise UserError(f"its sha256 is {digest}, not generator.sha256", weights, "get it again, or state this one")
     model, _ = kind.load(folder)
     kind.fit_to(size, channels, model, params.hub or params.path)
-    return kind.pretrained_files(folder)
+    return found
 
 
 def from_hub(repository: str, revision: str) -> Path:

@@ -18,6 +18,7 @@ STL10 = {"dataset.name": "stl10", "augment.form": "colour"}
 STL10 |= {"dataset.validation_size": 1000, "dataset.labelled_size": 4000}
 IMPORT = {"generator.source": "import"}
 COMMIT = "0123456789abcdef" * 2 + "01234567"
+DIGEST = "0" * 64
 MOCO = {"pretrain.method": "moco"}
 LARS = {"pretrain.optimizer": "lars", "pretrain.trust_coefficient": 0.02}
 
@@ -36,6 +37,7 @@ BASE = {
     "generator.channel_order": None,
     "generator.hub": None,
     "generator.revision": None,
+    "generator.sha256": None,
     "ddpm.channels": [16, 48, 64],
     "ddpm.groups": 8,
     "ddpm.timesteps": 1000,
@@ -93,10 +95,17 @@ TRIPS = [
     ),
     (
         "generator",
-        {"generator.source": "pretrained", "generator.hub": "a/b"},
+        {"generator.source": "pretrained", "generator.hub": "a/b", "generator.sha256": DIGEST},
         "generator.revision",
         ["hub a/b", "revision null"],
     ),
+    (
+        "generator",
+        {"generator.source": "pretrained", "generator.hub": "a/b", "generator.revision": COMMIT},
+        "generator.sha256",
+        ["is needed with hub a/b"],
+    ),
+    ("generator", {"generator.sha256": DIGEST}, "generator.sha256", ["must be null with source train"]),
     ("generator", {"generator.revision": COMMIT}, "generator.revision", ["hub null", f"revision {COMMIT}"]),
     ("folder", {"dataset.image_size": 32}, "dataset.image_size", ["null for fashion-mnist", "not 32"]),
     ("folder", {"dataset.channels": 1}, "dataset.channels", ["null for fashion-mnist", "not 1"]),

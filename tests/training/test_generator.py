@@ -7,6 +7,7 @@ import huggingface_hub
 import pytest
 import torch
 
+from pipeline import files
 from pipeline.errors import UserError
 from pipeline.generators import ddpm
 from pipeline.params.schema import Generator
@@ -24,7 +25,7 @@ def own(**changes):
 
 def source(**changes):
     given = {"kind": "ddpm", "source": "train", "path": "data/pretrained"}
-    given |= {"channel_order": None, "hub": None, "revision": None}
+    given |= {"channel_order": None, "hub": None, "revision": None, "sha256": None}
     return Generator(**given | changes)
 
 
@@ -138,6 +139,18 @@ def test_a_repository_in_the_local_cache_needs_no_network(tmp_path, monkeypatch)
     params = source(source="pretrained", hub="someone/something", revision=REVISION)
     found = generator.pretrained(params, (8, 8), 1)
     assert found["unet/config.json"] == snapshot / "unet" / "config.json"
+
+
+@pytest.mark.fault(23)
+def test_weights_of_another_digest_than_the_stated_are_refused_unread(tmp_path, monkeypatch):
+    folder = pretrained_folder(tmp_path / "given")
+    digest = files.sha256(folder / "unet" / ddpm.UNET_WEIGHTS)
+    given = {"source": "pretrained", "path": str(folder)}
+    assert generator.pretrained(source(**given, sha256=digest), (8, 8), 1) == ddpm.pretrained_files(folder)
+    monkeypatch.setattr(ddpm, "load", None)
+    with pytest.raises(UserError, match=f"safetensors: its sha256 is {digest}, not generator.sha256") as caught:
+        generator.pretrained(source(**given, sha256="0" * 64), (8, 8), 1)
+    assert caught.value.code == 2
 
 
 @pytest.mark.fault(23)
