@@ -69,8 +69,9 @@ class Generator(Section):
     """What makes images, and where it comes from.
 
     source: train it here; load a pretrained one (a local diffusers folder at `path`, or `hub`, a repository of the
-    Hugging Face hub at the commit `revision`, its weights of the digest `sha256`); import ready-made images (a file or folder at `path`, of the stated
-    channel_order, or null: looked at); or none. `path` is a DVC dependency, so it names a place that exists.
+    Hugging Face hub at the commit `revision`, whose weights have the digest `sha256`); import ready-made images (a file
+    or folder at `path`, of the stated channel_order, or null: looked at); or none. `path` is a DVC dependency, so it
+    names a place that exists.
     """
 
     kind: Literal["ddpm"]
