@@ -20,7 +20,7 @@ CLEAN, OBJECTS, VIEWS = 2_000, 1_000, 10  # for measures without labels: validat
 CHUNK = 500  # images whose views are drawn together
 KEPT = ("family", "form", "seed")  # of an encoder's own augmentation, in measures without labels
 LARGEST = 32  # pixels a side of the raw-pixel probe
-CURVES = ("per_class", "confusion", "grid")
+PER_CLASS, CONFUSION = ["class", "top1"], ["actual", "predicted", "count"]  # columns
 
 
 @dataclass
@@ -34,6 +34,16 @@ class Judged:
     tables: dict[str, tuple[list[str], list[dict]]] = field(default_factory=dict)
 
 
+@dataclass
+class _Predictions:
+    """Of the test images: predicted[features, labels] -> int64 (n,), l2 likewise, by kNN; and what wants no labels."""
+
+    predicted: dict[tuple[str, str], torch.Tensor]
+    l2: dict[str, float]
+    neighbours: torch.Tensor
+    label_free: dict[str, float]
+
+
 def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, compute: Compute) -> Judged:
     """All numbers of one encoder; the label-free ones alone where no image to learn from or to test on has a label."""
     card = encoder.card
@@ -44,17 +54,26 @@ def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, 
         "validation": real.with_labels(real.rows(shards.VALIDATION)),
         "test": real.with_labels(real.rows(shards.TEST)),
     }
-    if not all(map(len, rows.values())):
-        empty = {
-            "per_class": ["class", "top1"],
-            "confusion": ["actual", "predicted", "count"],
-            "grid": [*point, "top1"],
-        }
-        lacking = ", ".join(name for name, found in rows.items() if not len(found))
-        why = f"no linear probe: no image of {lacking} has a label"
+    lacking = [name for name, found in rows.items() if not len(found)]
+    if lacking:
+        empty = {"per_class": PER_CLASS, "confusion": CONFUSION, "grid": [*point, "top1"]}
+        why = f"no linear probe: no image of {', '.join(lacking)} has a label"
         seen = probes.features(encoder, real.part(shards.VALIDATION)[0][:CLEAN], compute)
         unlabelled = label_free(encoder, real, seen, params, compute)
         return Judged({}, unlabelled, {"note": why}, {name: (columns, []) for name, columns in empty.items()})
+    found = _predict(encoder, real, rows, params, compute)
+    actual = real.labels[rows["test"]]
+    right = {key: predicted.numpy() == actual for key, predicted in found.predicted.items()}
+    metrics = _metrics(right, probes.accuracy(found.neighbours, actual))
+    protocol = _protocol(rows, right, found.l2, params, real.images.shape[1:3]) | {"encoder_sha256": card["sha256"]}
+    tables = _tables(real.classes, actual, found.predicted["encoder", "train"].numpy())
+    tables["grid"] = ([*point, "top1"], [{**point, "top1": metrics["top1"]}])
+    return Judged(metrics, found.label_free, protocol, tables)
+
+
+def _predict(
+    encoder: backbones.Encoder, real: shards.RealSet, rows: dict, params: LinearEval, compute: Compute
+) -> _Predictions:
     labels = {name: torch.from_numpy(real.labels[r]) for name, r in rows.items()}
     used = np.unique(np.concatenate(list(rows.values())))
     l2, predicted = {}, {}
@@ -81,46 +100,55 @@ def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, 
         unlabelled = label_free(encoder, real, validation[:CLEAN], params, compute)
         parts = [real.images[used], *(part for r in rows.values() for part in (r, real.labels[r]))]
         of = {"data": [hashlib.sha256(part).hexdigest() for part in parts], "l2": params.l2}
-        built = {name: card[name] for name in ("width", "blocks", "mean", "std", "seed")}
+        built = {name: encoder.card[name] for name in ("width", "blocks", "mean", "std", "seed")}
         predicted["untrained", "train"], l2["untrained, train"] = _once(untrained, of | {"encoder": built}, compute)
         progress.update()
         predicted["pixels", "train"], l2["pixels, train"] = _once(pixels, of, compute)
         progress.update()
-    actual = labels["test"].numpy()
-    right = {key: (found == labels["test"]).numpy() for key, found in predicted.items()}
-    best, n = right["encoder", "train"], len(actual)
-    low, high = probes.wilson(int(best.sum()), n)
-    over = {k: probes.paired_difference(best, right[k, "train"]) for k in ("pixels", "untrained")}
-    metrics = {
+    return _Predictions(predicted, l2, neighbours, unlabelled)
+
+
+def _metrics(right: dict[tuple[str, str], np.ndarray], knn: float) -> dict[str, float]:
+    """right: of each probe, bool (n,), whether it is right on each test image."""
+    best = right["encoder", "train"]
+    low, high = probes.wilson(int(best.sum()), len(best))
+    return {
         "top1": 100 * float(best.mean()),
         "top1_low": low,
         "top1_high": high,
         "top1_10k": 100 * float(right["encoder", "labelled"].mean()),
-        "knn": probes.accuracy(neighbours, actual),
+        "knn": knn,
         "pixels": 100 * float(right["pixels", "train"].mean()),
         "untrained": 100 * float(right["untrained", "train"].mean()),
     }
-    protocol = {
-        "test_images": n,
+
+
+def _protocol(rows: dict, right: dict, l2: dict, params: LinearEval, size: tuple[int, int]) -> dict:
+    """How the numbers came about, and by how much the encoder beats what was not trained."""
+
+    def over(what: str) -> dict[str, float]:
+        found = probes.paired_difference(right["encoder", "train"], right[what, "train"])
+        return dict(zip(("points", "low", "high"), (round(v, 4) for v in found), strict=True))
+
+    clean = min(CLEAN, len(rows["validation"]))
+    objects = min(OBJECTS, clean)
+    return {
+        "test_images": len(rows["test"]),
         "train_labels": len(rows["train"]),
         "fixed_labels": len(rows["labelled"]),
         "validation_images": len(rows["validation"]),
         "probe": "multinomial logistic regression, mean cross-entropy + l2/2 |W|^2, features standardised; "
         "l2 by validation top-1",
         "l2": l2,
-        "pixels": "averaged to 32 x 32" if max(real.images.shape[1:3]) > LARGEST else "as they are",
+        "pixels": f"averaged to {LARGEST} x {LARGEST}" if max(size) > LARGEST else "as they are",
         "knn": {"k": probes.KNN_K, "temperature": probes.KNN_TEMPERATURE, "bank": "train"},
         "top1_interval": "Wilson, 95 %",
-        "over_pixels": dict(zip(("points", "low", "high"), (round(v, 4) for v in over["pixels"]), strict=True)),
-        "over_untrained": dict(zip(("points", "low", "high"), (round(v, 4) for v in over["untrained"]), strict=True)),
+        "over_pixels": over("pixels"),
+        "over_untrained": over("untrained"),
         "differences": "paired by test image, normal, 95 %",
-        "label_free": f"{CLEAN:,} validation images as they are (rankme, uniformity), {OBJECTS:,} in {VIEWS} views of "
+        "label_free": f"{clean:,} validation images as they are (rankme, uniformity), {objects:,} in {VIEWS} views of "
         f"strength {params.view_strength:g} (lidar; alignment and connectivity: in two)",
-        "encoder_sha256": card["sha256"],
     }
-    tables = _tables(real.classes, actual, predicted["encoder", "train"].numpy())
-    tables["grid"] = ([*point, "top1"], [{**point, "top1": metrics["top1"]}])
-    return Judged(metrics, unlabelled, protocol, tables)
 
 
 def _once(probe: Callable[[], tuple[torch.Tensor, float]], of: dict, compute: Compute) -> tuple[torch.Tensor, float]:
@@ -186,6 +214,6 @@ def _tables(classes: tuple[str, ...], actual: np.ndarray, predicted: np.ndarray)
         for j, b in enumerate(classes)
     ]
     return {
-        "per_class": (["class", "top1"], per_class),
-        "confusion": (["actual", "predicted", "count"], confusion),
+        "per_class": (PER_CLASS, per_class),
+        "confusion": (CONFUSION, confusion),
     }

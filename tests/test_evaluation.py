@@ -220,3 +220,21 @@ def test_large_images_are_averaged_for_the_pixel_probe_and_small_ones_left_alone
 def test_judging_twice_gives_the_same(judged, encoder, real):
     again = evaluation.judge(encoder, real, PARAMS, COMPUTE)
     assert (again.metrics, again.protocol, again.tables) == (judged.metrics, judged.protocol, judged.tables)
+
+
+@pytest.mark.fault(15)
+def test_an_encoder_that_has_collapsed_is_judged_and_no_number_is_lost(judged, real, tmp_path):
+    """Its features are all the same; the probe is as good as chance, of a third."""
+    encoder = make(tmp_path)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.zero_()
+    found = evaluation.judge(encoder, real, PARAMS, COMPUTE)
+    assert set(found.metrics) == set(judged.metrics)
+    assert all(math.isfinite(value) for value in (found.metrics | found.label_free).values())
+    assert found.metrics["top1"] == pytest.approx(100 / 3, abs=2)
+    assert found.label_free["alignment"] == 0
+
+
+def test_the_protocol_counts_the_images_that_there_were(judged):
+    assert judged.protocol["label_free"].startswith("30 validation images as they are (rankme, uniformity), 30 in 10 ")

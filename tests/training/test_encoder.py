@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import backbones, inflation, loop, shards
+from pipeline import backbones, inflation, loop, probes, shards
 from pipeline.errors import UserError
 from pipeline.methods import simclr
 from pipeline.params.schema import Augment, Backbone, Inflation, Pretrain, SimCLR
@@ -163,6 +163,23 @@ def test_a_set_without_labels_to_learn_or_to_judge_from_is_watched_by_rankme(rea
     assert ["rankme" in row for row in rows] == [False, True, True]
     assert not any("validation_knn" in row for row in rows)
     assert all(1 <= row["rankme"] <= 12.01 for row in rows[1:])  # twelve train images
+
+
+@pytest.mark.fault(15)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_features_that_are_all_alike_are_told_and_those_of_an_encoder_are_not(real, labelled, capsys):
+    network = backbones.build(Backbone(width=4, blocks=[1, 1, 1, 1]), [0.5], [0.25], 0)
+    (images, labels), validation = real.part(shards.TRAIN), real.part(shards.VALIDATION)
+    train = (images, labels if labelled else np.full_like(labels, -1))
+    found = encoder.online(network, train, validation, COMPUTE)
+    assert found["spread"] > probes.COLLAPSED
+    assert "COLLAPSED" not in capsys.readouterr().err
+    with torch.no_grad():
+        network.backbone.conv1.weight.zero_()  # biases alone speak
+        network.backbone.bn1.bias.fill_(1.0)
+    found = encoder.online(network, train, validation, COMPUTE)
+    assert found["spread"] < probes.COLLAPSED
+    assert "COLLAPSED: features of all images are alike, their spread is 0" in capsys.readouterr().err
 
 
 def test_neighbours_are_the_train_images_that_have_labels(real):
