@@ -140,5 +140,5 @@ def online(encoder: backbones.Encoder, train: shards.Part, validation: shards.Pa
         judged = {"validation_knn": probes.accuracy(votes, validation[1])}
     spread = probes.spread(seen)
     if spread < probes.COLLAPSED:
-        say(f"COLLAPSED: features of all images are alike, their spread is {spread:.2g} (an untrained encoder's: 0.1)")
+        say(f"COLLAPSED: features of all images are alike, their spread is {spread:.2f} (an untrained encoder's: 0.1)")
     return judged | {"spread": spread}
