@@ -54,19 +54,15 @@ def tree(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def small(tree, tmp_path_factory):
+def small(tmp_path_factory):
     """The tree at the smoke preset, committed; nothing was run in it. Not to be changed.
 
     One thread, because another process may have the other core; log rows that no checkpoint coincides with; a third
     checkpoint in pretraining.
     """
-    clone = clones.copy(tree, tmp_path_factory.mktemp("small") / "clone")
-    clones.run(clone, "git", "rm", "-r", "--quiet", "--ignore-unmatch", "dvc.lock", "metrics", "plots")  # the default's
-    clones.run(clone, "python", "-m", "pipeline.preset", "--write", "smoke")
-    clones.edit(clone, compute__threads="1", ddpm__log_every="3")
-    clones.edit(clone, pretrain__steps="12", pretrain__log_every="3", pretrain__evaluate_every="12")
-    clones.commit(clone, "Small")
-    return clone
+    pretrain = {"pretrain__steps": "12", "pretrain__log_every": "3", "pretrain__evaluate_every": "12"}
+    folder = tmp_path_factory.mktemp("small")
+    return clones.smoke(folder / "clone", compute__threads="1", ddpm__log_every="3", **pretrain)
 
 
 @pytest.fixture(scope="session")

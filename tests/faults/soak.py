@@ -17,10 +17,12 @@ import signal
 import sys
 import tempfile
 import time
+import zipfile
 from collections import Counter
 from pathlib import Path
 
 import psutil
+import torch
 
 from pipeline import shards
 from tests.pipeline import clones
@@ -39,13 +41,13 @@ CHOICES = {
 }
 FAMILY = {"moco": "symmetric-weak", "byol": "asymmetric", "barlow_twins": "asymmetric", "simsiam": "symmetric-weak"}
 WAYS = ("workspace", "temp", "queue")
-HITS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+HITS = ("SIGKILL", "SIGKILL", "SIGTERM", "SIGINT")
 
 
 def soak(place: Path, minutes: float, seed: int) -> Counter:
     """Runs until the time is over; the counts. An AssertionError tells what did not hold, and under which setting."""
     chance, counts, end = random.Random(seed), Counter(), time.monotonic() + 60 * minutes
-    alone = prepared(place / "alone")
+    alone = clones.smoke(place / "alone", compute__threads="1")
     hit = clones.copy(alone, place / "hit")
     while time.monotonic() < end:
         setting = {name: chance.choice(values) for name, values in CHOICES.items()}
@@ -53,56 +55,46 @@ def soak(place: Path, minutes: float, seed: int) -> Counter:
         setting["moco.queue_size"] = setting["pretrain.batch_size"]
         way, since = chance.choice(WAYS), time.monotonic()
         told = f"{way}: {json.dumps(setting)}"
-        before = counts["kills"]
-        run(alone, "workspace", f"alone-{counts['runs']}", setting, None)
+        before = sum(counts[name] for name in HITS)
+        run(alone, "workspace", f"alone-{counts['runs']}", setting)
         run(hit, way, f"hit-{counts['runs']}", setting, lambda: chance.uniform(1, 25), chance, counts)
         counts["bytes"] += compared(alone, hit, told)
-        counts["files verified"] += verified(hit, told)
+        counts.update(verified(hit, told))
         counts["runs"] += 1
         counts[way] += 1
-        print(f"{time.monotonic() - since:4.0f} s, {counts['kills'] - before} hits, {told}", flush=True)
+        hits = sum(counts[name] for name in HITS) - before
+        print(f"{time.monotonic() - since:4.0f} s, {hits} hits, {told}", flush=True)
     return counts
 
 
-def prepared(clone: Path) -> Path:
-    """A clone of the working tree at the smoke preset with one thread, committed, nothing run."""
-    clones.of_working_tree(clone)
-    clones.run(clone, "git", "rm", "-r", "--quiet", "--ignore-unmatch", "dvc.lock", "metrics", "plots")
-    clones.run(clone, "python", "-m", "pipeline.preset", "--write", "smoke")
-    clones.edit(clone, compute__threads="1")
-    clones.commit(clone, "Small")
-    return clone
-
-
-def run(clone: Path, way: str, name: str, setting: dict, moment, chance=None, counts=None) -> None:
+def run(clone: Path, way: str, name: str, setting: dict, moment=None, chance=None, counts=None) -> None:
     """One experiment to its end, hit at the moments that `moment()` gives, at most three times; applied at the end."""
+    counts = Counter() if counts is None else counts
     words = [word for key, value in setting.items() for word in ("-S", f"{key}={value}")]
     for attempt in range(4):
         left = None if moment is None or attempt == 3 else moment()
-        if counts is not None and attempt:
-            counts["resumes"] += 1
+        counts["resumes"] += attempt > 0
         clones.run(clone, "git", "checkout", "--quiet", "--", "params.yaml")
         if way == "queue":
-            done = queued(clone, f"{name}-{attempt}", words, left, chance)
+            done = queued(clone, f"{name}-{attempt}", words, left, chance, counts)
         else:
             temp = ["--temp"] if way == "temp" else []
             command = ["dvc", "exp", "run", "--name", f"{name}-{attempt}", *temp, *words]
-            done = direct(clone, command, left, chance)
+            done = direct(clone, command, left, chance, counts)
         if done:
             if way != "workspace":
                 clones.run(clone, "dvc", "exp", "apply", f"{name}-{attempt}")
             return
-        counts["kills"] += 1
     raise AssertionError(f"{name} did not end")
 
 
-def direct(clone: Path, command: list[str], left: float | None, chance) -> bool:
+def direct(clone: Path, command: list[str], left: float | None, chance, counts: Counter) -> bool:
     """A command in the foreground, hit after so many seconds; whether it had ended well by then."""
     with clones.background(clone, *command) as (process, log):
         end = None if left is None else time.monotonic() + left
         while process.poll() is None:
             if end is not None and time.monotonic() > end:
-                strike(process.pid, chance.choice(HITS))
+                strike(process.pid, chance.choice(HITS), counts)
                 break
             time.sleep(0.1)
         with contextlib.suppress(Exception):
@@ -114,7 +106,7 @@ def direct(clone: Path, command: list[str], left: float | None, chance) -> bool:
         return False
 
 
-def queued(clone: Path, name: str, words: list[str], left: float | None, chance) -> bool:
+def queued(clone: Path, name: str, words: list[str], left: float | None, chance, counts: Counter) -> bool:
     """The same by DVC's queue; the hit is for the stage, whose worker takes the experiment for failed."""
     clones.run(clone, "dvc", "exp", "run", "--queue", "--name", name, *words)
     clones.run(clone, "dvc", "queue", "start")
@@ -126,9 +118,8 @@ def queued(clone: Path, name: str, words: list[str], left: float | None, chance)
                 assert "Success" in line or left is not None, clones.run(clone, "dvc", "queue", "logs", name, code=None)
                 return "Success" in line
             if end is not None and time.monotonic() > end:
-                number = chance.choice(HITS)
                 for process in stages(clone):
-                    strike(process.pid, number, group=False)
+                    strike(process.pid, chance.choice(HITS), counts, group=False)
                 end = time.monotonic() + 15
             time.sleep(1)
     finally:
@@ -145,10 +136,11 @@ def stages(clone: Path) -> list[psutil.Process]:
     return found
 
 
-def strike(pid: int, number: int, group: bool = True) -> None:
-    """A signal to a process, or to all of its group."""
+def strike(pid: int, name: str, counts: Counter, group: bool = True) -> None:
+    """A signal to a process, or to all of its group; counted if it was still there."""
     with contextlib.suppress(ProcessLookupError):
-        (os.killpg if group else os.kill)(pid, number)
+        (os.killpg if group else os.kill)(pid, getattr(signal, name))
+        counts[name] += 1
 
 
 def compared(alone: Path, hit: Path, told: str) -> int:
@@ -161,19 +153,26 @@ def compared(alone: Path, hit: Path, told: str) -> int:
     return sum((alone / name).stat().st_size for name in one)
 
 
-def verified(clone: Path, told: str) -> int:
-    """Files of the store whose digest their manifest or their own note has; nothing half made is among them."""
-    store, count = clone / ".cache", 0
+def verified(clone: Path, told: str) -> Counter:
+    """Files of the store whose digest their manifest or their own note has, and checkpoints that can be read.
+
+    Nothing half made is among them.
+    """
+    store, found = clone / ".cache", Counter()
     assert not [p for p in store.rglob(".*.tmp") if not stages(clone)], f"{told}: temporary files"
     for manifest in store.rglob("manifest.json"):
-        count += len(shards.verify(manifest.parent, "nothing")["files"])
+        found["files verified"] += len(shards.verify(manifest.parent, "nothing")["files"])
     for note in store.rglob("shard-*.sha256"):
         assert clones.sha256(note.with_suffix(".h5")) == note.read_text().strip(), f"{told}: {note}"
-        count += 1
+        found["files verified"] += 1
+    for path in store.rglob("checkpoint.pt"):
+        with zipfile.ZipFile(path) as archive:
+            assert archive.testzip() is None, f"{told}: {path}"
+        found["checkpoints read"] += torch.load(path, weights_only=True)["step"] > 0
     facts = json.loads((clone / "metrics/generate.json").read_text())
     held = shards.verify(clone / "data/generated/inflation", "generate")
     assert held["n"] == facts["images"], told
-    return count
+    return found
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ files are dated in the future, and SIGKILL to dvc and its stage again and again,
 import argparse
 import os
 import random
-import shutil
 import subprocess
 import tempfile
 import time
@@ -36,11 +35,11 @@ class Compared:
 def verify(place: Path, kills: int, seed: int, say=print) -> Compared:
     """Both runs in new folders of `place`, and every file that either made."""
     began = time.monotonic()
-    plain = smoke(place / "plain")
+    plain = clones.smoke(place / "plain")
     say("the first run, left alone")
     clones.run(plain, "dvc", "repro")
     longest = (time.monotonic() - began) / (kills + 1)
-    odd = smoke(place / "ödd folder's name")
+    odd = clones.smoke(place / "ödd folder's name")
     moments, runs, done = random.Random(seed), 0, False
     for killed in range(kills + 1):
         moment = None if killed == kills else moments.uniform(0.3, 1) * longest
@@ -61,17 +60,6 @@ def compare(one: Path, two: Path) -> list[str]:
     """Outputs that are not in both clones, or have other bytes."""
     first, second = digests(one), digests(two)
     return sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
-
-
-def smoke(clone: Path) -> Path:
-    """The working tree at the smoke preset, nothing run; one commit."""
-    clones.of_working_tree(clone)
-    (clone / "dvc.lock").unlink(missing_ok=True)
-    for name in ("metrics", "plots"):
-        shutil.rmtree(clone / name, ignore_errors=True)
-    clones.run(clone, "python", "-m", "pipeline.preset", "--write", "smoke")
-    clones.commit(clone, "Smoke")
-    return clone
 
 
 def oddly(clone: Path, moment: float | None) -> bool:

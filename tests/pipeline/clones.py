@@ -75,6 +75,16 @@ def of_working_tree(clone: Path) -> Path:
     return clone
 
 
+def smoke(clone: Path, **values: str) -> Path:
+    """The working tree at the smoke preset with these edits of params.yaml; nothing was run in it; one commit more."""
+    of_working_tree(clone)
+    run(clone, "git", "rm", "-r", "--quiet", "--ignore-unmatch", "dvc.lock", "metrics", "plots")  # the default's
+    run(clone, "python", "-m", "pipeline.preset", "--write", "smoke")
+    edit(clone, **values)
+    commit(clone, "Smoke")
+    return clone
+
+
 def copy(clone: Path, to: Path) -> Path:
     """The whole clone again, with its outputs, DVC cache and store; counts begin anew."""
     return shutil.copytree(clone, to, symlinks=True)
