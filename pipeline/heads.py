@@ -7,6 +7,8 @@ import math
 import torch
 from torch import nn
 
+COLLAPSED = 0.03  # a `spread` of features; untrained encoders of the default have about .1
+
 
 def mlp(*widths: int, norm: bool) -> nn.Sequential:
     """Linear layers of the given widths with ReLU between them, and batch normalisation before each ReLU if `norm`."""

@@ -15,7 +15,6 @@ from pipeline import loop
 from pipeline.params.schema import Compute
 
 KNN_K, KNN_TEMPERATURE = 20, 0.07  # fixed beforehand: solo-learn's defaults
-COLLAPSED = 0.03  # of `spread`; untrained encoders of the default have .13 to .15, trained ones .57
 _BATCH = 500
 
 
@@ -86,16 +85,6 @@ def paired_difference(right_a: np.ndarray, right_b: np.ndarray) -> tuple[float, 
     d = right_a.astype(np.float64) - right_b.astype(np.float64)
     half = 1.959964 * d.std(ddof=1) / math.sqrt(len(d))
     return 100 * d.mean(), 100 * (d.mean() - half), 100 * (d.mean() + half)
-
-
-def spread(x: torch.Tensor) -> float:
-    """How far unit features (N, D) lie from their mean: 0 where all are one, 1 where they lean no way.
-
-    It is sqrt(D) times the standard deviation that Chen and He (CVPR 2021, figure 2) watch for collapse, root mean
-    square over the dimensions.
-    """
-    unit = F.normalize(x.double(), dim=1)
-    return float((unit - unit.mean(dim=0)).square().sum(dim=1).mean().sqrt())
 
 
 def rankme(x: torch.Tensor) -> float:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline import distributed, files, inflation, loop, machine, probes, report, shards, stage
+from pipeline import distributed, files, heads, inflation, loop, machine, report, shards, stage
 from pipeline.errors import UserError
 from pipeline.training import encoder
 
@@ -34,11 +34,13 @@ def main(params: SimpleNamespace) -> None:
         return
     files.assemble(Path("data/encoder"), made)
     judged = "validation_knn" if "validation_knn" in rows[-1] else "rankme"
-    terms = [name for name in rows[0] if name not in ("step", "lr", judged, "spread")]
+    terms = [name for name in rows[0] if name not in ("step", "lr", judged, "feature_spread")]
     report.table(Path("plots/pretrain.csv"), ["step", *terms, "lr"], rows)
-    report.table(Path("plots/validation.csv"), ["step", judged, "spread"], [row for row in rows if judged in row])
+    report.table(
+        Path("plots/validation.csv"), ["step", judged, "feature_spread"], [row for row in rows if judged in row]
+    )
     last = {name: rows[-1][name] for name in ("loss", judged)}
-    last["collapsed"] = int(rows[-1]["spread"] < probes.COLLAPSED)
+    last["collapsed"] = int(rows[-1]["feature_spread"] < heads.COLLAPSED)
     there = ("n_real", "n_generated")  # in metrics/prepare.json and generate.json
     drawn = {name: value for name, value in facts.items() if name not in there}
     report.metrics(Path("metrics/pretrain.json"), {"steps": rows[-1]["step"], **last, **drawn})

@@ -106,6 +106,7 @@ def test_what_cannot_stand_beside_the_data_is_refused(tmp_path):
     refused(tmp_path / "cut.npy", "not readable")
 
 
+@pytest.mark.fault(24)
 @pytest.mark.parametrize("ending", ["npz", "h5"])
 def test_more_than_a_file_can_hold_is_refused_before_memory_is_taken(tmp_path, ending):
     """A kilobyte that claims a terabyte; images of one value, packed as well as can be, are believed."""
@@ -129,6 +130,7 @@ def test_more_than_a_file_can_hold_is_refused_before_memory_is_taken(tmp_path, e
     assert imports.held(flat) == 2000 * 8 * 8 * 3
 
 
+@pytest.mark.fault(24)
 def test_hdf5_that_points_to_other_files_is_refused(tmp_path):
     """By a link, by a virtual dataset, by its bytes in another file: none is what the user named."""
     with h5py.File(tmp_path / "secret.h5", "w") as file:

@@ -173,15 +173,3 @@ def test_features_of_an_encoder_are_what_it_gives_itself():
     found = probes.features(encoder, images, COMPUTE)
     assert (found - expected).norm() < 1e-5 * expected.norm()
     assert isinstance(encoder.backbone.bn1, torch.nn.BatchNorm2d)
-
-
-def test_the_spread_is_none_of_one_direction_and_whole_of_opposite_ones():
-    """By hand: unit features e and -e have mean 0 and lie 1 from it; so do the 2 D axes; lengths do not count."""
-    e = torch.tensor([[0.0, 3.0, 4.0]])
-    assert probes.spread(torch.cat([e, 2 * e, 0.1 * e])) == pytest.approx(0, abs=1e-7)
-    assert probes.spread(torch.cat([e, -7 * e])) == pytest.approx(1)
-    assert probes.spread(torch.eye(8)) == pytest.approx(math.sqrt(7 / 8))  # |mean|^2 = 8 (1/8)^2
-    assert probes.spread(torch.zeros(5, 8)) == 0
-    x = torch.randn(4000, 64, generator=torch.Generator().manual_seed(0))
-    std = (x / x.norm(dim=1, keepdim=True)).std(dim=0).mean()  # SimSiam's measure, 1/sqrt(D) for such
-    assert probes.spread(x) == pytest.approx(float(std) * 8, rel=1e-2)

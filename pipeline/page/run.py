@@ -78,7 +78,7 @@ def _curves() -> list[str]:
         ("generator", "loss", "Training the generator: loss"),
         ("pretrain", "loss", "Pretraining: loss"),
         ("validation", "validation_knn", "Pretraining: kNN on validation images, %"),
-        ("validation", "spread", "Pretraining: spread of the features, 0 where they have collapsed"),
+        ("validation", "feature_spread", "Pretraining: spread of the features, 0 where they have collapsed"),
     )
     drawn = []
     for name, column, title in wanted:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline import augment, backbones, distributed, files, inflation, loop, probes, seeds, shards, store
+from pipeline import augment, backbones, distributed, files, heads, inflation, loop, probes, seeds, shards, store
 from pipeline.methods import module
 from pipeline.params.schema import Augment, Compute, Inflation, Pretrain, Section
 from pipeline.progress import say
@@ -138,7 +138,7 @@ def online(encoder: backbones.Encoder, train: shards.Part, validation: shards.Pa
         bank, seen = x.split([int(known.sum()), len(validation[0])])
         votes = probes.knn(bank, torch.from_numpy(labels[known]), seen)
         judged = {"validation_knn": probes.accuracy(votes, validation[1])}
-    spread = probes.spread(seen)
-    if spread < probes.COLLAPSED:
+    spread = float(heads.spread(seen))
+    if spread < heads.COLLAPSED:
         say(f"COLLAPSED: features of all images are alike, their spread is {spread:.2f} (an untrained encoder's: 0.1)")
-    return judged | {"spread": spread}
+    return judged | {"feature_spread": spread}

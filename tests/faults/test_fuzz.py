@@ -1,6 +1,7 @@
 """Files with random damage: the reader refuses them in one line, or reads what is there; no traceback, no wait."""
 
 import contextlib
+import os
 import shutil
 from pathlib import Path
 
@@ -8,19 +9,25 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
 from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import checkpoint, imports, pictures
+from pipeline import backbones, checkpoint, files, imports, pictures, sampling, shards
 from pipeline.errors import UserError
+from pipeline.generators import ddpm
 from pipeline.params import reader
+from pipeline.params.schema import Backbone
 from pipeline.study import cells, rows
 from tests.faults.edits import PLACES, apply, edits, in_time
 from tests.pipeline.clones import ROOT
 from tests.study.toy import STUDY
+from tests.toys import ddpm_params
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
-EXAMPLES = settings(max_examples=150, suppress_health_check=list(HealthCheck))
+# FUZZ=5000 python -m pytest tests/faults/test_fuzz.py   looks further than a test run has the time for
+EXAMPLES = settings(max_examples=int(os.environ.get("FUZZ", "150")), suppress_health_check=list(HealthCheck))
 
 
 @contextlib.contextmanager
@@ -40,6 +47,7 @@ def hdf5(path, **how):
 
 
 IMPORTED = {
+    "plain.npy": lambda path: np.save(path, IMAGES),
     "plain.npz": lambda path: np.savez(path, image=IMAGES),
     "packed.npz": lambda path: np.savez_compressed(path, image=IMAGES),
     "plain.h5": hdf5,
@@ -84,6 +92,90 @@ def test_pictures(tmp_path, name):
         path.write_bytes(apply(whole, changes))
         with refused_or_read(path):
             assert pictures.read(path, 8, 3).shape == (8, 8, 3)
+
+    harmed()
+
+
+def real_set(folder):
+    labels, split = np.array([0, 1, 0, -1, 1, 0]), np.array([0, 0, 1, 1, 2, 2], np.uint8)
+    shards.write_real(folder, shards.RealSet(IMAGES, labels, split, np.arange(6), ("a", "b"), "toy", 2))
+
+    def read():
+        found = shards.read_real(folder)
+        assert np.array_equal(found.images, IMAGES)
+        assert np.array_equal(found.labels, labels)
+        assert np.array_equal(found.split, split)
+        assert (found.classes, found.source, found.labelled_size) == (("a", "b"), "toy", 2)
+
+    return read
+
+
+def generated_set(folder):
+    for k in range(2):
+        shards.write_arrays(folder / shards.shard_name(k), {"images": IMAGES[3 * k : 3 * k + 3]}, {"shard": k})
+    shards.seal(folder, [shards.shard_name(k) for k in range(2)], {"n": 5})
+    return lambda: np.testing.assert_array_equal(shards.read_generated(folder), IMAGES[:5])
+
+
+def encoder(folder):
+    made = backbones.build(Backbone(width=2, blocks=[1, 1, 1, 1]), [0.25, 0.5, 0.75], [0.1, 0.2, 0.3], 7)
+    backbones.save(made, folder, method="simclr")
+
+    def read():
+        found = backbones.load(folder)
+        assert all(torch.equal(a, b) for a, b in zip(made.parameters(), found.parameters(), strict=True))
+        assert (torch.equal(found.mean, made.mean), torch.equal(found.std, made.std)) == (True, True)
+        assert found.card["method"] == "simclr"
+
+    return read
+
+
+def diffusion_model(folder):
+    """As a stranger gives it, without digests: what can be loaded has the network that its configuration names."""
+    own = ddpm_params(timesteps=100)
+    ddpm.save(ddpm.unet(own, 8, 1), ddpm.scheduler(own), folder)
+
+    def read():
+        model, noise = ddpm.load(folder)
+        assert isinstance(model, UNet2DModel)
+        assert model.config.out_channels == model.config.in_channels
+        assert 1 <= noise.config.num_train_timesteps <= ddpm.TIMESTEPS
+
+    return read
+
+
+def generator(folder):
+    """data/generator, by its card."""
+    diffusion_model(folder)
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    card = {path.relative_to(folder).as_posix(): files.sha256(path) for path in paths}
+    files.write_sealed(folder / "card.json", {"kind": "ddpm", "source": "train", "files": card})
+
+    def read():
+        assert sampling.card(folder)["files"] == card
+
+    return read
+
+
+FOLDERS = [real_set, generated_set, encoder, diffusion_model, generator]
+
+
+@pytest.mark.parametrize("make", FOLDERS, ids=lambda make: make.__name__)
+def test_folders(tmp_path, make):
+    """Any of their files."""
+    read = make(tmp_path)
+    read()
+    whole = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+
+    @EXAMPLES
+    @given(st.sampled_from(list(whole)), edits())
+    def harmed(path, changes):
+        path.write_bytes(apply(whole[path], changes))
+        try:
+            with refused_or_read(tmp_path):
+                read()
+        finally:
+            path.write_bytes(whole[path])
 
     harmed()
 

@@ -109,12 +109,13 @@ def test_an_object_of_dvcs_cache_that_was_changed_in_place_is_found_by_its_reade
 
     clones.counts(clone)
     output = clones.run(clone, *PRETRAIN, code=2)
-    found = re.fullmatch(rf"pretrain: {name}: damaged: .* - delete (\S+) and \S+, then run `(.*)`\n", output)
+    found = re.fullmatch(rf"pretrain: {name}: damaged: .* - delete (\S+) and (\S+), then run `(.*)`\n", output)
     assert found, output
     assert "pretrain.steps" not in clones.counts(clone)
-    folder, command = found.groups()
+    folder, named, command = found.groups()
+    assert clone / named == kept
     shutil.rmtree(clone / folder)
-    kept.unlink()
+    (clone / named).unlink()
     clones.run(clone, *command.split())
     assert clones.digests(clone) == whole
 

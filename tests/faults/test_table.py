@@ -6,7 +6,6 @@ import re
 from tests.pipeline.clones import ROOT
 
 ROWS = range(1, 36)
-NOT_BUILT = {15, 35}
 
 
 def marked() -> dict[int, set[str]]:
@@ -29,4 +28,4 @@ def test_the_table_names_the_tests_of_every_row():
         for row, tests in re.findall(r"(?m)^\| (\d+) \|.*\| ([^|]*) \|$", text)
     }
     assert said == marked()
-    assert {row for row, tests in said.items() if not tests} == NOT_BUILT
+    assert [row for row, tests in said.items() if not tests] == []

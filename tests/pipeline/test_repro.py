@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
+from pipeline import heads
 from tests.pipeline import clones
 
 
@@ -110,6 +111,8 @@ def test_tables_agree_with_the_metrics(base):
         "12",
         pytest.approx(ended["validation_knn"], abs=1e-3),
     )
+    assert float(measured["feature_spread"]) > heads.COLLAPSED
+    assert ended["collapsed"] == 0
 
 
 def test_dvc_draws_every_plot_of_dvc_yaml(base, tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import backbones, inflation, loop, probes, shards
+from pipeline import backbones, heads, inflation, loop, shards
 from pipeline.errors import UserError
 from pipeline.methods import simclr
 from pipeline.params.schema import Augment, Backbone, Inflation, Pretrain, SimCLR
@@ -172,13 +172,13 @@ def test_features_that_are_all_alike_are_told_and_those_of_an_encoder_are_not(re
     (images, labels), validation = real.part(shards.TRAIN), real.part(shards.VALIDATION)
     train = (images, labels if labelled else np.full_like(labels, -1))
     found = encoder.online(network, train, validation, COMPUTE)
-    assert found["spread"] > probes.COLLAPSED
+    assert found["feature_spread"] > heads.COLLAPSED
     assert "COLLAPSED" not in capsys.readouterr().err
     with torch.no_grad():
         network.backbone.conv1.weight.zero_()  # biases alone speak
         network.backbone.bn1.bias.fill_(1.0)
     found = encoder.online(network, train, validation, COMPUTE)
-    assert found["spread"] < probes.COLLAPSED
+    assert found["feature_spread"] < heads.COLLAPSED
     assert "COLLAPSED: features of all images are alike, their spread is 0" in capsys.readouterr().err
 
 
