@@ -4,6 +4,7 @@ Width 64 with blocks 2-2-2-2 and 3 channels has the parameters of torchvision's 
 max-pool; no classifier).
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from pipeline import checkpoint, files, seeds
+from pipeline import files, seeds, weights
 from pipeline.errors import UserError
 from pipeline.params.schema import Backbone
 
-CARD = {"width": int, "blocks": list, "mean": list, "std": list, "seed": int, "sha256": str}  # what it is built from
+_CARD = {"width": int, "blocks": list, "mean": list, "std": list, "seed": int, "sha256": str}  # what it is built from
 
 
 class SmallResNet(ResNet):
@@ -98,15 +99,14 @@ def load(folder: Path) -> Encoder:
     folder = Path(folder)
     if not (folder / "card.json").exists():
         raise UserError("no encoder yet", folder, "run `dvc repro pretrain`, or `python -m stages.pretrain`")
-    card = files.read_sealed(folder / "card.json", "pretrain", CARD)
-    path = folder / "encoder.safetensors"
-    if not path.exists() or files.sha256(path) != card["sha256"]:
-        raise UserError(
-            "missing or damaged: its sha256 is not the card's", path, "delete it, run `dvc repro -f -s pretrain`"
-        )
+    card = files.read_sealed(folder / "card.json", "pretrain", _CARD)
+    files.check_digests(folder, {"encoder.safetensors": card["sha256"]}, "card.json", "pretrain")
+    numbers = [*card["mean"], *card["std"]]
+    if len(card["mean"]) != len(card["std"]) or not all(isinstance(x, float) and math.isfinite(x) for x in numbers):
+        raise UserError("mean and std are not numbers, one a channel", folder / "card.json")
 
     def backbone() -> SmallResNet:
         form = Backbone(width=card["width"], blocks=card["blocks"])  # or a ValueError, before anything is built of it
         return SmallResNet(form.width, form.blocks, len(card["mean"]))
 
-    return Encoder(checkpoint.load_weights(path, backbone), card).eval()
+    return Encoder(weights.load(folder / "encoder.safetensors", backbone), card).eval()

@@ -1,15 +1,12 @@
-"""Named objects -> one atomic file and back; others' weights. What is restored is what was saved, or nothing."""
+"""Named objects -> one atomic file and back. What is restored is what was saved, for the same work, or nothing."""
 
 import io
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
 from pipeline import files
 from pipeline.errors import Stopped, UserError
@@ -52,30 +49,3 @@ def load(path: Path, fingerprint: str, objects: dict[str, Any]) -> tuple[int, li
     for name, thing in objects.items():
         thing.load_state_dict(saved["states"][name])
     return saved["step"], saved["rows"]
-
-
-def load_weights(path: Path, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
-    """What `build()` makes, with the weights of a safetensors file: every tensor of it, and no other.
-
-    Names and shapes are compared by the file's header and a module without memory, so that neither a wrong file nor a
-    wrong configuration takes any. What does not fit is a UserError that names the first three.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118, no dict
-        with torch.device("meta"):
-            wanted = {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
-        faults = [
-            f"{name} is {found.get(name, 'missing')}, not {wanted.get(name, 'wanted')}"
-            for name in sorted(found.keys() | wanted.keys())
-            if found.get(name) != wanted.get(name)
-        ]
-        if faults:
-            more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-            raise SafetensorError("; ".join(faults[:3]) + more)
-        module = build()
-        module.load_state_dict(load_file(path), strict=True)
-    except (OSError, SafetensorError, RuntimeError, ValueError) as fault:
-        reason = str(fault).partition("\n")[0]
-        raise UserError(f"its weights do not fit: {reason}", path, "make or get it again") from fault
-    return module

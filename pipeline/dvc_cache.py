@@ -1,18 +1,21 @@
 """Where DVC keeps what the workspace has, as DVC itself tells."""
 
+import configparser
+import contextlib
 import os
 from pathlib import Path
 
 
 def place() -> Path:
-    """The folder of DVC's cache, configured or not; where there is no DVC project, where it would be."""
-    from dvc.config import Config, ConfigError  # a tenth of a second
+    """The folder of DVC's cache, as the project's configuration says, or where it is without a word of that.
 
+    Read here, since every stage asks and importing DVC takes longer than the check of params.yaml.
+    """
     root = Path(os.environ.get("DVC_ROOT", ".")) / ".dvc"
-    try:
-        return Path(Config(dvc_dir=str(root.absolute()))["cache"].get("dir") or root / "cache")
-    except ConfigError:
-        return root / "cache"
+    found = configparser.ConfigParser(strict=False, interpolation=None)
+    with contextlib.suppress(configparser.Error, UnicodeDecodeError):  # DVC itself will tell
+        found.read([root / "config", root / "config.local"], encoding="utf-8")
+    return root / found.get("cache", "dir", fallback="cache")
 
 
 def kept(path: Path) -> Path | None:

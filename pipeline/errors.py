@@ -1,14 +1,17 @@
-"""The one exception that a user may see, and the exit codes that go with it."""
+"""The exceptions that a user may see, and the exit codes that go with them."""
 
 REFUSED = 2  # the input is wrong
 RESOURCE = 3  # disk or memory ran out
 DIVERGED = 4  # training or sampling gave non-finite numbers
 
 
+LONGEST = 2_000  # characters of what a message says: much of it may be a stranger's file's
+
+
 class UserError(Exception):
     """Something that the user can mend: what is wrong, where, and what to do about it.
 
-    `code` is the process's exit code. `str(error)` is one line, or several when `what` names several faults.
+    `code` is the process's exit code. `str(error)` is one line whatever the words are: what does not print is escaped.
     """
 
     def __init__(self, what: str, where: str = "", remedy: str = "", code: int = REFUSED):
@@ -16,8 +19,21 @@ class UserError(Exception):
         self.what, self.where, self.remedy, self.code = what, str(where), remedy, code
 
     def __str__(self) -> str:
-        line = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{line} - {self.remedy}" if self.remedy else line
+        what = self.what if len(self.what) <= LONGEST else f"{self.what[:LONGEST]} ..."
+        line = f"{self.where}: {what}" if self.where else what
+        line = f"{line} - {self.remedy}" if self.remedy else line
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
+class UserErrors(UserError):
+    """Several of them, told a line each; the code is the lowest."""
+
+    def __init__(self, faults: list[UserError]):
+        super().__init__("; ".join(fault.what for fault in faults), code=min(fault.code for fault in faults))
+        self.faults = faults
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.faults))
 
 
 class Stopped(Exception):

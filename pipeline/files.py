@@ -14,8 +14,11 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
+from pipeline import dvc_cache
 from pipeline.errors import RESOURCE, UserError
 from pipeline.progress import say
+
+SEALED = 2  # the format of manifests and cards; 1 had no seal
 
 
 @contextlib.contextmanager
@@ -69,43 +72,78 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> dict:
-    """The object in a JSON file, or a UserError that names it."""
+def read_json(path: Path, largest: int = 100_000_000) -> dict:
+    """The object in a JSON file of at most so many bytes, or a UserError that names it."""
     try:
+        if not Path(path).exists():
+            raise FileNotFoundError
+        if not Path(path).is_file():  # a pipe would be waited for
+            raise ValueError("no file")
+        if Path(path).stat().st_size > largest:
+            raise ValueError(f"more than {largest:,} bytes")
         value = json.loads(Path(path).read_text(encoding="utf-8"))
         if not isinstance(value, dict):
             raise ValueError("not an object")
         return value
     except FileNotFoundError as fault:
         raise UserError("not found", path, "run `dvc repro`, which makes it") from fault
-    except (ValueError, OSError) as fault:
+    except (ValueError, OSError, RecursionError) as fault:
         raise UserError(f"not readable as JSON: {fault}", path, "delete it and run `dvc repro`") from fault
 
 
 def write_sealed(path: Path, value: dict) -> None:
-    """An object as JSON with a seal: the sha256 of all of it, so that no value of it can change unnoticed."""
+    """An object as JSON with its format and a seal: the sha256 of all of it, so that no value can change unnoticed."""
+    value = {**json.loads(json.dumps(value, allow_nan=False)), "schema": SEALED}
     write_json(path, {**value, "seal": _seal(value)})
 
 
-def read_sealed(path: Path, maker: str, kinds: dict[str, type], schema: int | None = None) -> dict:
-    """What `write_sealed` wrote, without its seal; a UserError where it is anything else.
+def read_sealed(path: Path, maker: str, kinds: dict[str, type]) -> dict:
+    """What `write_sealed` wrote, without its format and seal; a UserError where it is anything else.
 
-    maker: the stage that writes it. kinds: what it must hold, and as what. schema: the only one that is read.
+    maker: the stage that writes it. kinds: what it must hold, and as what.
     """
-    remedy = f"delete it and run `dvc repro -f -s {maker}`"
     value = read_json(path)
-    if schema is not None and value.get("schema") != schema:
-        raise UserError(f"written by format {value.get('schema')}; this reads {schema}", path, remedy)
-    if value.pop("seal", None) != _seal(value):
-        raise UserError("damaged: its seal is not that of its values", path, remedy)
+    seal = value.pop("seal", None)
     odd = [f"{name} as {kind.__name__}" for name, kind in kinds.items() if not isinstance(value.get(name), kind)]
-    if odd:
-        raise UserError(f"lacks {', '.join(odd)}", path, remedy)
-    return value
+    if value.get("schema") != SEALED:
+        fault = f"written by format {value.get('schema', 1)}; this reads {SEALED}"
+    elif seal != _seal(value):
+        fault = "damaged: its seal is not that of its values"
+    elif odd:
+        fault = f"lacks {', '.join(odd)}"
+    else:
+        return {name: item for name, item in value.items() if name != "schema"}
+    raise UserError(fault, path, remade(path, Path(path).parent, maker))
 
 
 def _seal(value: dict) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def check_digests(folder: Path, digests: dict[str, str], listing: str, maker: str) -> None:
+    """Refuse a folder whose files do not have these digests (name -> sha256), which `listing` in it has."""
+    for name, digest in digests.items():
+        path = Path(folder) / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(f"names {name[:100]}, which is not in its folder", Path(folder) / listing)
+        try:
+            found = sha256(path) if path.is_file() else None
+        except OSError:
+            found = None
+        if found != digest:
+            fault = "missing or not readable" if found is None else f"damaged: its sha256 is not that in {listing}"
+            raise UserError(fault, path, remade(path, folder, maker))
+
+
+def remade(path: Path, folder: Path, maker: str) -> str:
+    """What to do about a damaged file of `folder`, an output of the stage `maker`.
+
+    The folder goes, since a stage whose output is there may not run; the object of DVC's cache too, which DVC believes
+    and would put there again.
+    """
+    kept = dvc_cache.kept(path)
+    gone = f"{folder} and {kept}" if kept else folder
+    return f"delete {gone}, then run `dvc repro -f -s {maker}`"
 
 
 def sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""What several methods put around an encoder: multi-layer heads, and a slowly following copy."""
+"""What several methods put around an encoder: multi-layer heads, a slowly following copy, a queue of earlier keys."""
 
 import copy
 import itertools
@@ -38,6 +38,35 @@ class Follower(nn.Module):
         """Move the parameters a step of 1 - tau towards the leader's."""
         for mine, theirs in zip(self.module.parameters(), leader.parameters(), strict=True):
             mine.lerp_(theirs, 1 - tau)
+
+
+class Queue(nn.Module):
+    """The last `size` unit vectors of each of `kinds` kinds, the oldest replaced first; random ones at the beginning.
+
+    Buffers, so that they are in a checkpoint: `keys`, float32 (kinds, size, D), and `place`, where the oldest stand.
+    """
+
+    def __init__(self, kinds: int, size: int, dim: int, draw: torch.Generator):
+        super().__init__()
+        drawn = torch.randn((kinds, size, dim), generator=draw)
+        self.register_buffer("keys", nn.functional.normalize(drawn, dim=2))
+        self.register_buffer("place", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def add(self, keys: torch.Tensor) -> None:
+        """Put the keys, float (kinds, B, D), in the places of the oldest."""
+        size = self.keys.shape[1]
+        places = (self.place + torch.arange(keys.shape[1], device=keys.device)) % size
+        # In place would change what the gradient of this very loss still needs.
+        self.keys = self.keys.index_copy(1, places, keys)
+        self.place.add_(keys.shape[1]).remainder_(size)
+
+
+@torch.no_grad()
+def nearest(z: torch.Tensor, keys: torch.Tensor, k: int) -> torch.Tensor:
+    """The k of the keys (K, D) that are most similar to each row of z (B, D), in order: (B, k, D); all unit vectors."""
+    with torch.autocast(z.device.type, enabled=False):  # ties of rounded similarities would be told by their place
+        return keys[(z @ keys.T).topk(k, dim=1).indices]
 
 
 def momentum(start: float, end: float, progress: float) -> float:

@@ -24,7 +24,7 @@ from pipeline.params.schema import Generator
 FILE = "images.h5"  # in data/generator
 KEYS = ("image", "images")
 # NotImplementedError: a compression that zipfile does not know; TokenError: a header that numpy makes nothing of.
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, SyntaxError)
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, SyntaxError, OverflowError)
 _DAMAGED += (zipfile.BadZipFile, zlib.error, NotImplementedError, tokenize.TokenError)
 _UNPACKS = 1_200  # a byte of deflate becomes 1,032 at most
 
@@ -35,10 +35,12 @@ def load(params: Generator, real: shards.RealSet) -> np.ndarray:
     images = read(Path(params.path), size, channels)
     seen, _ = real.part(shards.TRAIN)
     images = in_order(images, seen, params.channel_order, params.path)
-    unseen, _ = real.part(shards.VALIDATION, shards.TEST)
+    unseen, _ = real.part(shards.VALIDATION, shards.TEST, shards.SPARE)  # what no generator may have seen
     leaked = np.flatnonzero(shards.among(images, unseen))
     if len(leaked):
-        what = f"{len(leaked):,} of {len(images):,} are images of test or validation, the first is number {leaked[0]}"
+        what = (
+            f"{len(leaked):,} of {len(images):,} are test, validation or spare images, the first is number {leaked[0]}"
+        )
         raise UserError(what, params.path, "remove them, or every number is of what was seen")
     return images[seeds.permutation(0, "import", 0, len(images), np.arange(len(images)))]
 
@@ -51,16 +53,12 @@ def read(path: Path, size: int, channels: int) -> np.ndarray:
         if not found:
             raise UserError("holds no pictures", path, f"they end in {', '.join(pictures.ENDINGS)}")
         return pictures.read_all(found, size, channels)
-    readers = {".npz": _npz, ".npy": _npy, ".h5": _hdf5, ".hdf5": _hdf5}
-    if path.suffix not in readers:
+    if path.suffix not in _READERS:
         raise UserError("neither a folder nor .npz, .npy or .h5", path, "name one of these in generator.path")
     try:
-        images = readers[path.suffix](path)
-        if not isinstance(images, np.ndarray):
-            raise ValueError("not what its name says")
+        images = _array(path)
     except _DAMAGED as fault:
-        reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
-        raise UserError(f"not readable: {reason}", path, "replace it") from fault
+        raise UserError(f"not readable: {fault or type(fault).__name__}", path, "replace it") from fault
     images = _channels_last(_one_list(images, path), path)
     if images.shape[3] != channels:
         raise UserError(f"images of {images.shape[3]} channels, the data has {channels}", path, "import images alike")
@@ -118,78 +116,98 @@ def fill(folder: Path, n: int, shard_size: int, digest: str) -> tuple[dict[str, 
         return made, fingerprint
 
 
-def held(path: Path) -> int:
-    """Bytes of the images of a file, by its header; 0 of a folder, and of what `read` will refuse."""
+def count(path: Path) -> int:
+    """How many images a file or folder holds, by its header or its pictures' names; 0 of what `read` will refuse."""
     path = Path(path)
     try:
-        if path.suffix == ".npy":
-            return path.stat().st_size
-        if path.suffix == ".npz":
-            with zipfile.ZipFile(path) as archive, archive.open(f"{_key(archive)}.npy") as file:
-                return _claimed(file)
-        if path.suffix in (".h5", ".hdf5"):
-            with h5py.File(path, "r") as file:
-                return _dataset(file).nbytes
-    except _DAMAGED:
-        pass
-    return 0
+        if path.is_dir():
+            return len(pictures.find(path))
+        shape, _ = _READERS[path.suffix][0](path)
+        return shape[0] * (shape[1] if len(shape) == 5 else 1)
+    except (UserError, IndexError, *_DAMAGED):
+        return 0
 
 
-def _npz(path: Path) -> np.ndarray:
-    with zipfile.ZipFile(path) as archive:
-        key = _key(archive)
-    _believable(held(path), path)
-    with np.load(path, allow_pickle=False) as archive:
-        return archive[key]
-
-
-def _key(archive: zipfile.ZipFile) -> str:
-    names = [name.removesuffix(".npy") for name in archive.namelist()]
-    key = next((key for key in KEYS if key in names), None)
-    if key is None:
-        raise ValueError(f"has none of the keys {', '.join(KEYS)} but {', '.join(names) or 'nothing'}")
-    return key
-
-
-def _claimed(file: IO[bytes]) -> int:
-    """Bytes of the array that an .npy's header tells of."""
-    version = np.lib.format.read_magic(file)
-    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, kind = read_header(file)
-    return math.prod(shape) * kind.itemsize
-
-
-def _believable(size: int, path: Path) -> None:
-    """Refuse a claim of more bytes than the file can hold, however well packed, before memory is taken for it."""
-    there = path.stat().st_size
+def _array(path: Path) -> np.ndarray:
+    """The file's array, after its header was found to be that of images that it can hold."""
+    header, reader = _READERS[path.suffix]
+    if not path.is_file():  # a pipe would be waited for
+        raise ValueError("no file")
+    shape, kind = header(path)
+    if kind != np.uint8:
+        raise ValueError(f"values are {kind}, not uint8: save them as 0 to 255, rounded")
+    if not 3 <= len(shape) <= 5:
+        raise ValueError(f"shape {shape} is no list of images: save (N, H, W, C)")
+    if any(not 0 <= side < 2**40 for side in shape):
+        raise ValueError(f"shape {shape}")
+    size, there = math.prod(shape), path.stat().st_size
     if size > _UNPACKS * there:
         raise ValueError(f"claims {size:,} bytes of images in a file of {there:,}")
+    return reader(path)
+
+
+def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        shape, _, kind = read(file)
+    except (MemoryError, RecursionError) as fault:  # of the parser, which the header's brackets exhaust
+        raise ValueError("its header is none") from fault
+    return shape, kind
+
+
+def _header_of_npy(path: Path) -> tuple[tuple[int, ...], np.dtype]:
+    with open(path, "rb") as file:
+        return _npy_header(file)
 
 
 def _npy(path: Path) -> np.ndarray:
     return np.load(path, allow_pickle=False, mmap_mode="r")
 
 
+def _header_of_npz(path: Path) -> tuple[tuple[int, ...], np.dtype]:
+    with zipfile.ZipFile(path) as archive, archive.open(_member(archive)) as file:
+        return _npy_header(file)
+
+
+def _npz(path: Path) -> np.ndarray:
+    with zipfile.ZipFile(path) as archive, archive.open(_member(archive)) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _member(archive: zipfile.ZipFile) -> str:
+    """The entry that holds the images."""
+    names = archive.namelist()
+    found = [f"{key}.npy" for key in KEYS if f"{key}.npy" in names]
+    if not found:
+        shown = ", ".join(name.removesuffix(".npy") for name in names[:5]) or "nothing"
+        raise ValueError(f"has none of the keys {', '.join(KEYS)} but {shown}")
+    return found[0]
+
+
+def _header_of_hdf5(path: Path) -> tuple[tuple[int, ...], np.dtype]:
+    with h5py.File(path, "r") as file:
+        images = shards.own(file, "images")
+        chunk = math.prod(images.chunks or ())
+        if chunk > _UNPACKS * path.stat().st_size:  # which is unpacked whole
+            raise ValueError(f"claims chunks of {chunk:,} bytes in a file of {path.stat().st_size:,}")
+        return images.shape, images.dtype
+
+
 def _hdf5(path: Path) -> np.ndarray:
     with h5py.File(path, "r") as file:
-        images = _dataset(file)
-        _believable(images.nbytes, path)
-        return images[:]
+        return file["images"][:]
 
 
-def _dataset(file: h5py.File) -> h5py.Dataset:
-    """`images` of the file itself: HDF5 can also point to other files, which are no part of what was given."""
-    if not isinstance(file.get("images", getlink=True), h5py.HardLink):
-        raise ValueError("has no `images` of its own")
-    images = file["images"]
-    if not isinstance(images, h5py.Dataset) or images.is_virtual or images.external:
-        raise ValueError("has no `images` of its own")
-    return images
+_READERS = {  # ending: what its header says (shape, dtype), and the array itself
+    ".npz": (_header_of_npz, _npz),
+    ".npy": (_header_of_npy, _npy),
+    ".h5": (_header_of_hdf5, _hdf5),
+    ".hdf5": (_header_of_hdf5, _hdf5),
+}
 
 
 def _one_list(images: np.ndarray, path: Path) -> np.ndarray:
-    if images.dtype != np.uint8:
-        raise UserError(f"values are {images.dtype}, not uint8", path, "save them as 0 to 255, rounded")
     if images.ndim == 5:  # candidate by candidate, so that fewer candidates are a prefix
         images = images.swapaxes(0, 1).reshape(-1, *images.shape[2:])
     if images.ndim == 3:

@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.progress import bar, say
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")  # by content; others start programs (EPS) or are rarely read
 LARGEST = 100_000_000  # pixels; a small file can unpack to more memory than there is
 _TURNS = {  # EXIF's orientations; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -44,13 +45,22 @@ def find(folder: Path) -> list[Path]:
             continue
         if path.is_dir():
             raise UserError("a link to a folder, which is not followed", path, "copy the folder there")
-        if not path.resolve().is_relative_to(folder.resolve()):
+        if not _leads_inside(path, folder):
             raise UserError("a link that leads out of the folder", path, "copy the file there, or remove the link")
+        if not path.is_file():
+            raise UserError("no file that can be read", path, "remove it")
         (pictures if path.suffix.lower() in ENDINGS else others).append(path)
     if others:
         first = ", ".join(sorted(path.name for path in others)[:3])
         say(f"{folder}: {len(others)} files are no pictures and are left out ({first}{', ...' if others[3:] else ''})")
     return sorted(pictures, key=lambda path: os.fsencode(path.relative_to(folder)))
+
+
+def _leads_inside(path: Path, folder: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links that lead to one another
+        return False
 
 
 def read_all(paths: list[Path], size: int, channels: int) -> np.ndarray:
@@ -68,7 +78,7 @@ def read(path: Path, size: int, channels: int) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, and of size, for which LARGEST stands
-            with Image.open(path) as picture:
+            with Image.open(path, formats=FORMATS) as picture:
                 width, height = picture.size
                 if width * height > LARGEST:
                     raise UserError(f"{width} x {height} pixels are more than {LARGEST:,}", path, "make it smaller")
@@ -79,8 +89,9 @@ def read(path: Path, size: int, channels: int) -> np.ndarray:
     except UserError:
         raise
     except Exception as fault:  # a foreign file may provoke anything inside Pillow
-        reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
-        raise UserError(f"not readable as a picture: {reason}", path, "replace or remove it") from fault
+        raise UserError(
+            f"not readable as a picture: {fault or type(fault).__name__}", path, "replace or remove it"
+        ) from fault
     fitted = ImageOps.fit(plain, (size, size), Image.Resampling.BICUBIC)
     return np.asarray(fitted, np.uint8).reshape(size, size, channels)
 
@@ -89,7 +100,7 @@ def _plain(picture: Image.Image, channels: int, path: Path) -> Image.Image:
     if picture.mode == "F":
         raise UserError("has floating-point pixels, whose white is unknown", path, "save it with 8 or 16 bits")
     if picture.mode in _SIXTEEN_BITS:
-        values = np.asarray(picture).astype(np.int64)
+        values = np.asarray(picture, np.int32)
         if values.min() < 0 or values.max() > 65_535:
             raise UserError("has more than 16 bits a pixel", path, "save it with 8 or 16 bits")
         picture = Image.fromarray(((values + 128) // 257).astype(np.uint8))

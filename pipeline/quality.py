@@ -190,8 +190,9 @@ def inception(weights: str, compute: Compute):
         ValueError,
         pickle.UnpicklingError,
     ) as fault:
-        reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
-        raise UserError(f"not Inception's weights: {reason}", weights, "name another file") from fault
+        raise UserError(
+            f"not Inception's weights: {fault or type(fault).__name__}", weights, "name another file"
+        ) from fault
 
     @torch.inference_mode()
     def embed(images: np.ndarray) -> torch.Tensor:

@@ -1,23 +1,24 @@
 """Images from a generator, shard by shard: shard k is a function of its fingerprint and k, so a set only ever grows."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from pipeline import distributed, files, loop, shards, store
 from pipeline.errors import UserError
 from pipeline.generators import module
-from pipeline.params.schema import Compute, Generate
+from pipeline.params.schema import Compute, Generate, Generator
 from pipeline.progress import bar, say
 
 
 def card(generator: Path) -> dict:
     """The card of data/generator (kind, source, digests), after the digests were checked."""
     found = files.read_sealed(generator / "card.json", "generator", {"kind": str, "source": str, "files": dict})
-    for name, digest in found["files"].items():
-        path = generator / name
-        if not path.exists() or files.sha256(path) != digest:
-            raise UserError("missing or damaged: its sha256 is not the card's", path, "run `dvc repro -f -s generator`")
+    for name in ("kind", "source"):
+        if found[name] not in get_args(Generator.model_fields[name].annotation):
+            raise UserError(f"{name} is {found[name][:40]}, of which nothing is known here", generator / "card.json")
+    files.check_digests(generator, found["files"], "card.json", "generator")
     return found
 
 
@@ -53,6 +54,9 @@ def _sample(
 ) -> None:
     makes = module(kind)
     model, noise = makes.load(generator)
+    if params.steps > noise.config.num_train_timesteps:
+        fault = f"{params.steps} > {noise.config.num_train_timesteps} timesteps that the generator was trained with"
+        raise UserError(fault, "params.yaml: generate.steps", "lower it")
     model = makes.for_sampling(model, compute)
     with bar(f"sampling ({params.sampler}, {params.steps} steps)", len(missing) * params.shard_size, "image") as seen:
         for k in missing:

@@ -12,10 +12,10 @@ import h5py
 import numpy as np
 import torch
 
-from pipeline import dvc_cache, files
+from pipeline import files
 from pipeline.errors import UserError
 
-SCHEMA, MANIFEST = 1, 2  # formats: of an HDF5 file, of a folder's manifest
+SCHEMA = 1  # of an HDF5 file
 Part = tuple[np.ndarray, np.ndarray]  # images uint8 (N, H, W, C), labels int64 (N,)
 # Codes of `split`. LABELLED images serve the probe alone, SPARE ones the judges of generated images and theory.
 TRAIN, VALIDATION, TEST, LABELLED, SPARE = 0, 1, 2, 3, 4
@@ -82,7 +82,7 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str
 def seal(folder: Path, names: list[str], facts: dict[str, object]) -> None:
     """Write the manifest of a folder: the digest of each named file, and `facts` (no times, no host)."""
     digests = {name: files.sha256(Path(folder) / name) for name in names}
-    files.write_sealed(Path(folder) / "manifest.json", {"schema": MANIFEST, "files": digests, **facts})
+    files.write_sealed(Path(folder) / "manifest.json", {"files": digests, **facts})
 
 
 def verify(folder: Path, maker: str) -> dict:
@@ -90,17 +90,8 @@ def verify(folder: Path, maker: str) -> dict:
     folder = Path(folder)
     if not (folder / "manifest.json").exists():
         raise UserError("not made yet", folder, f"run `dvc repro {maker}`, or `python -m stages.{maker}`")
-    manifest = files.read_sealed(folder / "manifest.json", maker, {"files": dict}, MANIFEST)
-    for name, digest in manifest["files"].items():
-        path = folder / name
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise UserError(f"names {name}, which is not in its folder", folder / "manifest.json")
-        found = files.sha256(path) if path.exists() else None
-        if found != digest:
-            fault = "missing" if found is None else "damaged: its sha256 is not the manifest's"
-            kept = dvc_cache.kept(path)  # which DVC believes, and would put there again
-            gone = f"{folder} and {kept}" if kept else folder
-            raise UserError(fault, path, f"delete {gone}, then run `dvc repro -f -s {maker}`")
+    manifest = files.read_sealed(folder / "manifest.json", maker, {"files": dict})
+    files.check_digests(folder, manifest["files"], "manifest.json", maker)
     return manifest
 
 
@@ -129,9 +120,11 @@ def read_real(folder: Path) -> RealSet:
             _column(file, path, name, kind, len(images))
             for name, kind in (("labels", np.int64), ("split", np.uint8), ("orig_index", np.int64))
         )
-        classes = tuple(file.attrs["classes"].split("\n"))
-        size = int(file.attrs["labelled_size"])
-        return RealSet(images, labels, split, orig_index, classes, file.attrs["source"], size)
+        facts = {name: file.attrs.get(name) for name in ("classes", "source", "labelled_size")}
+    if not isinstance(facts["classes"], str) or not isinstance(facts["labelled_size"], np.integer):
+        raise UserError("does not say its classes, or how many labels the probe has", path)
+    classes, size = tuple(facts["classes"].split("\n")), int(facts["labelled_size"])
+    return RealSet(images, labels, split, orig_index, classes, facts["source"], size)
 
 
 def shard_name(k: int) -> str:
@@ -176,12 +169,20 @@ def open_file(path: Path) -> h5py.File:
         raise UserError(f"not readable as HDF5: {fault}", path, "delete it and make it again") from fault
 
 
+def own(file: h5py.File, name: str) -> h5py.Dataset:
+    """A dataset of the file itself: HDF5 can also point to other files, which are no part of what was given."""
+    found = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+    if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
+        raise UserError(f"has no `{name}` of its own", file.filename)
+    return found
+
+
 def _images(path: Path) -> np.ndarray:
     """`images` of a file, mapped; writing to them changes no file."""
     with open_file(path) as file:
-        images = file.get("images")
-        if images is None or images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
-            found = "no `images`" if images is None else f"{images.dtype} {images.shape}"
+        images = own(file, "images")
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+            found = f"{images.dtype} {images.shape}"
             raise UserError(f"expected images as uint8 (N, H, W, 1 or 3), found {found}", path)
         shape, place = images.shape, images.id.get_offset()
         if place is None:  # none at all, or in chunks, as `write_arrays` never writes them
@@ -192,10 +193,9 @@ def _images(path: Path) -> np.ndarray:
 
 
 def _column(file: h5py.File, path: Path, name: str, kind: type, n: int) -> np.ndarray:
-    values = file.get(name)
-    if values is None or values.dtype != kind or values.shape != (n,):
-        found = "nothing" if values is None else f"{values.dtype} {values.shape}"
-        raise UserError(f"expected {name} as {np.dtype(kind)} ({n},), found {found}", path)
+    values = own(file, name)
+    if values.dtype != kind or values.shape != (n,):
+        raise UserError(f"expected {name} as {np.dtype(kind)} ({n},), found {values.dtype} {values.shape}", path)
     return values[:]
 
 

@@ -22,7 +22,7 @@ from types import SimpleNamespace
 import psutil
 
 from pipeline import files, launch, machine, store
-from pipeline.errors import RESOURCE, Stopped, UserError
+from pipeline.errors import RESOURCE, Stopped, UserError, UserErrors
 from pipeline.params import reader
 from pipeline.params.schema import Params
 from pipeline.progress import say
@@ -93,7 +93,7 @@ def _ready(name: str, needs: Callable, params: SimpleNamespace, asked: argparse.
             say(f"{name}: {machine.told(wanted)}{f'; {busy} runs it here' if busy else ''}")
         faults = machine.lacking(wanted)
         if faults:
-            raise UserError("\n".join(map(str, faults)), code=min(fault.code for fault in faults))
+            raise UserErrors(faults)
         warning = machine.tight(wanted)
         if warning:
             say(f"{name}: {warning}")
@@ -111,7 +111,7 @@ def _told(work: Callable[[], int | None], before: str) -> int:
     try:
         code, said = work() or 0, ""
     except UserError as error:
-        said, code = "".join(f"{before}{line}\n" for line in str(error).splitlines()), error.code
+        said, code = "".join(f"{before}{line}\n" for line in str(error).split("\n")), error.code
     except Stopped as stop:
         said, code = f"\n{before}{stop}\n", 128 + stop.signum
     except KeyboardInterrupt:

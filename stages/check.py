@@ -28,6 +28,7 @@ READS = (
     "byol",
     "barlow_twins",
     "simsiam",
+    "nnclr",
     "linear_eval",
 )
 WRITES = ("data/params.ok",)

@@ -12,9 +12,9 @@ WRITES = ("data/generator", "metrics/generator.json", "plots/generator.csv")
 
 def needs(params: SimpleNamespace) -> machine.Needs:
     source, (train, image) = params.generator.source, machine.images(Path("data/real"), shards.TRAIN)
-    held = imports.held(Path(params.generator.path)) if source == "import" else 0
-    memory = held + (train * image if source in ("train", "import") else 0)
-    return machine.Needs(WRITES, memory=memory, device=params.compute.device)
+    made = image * imports.count(Path(params.generator.path)) if source == "import" else 0
+    memory = made + (train * image if source in ("train", "import") else 0)
+    return machine.Needs(WRITES, made=made, memory=memory, device=params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:

@@ -54,23 +54,24 @@ def together(tmp_path_factory):
 def test_everything_is_compared(alone):
     assert set(alone) == set(COMPUTED)
     assert all(any(key.startswith("gradient") for key in alone[name]) for name in COMPUTED if name[0] in "md")
-    assert {"after queue", "after place"} <= set(alone["method moco"])
+    assert {"after queue.keys", "after queue.place"} <= set(alone["method moco"])
     assert any(key.startswith("after follower") for key in alone["method byol"])
 
 
 @pytest.mark.parametrize("name", COMPUTED)
 def test_every_process_finds_what_one_finds_alone(name, alone, together):
-    """To 1e-5 in fp32, gradients as one vector; after three steps, which carry differences on, to 1e-4."""
+    """To 1e-5 in fp32; gradients as one vector, which another order of rows moves by up to 2e-5, to 5e-5; after three
+    steps, which carry differences on, to 5e-4."""
     wanted = alone[name]
     for process in together:
         found = process["computed"][name]
         assert set(found) == set(wanted)
         if vectors := [key for key in wanted if key.startswith("gradient")]:
             there, expected = (torch.cat([x[key].flatten().double() for key in vectors]) for x in (found, wanted))
-            assert (there - expected).norm() <= 1e-5 * expected.norm()
+            assert (there - expected).norm() <= 5e-5 * expected.norm()
         for key in set(wanted) - set(vectors):
             there, expected = (x[key].detach().double() for x in (found, wanted))
-            allowed = 1e-4 if key.startswith(("after", "row")) else 1e-5
+            allowed = 5e-4 if key.startswith(("after", "row")) else 1e-5
             assert (there - expected).abs().max() <= allowed * max(1, expected.abs().max()), key
 
 

@@ -347,3 +347,48 @@ def test_a_folder_where_a_file_must_be_and_the_reverse_are_refused(tmp_path):
 def test_faults_that_are_no_matter_of_the_disk_stay_what_they_are(tmp_path):
     with pytest.raises(FileNotFoundError), files.disk_faults(tmp_path):
         (tmp_path / "nothing").read_text()
+
+
+@pytest.mark.fault(33)
+def test_a_sealed_object_comes_back_and_whatever_else_there_is_is_refused(tmp_path):
+    path = tmp_path / "card.json"
+    value = {"n": 3, "mean": [0.1, 1 / 3], "files": {10: "a", 9: "b"}, "note": None}
+    files.write_sealed(path, value)
+    read = {**value, "files": {"10": "a", "9": "b"}}
+    assert files.read_sealed(path, "generate", {"n": int, "files": dict}) == read
+    text = path.read_text()
+    for harmed, says in (
+        (text.replace('"n": 3', '"n": 4'), "damaged: its seal is not that of its values"),
+        (text.replace('"note": null', '"note": 0'), "damaged"),
+        (text.replace('"schema": 2', '"schema": 3'), "written by format 3; this reads 2"),
+        (json.dumps(value), "written by format 1; this reads 2"),  # as before there were seals
+        ("[" * 100_000, "not readable as JSON"),
+        ("[1]", "not an object"),
+    ):
+        path.write_text(harmed)
+        with pytest.raises(UserError, match=says) as caught:
+            files.read_sealed(path, "generate", {})
+        assert str(caught.value).startswith(str(path))
+    files.write_sealed(path, value)
+    with pytest.raises(
+        UserError, match=r"lacks n as str, more as list - delete .*, then run `dvc repro -f -s generate`"
+    ):
+        files.read_sealed(path, "generate", {"n": str, "more": list})
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(UserError, match="not readable as JSON: no file"):
+        files.read_json(tmp_path / "pipe.json")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="missing or not readable"):
+        files.check_digests(tmp_path, {"folder": "0" * 64}, "card.json", "generate")
+
+
+@pytest.mark.parametrize("words", ["two\nlines", "one\rtwo", "\x1b[2J", "a\u2028b", "\ud800", "x" * 10_000])
+def test_a_refusal_is_one_line_whatever_a_strangers_file_says(words):
+    line = str(UserError(words, where=words[:100], remedy="run it again"))
+    assert len(line.splitlines()) == 1
+    assert line.isprintable()
+    assert len(line) < 3000
+    assert line.endswith("run it again")

@@ -72,3 +72,33 @@ def test_spread_is_nothing_in_collapse_and_about_one_on_the_sphere():
     assert heads.spread(torch.randn(5000, 64, generator=draw)).item() == pytest.approx(1, abs=0.02)
     two = torch.tensor([[3.0, 0.0], [0.0, 5.0]])  # entries 1 and 0: deviation 1/2 in each of two dimensions
     assert heads.spread(two).item() == pytest.approx(math.sqrt(2) / 2)
+
+
+def test_a_queue_is_random_unit_vectors_of_its_seed_and_then_what_was_added_last():
+    def made(seed):
+        return heads.Queue(2, 5, 3, torch.Generator().manual_seed(seed))
+
+    queue = made(0)
+    assert torch.allclose(queue.keys.norm(dim=2), torch.ones(2, 5))
+    assert torch.equal(queue.keys, made(0).keys)
+    assert not torch.equal(queue.keys, made(1).keys)
+    assert not torch.equal(queue.keys[0], queue.keys[1])
+    for i in range(4):
+        queue.add(torch.full((2, 2, 3), float(i)))
+    assert queue.keys[1, :, 0].tolist() == [2.0, 3.0, 3.0, 1.0, 2.0]  # places 0 1 | 2 3 | 4 0 | 1 2
+    assert queue.place == 3
+    twin = made(1)
+    twin.load_state_dict(queue.state_dict())
+    assert torch.equal(twin.keys, queue.keys)
+    assert twin.place == 3
+
+
+def test_the_nearest_are_the_most_similar_in_order():
+    keys = torch.nn.functional.normalize(torch.randn(40, 6, generator=torch.Generator().manual_seed(0)), dim=1)
+    z = torch.nn.functional.normalize(torch.randn(7, 6, generator=torch.Generator().manual_seed(1)), dim=1)
+    found = heads.nearest(z, keys, 3)
+    for x, row in zip(z, found, strict=True):
+        order = sorted(range(40), key=lambda i, x=x: -float(x.double() @ keys[i].double()))
+        assert torch.equal(row, keys[order[:3]])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(heads.nearest(z, keys, 3), found)

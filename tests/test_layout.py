@@ -24,11 +24,11 @@ SOURCES = sorted(
 )
 # The library in reading order; a package stands for all that is in it. A module imports only from those before it.
 READING_ORDER = (
-    "errors launch progress files dvc_cache store machine params/schema params/rules params/reader seeds shards "
-    "pictures datasets imports inflation transforms augment checkpoint backbones distributed loop heads probes "
-    "linear_probe folded generators methods sampling training memorisation quality evaluation report stage preset "
-    "fetch theory study/cells study/rows study/experiments study/analysis study/tables study/__main__ page/figures "
-    "page/studies page/run page/__main__"
+    "errors launch progress dvc_cache files store machine params/schema params/rules params/reader seeds shards "
+    "weights pictures datasets imports inflation transforms augment checkpoint backbones distributed loop heads "
+    "probes linear_probe folded generators methods sampling training memorisation quality evaluation report stage "
+    "preset fetch theory study/cells study/rows study/experiments study/analysis study/tables study/__main__ "
+    "page/figures page/studies page/run page/__main__"
 )
 CHOICES = {  # templated file of dvc.yaml: the package that imports it on use, and the value that names it
     "pipeline/generators/${generator.kind}.py": ("generators", "generator", "kind"),

@@ -1,3 +1,5 @@
+import os
+
 """Pictures as people have them: every mode is checked against numbers worked out by hand or by NumPy."""
 
 import struct
@@ -173,6 +175,27 @@ def test_what_cannot_be_read_is_refused_by_its_name(tmp_path):
     frames = [Image.fromarray(noise(8, 8, seed=i)) for i in range(3)]
     frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
     refused(tmp_path / "film.gif", "has 3 frames")
+
+
+@pytest.mark.fault(24)
+@pytest.mark.parametrize("kind", ["EPS", "PPM", "ICO", "TGA", "PDF"])
+def test_no_other_format_is_decoded_whatever_the_name_says(tmp_path, kind):
+    """Pillow goes by the content, and gives PostScript to another program."""
+    save(tmp_path / f"a.{kind.lower()}", Image.fromarray(noise(16, 16, 3)))
+    content = (tmp_path / f"a.{kind.lower()}").read_bytes()
+    (tmp_path / "a.png").write_bytes(content)
+    refused(tmp_path / "a.png", "not readable as a picture: cannot identify")
+
+
+@pytest.mark.fault(24)
+def test_pipes_and_links_that_go_round_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UserError, match=r"pipe\.png: no file that can be read"):
+        pictures.find(tmp_path)
+    (tmp_path / "pipe.png").unlink()
+    (tmp_path / "round.png").symlink_to(tmp_path / "round.png")
+    with pytest.raises(UserError, match=r"round\.png: a link that leads out"):
+        pictures.find(tmp_path)
 
 
 def test_pictures_are_found_in_the_order_of_their_bytes_and_the_rest_is_named(tmp_path, capsys):

@@ -237,18 +237,31 @@ def test_samples_that_are_not_finite_leave_no_shard(generator, store, monkeypatc
     assert [path.name for path in store.rglob("shard-*.h5")] == [shards.shard_name(0)]
 
 
+def test_more_steps_than_the_generator_has_timesteps_are_refused(generator):
+    with pytest.raises(UserError, match=r"generate\.steps: 2000 > 1000 timesteps that the generator was trained with"):
+        fill(generator, 4, sampler="dpmsolver++", steps=2000)
+
+
 def test_a_generator_whose_files_are_not_its_cards_is_refused(generator, tmp_path):
     card = json.loads((generator / "card.json").read_text())
     assert card.pop("seal")
+    assert card.pop("schema") == files.SEALED
     assert sampling.card(generator) == card
     files.write_sealed(tmp_path / "card.json", card | {"files": {"unet/config.json": "0" * 64}})
     (tmp_path / "unet").mkdir()
     for content in (None, "{}"):
         if content:
             (tmp_path / "unet" / "config.json").write_text(content)
-        with pytest.raises(UserError, match=r"config\.json: missing or damaged") as caught:
+        with pytest.raises(UserError, match=r"config\.json: (missing|damaged)") as caught:
             sampling.card(tmp_path)
         assert caught.value.code == 2
+    files.write_sealed(tmp_path / "card.json", card | {"files": {"../outside": "0" * 64}})
+    with pytest.raises(UserError, match=r"names \.\./outside, which is not in its folder"):
+        sampling.card(tmp_path)
+    for name in ("kind", "source"):
+        files.write_sealed(tmp_path / "card.json", card | {name: "../evil"})
+        with pytest.raises(UserError, match=rf"card\.json: {name} is \.\./evil, of which nothing is known"):
+            sampling.card(tmp_path)
     files.write_sealed(tmp_path / "card.json", {"kind": "ddpm"})
     with pytest.raises(UserError, match=r"card\.json: lacks source as str, files as dict"):
         sampling.card(tmp_path)

@@ -20,7 +20,7 @@ REPOSITORY = Path(pipeline.__file__).parent.parent
 HEAD = """
 from pathlib import Path
 from pipeline import machine, stage
-from pipeline.errors import UserError, Stopped
+from pipeline.errors import UserError, UserErrors, Stopped
 def needs(params):
     return machine.Needs({needs})
 def main(params):
@@ -92,7 +92,8 @@ def test_good_stage_ends_with_0_without_a_word_and_is_recorded_outside_the_works
         ),
         ("raise UserError('disk full', code=3)", 3, "tiny: disk full\n"),
         ("raise UserError('loss not finite', code=4)", 4, "tiny: loss not finite\n"),
-        ("raise UserError('one\\ntwo')", 2, "tiny: one\ntiny: two\n"),
+        ("raise UserErrors([UserError('one'), UserError('two', code=3)])", 2, "tiny: one\ntiny: two\n"),
+        ("raise UserError('a stranger\\x1b[2J\\nsays\\u2028this')", 2, "tiny: a stranger\\x1b[2J\\nsays\\u2028this\n"),
         ("raise Stopped('stopped at step 7', 15)", 143, "\ntiny: stopped at step 7\n"),
         ("raise Stopped('stopped at step 7', 2)", 130, "\ntiny: stopped at step 7\n"),
         ("raise KeyboardInterrupt", 130, "\ntiny: interrupted; run the same command to go on\n"),

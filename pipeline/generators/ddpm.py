@@ -13,13 +13,13 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.training_utils import EMAModel
 
-from pipeline import checkpoint, distributed, files, folded, loop, seeds
+from pipeline import distributed, files, folded, loop, seeds, weights
 from pipeline.errors import DIVERGED, UserError
 from pipeline.params.schema import DDPM, Compute
 
 UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
-TIMESTEPS, LAYERS = 100_000, 100  # at most, in what is loaded
+TIMESTEPS, LAYERS, LEVELS, CONFIGURATION = 100_000, 100, 10, 100_000  # at most, in what is loaded; the last in bytes
 SCHEDULERS = ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler", "PNDMScheduler")
 
 
@@ -153,38 +153,53 @@ def pretrained_files(folder: Path) -> dict[str, Path]:
 def load(folder: Path) -> tuple[UNet2DModel, DDPMScheduler]:
     """UNet (evaluation mode) and forward process of a local folder in either layout; refuses what cannot be sampled."""
     found = pretrained_files(folder)
-    config = files.read_json(found["unet/config.json"])
-    noise = files.read_json(found["scheduler/scheduler_config.json"])
+    where, forward_where = found["unet/config.json"], found["scheduler/scheduler_config.json"]
+    config, noise = (files.read_json(path, CONFIGURATION) for path in (where, forward_where))
     if config.get("_class_name") != "UNet2DModel":
-        raise UserError(f"a {config.get('_class_name')}, not an unconditional UNet2DModel", found["unet/config.json"])
+        raise UserError(f"a {config.get('_class_name')}, not an unconditional UNet2DModel", where)
     if config.get("class_embed_type") or config.get("num_class_embeds"):
-        raise UserError("class-conditional; only unconditional UNets are sampled", found["unet/config.json"])
+        raise UserError("class-conditional; only unconditional UNets are sampled", where)
     if config.get("out_channels", 3) != config.get("in_channels", 3):
-        raise UserError("predicts variances too; only plain DDPMs are sampled", found["unet/config.json"])
+        raise UserError("predicts variances too; only plain DDPMs are sampled", where)
     if noise.get("_class_name") not in SCHEDULERS:
         raise UserError(
             f"scheduler {noise.get('_class_name')} is none of {', '.join(SCHEDULERS)}",
-            found["scheduler/scheduler_config.json"],
+            forward_where,
         )
     predicts = noise.get("prediction_type", "epsilon")
     if predicts not in PREDICTIONS:
-        raise UserError(
-            f"prediction_type {predicts} is none of {', '.join(PREDICTIONS)}", found["scheduler/scheduler_config.json"]
-        )
-    _bounded(noise, "num_train_timesteps", TIMESTEPS, found["scheduler/scheduler_config.json"])
-    _bounded(config, "layers_per_block", LAYERS, found["unet/config.json"])
-    forward = _built(DDPMScheduler, noise, found["scheduler/scheduler_config.json"])
-    model = checkpoint.load_weights(
-        found[f"unet/{UNET_WEIGHTS}"], lambda: _built(UNet2DModel, config, found["unet/config.json"])
+        raise UserError(f"prediction_type {predicts} is none of {', '.join(PREDICTIONS)}", forward_where)
+    if noise.get("variance_type", "fixed_small") in ("learned", "learned_range"):
+        raise UserError("wants variances of the network; only plain DDPMs are sampled", forward_where)
+    _bounded(
+        noise.get("num_train_timesteps", 1000),
+        TIMESTEPS,
+        "num_train_timesteps",
+        forward_where,
     )
+    _bounded(config.get("layers_per_block", 2), LAYERS, "layers_per_block", where)
+    _bounded(len(config.get("block_out_channels") or ()), LEVELS, "levels", where)
+    forward = _built(DDPMScheduler, noise, forward_where)
+    model = weights.load(found[f"unet/{UNET_WEIGHTS}"], lambda: _built(UNet2DModel, config, where))
     return model.eval(), forward
 
 
-def _bounded(config: dict, name: str, most: int, path: Path) -> None:
+def _bounded(value: object, most: int, name: str, path: Path) -> None:
     """Refuse what would take memory or time without end before diffusers makes anything of it."""
-    value = config.get(name, 0)
-    if not isinstance(value, int) or value > most:
-        raise UserError(f"{name} is {str(value)[:40]}, not a number up to {most:,}", path)
+    if type(value) is not int or not 1 <= value <= most:
+        raise UserError(f"{name} is {str(value)[:40]}, not a number from 1 to {most:,}", path)
+
+
+def try_out(model: UNet2DModel, noise: DDPMScheduler, where: str) -> None:
+    """One step for one image: a stranger's configuration can be built and not be sampled."""
+    try:
+        steps, extra = solver("ddpm", noise, 0.0, True)
+        steps.set_timesteps(1)
+        sample(model, steps, extra, range(1), 0)
+    except UserError:
+        raise
+    except Exception as fault:  # a foreign configuration may provoke anything inside diffusers
+        raise UserError(f"diffusers cannot sample with it: {str(fault)[:200]}", where) from fault
 
 
 def _built(kind: type, config: dict, path: Path) -> UNet2DModel | DDPMScheduler:

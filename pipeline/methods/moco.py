@@ -10,7 +10,7 @@ from torch import nn
 from pipeline import seeds
 from pipeline.backbones import Encoder
 from pipeline.distributed import gather
-from pipeline.heads import Follower, mlp, momentum
+from pipeline.heads import Follower, Queue, mlp, momentum
 from pipeline.loop import Phase, groups_of
 from pipeline.methods import View
 from pipeline.params.schema import MoCo as Params
@@ -33,9 +33,7 @@ class MoCo(nn.Module):
         self.params = params
         self.network = nn.Sequential(encoder, mlp(encoder.width, params.hidden_dim, params.output_dim, norm=False))
         self.follower = Follower(self.network)
-        shape = (2, params.queue_size, params.output_dim)
-        self.register_buffer("queue", F.normalize(torch.randn(shape, generator=draw), dim=2))
-        self.register_buffer("place", torch.zeros((), dtype=torch.int64))
+        self.queue = Queue(2, params.queue_size, params.output_dim, draw)
 
     def phases(self) -> list[Phase]:
         """One player: the network, not its follower."""
@@ -53,18 +51,9 @@ class MoCo(nn.Module):
         """batch: two views, float (B, C, H, W) each. The queues hold the keys of earlier batches; these join after."""
         queries = gather([F.normalize(self.network(view).float(), dim=1) for view in batch])
         keys = gather([F.normalize(self.follower(view).float(), dim=1) for view in batch])
-        one, two = (info_nce(queries[i], keys[1 - i], self.queue[1 - i], self.params.temperature) for i in (0, 1))
-        self.enqueue(torch.stack(keys))
+        one, two = (info_nce(queries[i], keys[1 - i], self.queue.keys[1 - i], self.params.temperature) for i in (0, 1))
+        self.queue.add(torch.stack(keys))
         return {name: (one[name] + two[name]) / 2 for name in one}
-
-    @torch.no_grad()
-    def enqueue(self, keys: torch.Tensor) -> None:
-        """Put the keys, float (2, B, D), in the places of the oldest."""
-        size = self.queue.shape[1]
-        places = (self.place + torch.arange(keys.shape[1], device=keys.device)) % size
-        # In place would change what the gradient of this very loss still needs.
-        self.queue = self.queue.index_copy(1, places, keys)
-        self.place.add_(keys.shape[1]).remainder_(size)
 
 
 def info_nce(q: torch.Tensor, k: torch.Tensor, queue: torch.Tensor, temperature: float) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from typing import get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, UserErrors
 from pipeline.params import rules
 from pipeline.params.schema import Params
 
@@ -44,7 +44,7 @@ def load(path: Path = FILE) -> Params:
         params, more = validate(values)
         faults += [(where, what) for where, what in more if where not in seen]
     if faults:
-        raise UserError("\n".join(_line(path, lines, where, what) for where, what in faults))
+        raise UserErrors([UserError(_line(path, lines, where, what)) for where, what in faults])
     return params
 
 

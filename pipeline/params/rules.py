@@ -157,16 +157,17 @@ def mixture(p) -> Iterator[Fault]:
 
 
 def queue(p) -> Iterator[Fault]:
-    """MoCo's queue is whole batches, and at most half of a pass.
+    """A method's queue is whole batches, and at most half of a pass.
 
     Passes are independent permutations: an anchor meets an old key of its own with probability c^2 / 2, c the queue as
     a share of the pass. At one half that is one anchor in eight.
     """
-    if p.pretrain.method != "moco":
+    method, batch = p.pretrain.method, p.pretrain.batch_size
+    size = getattr(getattr(p, method), "queue_size", None)
+    if size is None:
         return
-    size, batch = p.moco.queue_size, p.pretrain.batch_size
     if size % batch:
-        yield ("moco", "queue_size"), f"{size} is not a multiple of pretrain.batch_size {batch}"
+        yield (method, "queue_size"), f"{size} is not a multiple of pretrain.batch_size {batch}"
     n, weight = p.dataset.train_size, Fraction(str(p.inflation.real_weight))
     generated = int(Fraction(str(p.inflation.ratio)) * n + Fraction(1, 2))
     draws = (weight * n + generated) / weight  # until every real image was drawn once
@@ -174,9 +175,9 @@ def queue(p) -> Iterator[Fault]:
         draws = min(draws, weight * n + generated)  # every generated one
     if 2 * size > draws:
         yield (
-            ("moco", "queue_size"),
+            (method, "queue_size"),
             f"{size} is more than half of the {int(draws)} draws in which images come round: "
-            "more than one anchor in eight would have its own old key as a negative",
+            "more than one anchor in eight would meet an old key of its own in it",
         )
 
 

@@ -165,7 +165,7 @@ class Pretrain(Training):
     evaluate_every: steps between kNN measurements on the validation images, a multiple of log_every.
     """
 
-    method: Literal["simclr", "moco", "byol", "barlow_twins", "simsiam"]
+    method: Literal["simclr", "moco", "byol", "barlow_twins", "simsiam", "nnclr"]
     backbone: Backbone
     optimizer: Literal["sgd", "lars"]
     momentum: Fraction
@@ -228,6 +228,19 @@ class SimSiam(Section):
     predictor_dim: Count
 
 
+class NNCLR(Section):
+    """NNCLR's projector, predictor and temperature, and how many earlier projections neighbours are sought among.
+
+    solo-learn's CIFAR values: 2048, 256, 4096, 0.2, 65536.
+    """
+
+    hidden_dim: Count
+    output_dim: Count
+    predictor_dim: Count
+    temperature: Positive
+    queue_size: Count
+
+
 class Quality(Section):
     """Judging generated images. images: how many of them, against two halves of as many validation images; 0: none.
 
@@ -270,4 +283,5 @@ class Params(Section):
     byol: BYOL
     barlow_twins: BarlowTwins
     simsiam: SimSiam
+    nnclr: NNCLR
     linear_eval: LinearEval

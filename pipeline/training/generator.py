@@ -54,8 +54,9 @@ def pretrained(params: Generator, size: tuple[int, int], channels: int) -> dict[
     (weights,) = (path for path in found.values() if path.suffix == ".safetensors")
     if params.sha256 not in (None, digest := files.sha256(weights)):
         raise UserError(f"its sha256 is {digest}, not generator.sha256", weights, "get it again, or state this one")
-    model, _ = kind.load(folder)
+    model, noise = kind.load(folder)
     kind.fit_to(size, channels, model, params.hub or params.path)
+    kind.try_out(model, noise, params.hub or params.path)
     return found
 
 
@@ -64,7 +65,8 @@ def from_hub(repository: str, revision: str) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalEntryNotFoundError
 
-    wanted = [f"{folder}*.{ending}" for folder in ("", "unet/", "scheduler/") for ending in ("json", "safetensors")]
+    names = ("config.json", "scheduler_config.json", "model_index.json", "diffusion_pytorch_model.safetensors")
+    wanted = [f"{folder}{name}" for folder in ("", "unet/", "scheduler/") for name in names]
     asked = {"revision": revision, "allow_patterns": wanted}
     try:
         return Path(huggingface_hub.snapshot_download(repository, local_files_only=True, **asked))
@@ -77,7 +79,7 @@ def from_hub(repository: str, revision: str) -> Path:
         huggingface_hub.model_info(repository, revision=revision, timeout=5)
         return Path(huggingface_hub.snapshot_download(repository, etag_timeout=5, **asked))
     except HfHubHTTPError as fault:
-        raise UserError(f"the hub refuses: {str(fault).splitlines()[0]}", f"{repository}@{revision}") from fault
+        raise UserError(f"the hub refuses: {fault}", f"{repository}@{revision}") from fault
     except (LocalEntryNotFoundError, HTTPError, OSError) as fault:
         raise UserError(
             "not in the local cache, and the hub cannot be reached",

@@ -33,13 +33,13 @@ CHOICES = {
     "inflation.order": ("slots", "copies"),
     "inflation.seed": (0, 1),
     "augment.strength": (0.5, 1.0, 2.0, 4.0),
-    "pretrain.method": ("simclr", "moco", "byol", "barlow_twins", "simsiam"),
+    "pretrain.method": ("simclr", "moco", "byol", "barlow_twins", "simsiam", "nnclr"),
     "pretrain.seed": (0, 1, 2),
     "pretrain.batch_size": (32, 64),
     "generate.shard_size": (50, 100),
     "ddpm.seed": (0, 1),
 }
-FAMILY = {"moco": "symmetric-weak", "byol": "asymmetric", "barlow_twins": "asymmetric", "simsiam": "symmetric-weak"}
+FAMILY = {"simclr": "symmetric", "moco": "symmetric-weak"}  # asymmetric of the others
 WAYS = ("workspace", "temp", "queue")
 HITS = ("SIGKILL", "SIGKILL", "SIGTERM", "SIGINT")
 
@@ -51,8 +51,9 @@ def soak(place: Path, minutes: float, seed: int) -> Counter:
     hit = clones.copy(alone, place / "hit")
     while time.monotonic() < end:
         setting = {name: chance.choice(values) for name, values in CHOICES.items()}
-        setting["augment.family"] = FAMILY.get(setting["pretrain.method"], "symmetric")
-        setting["moco.queue_size"] = setting["pretrain.batch_size"]
+        setting["augment.family"] = FAMILY.get(setting["pretrain.method"], "asymmetric")
+        for method in ("moco", "nnclr"):
+            setting[f"{method}.queue_size"] = setting["pretrain.batch_size"]
         way, since = chance.choice(WAYS), time.monotonic()
         told = f"{way}: {json.dumps(setting)}"
         before = sum(counts[name] for name in HITS)

@@ -324,10 +324,16 @@ WEIGHTS = f"unet/{ddpm.UNET_WEIGHTS}"
         (UNET, {"out_channels": 2}, "variances"),
         (UNET, {"norm_num_groups": 3}, "diffusers"),
         (UNET, {"norm_num_groups": 0}, "diffusers"),
-        (UNET, {"block_out_channels": None}, "diffusers"),
+        (UNET, {"block_out_channels": None}, "levels is 0, not a number from 1 to 10"),
         (UNET, {"down_block_types": ["Nope", "Nope"]}, "diffusers"),
         (SCHEDULER, {"beta_schedule": "nope"}, "diffusers"),
-        (SCHEDULER, {"num_train_timesteps": -1}, "diffusers"),
+        (SCHEDULER, {"num_train_timesteps": -1}, "is -1, not a number from 1 to 100,000"),
+        (SCHEDULER, {"num_train_timesteps": True}, "is True, not a number"),
+        (SCHEDULER, {"num_train_timesteps": 10**9}, "is 1000000000, not a number"),
+        (SCHEDULER, {"variance_type": "learned"}, "wants variances of the network"),
+        (UNET, {"layers_per_block": 10**9}, "layers_per_block is 1000000000, not a number"),
+        (UNET, {"block_out_channels": [8] * 3000}, "levels is 3000, not a number"),
+        (UNET, {"a note": "x" * 200_000}, "more than 100,000 bytes"),
         (SCHEDULER, {"prediction_type": "flow"}, "prediction_type flow is none of epsilon, sample, v_prediction"),
     ],
 )
@@ -338,6 +344,36 @@ def test_a_configuration_that_cannot_be_sampled_is_refused(folder, name, changes
     assert caught.value.code == 2
     assert str(folder / name) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        (UNET, {"freq_shift": "a"}),
+        (UNET, {"downsample_padding": 3}),
+        (UNET, {"sample_size": 9}),
+        (SCHEDULER, {"trained_betas": [0.1]}),
+        (SCHEDULER, {"clip_sample_range": "a"}),
+    ],
+)
+def test_what_can_be_built_and_not_be_sampled_is_refused_before_it_is_kept(folder, name, changes):
+    changed(folder, name, **changes)
+    try:
+        built = ddpm.load(folder)
+    except UserError:
+        return  # diffusers looks at more in some releases than in others
+    with pytest.raises(UserError, match="diffusers cannot sample with it") as caught:
+        ddpm.try_out(*built, "given")
+    assert caught.value.code == 2
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_what_can_be_sampled_is_tried_in_one_step(folder):
+    model, noise = ddpm.load(folder)
+    seen = []
+    model.register_forward_hook(lambda module, given, made: seen.append(given[0].shape))
+    ddpm.try_out(model, noise, "given")
+    assert seen == [(1, 1, 8, 8)]
 
 
 @pytest.mark.parametrize("name", [UNET, SCHEDULER])

@@ -3,8 +3,8 @@
 import torch
 
 from pipeline import backbones, seeds
-from pipeline.methods import barlow_twins, byol, moco, simclr, simsiam
-from pipeline.params.schema import BYOL, Backbone, BarlowTwins, MoCo, SimCLR, SimSiam
+from pipeline.methods import barlow_twins, byol, moco, nnclr, simclr, simsiam
+from pipeline.params.schema import BYOL, NNCLR, Backbone, BarlowTwins, MoCo, SimCLR, SimSiam
 
 METHODS = {
     "simclr": (simclr, SimCLR(hidden_dim=12, output_dim=5, temperature=0.2)),
@@ -14,6 +14,7 @@ METHODS = {
     ),
     "byol": (byol, BYOL(hidden_dim=12, output_dim=5, predictor_dim=7, momentum_start=0.9, momentum_end=1.0)),
     "barlow_twins": (barlow_twins, BarlowTwins(hidden_dim=12, output_dim=6, redundancy=0.0051, scale=0.1)),
+    "nnclr": (nnclr, NNCLR(hidden_dim=12, output_dim=6, predictor_dim=7, temperature=1.0, queue_size=12)),
     "simsiam": (simsiam, SimSiam(hidden_dim=12, output_dim=6, predictor_dim=4)),
 }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import backbones, loop, methods
+from pipeline import backbones, heads, loop, methods
 from pipeline.params.schema import Training
 from tests.methods import contract
 from tests.toys import COMPUTE
@@ -73,11 +73,11 @@ def test_the_two_views_count_alike(name):
     views = contract.views(8)
     built = contract.build(name)
     if name == "moco":
-        built.queue[1] = built.queue[0]  # each view has a queue of its own
+        built.queue.keys[1] = built.queue.keys[0]  # each view has a queue of its own
     there = built.loss(views, 0)["loss"].item()
     built = contract.build(name)
     if name == "moco":
-        built.queue[1] = built.queue[0]
+        built.queue.keys[1] = built.queue.keys[0]
     assert built.loss(views[::-1], 0)["loss"].item() == pytest.approx(there, rel=1e-4)
 
 
@@ -85,8 +85,7 @@ def test_the_two_views_count_alike(name):
 def test_training_lowers_the_loss(name, tmp_path, monkeypatch):
     """Of one batch, seen again and again: whatever the method, its views come to agree."""
     built = contract.build(name)
-    if name == "moco":
-        monkeypatch.setattr(built, "enqueue", lambda keys: None)  # the batch's own old keys would be its negatives
+    monkeypatch.setattr(heads.Queue, "add", lambda queue, keys: None)  # the batch's own old keys would be in it
     task = loop.Task(
         built.phases(), lambda step: contract.views(16), {"method": built}, built.before_step, built.after_step
     )

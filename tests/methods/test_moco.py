@@ -60,7 +60,7 @@ def test_autocast_does_not_round_the_similarities():
 
 def test_the_loss_crosses_the_views_and_sees_the_queue_before_it_grows():
     built, views = contract.build("moco"), contract.views(4)
-    queue = built.queue.clone()
+    queue = built.queue.keys.clone()
     twin = contract.build("moco")
     with torch.no_grad():
         queries = [torch.nn.functional.normalize(twin.network(view), dim=1) for view in views]
@@ -68,18 +68,18 @@ def test_the_loss_crosses_the_views_and_sees_the_queue_before_it_grows():
     first = by_the_paper(queries[0], keys[1], queue[1], 0.2)[0]  # the queue of the view that the keys are of
     second = by_the_paper(queries[1], keys[0], queue[0], 0.2)[0]
     assert built.loss(views, 0)["loss"].item() == pytest.approx((first + second) / 2, rel=1e-4)
-    assert torch.allclose(built.queue[:, :4], torch.stack(keys), atol=1e-6)
-    assert torch.equal(built.queue[:, 4:], queue[:, 4:])
+    assert torch.allclose(built.queue.keys[:, :4], torch.stack(keys), atol=1e-6)
+    assert torch.equal(built.queue.keys[:, 4:], queue[:, 4:])
 
 
 def test_the_queue_is_first_in_first_out_and_goes_round():
     built = contract.build("moco")  # 12 places
     batches = [torch.full((2, 4, 5), float(i)) for i in range(5)]
     for batch in batches:
-        built.enqueue(batch)
-    assert built.queue[0, :, 0].tolist() == [3.0] * 4 + [4.0] * 4 + [2.0] * 4
-    assert torch.equal(built.queue[0], built.queue[1])
-    assert built.place == 8
+        built.queue.add(batch)
+    assert built.queue.keys[0, :, 0].tolist() == [3.0] * 4 + [4.0] * 4 + [2.0] * 4
+    assert torch.equal(*built.queue.keys)
+    assert built.queue.place == 8
 
 
 def test_the_follower_moves_after_the_step_by_the_momentum_of_the_progress():

@@ -6,7 +6,7 @@ import pytest
 
 from tests.pipeline import clones
 
-OTHERS = ("moco", "byol", "barlow_twins", "simsiam")
+OTHERS = ("moco", "byol", "barlow_twins", "simsiam", "nnclr")
 
 
 def append(clone, method):
