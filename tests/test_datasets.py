@@ -364,13 +364,13 @@ def test_a_folder_with_test_images_among_the_others_is_refused_with_their_count_
         three_classes(tmp_path / "train")
         three_classes(tmp_path / "test", each=2, first=20)
         picture(tmp_path / "test/eel/x.bmp", 3)  # train/cat/03.png
-        how, count = {"test_size": None, "train_size": 20, "validation_size": 10}, "1"
+        how, count = {"test_size": None, "train_size": 20, "validation_size": 10}, ": 1"
         pairs = "'train/cat/03.png' = 'test/eel/x.bmp'"
     else:
         three_classes(tmp_path)
         for i in range(10):  # of each pair one may be a test image
             picture(tmp_path / f"dog/again-{i:02}.png", 60 + i)
-        how, count = {"train_size": 30, "validation_size": 4}, "[1-6]"
+        how, count = {"train_size": 30, "validation_size": 4}, ": [1-6]"
         pairs = r"'dog/\S+\.png' = 'dog/\S+\.png'"
     with pytest.raises(UserError, match=f"{count} images to learn from are test images too: {pairs}") as caught:
         folder(tmp_path, **how)
@@ -380,7 +380,10 @@ def test_a_folder_with_test_images_among_the_others_is_refused_with_their_count_
 
 def test_copies_across_a_published_split_are_counted_and_taken(load, monkeypatch, capsys):
     """Others report on the split as it is. Fashion-MNIST has none."""
+    real = load()
     assert "test images too" not in capsys.readouterr().err
+    test = real.split == shards.TEST
+    assert not shards.among(real.images[~test], real.images[test]).any()
     reader = datasets._READERS["fashion-mnist"]
 
     def with_copies(params):

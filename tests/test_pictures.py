@@ -1,7 +1,6 @@
-import os
-
 """Pictures as people have them: every mode is checked against numbers worked out by hand or by NumPy."""
 
+import os
 import struct
 import zlib
 

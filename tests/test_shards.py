@@ -315,3 +315,22 @@ def test_images_in_chunks_are_read_too(tmp_path):
         file.create_dataset("images", data=images, chunks=(2, 2, 2, 1), compression="gzip")
     shards.seal(tmp_path, [shards.shard_name(0)], {"n": 8})
     assert np.array_equal(shards.read_generated(tmp_path), images)
+
+
+@pytest.mark.fault(10)
+@pytest.mark.parametrize("kind", ["link", "virtual", "group"])
+def test_sealed_images_that_lie_elsewhere_are_refused(tmp_path, kind):
+    """Their place in the other file would be looked for in this one."""
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["images"] = np.zeros((3, 4, 4, 1), np.uint8)
+    with h5py.File(tmp_path / "images.h5", "w") as file:
+        if kind == "link":
+            file["images"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "images")
+        elif kind == "virtual":
+            layout = h5py.VirtualLayout((3, 4, 4, 1), np.uint8)
+            layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "images", (3, 4, 4, 1))
+            file.create_virtual_dataset("images", layout)
+        else:
+            file.create_group("images")
+    shards.seal(tmp_path, ["images.h5"], {"n": 3})
+    assert "has no `images` of its own" in refusal("images.h5", shards.read_real, tmp_path)

@@ -112,6 +112,9 @@ def load(name: str) -> Study:
     except ValidationError as error:
         what = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg'].lower()}" for e in error.errors())
         raise UserError(what, path) from error
+    unknown = [name for name in file.presets if name not in preset.names()]
+    if unknown:
+        raise UserError(f"presets: no {', '.join(unknown)}", path, f"there are {', '.join(preset.names())}")
     return Study(name, file, list(_cells(file, path)))
 
 

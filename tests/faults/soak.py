@@ -82,6 +82,7 @@ def run(clone: Path, way: str, name: str, setting: dict, moment=None, chance=Non
             temp = ["--temp"] if way == "temp" else []
             command = ["dvc", "exp", "run", "--name", f"{name}-{attempt}", *temp, *words]
             done = direct(clone, command, left, chance, counts)
+        counts["checkpoints read"] += readable(clone, name)
         if done:
             if way != "workspace":
                 clones.run(clone, "dvc", "exp", "apply", f"{name}-{attempt}")
@@ -154,11 +155,18 @@ def compared(alone: Path, hit: Path, told: str) -> int:
     return sum((alone / name).stat().st_size for name in one)
 
 
-def verified(clone: Path, told: str) -> Counter:
-    """Files of the store whose digest their manifest or their own note has, and checkpoints that can be read.
+def readable(clone: Path, told: str) -> int:
+    """How many checkpoints a hit left in the store; all are whole."""
+    paths = list((clone / ".cache").rglob("checkpoint.pt"))
+    for path in paths:
+        with zipfile.ZipFile(path) as archive:
+            assert archive.testzip() is None, f"{told}: {path}"
+        assert torch.load(path, weights_only=True)["step"] > 0, f"{told}: {path}"
+    return len(paths)
 
-    Nothing half made is among them.
-    """
+
+def verified(clone: Path, told: str) -> Counter:
+    """Files of the store whose digest their manifest or their own note has; nothing half made is among them."""
     store, found = clone / ".cache", Counter()
     assert not [p for p in store.rglob(".*.tmp") if not stages(clone)], f"{told}: temporary files"
     for manifest in store.rglob("manifest.json"):
@@ -166,10 +174,6 @@ def verified(clone: Path, told: str) -> Counter:
     for note in store.rglob("shard-*.sha256"):
         assert clones.sha256(note.with_suffix(".h5")) == note.read_text().strip(), f"{told}: {note}"
         found["files verified"] += 1
-    for path in store.rglob("checkpoint.pt"):
-        with zipfile.ZipFile(path) as archive:
-            assert archive.testzip() is None, f"{told}: {path}"
-        found["checkpoints read"] += torch.load(path, weights_only=True)["step"] > 0
     facts = json.loads((clone / "metrics/generate.json").read_text())
     held = shards.verify(clone / "data/generated/inflation", "generate")
     assert held["n"] == facts["images"], told

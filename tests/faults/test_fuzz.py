@@ -131,7 +131,7 @@ def encoder(folder):
 
 
 def diffusion_model(folder):
-    """As a stranger gives it, without digests: what can be loaded has the network that its configuration names."""
+    """As a stranger gives it, without digests: what can be loaded can be sampled."""
     own = ddpm_params(timesteps=100)
     ddpm.save(ddpm.unet(own, 8, 1), ddpm.scheduler(own), folder)
 
@@ -140,6 +140,7 @@ def diffusion_model(folder):
         assert isinstance(model, UNet2DModel)
         assert model.config.out_channels == model.config.in_channels
         assert 1 <= noise.config.num_train_timesteps <= ddpm.TIMESTEPS
+        ddpm.try_out(model, noise, str(folder))
 
     return read
 
@@ -211,6 +212,7 @@ def test_studies(tmp_path, monkeypatch):
     @EXAMPLES
     @given(edits())
     @example([("number", STUDY.index("seeds: ") * PLACES // len(STUDY), 11, b"a")])
+    @example([("flip", STUDY.index("smoke") * PLACES // len(STUDY) + 1, 1, b"a")])
     def harmed(changes):
         path.write_bytes(apply(STUDY.encode(), changes))
         found = []

@@ -113,6 +113,7 @@ def test_tables_agree_with_the_metrics(base):
     )
     assert float(measured["feature_spread"]) > heads.COLLAPSED
     assert ended["collapsed"] == 0
+    assert read(clone, "metrics/prepare.json")["shared_with_test"] == 0
 
 
 def test_dvc_draws_every_plot_of_dvc_yaml(base, tmp_path):

@@ -65,7 +65,7 @@ def test_a_grid_may_be_over_words(write):
         ("    against: none\n", "    contrasts:\n      x:\n        none: 1\n        any: -1\n", "x: weights of arms"),
         ("pretrain.seed", "pretrain.sed", "no parameter pretrain.sed"),
         ("seeds: 1", "seeds: 0", "parts.grid.seeds"),
-        ("  - smoke", "  - smok", "no preset smok"),
+        ("  - smoke", "  - smok", "presets: no smok"),
         ("        - 2.5", "        - &x 2.5", "anchors"),
         ("        - 2.5", "        - 1", "ratio 1, strength 1 stands twice"),
         ("  compute:\n    threads: 1\n", "  compute: 5\n", "no parameter compute"),
