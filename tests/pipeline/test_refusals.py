@@ -19,7 +19,11 @@ WRONG = {
     "images of no generator": ({"generator__source": "none"}, r"inflation\.ratio: must be 0 .*none.*1\.0"),
     "lars without its number": ({"pretrain__optimizer": "lars"}, r"pretrain\.trust_coefficient: .*number with lars"),
     "hub without a commit": (
-        {"generator__source": "pretrained", "generator__hub": "google/ddpm-cifar10-32"},
+        {
+            "generator__source": "pretrained",
+            "generator__hub": "google/ddpm-cifar10-32",
+            "generator__sha256": '"' + "0" * 64 + '"',
+        },
         r"generator\.revision: hub google/ddpm-cifar10-32 and revision null go together",
     ),
     "unknown method": ({"pretrain__method": "simclrr"}, r"pretrain\.method: must be 'simclr', .*, not 'simclrr'"),
