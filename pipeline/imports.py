@@ -56,7 +56,8 @@ def read(path: Path, size: int, channels: int) -> np.ndarray:
     if path.suffix not in _READERS:
         raise UserError("neither a folder nor .npz, .npy or .h5", path, "name one of these in generator.path")
     try:
-        images = _array(path)
+        _shape(path)
+        images = _READERS[path.suffix][1](path)
     except _DAMAGED as fault:
         raise UserError(f"not readable: {fault or type(fault).__name__}", path, "replace it") from fault
     images = _channels_last(_one_list(images, path), path)
@@ -122,18 +123,17 @@ def count(path: Path) -> int:
     try:
         if path.is_dir():
             return len(pictures.find(path))
-        shape, _ = _READERS[path.suffix][0](path)
+        shape = _shape(path)
         return shape[0] * (shape[1] if len(shape) == 5 else 1)
-    except (UserError, IndexError, *_DAMAGED):
+    except (UserError, *_DAMAGED):
         return 0
 
 
-def _array(path: Path) -> np.ndarray:
-    """The file's array, after its header was found to be that of images that it can hold."""
-    header, reader = _READERS[path.suffix]
+def _shape(path: Path) -> tuple[int, ...]:
+    """What the file's header claims, if it is of images that such a file can hold."""
     if not path.is_file():  # a pipe would be waited for
         raise ValueError("no file")
-    shape, kind = header(path)
+    shape, kind = _READERS[path.suffix][0](path)
     if kind != np.uint8:
         raise ValueError(f"values are {kind}, not uint8: save them as 0 to 255, rounded")
     if not 3 <= len(shape) <= 5:
@@ -143,7 +143,7 @@ def _array(path: Path) -> np.ndarray:
     size, there = math.prod(shape), path.stat().st_size
     if size > _UNPACKS * there:
         raise ValueError(f"claims {size:,} bytes of images in a file of {there:,}")
-    return reader(path)
+    return shape
 
 
 def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
