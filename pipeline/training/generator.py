@@ -54,7 +54,10 @@ def pretrained(params: Generator, size: tuple[int, int], channels: int) -> dict[
     (weights,) = (path for path in found.values() if path.suffix == ".safetensors")
     if params.sha256 not in (None, digest := files.sha256(weights)):
         raise UserError(f"its sha256 is {digest}, not generator.sha256", weights, "get it again, or state this one")
-    model, noise = kind.load(folder)
+    try:
+        model, noise = kind.load(folder)
+    except (TypeError, ValueError, AttributeError) as fault:  # a list where a number should be, and the like
+        raise UserError(f"its configuration is none of such a model: {fault}", folder) from fault
     kind.fit_to(size, channels, model, params.hub or params.path)
     kind.try_out(model, noise, params.hub or params.path)
     return found

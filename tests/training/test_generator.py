@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -139,6 +140,17 @@ def test_a_repository_in_the_local_cache_needs_no_network(tmp_path, monkeypatch)
     params = source(source="pretrained", hub="someone/something", revision=REVISION)
     found = generator.pretrained(params, (8, 8), 1)
     assert found["unet/config.json"] == snapshot / "unet" / "config.json"
+
+
+@pytest.mark.parametrize("changes", [{"block_out_channels": 5}, {"in_channels": [1]}, {"sample_size": "a"}], ids=str)
+def test_a_configuration_of_odd_values_is_refused_in_a_line(tmp_path, changes):
+    folder = pretrained_folder(tmp_path / "given")
+    path = folder / "unet/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(UserError) as caught:
+        generator.pretrained(source(source="pretrained", path=str(folder)), (8, 8), 1)
+    assert caught.value.code == 2
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.fault(23)
