@@ -29,6 +29,7 @@ READS = (
     "barlow_twins",
     "simsiam",
     "nnclr",
+    "all4one",
     "linear_eval",
 )
 WRITES = ("data/params.ok",)

@@ -12,6 +12,7 @@ from pipeline.backbones import Encoder
 from pipeline.distributed import gather
 from pipeline.heads import Queue, mlp, nearest
 from pipeline.loop import Phase, groups_of
+from pipeline.losses import of_neighbours
 from pipeline.methods import View
 from pipeline.params.schema import NNCLR as Params
 
@@ -58,17 +59,3 @@ class NNCLR(nn.Module):
         one, two = (of_neighbours(neighbours[i], p[1 - i], self.temperature) for i in (0, 1))
         self.queue.add(z[0][None])
         return {name: (one[name] + two[name]) / 2 for name in one}
-
-
-def of_neighbours(neighbours: torch.Tensor, p: torch.Tensor, temperature: float) -> dict[str, torch.Tensor]:
-    """Cross-entropy of the neighbours, float32 (B, D), against all predictions p (B, D), unit vectors: row i is i's.
-
-    Also gives the share of neighbours that are most similar to their own image's prediction ("agreement").
-    """
-    with torch.autocast(p.device.type, enabled=False):  # which would round the similarities to bf16
-        logits = neighbours @ p.T / temperature  # B B
-    own = torch.arange(len(p), device=p.device)
-    return {
-        "loss": F.cross_entropy(logits, own),
-        "agreement": (logits.detach().argmax(dim=1) == own).float().mean(),
-    }

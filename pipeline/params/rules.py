@@ -181,6 +181,12 @@ def queue(p) -> Iterator[Fault]:
         )
 
 
+def attention(p) -> Iterator[Fault]:
+    """The heads of attention share the features out."""
+    if p.pretrain.method == "all4one" and p.all4one.output_dim % 8:
+        yield ("all4one", "output_dim"), f"{p.all4one.output_dim} is not a multiple of 8, the heads of attention"
+
+
 def ddpm_batch(p) -> Iterator[Fault]:
     """A DDPM batch fits the train images."""
     if p.generator.source == "train" and p.ddpm.batch_size > p.dataset.train_size:
@@ -242,6 +248,7 @@ RULES = (
     quality,
     mixture,
     queue,
+    attention,
     training,
     evaluation,
     optimizer,

@@ -165,7 +165,7 @@ class Pretrain(Training):
     evaluate_every: steps between kNN measurements on the validation images, a multiple of log_every.
     """
 
-    method: Literal["simclr", "moco", "byol", "barlow_twins", "simsiam", "nnclr"]
+    method: Literal["simclr", "moco", "byol", "barlow_twins", "simsiam", "nnclr", "all4one"]
     backbone: Backbone
     optimizer: Literal["sgd", "lars"]
     momentum: Fraction
@@ -241,6 +241,24 @@ class NNCLR(Section):
     queue_size: Count
 
 
+class All4One(Section):
+    """All4One's projector, predictors and temperature, its queue, its follower's momentum, its attention.
+
+    attention_rate: a factor of pretrain.lr; dropout: inside attention. output_dim is a multiple of 8, the heads of
+    attention. solo-learn's CIFAR values: 2048, 256, 4096, 0.2, 98304, 0.99, 1, 0.1 / pretrain.lr, 0.1.
+    """
+
+    hidden_dim: Count
+    output_dim: Count
+    predictor_dim: Count
+    temperature: Positive
+    queue_size: Count
+    momentum_start: Fraction
+    momentum_end: Probability
+    attention_rate: Positive
+    dropout: Fraction
+
+
 class Quality(Section):
     """Judging generated images. images: how many of them, against two halves of as many validation images; 0: none.
 
@@ -284,4 +302,5 @@ class Params(Section):
     barlow_twins: BarlowTwins
     simsiam: SimSiam
     nnclr: NNCLR
+    all4one: All4One
     linear_eval: LinearEval

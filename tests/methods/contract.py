@@ -3,9 +3,10 @@
 import torch
 
 from pipeline import backbones, seeds
-from pipeline.methods import barlow_twins, byol, moco, nnclr, simclr, simsiam
-from pipeline.params.schema import BYOL, NNCLR, Backbone, BarlowTwins, MoCo, SimCLR, SimSiam
+from pipeline.methods import all4one, barlow_twins, byol, moco, nnclr, simclr, simsiam
+from pipeline.params.schema import BYOL, NNCLR, All4One, Backbone, BarlowTwins, MoCo, SimCLR, SimSiam
 
+_ALL4ONE = {"hidden_dim": 12, "output_dim": 8, "predictor_dim": 7, "attention_rate": 0.1}
 METHODS = {
     "simclr": (simclr, SimCLR(hidden_dim=12, output_dim=5, temperature=0.2)),
     "moco": (
@@ -14,6 +15,10 @@ METHODS = {
     ),
     "byol": (byol, BYOL(hidden_dim=12, output_dim=5, predictor_dim=7, momentum_start=0.9, momentum_end=1.0)),
     "barlow_twins": (barlow_twins, BarlowTwins(hidden_dim=12, output_dim=6, redundancy=0.0051, scale=0.1)),
+    "all4one": (
+        all4one,
+        All4One(**_ALL4ONE, temperature=1.0, queue_size=12, momentum_start=0.9, momentum_end=1.0, dropout=0.0),
+    ),
     "nnclr": (nnclr, NNCLR(hidden_dim=12, output_dim=6, predictor_dim=7, temperature=1.0, queue_size=12)),
     "simsiam": (simsiam, SimSiam(hidden_dim=12, output_dim=6, predictor_dim=4)),
 }

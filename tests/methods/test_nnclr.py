@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from pipeline.methods.nnclr import of_neighbours
+from pipeline.losses import of_neighbours
 from tests.methods import contract
 
 

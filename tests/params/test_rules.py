@@ -19,7 +19,7 @@ STL10 |= {"dataset.validation_size": 1000, "dataset.labelled_size": 4000}
 IMPORT = {"generator.source": "import"}
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 DIGEST = "0" * 64
-MOCO = {"pretrain.method": "moco"}
+MOCO, ALL4ONE = {"pretrain.method": "moco"}, {"pretrain.method": "all4one"}
 LARS = {"pretrain.optimizer": "lars", "pretrain.trust_coefficient": 0.02}
 
 
@@ -178,6 +178,15 @@ TRIPS = [
     ("queue", MOCO | {"moco.queue_size": 2816, "inflation.real_weight": 10.0}, "moco.queue_size", ["the 5500 draws"]),
     ("queue", MOCO | {"moco.queue_size": 3840, "inflation.real_weight": 0.5}, "moco.queue_size", ["the 7500 draws"]),
     ("queue", {"moco.queue_size": 5121}, None, []),  # another method
+    ("queue", {"pretrain.method": "nnclr", "nnclr.queue_size": 5120}, "nnclr.queue_size", ["half of the 10000 draws"]),
+    (
+        "queue",
+        {"pretrain.method": "all4one", "all4one.queue_size": 4000},
+        "all4one.queue_size",
+        ["4000", "batch_size 256"],
+    ),
+    ("attention", ALL4ONE | {"all4one.output_dim": 100}, "all4one.output_dim", ["multiple of 8"]),
+    ("attention", {"all4one.output_dim": 100}, None, []),
     ("training", {"ddpm.warmup_steps": 1000}, "ddpm.warmup_steps", ["1000 >= ddpm.steps 1000"]),
     ("training", {"pretrain.warmup_steps": 401}, "pretrain.warmup_steps", ["401 >= pretrain.steps 400"]),
     ("training", {"pretrain.warmup_steps": 399}, None, []),

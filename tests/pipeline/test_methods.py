@@ -6,7 +6,7 @@ import pytest
 
 from tests.pipeline import clones
 
-OTHERS = ("moco", "byol", "barlow_twins", "simsiam", "nnclr")
+OTHERS = ("moco", "byol", "barlow_twins", "simsiam", "nnclr", "all4one")
 
 
 def append(clone, method):
