@@ -59,7 +59,10 @@ def pretrained(params: Generator, size: tuple[int, int], channels: int) -> dict[
     except (TypeError, ValueError, AttributeError) as fault:  # a list where a number should be, and the like
         raise UserError(f"its configuration is none of such a model: {fault}", folder) from fault
     kind.fit_to(size, channels, model, params.hub or params.path)
-    kind.try_out(model, noise, params.hub or params.path)
+    try:
+        kind.try_out(model, noise, params.hub or params.path)
+    except UserError as fault:  # of samples that are not finite too, which here are the model's fault alone
+        raise UserError(fault.what, params.hub or params.path, "use another model, or get it again") from fault
     return found
 
 

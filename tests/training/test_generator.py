@@ -153,6 +153,18 @@ def test_a_configuration_of_odd_values_is_refused_in_a_line(tmp_path, changes):
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_weights_that_make_no_finite_image_are_refused_before_they_are_kept(tmp_path):
+    """One flipped bit of an exponent; found by 1,500 edits of such a folder."""
+    folder = pretrained_folder(tmp_path / "given")
+    model, noise = ddpm.load(folder)
+    with torch.no_grad():
+        model.conv_in.weight[0, 0, 0, 0] = float("inf")
+    ddpm.save(model, noise, folder)
+    with pytest.raises(UserError, match=rf"{folder}: image 0 has values that are not finite - use another") as caught:
+        generator.pretrained(source(source="pretrained", path=str(folder)), (8, 8), 1)
+    assert caught.value.code == 2
+
+
 @pytest.mark.fault(23)
 def test_weights_of_another_digest_than_the_stated_are_refused_unread(tmp_path, monkeypatch):
     folder = pretrained_folder(tmp_path / "given")
