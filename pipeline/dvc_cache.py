@@ -1,4 +1,4 @@
-"""Where DVC keeps what the workspace has, as DVC itself tells."""
+"""Where DVC keeps what the workspace has: its cache by the project's configuration, one object by asking DVC itself."""
 
 import configparser
 import contextlib
