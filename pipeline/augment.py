@@ -5,7 +5,8 @@
 
 import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -44,7 +45,10 @@ JITTER_P = (0.0, 0.4, 0.8, 1.0)
 
 @dataclass(frozen=True)
 class Recipe:
-    """The numbers of one view's augmentation: probabilities, magnitudes, smallest crop area."""
+    """The numbers of one view's augmentation: probabilities, magnitudes, smallest crop area.
+
+    crop_max: the largest; size: pixels of the view's sides, or null: the image's. Both are the method's, not the user's.
+    """
 
     crop_min: float
     jitter_probability: float
@@ -56,6 +60,11 @@ class Recipe:
     blur: float
     solarize: float
     flip: float
+    crop_max: float = 1.0
+    size: int | None = None
+
+
+NUMBERS = tuple(field.name for field in fields(Recipe) if field.name not in ("crop_max", "size"))
 
 
 def recipe(params: Augment, view: int) -> Recipe:
@@ -78,7 +87,7 @@ def recipe(params: Augment, view: int) -> Recipe:
         solarize=family.solarize[min(view, 1)] * fade,
         flip=0.5 * fade,
     )
-    alone = {name: getattr(params, name) for name in Recipe.__dataclass_fields__}
+    alone = {name: getattr(params, name) for name in NUMBERS}
     return Recipe(**{name: getattr(given, name) if v is None else v for name, v in alone.items()})
 
 
@@ -93,13 +102,13 @@ def draw(recipes: list[Recipe], n: int, size: tuple[int, int], generator: torch.
     """Random parameters for n images of `size` (H, W), on the generator's device: n rows a recipe."""
     device = generator.device
     numbers = torch.tensor([_columns(recipe) for recipe in recipes], device=device).repeat_interleave(n, dim=0)
-    crop_min, low, span, chance = numbers.split([1, 4, 4, 5], dim=1)
+    crop, low, span, chance = numbers.split([2, 4, 4, 5], dim=1)
     sizes = [_TRIES, _TRIES, 2, 4, 4, 1, 5]
     u = torch.rand(len(numbers), sum(sizes), generator=generator, device=device)
     areas, aspects, corner, ranks, factors, sigma, decisions = u.split(sizes, dim=1)
     jitter, grey, blur, solarize, flip = (decisions < chance).unbind(1)
     return Drawn(
-        box=_boxes(crop_min, size, areas, aspects, corner),
+        box=_boxes(crop, size, areas, aspects, corner),
         flip=flip,
         order=ranks.argsort(dim=1),
         factors=torch.where(jitter[:, None], low + span * factors, u.new_tensor(IDENTITY)),
@@ -110,18 +119,18 @@ def draw(recipes: list[Recipe], n: int, size: tuple[int, int], generator: torch.
 
 
 def _columns(r: Recipe) -> list[float]:
-    """The smallest crop; of each jitter factor the least and the range; the probability of each decision."""
+    """The smallest crop and the largest; of each jitter factor the least and the range; the probability of each decision."""
     widths = (r.brightness, r.contrast, r.saturation)
     low = [*(max(0.0, 1 - width) for width in widths), -r.hue]
     high = [*(1 + width for width in widths), r.hue]
     span = [b - a for a, b in zip(low, high, strict=True)]
-    return [r.crop_min, *low, *span, r.jitter_probability, r.grayscale, r.blur, r.solarize, r.flip]
+    return [r.crop_min, r.crop_max, *low, *span, r.jitter_probability, r.grayscale, r.blur, r.solarize, r.flip]
 
 
-def _boxes(crop_min: torch.Tensor, size: tuple[int, int], areas, aspects, corner) -> torch.Tensor:
+def _boxes(crop: torch.Tensor, size: tuple[int, int], areas, aspects, corner) -> torch.Tensor:
     # RandomResizedCrop of torchvision: area uniform, aspect log-uniform, the first of ten boxes that fits.
-    whole = crop_min.new_tensor(size)
-    area = (crop_min + (1 - crop_min) * areas) * (size[0] * size[1])
+    whole, (least, most) = crop.new_tensor(size), crop.split(1, dim=1)
+    area = (least + (most - least) * areas) * (size[0] * size[1])
     aspect = (ASPECT[0] + (ASPECT[1] - ASPECT[0]) * aspects).exp()
     sides = torch.stack([area / aspect, area * aspect], dim=2).sqrt().round()  # n tries 2: height, width
     fits = ((sides >= 1) & (sides <= whole)).all(dim=2)
@@ -132,14 +141,25 @@ def _boxes(crop_min: torch.Tensor, size: tuple[int, int], areas, aspects, corner
 
 
 def views(
-    images: torch.Tensor, recipes: list[Recipe], generator: torch.Generator, whole: tuple[int, slice] | None = None
+    images: torch.Tensor | Sequence[torch.Tensor],
+    recipes: list[Recipe],
+    generator: torch.Generator,
+    whole: tuple[int, slice] | None = None,
 ) -> list[torch.Tensor]:
     """One augmented copy of the images a recipe: uint8 (B, H, W, C) -> float32 (B, C, H, W) in [0, 1] each.
 
+    images: the same for all recipes, or (B, H, W, C) for each. H and W of a view are its recipe's `size`, if it has one.
     whole = (n, rows): the images are these rows of a batch of n, and get the views that they would get in all of it.
     """
-    n, rows = whole or (len(images), slice(None))
-    drawn = draw(recipes, n, tuple(images.shape[1:3]), generator)
-    if len(images) < n:
-        drawn = drawn.of(torch.arange(len(drawn.flip), device=generator.device).view(-1, n)[:, rows].flatten())
-    return list(apply(images, drawn).chunk(len(recipes)))
+    sources = [images] * len(recipes) if isinstance(images, torch.Tensor) else images
+    n, rows = whole or (len(sources[0]), slice(None))
+    drawn = draw(recipes, n, tuple(sources[0].shape[1:3]), generator)
+    places = torch.arange(len(drawn.flip), device=generator.device).view(-1, n)
+    found = {}
+    for size in {recipe.size for recipe in recipes}:
+        alike = [k for k, recipe in enumerate(recipes) if recipe.size == size]
+        one = all(sources[k] is sources[alike[0]] for k in alike)
+        whose = sources[alike[0]] if one else torch.cat([sources[k] for k in alike])
+        made = apply(whose, drawn.of(places[alike][:, rows].flatten()), size).chunk(len(alike))
+        found |= dict(zip(alike, made, strict=True))
+    return [found[k] for k in range(len(recipes))]

@@ -7,6 +7,7 @@ one. Every batch is a pure function of (seed, step); no list is built.
 from fractions import Fraction
 
 import numpy as np
+import torch
 
 from pipeline import seeds
 from pipeline.errors import UserError
@@ -22,6 +23,16 @@ def mixture(n_real: int, n_generated: int, params: Inflation, batch_size: int) -
     """Who decides the batches: slots of ours, or the authors' list of copies, as `params.order` says."""
     kind = {"slots": Mixture, "copies": Copies}[params.order]
     return kind(n_real, n_generated, params.real_weight, batch_size, params.seed)
+
+
+def positives(rows: np.ndarray, n_real: int, n_generated: int, candidates: int, seed: int, step: int) -> np.ndarray:
+    """int64 (B,): the rows of an image bank that hold a positive of each of `rows`, in a bank of n_real real images,
+    n_generated generated ones and, candidate by candidate, a positive of each real one.
+
+    One of a real image's candidates, drawn anew in each step; a generated image has none and stands in for itself.
+    """
+    drawn = torch.randint(candidates, (len(rows),), generator=seeds.generator(seed, "candidate", step)).numpy()
+    return np.where(rows < n_real, n_real + n_generated + drawn * n_real + rows, rows)
 
 
 class Mixture:

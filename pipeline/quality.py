@@ -150,7 +150,7 @@ def feature_network(real: shards.RealSet, params: Quality, compute: Compute) -> 
 
 def plain(channels: int, strength: float) -> Augment:
     """The symmetric family at one strength, for images of 1 or 3 channels."""
-    alone = dict.fromkeys(augment.Recipe.__dataclass_fields__)  # null: what strength gives
+    alone = dict.fromkeys(augment.NUMBERS)  # null: what strength gives
     return Augment(family="symmetric", form="grey" if channels == 1 else "colour", strength=strength, seed=0, **alone)
 
 

@@ -43,14 +43,14 @@ class Drawn:
         return Drawn(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
-def apply(images: torch.Tensor, drawn: Drawn) -> torch.Tensor:
+def apply(images: torch.Tensor, drawn: Drawn, size: int | None = None) -> torch.Tensor:
     """images: uint8 (n, H, W, C). drawn: of n rows, or of 2 n for two views each, and so on.
 
-    Returns float32 (rows, C, H, W) in [0, 1].
+    size: pixels of the crops' sides, or null for the images' own. Returns float32 (rows, C, H, W) in [0, 1].
     """
     order, begins = _sorted_for_jitter(drawn)
     drawn = drawn.of(order)
-    x = _crop(images.index_select(0, order % len(images)), drawn.box, drawn.flip)
+    x = _crop(images.index_select(0, order % len(images)), drawn.box, drawn.flip, size)
     _jitter(x, drawn, begins)
     rows = drawn.grey.nonzero()[:, 0]
     if len(rows):
@@ -64,18 +64,19 @@ def apply(images: torch.Tensor, drawn: Drawn) -> torch.Tensor:
     return x.index_select(0, order.argsort())
 
 
-def _crop(images: torch.Tensor, box: torch.Tensor, flip: torch.Tensor) -> torch.Tensor:
+def _crop(images: torch.Tensor, box: torch.Tensor, flip: torch.Tensor, size: int | None) -> torch.Tensor:
     n, height, width, channels = images.shape
     top, left, rows, columns = box.unbind(1)
-    lines = (torch.zeros_like(flip), top, rows, height), (flip, left, columns, width)
+    lines = (torch.zeros_like(flip), top, rows, height, size), (flip, left, columns, width, size)
     if height == width:  # one call for both
         both = (torch.cat(pair) for pair in zip(*(line[:3] for line in lines), strict=True))
-        down, across = crop_matrix(*both, height).chunk(2)
+        down, across = crop_matrix(*both, height, size).chunk(2)
     else:
         down, across = (crop_matrix(*line) for line in lines)
+    tall, wide = down.shape[1], across.shape[1]
     x = images.float().div_(255).view(n, height, width * channels)
-    x = (down @ x).view(n, height, width, channels).permute(0, 3, 1, 2).reshape(n, channels * height, width)
-    return (x @ across.transpose(1, 2)).view(n, channels, height, width).clamp_(0, 1)
+    x = (down @ x).view(n, tall, width, channels).permute(0, 3, 1, 2).reshape(n, channels * tall, width)
+    return (x @ across.transpose(1, 2)).view(n, channels, tall, wide).clamp_(0, 1)
 
 
 def _blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -156,23 +157,41 @@ def luma(x: torch.Tensor) -> torch.Tensor:
     return (luma_weights(x.shape[1], x.device) @ x.flatten(2)).view(len(x), 1, *x.shape[2:])
 
 
-def crop_matrix(mirror: torch.Tensor, start: torch.Tensor, length: torch.Tensor, size: int) -> torch.Tensor:
-    """Weights that take pixels start..start+length-1 of a line of `size` to a whole line: float (n, size, size).
+def crop_matrix(
+    mirror: torch.Tensor, start: torch.Tensor, length: torch.Tensor, size: int, made: int | None = None
+) -> torch.Tensor:
+    """Weights that take pixels start..start+length-1 of a line of `size` to one of `made` (null: the same), float
+    (n, made, size).
 
-    Bicubic with a = -1/2 (Keys 1981), weights outside the box dropped and the rest normalised, as PIL does it. A box is
-    never larger than the line, so nothing is scaled down and no anti-aliasing is due.
+    Bicubic with a = -1/2 (Keys 1981), weights outside the box dropped and the rest normalised, as PIL does it; where
+    the line may become shorter than the box, the kernel is as much wider (antialiasing).
     """
-    out = torch.arange(size, device=start.device)
-    out = torch.where(mirror[:, None], size - 1 - out, out)
-    centre = start[:, None] + (out + 0.5) * (length / size)[:, None] - 0.5  # n size
-    before = centre.floor()
-    t = centre - before
-    weight = torch.stack([torch.ones_like(t), t, t * t, t * t * t], dim=2) @ centre.new_tensor(KEYS)  # n size 4
-    taps = before[:, :, None] + torch.arange(-1.0, 3.0, device=start.device)
+    made = size if made is None else made
+    out = torch.arange(made, device=start.device)
+    out = torch.where(mirror[:, None], made - 1 - out, out)
+    scale = (length / made)[:, None]
+    centre = start[:, None] + (out + 0.5) * scale - 0.5  # n made
+    if made < size:
+        weight, taps = _wide_weights(centre, scale.clamp(min=1), size)
+    else:  # four pixels, for a box is never larger than the line
+        before = centre.floor()
+        t = centre - before
+        weight = torch.stack([torch.ones_like(t), t, t * t, t * t * t], dim=2) @ centre.new_tensor(KEYS)  # n made 4
+        taps = before[:, :, None] + torch.arange(-1.0, 3.0, device=start.device)
     weight *= ((taps >= start[:, None, None]) & (taps < (start + length)[:, None, None])).float()
-    weight /= weight @ weight.new_ones(4, 1)
+    weight /= weight @ weight.new_ones(weight.shape[2], 1)
+    if made < size:
+        return weight
     taps = taps.clamp_(0, size - 1).long()  # what lies outside the line has no weight
-    return weight.new_zeros(len(start), size, size).scatter_add_(2, taps, weight)
+    return weight.new_zeros(len(start), made, size).scatter_add_(2, taps, weight)
+
+
+def _wide_weights(centre: torch.Tensor, scale: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The kernel, `scale` (n, 1) times as wide, around each centre (n, made), at all pixels of the line; and these."""
+    taps = torch.arange(float(size), device=centre.device)[None, None]  # 1 1 size
+    x = ((taps - centre[:, :, None]) / scale[:, :, None]).abs()
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return torch.where(x < 1, near, torch.where(x < 2, far, 0.0)), taps
 
 
 def blur_matrix(sigma: torch.Tensor, size: int) -> torch.Tensor:

@@ -1,7 +1,5 @@
 """Images, recipes and measures that the tests of augmentations share."""
 
-import dataclasses
-
 import numpy as np
 import torch
 
@@ -11,7 +9,7 @@ from pipeline.params.schema import Augment
 from pipeline.transforms import Drawn
 
 SHAPES = [(32, 32, 3), (28, 28, 1), (31, 27, 3), (31, 27, 1)]
-NOTHING = Recipe(*(0.0,) * len(dataclasses.fields(Recipe)))
+NOTHING = Recipe(**dict.fromkeys(augment.NUMBERS, 0.0))
 
 
 def noise(n: int, shape: tuple[int, int, int], low: int = 0, high: int = 256) -> torch.Tensor:
@@ -42,5 +40,5 @@ def draws(recipe: Recipe, n: int, size: tuple[int, int], seed: int = 0) -> Drawn
 
 
 def section(family: str = "symmetric", form: str = "colour", strength: float = 2.0, **alone: float) -> Augment:
-    numbers = {field.name: alone.get(field.name) for field in dataclasses.fields(Recipe)}
+    numbers = {name: alone.get(name) for name in augment.NUMBERS}
     return Augment(family=family, form=form, strength=strength, seed=0, **numbers)

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop
 
-from pipeline import augment
+from pipeline import augment, transforms
 from pipeline.augment import Recipe
-from tests.batches import NOTHING, SHAPES, draws, noise, planes, section
+from tests.batches import NOTHING, SHAPES, draws, noise, planes, section, worst
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -37,16 +37,24 @@ def distance(one: np.ndarray, other: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(
-    ("size", "crop_min"), [((32, 32), 0.08), ((28, 28), 0.2), ((32, 32), 0.9), ((31, 27), 0.02), ((31, 27), 0.97)]
+    ("size", "crop"),
+    [
+        ((32, 32), (0.08, 1.0)),
+        ((28, 28), (0.2, 1.0)),
+        ((32, 32), (0.9, 1.0)),
+        ((31, 27), (0.02, 1.0)),
+        ((31, 27), (0.97, 1.0)),
+        ((32, 32), (0.08, 0.5)),
+    ],
 )
-def test_boxes_are_distributed_as_torchvisions(size, crop_min):
+def test_boxes_are_distributed_as_torchvisions(size, crop):
     n = 3000
-    found = draws(dataclasses.replace(NOTHING, crop_min=crop_min), n, size).box.numpy()
+    found = draws(dataclasses.replace(NOTHING, crop_min=crop[0], crop_max=crop[1]), n, size).box.numpy()
     with torch.random.fork_rng():
         torch.manual_seed(0)
         image = torch.zeros(1, *size)
         ratio = (3 / 4, 4 / 3)
-        expected = np.array([RandomResizedCrop.get_params(image, (crop_min, 1.0), ratio) for _ in range(n)])
+        expected = np.array([RandomResizedCrop.get_params(image, crop, ratio) for _ in range(n)])
 
     def marks(boxes: np.ndarray) -> dict[str, np.ndarray]:
         top, left, height, width = boxes.T
@@ -128,7 +136,7 @@ def test_views_are_a_function_of_the_generator():
 
 def numbers(found: Recipe) -> tuple[float, ...]:
     """All of a recipe but solarize."""
-    return tuple(value for name, value in dataclasses.asdict(found).items() if name != "solarize")
+    return tuple(getattr(found, name) for name in augment.NUMBERS if name != "solarize")
 
 
 # crop_min, jitter probability, brightness, contrast, saturation, hue, grayscale, blur, flip; solarize in views 1 and 2.
@@ -198,12 +206,12 @@ def test_the_grey_form_turns_off_what_one_channel_has_not(family, strength):
 
 
 def test_a_number_given_alone_overrides_the_strengths():
-    for field in dataclasses.fields(Recipe):
+    for name in augment.NUMBERS:
         for view in (0, 1):
-            for value in (0.03,) if field.name == "crop_min" else (0.03, 0.0):  # 0 is a number too
-                found = augment.recipe(section("asymmetric", **{field.name: value}), view)
+            for value in (0.03,) if name == "crop_min" else (0.03, 0.0):  # 0 is a number too
+                found = augment.recipe(section("asymmetric", **{name: value}), view)
                 usual = augment.recipe(section("asymmetric"), view)
-                assert found == dataclasses.replace(usual, **{field.name: value})
+                assert found == dataclasses.replace(usual, **{name: value})
 
 
 def test_views_of_each_recipe_are_drawn_from_it_alone():
@@ -226,3 +234,21 @@ def test_views_of_each_recipe_are_drawn_from_it_alone():
     assert one.factors[:, 0].std() == pytest.approx(0.8 / math.sqrt(12), rel=0.1)
     assert (two.factors[:, 0] == 1).all()
     assert two.factors[:, 3].abs().max() <= 0.1
+
+
+def test_views_of_other_images_and_sizes_are_those_of_each_alone():
+    """Four views, the second of other images, the last two smaller: each as it is made of its images by itself."""
+    n, strong = 7, augment.recipe(section(), 0)
+    one, other = noise(n, (32, 32, 3)), noise(n, (32, 32, 3), 0, 200)
+    small = dataclasses.replace(strong, crop_min=0.08, crop_max=0.5, size=18)
+    recipes, sources = [strong, strong, small, small], [one, other, one, other]
+    found = augment.views(sources, recipes, torch.Generator().manual_seed(5))
+    drawn = augment.draw(recipes, n, (32, 32), torch.Generator().manual_seed(5))
+    assert [view.shape[2:] for view in found] == [(32, 32), (32, 32), (18, 18), (18, 18)]
+    for k, (view, images, recipe) in enumerate(zip(found, sources, recipes, strict=True)):
+        alone = transforms.apply(images, drawn.of(slice(k * n, (k + 1) * n)), recipe.size)
+        assert worst(view, alone) < 0.01
+    part = augment.views(
+        [images[2:5] for images in sources], recipes, torch.Generator().manual_seed(5), (n, slice(2, 5))
+    )
+    assert all(worst(some, view[2:5]) < 0.01 for some, view in zip(part, found, strict=True))

@@ -51,6 +51,19 @@ def test_crop_and_flip_are_torchvisions_bicubic_resized_crop(shape):
     assert worst(transforms.apply(images, drawn), expected) < 0.01
 
 
+@pytest.mark.parametrize("size", [9, 18, 40])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_crops_of_another_size_are_torchvisions_with_antialiasing(shape, size):
+    """Boxes of a few pixels, which are enlarged, and of the whole image, which is not when the crop is small."""
+    images, drawn = noise(24, shape), draws(CROPS, 24, shape[:2])
+    expected = []
+    for image, box, flip in zip(images, drawn.box.tolist(), drawn.flip, strict=True):
+        view = F.resized_crop(planes(image), *box, [size, size], InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+        expected.append(F.horizontal_flip(view) if flip else view)
+    assert drawn.box[:, 2:].min() < 9 < 18 < drawn.box[:, 2:].max()
+    assert worst(transforms.apply(images, drawn, size), expected) < 0.01
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_crop_is_pils_but_for_its_rounding(shape):
     # PIL rounds to 8 bits after each of its two passes, and clips there too; on images of half contrast no overshoot of

@@ -2,7 +2,7 @@
 
 The contract. A method module has `build(params, encoder, seed)` -> an nn.Module with
     views          the augmented copies it wants of an image, as data: a tuple of `View`
-    forwards       passes of the backbone for each image that is drawn, in forward passes: a backward pass counts as two
+    passes         of the backbone for each view of an image, in forward passes: a backward pass counts as two
     phases()       the players of a step (pipeline.loop.Phase): parameter groups and a loss over the batch's views
     before_step(step, progress), after_step(step, progress)   momentum updates, queues
 The module's state (heads, averages, queues) is persistent buffers and parameters. It owns no optimiser, no loop, no
@@ -13,14 +13,22 @@ several processes, this one's rows. What is made of them passes through `distrib
 import importlib
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Literal
 
 
 @dataclass(frozen=True)
 class View:
-    """One augmented copy: its source ("anchor", the image that the mixture drew) and its augmentation's number."""
+    """One augmented copy.
 
-    source: str = "anchor"
+    source: "anchor", the image that the mixture drew, or "positive", another image in its place, if it has one.
+    recipe: its augmentation's number. size: pixels of its sides, null for the image's own. crop: the smallest and the
+    largest share of the image that it shows, null for what the augmentation says.
+    """
+
+    source: Literal["anchor", "positive"] = "anchor"
     recipe: int = 0
+    size: int | None = None
+    crop: tuple[float, float] | None = None
 
 
 def module(name: str) -> ModuleType:

@@ -32,7 +32,7 @@ class All4One(nn.Module):
     """Encoder and projector, a follower of both, two predictors, a Transformer's encoder, a queue of projections."""
 
     views = (View(recipe=0), View(recipe=1))
-    forwards = 8
+    passes = (4, 4)
 
     def __init__(self, params: Params, encoder: Encoder, seed: int):
         super().__init__()

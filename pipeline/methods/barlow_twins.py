@@ -24,7 +24,7 @@ class BarlowTwins(nn.Module):
     """Encoder and a projector of three layers with batch normalisation between them."""
 
     views = (View(recipe=0), View(recipe=1))
-    forwards = 6
+    passes = (3, 3)
 
     def __init__(self, params: Params, encoder: Encoder):
         super().__init__()

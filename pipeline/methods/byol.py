@@ -23,7 +23,7 @@ class BYOL(nn.Module):
     """Encoder and projector, a follower of both, and a predictor of what the follower says."""
 
     views = (View(recipe=0), View(recipe=1))
-    forwards = 8
+    passes = (4, 4)
 
     def __init__(self, params: Params, encoder: Encoder):
         super().__init__()

@@ -26,7 +26,7 @@ class MoCo(nn.Module):
     """Encoder and projector, a follower of both, and a queue of the follower's keys for each view."""
 
     views = (View(recipe=0), View(recipe=1))
-    forwards = 8
+    passes = (4, 4)
 
     def __init__(self, params: Params, encoder: Encoder, draw: torch.Generator):
         super().__init__()

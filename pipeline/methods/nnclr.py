@@ -27,7 +27,7 @@ class NNCLR(nn.Module):
     """Encoder, a projector of three layers that ends in batch normalisation, a predictor, a queue of projections."""
 
     views = (View(recipe=0), View(recipe=1))
-    forwards = 6
+    passes = (3, 3)
 
     def __init__(self, params: Params, encoder: Encoder, draw: torch.Generator):
         super().__init__()

@@ -22,7 +22,7 @@ class SimCLR(nn.Module):
     """Encoder and a projector of two linear layers without normalisation."""
 
     views = (View(recipe=0), View(recipe=1))
-    forwards = 6
+    passes = (3, 3)
 
     def __init__(self, params: Params, encoder: Encoder):
         super().__init__()

@@ -23,7 +23,7 @@ class SimSiam(nn.Module):
     """Encoder, a projector of three layers that ends in batch normalisation, and a predictor with a bottleneck."""
 
     views = (View(recipe=0), View(recipe=1))
-    forwards = 6
+    passes = (3, 3)
 
     def __init__(self, params: Params, encoder: Encoder):
         super().__init__()

@@ -1,6 +1,8 @@
 """An encoder pretrained by a method on real and generated images, from the store or made."""
 
+import dataclasses
 import hashlib
+import math
 from fractions import Fraction
 from pathlib import Path
 
@@ -8,7 +10,8 @@ import numpy as np
 import torch
 
 from pipeline import augment, backbones, distributed, files, heads, inflation, loop, probes, seeds, shards, store
-from pipeline.methods import module
+from pipeline.errors import UserError
+from pipeline.methods import View, module
 from pipeline.params.schema import Augment, Compute, Inflation, Pretrain, Section
 from pipeline.progress import say
 
@@ -20,11 +23,13 @@ def pretrain(
     mixing: Inflation,
     real: shards.RealSet,
     generated: list[np.ndarray],
+    positives: list[np.ndarray],
     compute: Compute,
 ) -> tuple[dict[str, Path], list[dict], dict]:
     """Pretrain with `params.method`, whose own parameters are `own`, on the train images and the generated ones.
 
-    generated: uint8 (N, H, W, C) each, parts of one set.
+    generated, positives: uint8 (N, H, W, C) each, parts of a set. positives holds as many candidates for each train
+    image, candidate by candidate; a method without a view of them does not look at them.
     Returns (name -> file of the encoder's folder, the log's rows, facts: what the mixture really drew, how many views
     and passes of the backbone that made); of several processes, only the first gets files, rows and all facts.
     """
@@ -32,6 +37,15 @@ def pretrain(
     validation = real.part(shards.VALIDATION)
     parts = [[part] for part in (images, labels, *validation)] + [generated]
     n_generated = sum(map(len, generated))
+    encoder = backbones.build(params.backbone, *backbones.statistics(images), params.seed)
+    method = module(params.method).build(own, encoder, params.seed)
+    candidates = 0
+    if any(view.source == "positive" for view in method.views):
+        parts.append(positives)
+        candidates = sum(map(len, positives)) // len(images)
+        if not candidates:
+            place = "data/generated/positives"
+            raise UserError(f"is empty, and {params.method} wants positives", place, "set positives.kind")
     fingerprint = store.fingerprint(
         params=params.model_dump(),
         own=own.model_dump(),
@@ -50,19 +64,24 @@ def pretrain(
     )
     with distributed.work("encoder", fingerprint) as folder:
         if not distributed.agreed(distributed.first() and (folder / "manifest.json").exists()):
-            mean, std = backbones.statistics(images)
-            encoder = backbones.build(params.backbone, mean, std, params.seed).to(compute.device)
+            method.to(compute.device)
             if compute.compile:
                 encoder.backbone.compile()
-            method = module(params.method).build(own, encoder, params.seed).to(compute.device)
             distributed.synchronise(method)
-            bank = shards.ImageBank(images, generated, compute.device)
-            recipes = [augment.recipe(augmentation, view.recipe) for view in method.views]
+            bank = shards.ImageBank(images, [*generated, *positives] if candidates else generated, compute.device)
+            recipes = [recipe(augmentation, view) for view in method.views]
 
             def batch(step: int) -> list[torch.Tensor]:
                 draw = seeds.generator(augmentation.seed, "views", step, device=compute.device)
-                own = distributed.share(params.batch_size)
-                return augment.views(bank[mixture.rows(step)[own]], recipes, draw, (params.batch_size, own))
+                rows, own = mixture.rows(step), distributed.share(params.batch_size)
+                seen = {"anchor": bank[rows[own]]}
+                if candidates:
+                    drawn = augmentation.seed, step
+                    others = inflation.positives(rows, len(images), n_generated, candidates, *drawn)
+                    seen["positive"] = bank[others[own]]
+                return augment.views(
+                    [seen[view.source] for view in method.views], recipes, draw, (params.batch_size, own)
+                )
 
             task = loop.Task(
                 phases=method.phases(),
@@ -80,7 +99,8 @@ def pretrain(
             if distributed.first():
                 made_by = {"method": params.method, "augment": augmentation.model_dump(), "fingerprint": fingerprint}
                 drawn = params.steps * params.batch_size
-                made_by |= {"views": drawn * len(method.views), "forwards": drawn * method.forwards}
+                made_by |= {"views": drawn * len(method.views), "forwards": round(drawn * forwards(method, images))}
+                made_by["candidates"] = candidates
                 backbones.save(encoder, folder, **made_by, **facts)
                 files.write_json(folder / "rows.json", {"rows": rows})
                 shards.seal(folder, ["encoder.safetensors", "card.json", "rows.json"], {"fingerprint": fingerprint})
@@ -99,6 +119,20 @@ def _digest(parts: list[np.ndarray]) -> list:
     for part in parts:
         digest.update(np.ascontiguousarray(part))
     return [sum(map(len, parts)), *(parts[0].shape[1:] if parts else ()), digest.hexdigest()]
+
+
+def recipe(augmentation: Augment, view: View) -> augment.Recipe:
+    """What a method's view goes through."""
+    least, most = view.crop or (None, 1.0)
+    numbers = augmentation if least is None else augmentation.model_copy(update={"crop_min": least})
+    return dataclasses.replace(augment.recipe(numbers, view.recipe), crop_max=most, size=view.size)
+
+
+def forwards(method: torch.nn.Module, images: np.ndarray) -> float:
+    """Passes of the backbone for each image (N, H, W, C) that is drawn; a smaller view counts by its pixels."""
+    pixels = images.shape[1] * images.shape[2]
+    sizes = [1.0 if view.size is None else view.size**2 / pixels for view in method.views]
+    return sum(map(math.prod, zip(method.passes, sizes, strict=True)))
 
 
 def mixture_facts(mixture: inflation.Mixture | inflation.Copies, steps: int) -> dict:

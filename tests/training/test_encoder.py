@@ -73,7 +73,7 @@ def steps(monkeypatch):
 
 
 def pretrain(real, generated, mixing=MIXING, augment=AUGMENT, **changes):
-    return encoder.pretrain(params(**changes), OWN, augment, mixing, real, generated, COMPUTE)
+    return encoder.pretrain(params(**changes), OWN, augment, mixing, real, generated, [], COMPUTE)
 
 
 def contents(made):
