@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from bench import pairs
 from bench.views import Pictures, images
-from pipeline import augment, backbones, inflation, loop, seeds, shards
+from pipeline import augment, backbones, inflation, loop, losses, seeds, shards
 from pipeline.methods import simclr
 from pipeline.params import reader
 from pipeline.params.schema import Backbone, Compute, SimCLR
@@ -97,7 +97,7 @@ def same_loss() -> None:
     from lightly.loss import NTXentLoss
 
     one, two = (torch.randn(BATCH, 128, generator=seeds.generator(0, "bench z", k)) for k in (0, 1))
-    mine = simclr.nt_xent(torch.nn.functional.normalize(torch.cat([one, two]), dim=1), TEMPERATURE)["loss"]
+    mine = losses.nt_xent(torch.nn.functional.normalize(torch.cat([one, two]), dim=1), TEMPERATURE)["loss"]
     if abs(float(mine) - float(NTXentLoss(temperature=TEMPERATURE)(one, two))) > 1e-4:
         raise SystemExit("pretrain: losses differ: not the same work")
 

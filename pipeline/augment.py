@@ -47,7 +47,7 @@ JITTER_P = (0.0, 0.4, 0.8, 1.0)
 class Recipe:
     """The numbers of one view's augmentation: probabilities, magnitudes, smallest crop area.
 
-    crop_max: the largest; size: pixels of the view's sides, or null: the image's. Both are the method's, not the user's.
+    crop_max, the largest, and size, pixels of the view's sides (null: the image's), are the method's, not the user's.
     """
 
     crop_min: float
@@ -119,7 +119,7 @@ def draw(recipes: list[Recipe], n: int, size: tuple[int, int], generator: torch.
 
 
 def _columns(r: Recipe) -> list[float]:
-    """The smallest crop and the largest; of each jitter factor the least and the range; the probability of each decision."""
+    """Smallest and largest crop; of each jitter factor the least and the range; the probability of each decision."""
     widths = (r.brightness, r.contrast, r.saturation)
     low = [*(max(0.0, 1 - width) for width in widths), -r.hue]
     high = [*(1 + width for width in widths), r.hue]
@@ -148,7 +148,7 @@ def views(
 ) -> list[torch.Tensor]:
     """One augmented copy of the images a recipe: uint8 (B, H, W, C) -> float32 (B, C, H, W) in [0, 1] each.
 
-    images: the same for all recipes, or (B, H, W, C) for each. H and W of a view are its recipe's `size`, if it has one.
+    images: the same for all recipes, or some for each. H and W of a view are its recipe's `size`, if it has one.
     whole = (n, rows): the images are these rows of a batch of n, and get the views that they would get in all of it.
     """
     sources = [images] * len(recipes) if isinstance(images, torch.Tensor) else images

@@ -4,6 +4,39 @@ import torch
 import torch.nn.functional as F
 
 
+def nt_xent(z: torch.Tensor, temperature: float) -> dict[str, torch.Tensor]:
+    """NT-Xent (SimCLR, equation 1), mean over all 2B anchors: one positive and 2B - 2 negatives each.
+
+    z: float32 (2B, D), unit vectors; rows i and i + B are the two views of image i. Also gives the share of anchors
+    whose positive is the most similar of all ("agreement").
+    """
+    n = len(z)
+    with torch.autocast(z.device.type, enabled=False):  # which would round the similarities to bf16
+        similarity = z @ z.T / temperature  # 2B 2B
+    similarity = similarity.masked_fill(torch.eye(n, dtype=torch.bool, device=z.device), float("-inf"))
+    positive = torch.arange(n, device=z.device).roll(n // 2)
+    return {
+        "loss": F.cross_entropy(similarity, positive),
+        "agreement": (similarity.detach().argmax(dim=1) == positive).float().mean(),
+    }
+
+
+def info_nce(q: torch.Tensor, k: torch.Tensor, queue: torch.Tensor, temperature: float) -> dict[str, torch.Tensor]:
+    """InfoNCE (MoCo, equation 1), mean over B queries: its key is the positive, the queue holds the negatives.
+
+    q, k: float32 (B, D); queue: float32 (K, D); all unit vectors. Also gives the share of queries that are most
+    similar to their own key ("agreement").
+    """
+    with torch.autocast(q.device.type, enabled=False):  # which would round the similarities to bf16
+        positive, negatives = (q * k).sum(dim=1, keepdim=True), q @ queue.T
+    logits = torch.cat([positive, negatives], dim=1) / temperature  # B 1+K
+    target = torch.zeros(len(q), dtype=torch.int64, device=q.device)
+    return {
+        "loss": F.cross_entropy(logits, target),
+        "agreement": (logits.detach().argmax(dim=1) == target).float().mean(),
+    }
+
+
 def of_neighbours(neighbours: torch.Tensor, p: torch.Tensor, temperature: float) -> dict[str, torch.Tensor]:
     """Cross-entropy of the neighbours, float32 (B, D), against all predictions p (B, D), unit vectors: row i is i's.
 
@@ -16,3 +49,8 @@ def of_neighbours(neighbours: torch.Tensor, p: torch.Tensor, temperature: float)
         "loss": F.cross_entropy(logits, own),
         "agreement": (logits.detach().argmax(dim=1) == own).float().mean(),
     }
+
+
+def alignment(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Mean squared distance of pairs of unit vectors, float32 (B, D) each: 2 - 2 cos (CLSP's added term)."""
+    return (a - b).square().sum(dim=1).mean()

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline import files, store
 
-STAGES = ("check", "prepare", "generator", "generate", "quality", "pretrain", "linear_eval")
+STAGES = ("check", "prepare", "generator", "generate", "positives", "quality", "pretrain", "linear_eval")
 _INK, _PAPER, _GAP = 40, 255, 2
 
 
@@ -35,8 +35,12 @@ def table(path: Path, columns: list[str], rows: list[dict]) -> None:
 
 
 def beside(path: Path, sets: list[tuple[str, np.ndarray]], columns: int = 16, rows: int = 4, scale: int = 2) -> None:
-    """A PNG of the first images of each set under its name; images: uint8 (N, H, W, 1 or 3), N may be 0."""
-    height, width, _ = next(images.shape[1:] for _, images in sets if len(images))
+    """A PNG of the first images of each set under its name; images: uint8 (N, H, W, 1 or 3), N may be 0.
+
+    Without a set it says that there is none.
+    """
+    sets = sets or [("none", np.empty((0, 1, 1, 1), np.uint8))]
+    height, width, _ = next((images.shape[1:] for _, images in sets if len(images)), (1, 1, 1))
     cell_h, cell_w, title = height * scale + _GAP, width * scale + _GAP, 26
     sheet = Image.new("RGB", (columns * cell_w + _GAP, len(sets) * (rows * cell_h + title)), (_PAPER,) * 3)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)

@@ -1,5 +1,6 @@
 """Images from a generator, shard by shard: shard k is a function of its fingerprint and k, so a set only ever grows."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -8,8 +9,10 @@ import numpy as np
 from pipeline import distributed, files, loop, shards, store
 from pipeline.errors import UserError
 from pipeline.generators import module
-from pipeline.params.schema import Compute, Generate, Generator
+from pipeline.params.schema import Compute, Generate, Generator, Positives
 from pipeline.progress import bar, say
+
+Batch = Callable[[range], dict[str, np.ndarray]]
 
 
 def card(generator: Path) -> dict:
@@ -37,40 +40,52 @@ def fill(
         code=store.code("sampling", f"generators/{kind}"),
         arithmetic=loop.arithmetic(compute),
     )
-    count = -(-n // params.shard_size)
+
+    def start() -> Batch:
+        makes = module(kind)
+        model, noise = makes.load(generator)
+        if params.steps > noise.config.num_train_timesteps:
+            fault = f"{params.steps} > {noise.config.num_train_timesteps} timesteps that the generator was trained with"
+            raise UserError(fault, "params.yaml: generate.steps", "lower it")
+        model = makes.for_sampling(model, compute)
+
+        def batch(numbers: range) -> dict[str, np.ndarray]:
+            solver, extra = makes.solver(params.sampler, noise, params.eta, params.clip)
+            solver.set_timesteps(params.steps, device=compute.device)
+            return {"images": makes.to_uint8(makes.sample(model, solver, extra, numbers, params.seed), size)}
+
+        return batch
+
+    return stock(f"sampling ({params.sampler}, {params.steps} steps)", n, params, fingerprint, start), fingerprint
+
+
+def stock(
+    what: str, n: int, grid: Generate | Positives, fingerprint: str, start: Callable[[], Batch]
+) -> dict[str, Path]:
+    """At least n images as whole shards of `grid.shard_size` in the store: shard name -> file. Makes what is missing.
+
+    start() -> batch(numbers) -> arrays of `grid.batch_size` rows, "images" among them; called if anything is missing.
+    Several processes share the shards out.
+    """
+    count = -(-n // grid.shard_size)
     names = [shards.shard_name(k) for k in range(count)]
     with distributed.work("shards", fingerprint) as folder:
         missing = distributed.agreed([k for k in range(count) if distributed.first() and not _whole(folder / names[k])])
         if len(missing) < count:
             say(f"sampling: {count - len(missing)} of {count} shards are in the store")
         if missing:
-            own = missing[distributed.rank() :: distributed.size()]
-            _sample(params, kind, generator, own, size, compute, folder)
-        return {name: folder / name for name in names}, fingerprint
-
-
-def _sample(
-    params: Generate, kind: str, generator: Path, missing: list[int], size: int, compute: Compute, folder: Path
-) -> None:
-    makes = module(kind)
-    model, noise = makes.load(generator)
-    if params.steps > noise.config.num_train_timesteps:
-        fault = f"{params.steps} > {noise.config.num_train_timesteps} timesteps that the generator was trained with"
-        raise UserError(fault, "params.yaml: generate.steps", "lower it")
-    model = makes.for_sampling(model, compute)
-    with bar(f"sampling ({params.sampler}, {params.steps} steps)", len(missing) * params.shard_size, "image") as seen:
-        for k in missing:
-            parts = []
-            for first in range(k * params.shard_size, (k + 1) * params.shard_size, params.batch_size):
-                numbers = range(first, first + params.batch_size)
-                solver, extra = makes.solver(params.sampler, noise, params.eta, params.clip)
-                solver.set_timesteps(params.steps, device=compute.device)
-                x = makes.sample(model, solver, extra, numbers, params.seed)
-                parts.append(makes.to_uint8(x, size))
-                seen.update(len(numbers))
-            path = folder / shards.shard_name(k)
-            shards.write_arrays(path, {"images": np.concatenate(parts)}, {"shard": k})
-            files.write_text(path.with_suffix(".sha256"), files.sha256(path))
+            batch, own = start(), missing[distributed.rank() :: distributed.size()]
+            with bar(what, len(own) * grid.shard_size, "image") as seen:
+                for k in own:
+                    parts = []
+                    for first in range(k * grid.shard_size, (k + 1) * grid.shard_size, grid.batch_size):
+                        parts.append(batch(range(first, first + grid.batch_size)))
+                        seen.update(grid.batch_size)
+                    path = folder / names[k]
+                    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+                    shards.write_arrays(path, whole, {"shard": k})
+                    files.write_text(path.with_suffix(".sha256"), files.sha256(path))
+        return {name: folder / name for name in names}
 
 
 def _whole(path: Path) -> bool:

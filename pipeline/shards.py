@@ -141,23 +141,45 @@ def read_generated(folder: Path, most: int | None = None) -> np.ndarray:
     return np.concatenate(parts) if parts else np.empty((0, 0, 0, 0), np.uint8)
 
 
-def map_generated(folder: Path, most: int | None = None) -> list[np.ndarray]:
-    """The same images, verified, a memory map a shard: they take no memory that the system cannot have back."""
-    manifest = verify(folder, "generate")
+def map_generated(folder: Path, most: int | None = None, maker: str = "generate") -> list[np.ndarray]:
+    """The same images, verified, a memory map a shard: they take no memory that the system cannot have back.
+
+    maker: the stage that makes the set.
+    """
+    manifest, again = verify(folder, maker), f"run `dvc repro -f -s {maker}`"
     paths = [Path(folder) / name for name in sorted(manifest["files"])]
     found = [_images(path) for path in paths]
     n, held = manifest.get("n"), sum(map(len, found))
     if not isinstance(n, int) or not 0 <= n <= held:
-        raise UserError(f"holds {held} images, its manifest says {n}", folder, "run `dvc repro -f -s generate`")
+        raise UserError(f"holds {held} images, its manifest says {n}", folder, again)
     left, parts = n if most is None else min(n, most), []
     for path, part in zip(paths, found, strict=True):
         if parts and not left:
             break
         if part.shape[1:] != found[0].shape[1:]:
-            fault = f"images of {part.shape[1:]} beside {found[0].shape[1:]}"
-            raise UserError(fault, path, "run `dvc repro -f -s generate`")
+            raise UserError(f"images of {part.shape[1:]} beside {found[0].shape[1:]}", path, again)
         parts.append(part[:left])
         left -= len(parts[-1])
+    return parts
+
+
+def map_positives(folder: Path, anchors: np.ndarray) -> list[np.ndarray]:
+    """Positives of every anchor, candidate by candidate, verified and mapped: uint8 (N, H, W, C) a shard; or none.
+
+    anchors: int64 (n,), the `orig_index` of the train images in order, of which each shard's must be.
+    """
+    parts = map_generated(folder, maker="positives")
+    first, again = 0, "run `dvc repro -f -s positives`"
+    for k, part in enumerate(parts):
+        path = Path(folder) / shard_name(k)
+        with open_file(path) as file:
+            found = own(file, "anchor_index")
+            whose = found[: len(part)] if found.dtype == np.int64 and found.ndim == 1 else None
+        if not np.array_equal(whose, anchors[np.arange(first, first + len(part)) % len(anchors)]):
+            raise UserError("holds positives of other images than the train images", path, again)
+        first += len(part)
+    if first % len(anchors):
+        raise UserError(f"holds {first} images, not as many of each of {len(anchors)} train images", folder, again)
     return parts
 
 
@@ -211,7 +233,7 @@ class ImageBank:
             if len(part) and real.shape[1:] != part.shape[1:]:
                 raise UserError(
                     f"real images are {real.shape[1:]}, generated ones {part.shape[1:]} (H, W, C)",
-                    "data/generated/inflation",
+                    "data/generated",
                     "use a generator of the data's size and channels",
                 )
         self.n_real, self.n_generated = len(real), sum(map(len, generated))

@@ -27,7 +27,7 @@ from pipeline.params import reader
 from pipeline.params.schema import Params
 from pipeline.progress import say
 
-PARALLEL = ("generator", "generate", "pretrain")  # the stages that PIPELINE_LAUNCH starts in several processes
+PARALLEL = ("generator", "generate", "positives", "pretrain")  # what PIPELINE_LAUNCH starts in several processes
 _NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
 _NO_PEER = ("onnection closed by peer", "onnection reset by peer", "roken pipe", "imed out", "remote process exited")
 _OWN = re.compile(r"\$\{(\w+)\.(\w+)\}")

@@ -19,6 +19,7 @@ READS = (
     "generator",
     "ddpm",
     "generate",
+    "positives",
     "quality",
     "inflation",
     "augment",
@@ -30,6 +31,8 @@ READS = (
     "simsiam",
     "nnclr",
     "all4one",
+    "clsp_simclr",
+    "clsp_moco",
     "linear_eval",
 )
 WRITES = ("data/params.ok",)

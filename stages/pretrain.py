@@ -8,6 +8,7 @@ from pipeline.errors import UserError
 from pipeline.training import encoder
 
 SET = Path("data/generated/inflation")
+POSITIVES = Path("data/generated/positives")
 READS = ("compute", "inflation", "augment", "pretrain", "${pretrain.method}")
 WRITES = ("data/encoder", "metrics/pretrain.json", "plots/pretrain.csv", "plots/validation.csv")
 
@@ -21,13 +22,14 @@ def main(params: SimpleNamespace) -> None:
     loop.prepare(params.compute)
     real = shards.read_real(Path("data/real"))
     generated = shards.map_generated(SET)
+    positives = shards.map_positives(POSITIVES, real.orig_index[real.rows(shards.TRAIN)])
     asked = inflation.generated_count(len(real.rows(shards.TRAIN)), params.inflation.ratio)
     held = sum(map(len, generated))
     if held != asked:
         fault = f"holds {held:,} images, inflation.ratio {params.inflation.ratio} asks for {asked:,}"
         raise UserError(fault, SET, "run `dvc repro generate`, or `python -m stages.generate`")
     made, rows, facts = encoder.pretrain(
-        params.pretrain, params.own, params.augment, params.inflation, real, generated, params.compute
+        params.pretrain, params.own, params.augment, params.inflation, real, generated, positives, params.compute
     )
     distributed.leave()
     if not distributed.first():

@@ -251,4 +251,4 @@ def test_views_of_other_images_and_sizes_are_those_of_each_alone():
     part = augment.views(
         [images[2:5] for images in sources], recipes, torch.Generator().manual_seed(5), (n, slice(2, 5))
     )
-    assert all(worst(some, view[2:5]) < 0.01 for some, view in zip(part, found, strict=True))
+    assert all(worst(few, view[2:5]) < 0.01 for few, view in zip(part, found, strict=True))

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import REFUSED, UserError
-from pipeline.inflation import Copies, Mixture, generated_count, mixture
+from pipeline.inflation import Copies, Mixture, generated_count, mixture, positives
 from pipeline.params.schema import Inflation
 
 PROPERTY = settings(max_examples=80, deadline=None, derandomize=True, database=None)
@@ -261,3 +261,30 @@ def test_the_parameter_decides_between_them():
         found = mixture(10, 20, Inflation(order=order, **common), 8)
         assert type(found) is kind
         assert np.array_equal(found.rows(3), kind(10, 20, 3.0, 8, 5).rows(3))
+
+
+# ---- positives
+
+
+def test_a_real_images_positive_is_one_of_its_candidates_and_a_generated_image_has_none():
+    """Five real images, three generated, two candidates of each real one: rows 8 to 12 and 13 to 17."""
+    rows = np.array([4, 0, 2, 7, 5, 1])
+    seen = [positives(rows, 5, 3, 2, seed=0, step=step) for step in range(200)]
+    for found in seen:
+        assert found[3:5].tolist() == [7, 5]
+        for row, positive in zip(rows, found, strict=True):
+            assert row >= 5 or positive in (8 + row, 13 + row)
+    share = np.mean([found[[0, 1, 2, 5]] >= 13 for found in seen])
+    assert share == pytest.approx(0.5, abs=0.06)  # 800 draws: four deviations
+    assert len({tuple(found) for found in seen}) == 16  # each image draws its own
+
+
+def test_positives_are_a_function_of_seed_and_step():
+    rows = np.arange(50)
+    same, again, later, other = (
+        positives(rows, 50, 0, 4, seed, step) for seed, step in ((0, 3), (0, 3), (0, 4), (1, 3))
+    )
+    assert np.array_equal(same, again)
+    assert not np.array_equal(same, later)
+    assert not np.array_equal(same, other)
+    assert np.array_equal(positives(rows, 50, 0, 1, 0, 0), 50 + rows)

@@ -162,23 +162,16 @@ def load(folder: Path) -> tuple[UNet2DModel, DDPMScheduler]:
     if config.get("out_channels", 3) != config.get("in_channels", 3):
         raise UserError("predicts variances too; only plain DDPMs are sampled", where)
     if noise.get("_class_name") not in SCHEDULERS:
-        raise UserError(
-            f"scheduler {noise.get('_class_name')} is none of {', '.join(SCHEDULERS)}",
-            forward_where,
-        )
+        raise UserError(f"scheduler {noise.get('_class_name')} is none of {', '.join(SCHEDULERS)}", forward_where)
     predicts = noise.get("prediction_type", "epsilon")
     if predicts not in PREDICTIONS:
         raise UserError(f"prediction_type {predicts} is none of {', '.join(PREDICTIONS)}", forward_where)
     if noise.get("variance_type", "fixed_small") in ("learned", "learned_range"):
         raise UserError("wants variances of the network; only plain DDPMs are sampled", forward_where)
-    _bounded(
-        noise.get("num_train_timesteps", 1000),
-        TIMESTEPS,
-        "num_train_timesteps",
-        forward_where,
-    )
+    _bounded(noise.get("num_train_timesteps", 1000), TIMESTEPS, "num_train_timesteps", forward_where)
     _bounded(config.get("layers_per_block", 2), LAYERS, "layers_per_block", where)
-    _bounded(len(config.get("block_out_channels") or ()), LEVELS, "levels", where)
+    levels = config.get("block_out_channels")
+    _bounded(len(levels) if isinstance(levels, list) else levels, LEVELS, "levels", where)
     forward = _built(DDPMScheduler, noise, forward_where)
     model = weights.load(found[f"unet/{UNET_WEIGHTS}"], lambda: _built(UNet2DModel, config, where))
     return model.eval(), forward
@@ -243,7 +236,8 @@ def solver(name: str, noise: DDPMScheduler, eta: float, clip: bool) -> tuple[obj
     if name == "ddim":
         from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
-        return DDIMScheduler.from_config(noise.config, clip_sample=clip, **common), {"eta": eta}
+        own = {"clip_sample": clip, "set_alpha_to_one": True}  # the last step ends without noise
+        return DDIMScheduler.from_config(noise.config, **own, **common), {"eta": eta}
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
     # DPM-Solver++ has no plain clamp; its dynamic threshold between 1 (built in) and 1 is one.
@@ -259,7 +253,9 @@ def for_sampling(model: UNet2DModel, compute: Compute) -> UNet2DModel:
     """
     model = folded.fold(model.eval().requires_grad_(False)).to(compute.device)
     if compute.precision == "bf16":
-        model.to(torch.bfloat16)
+        torch.nn.Module.to(
+            model, torch.bfloat16
+        )  # diffusers' own warns of layers to be kept in fp32, of which it has none
     if compute.compile:
         model.compile()
     return model

@@ -12,6 +12,7 @@ from pipeline.backbones import Encoder
 from pipeline.distributed import gather
 from pipeline.heads import Follower, Queue, mlp, momentum
 from pipeline.loop import Phase, groups_of
+from pipeline.losses import info_nce
 from pipeline.methods import View
 from pipeline.params.schema import MoCo as Params
 
@@ -54,19 +55,3 @@ class MoCo(nn.Module):
         one, two = (info_nce(queries[i], keys[1 - i], self.queue.keys[1 - i], self.params.temperature) for i in (0, 1))
         self.queue.add(torch.stack(keys))
         return {name: (one[name] + two[name]) / 2 for name in one}
-
-
-def info_nce(q: torch.Tensor, k: torch.Tensor, queue: torch.Tensor, temperature: float) -> dict[str, torch.Tensor]:
-    """Equation 1 of the first paper, mean over B queries: its key is the positive, the queue holds the negatives.
-
-    q, k: float32 (B, D); queue: float32 (K, D); all unit vectors. Also gives the share of queries that are most
-    similar to their own key ("agreement").
-    """
-    with torch.autocast(q.device.type, enabled=False):  # which would round the similarities to bf16
-        positive, negatives = (q * k).sum(dim=1, keepdim=True), q @ queue.T
-    logits = torch.cat([positive, negatives], dim=1) / temperature  # B 1+K
-    target = torch.zeros(len(q), dtype=torch.int64, device=q.device)
-    return {
-        "loss": F.cross_entropy(logits, target),
-        "agreement": (logits.detach().argmax(dim=1) == target).float().mean(),
-    }

@@ -8,6 +8,7 @@ from pipeline import seeds
 from pipeline.backbones import Encoder
 from pipeline.distributed import gather
 from pipeline.loop import Phase, groups_of
+from pipeline.losses import nt_xent
 from pipeline.methods import View
 from pipeline.params.schema import SimCLR as Params
 
@@ -48,20 +49,3 @@ class SimCLR(nn.Module):
         """batch: two views, float (B, C, H, W) each."""
         z = torch.cat(gather(self.projector(self.encoder(torch.cat(batch))).chunk(2)))  # 2B D
         return nt_xent(F.normalize(z.float(), dim=1), self.temperature)
-
-
-def nt_xent(z: torch.Tensor, temperature: float) -> dict[str, torch.Tensor]:
-    """NT-Xent, equation 1 of the paper, mean over all 2B anchors: one positive and 2B - 2 negatives each.
-
-    z: float32 (2B, D), unit vectors; rows i and i + B are the two views of image i. Also gives the share of anchors
-    whose positive is the most similar of all ("agreement").
-    """
-    n = len(z)
-    with torch.autocast(z.device.type, enabled=False):  # which would round the similarities to bf16
-        similarity = z @ z.T / temperature  # 2B 2B
-    similarity = similarity.masked_fill(torch.eye(n, dtype=torch.bool, device=z.device), float("-inf"))
-    positive = torch.arange(n, device=z.device).roll(n // 2)
-    return {
-        "loss": F.cross_entropy(similarity, positive),
-        "agreement": (similarity.detach().argmax(dim=1) == positive).float().mean(),
-    }

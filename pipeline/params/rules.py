@@ -125,6 +125,25 @@ def generate(p) -> Iterator[Fault]:
         yield ("generate", "steps"), f"{g.steps} does not divide {name} {timesteps}, as sampler {g.sampler} needs"
 
 
+def positives(p) -> Iterator[Fault]:
+    """Positives are sampled by a DDPM, on DDIM's whole grid, and methods that want them have them."""
+    s, method = p.positives, p.pretrain.method
+    if s.kind == "none":
+        if getattr(getattr(p, method), "third_view", None) == "candidate":
+            what = f"candidate needs positives.kind anchored, not {s.kind}; augmented is the control without"
+            yield (method, "third_view"), what
+        return
+    if p.generator.source not in ("train", "pretrained"):
+        yield ("positives", "kind"), f"{s.kind} needs a DDPM: generator.source train or pretrained"
+    if s.shard_size % s.batch_size:
+        yield ("positives", "shard_size"), f"{s.shard_size} is not a multiple of positives.batch_size {s.batch_size}"
+    trained_here = p.generator.source == "train"
+    timesteps = p.ddpm.timesteps if trained_here else 1000  # what published DDPMs have
+    if timesteps % s.steps:  # more than these do not divide them either
+        name = "ddpm.timesteps" if trained_here else "a published DDPM's timesteps"
+        yield ("positives", "steps"), f"{s.steps} does not divide {name} {timesteps}"
+
+
 def quality(p) -> Iterator[Fault]:
     """Generated images are judged beside two halves of the validation images, as many in each."""
     n, there = p.quality.images, p.dataset.validation_size
@@ -245,6 +264,7 @@ RULES = (
     ddpm,
     ddpm_batch,
     generate,
+    positives,
     quality,
     mixture,
     queue,

@@ -115,6 +115,25 @@ class Generate(Section):
     seed: Seed
 
 
+class Positives(Section):
+    """Generated images that stand beside each train image as positives of it.
+
+    kind: none; or anchored, CLSP's: sampled by DDIM while the UNet's bottleneck is `weight` times the sample's own and
+    1 - weight times that of the image. candidates: so many of each. clip: clamp predicted images to [-1, 1]. The
+    authors': weight 0.1, 8 candidates, 100 steps, eta 0.1, no clipping.
+    """
+
+    kind: Literal["none", "anchored"]
+    candidates: Count
+    weight: Probability
+    steps: Count
+    eta: Probability
+    clip: bool
+    batch_size: Count
+    shard_size: Count
+    seed: Seed
+
+
 class Inflation(Section):
     """How many generated images take part (ratio x train_size), and how often a real one is drawn beside them.
 
@@ -165,7 +184,7 @@ class Pretrain(Training):
     evaluate_every: steps between kNN measurements on the validation images, a multiple of log_every.
     """
 
-    method: Literal["simclr", "moco", "byol", "barlow_twins", "simsiam", "nnclr", "all4one"]
+    method: Literal["simclr", "moco", "byol", "barlow_twins", "simsiam", "nnclr", "all4one", "clsp_simclr", "clsp_moco"]
     backbone: Backbone
     optimizer: Literal["sgd", "lars"]
     momentum: Fraction
@@ -259,6 +278,35 @@ class All4One(Section):
     dropout: Fraction
 
 
+class CLSPSimCLR(Section):
+    """SimCLR with a third view: of a positive (candidate), or of the image itself (augmented), the control.
+
+    alignment: lambda, the weight of the distance to it. The paper's CIFAR values: 4096, 256, 0.2, 1.
+    """
+
+    hidden_dim: Count
+    output_dim: Count
+    temperature: Positive
+    alignment: NonNegative
+    third_view: Literal["candidate", "augmented"]
+
+
+class CLSPMoCo(Section):
+    """MoCo v2 with a third view, as in CLSPSimCLR.
+
+    The paper's values: 4096, 256, 0.2, 32768, 0.99, 0.999, and 0.5 on CIFAR-10, 0.2 on CIFAR-100.
+    """
+
+    hidden_dim: Count
+    output_dim: Count
+    temperature: Positive
+    queue_size: Count
+    momentum_start: Fraction
+    momentum_end: Probability
+    alignment: NonNegative
+    third_view: Literal["candidate", "augmented"]
+
+
 class Quality(Section):
     """Judging generated images. images: how many of them, against two halves of as many validation images; 0: none.
 
@@ -292,6 +340,7 @@ class Params(Section):
     generator: Generator
     ddpm: DDPM
     generate: Generate
+    positives: Positives
     quality: Quality
     inflation: Inflation
     augment: Augment
@@ -303,4 +352,6 @@ class Params(Section):
     simsiam: SimSiam
     nnclr: NNCLR
     all4one: All4One
+    clsp_simclr: CLSPSimCLR
+    clsp_moco: CLSPMoCo
     linear_eval: LinearEval

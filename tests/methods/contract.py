@@ -3,16 +3,28 @@
 import torch
 
 from pipeline import backbones, seeds
-from pipeline.methods import all4one, barlow_twins, byol, moco, nnclr, simclr, simsiam
-from pipeline.params.schema import BYOL, NNCLR, All4One, Backbone, BarlowTwins, MoCo, SimCLR, SimSiam
+from pipeline.methods import all4one, barlow_twins, byol, clsp_moco, clsp_simclr, moco, nnclr, simclr, simsiam
+from pipeline.params.schema import (
+    BYOL,
+    NNCLR,
+    All4One,
+    Backbone,
+    BarlowTwins,
+    CLSPMoCo,
+    CLSPSimCLR,
+    MoCo,
+    SimCLR,
+    SimSiam,
+)
 
 _ALL4ONE = {"hidden_dim": 12, "output_dim": 8, "predictor_dim": 7, "attention_rate": 0.1}
+_MOCO = {"temperature": 0.2, "queue_size": 12, "momentum_start": 0.9, "momentum_end": 0.99}
+_CLSP = {"hidden_dim": 12, "output_dim": 5, "alignment": 0.5, "third_view": "candidate"}
 METHODS = {
     "simclr": (simclr, SimCLR(hidden_dim=12, output_dim=5, temperature=0.2)),
-    "moco": (
-        moco,
-        MoCo(hidden_dim=12, output_dim=5, temperature=0.2, queue_size=12, momentum_start=0.9, momentum_end=0.99),
-    ),
+    "moco": (moco, MoCo(hidden_dim=12, output_dim=5, **_MOCO)),
+    "clsp_moco": (clsp_moco, CLSPMoCo(**_CLSP, **_MOCO)),
+    "clsp_simclr": (clsp_simclr, CLSPSimCLR(**_CLSP, temperature=0.2)),
     "byol": (byol, BYOL(hidden_dim=12, output_dim=5, predictor_dim=7, momentum_start=0.9, momentum_end=1.0)),
     "barlow_twins": (barlow_twins, BarlowTwins(hidden_dim=12, output_dim=6, redundancy=0.0051, scale=0.1)),
     "all4one": (
@@ -31,9 +43,10 @@ def build(name: str, seed: int = 0) -> torch.nn.Module:
     return module.build(params, encoder, seed).train()
 
 
-def views(n: int, step: int = 0) -> list[torch.Tensor]:
-    """Two views of n images, float (n, 1, 12, 12) in [0, 1]."""
-    return [torch.rand(n, 1, 12, 12, generator=seeds.generator(view, "views", step)) for view in (0, 1)]
+def views(n: int, step: int = 0, name: str = "simclr") -> list[torch.Tensor]:
+    """The views of n images that a method wants, float (n, 1, 12, 12) in [0, 1] or of the size that it says."""
+    sides = [view.size or 12 for view in build(name).views]
+    return [torch.rand(n, 1, s, s, generator=seeds.generator(view, "views", step)) for view, s in enumerate(sides)]
 
 
 def unit(n: int, dim: int, seed: int = 0) -> torch.Tensor:

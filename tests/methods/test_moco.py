@@ -5,7 +5,7 @@ import torch
 from lightly.loss import NTXentLoss
 
 from pipeline.heads import momentum
-from pipeline.methods.moco import info_nce
+from pipeline.losses import info_nce
 from tests.methods import contract
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightly.loss import NTXentLoss
 
-from pipeline.methods import simclr
+from pipeline import losses
 from tests.methods.contract import build, unit, views
 
 
@@ -28,7 +28,7 @@ def by_the_paper(z, temperature):
 def test_nt_xent_is_the_papers_formula(pairs, dim, temperature):
     z = unit(2 * pairs, dim, seed=pairs)
     loss, agreement = by_the_paper(z, temperature)
-    found = simclr.nt_xent(z, temperature)
+    found = losses.nt_xent(z, temperature)
     assert found["loss"].item() == pytest.approx(loss, rel=1e-5, abs=1e-6)
     assert found["agreement"].item() == pytest.approx(agreement)
 
@@ -37,42 +37,42 @@ def test_nt_xent_is_the_papers_formula(pairs, dim, temperature):
 def test_nt_xent_is_lightlys(temperature):
     z = unit(16, 8)
     theirs = NTXentLoss(temperature=temperature)(z[:8], z[8:])
-    assert simclr.nt_xent(z, temperature)["loss"].item() == pytest.approx(theirs.item(), rel=1e-5)
+    assert losses.nt_xent(z, temperature)["loss"].item() == pytest.approx(theirs.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("pairs", [1, 3, 8])
 def test_of_identical_vectors_the_loss_is_log_of_all_others(pairs):
     z = unit(1, 6).repeat(2 * pairs, 1)
-    assert simclr.nt_xent(z, 0.2)["loss"].item() == pytest.approx(math.log(2 * pairs - 1), abs=1e-6)
+    assert losses.nt_xent(z, 0.2)["loss"].item() == pytest.approx(math.log(2 * pairs - 1), abs=1e-6)
 
 
 def test_two_orthogonal_pairs_by_hand():
     """Positive at cosine 1, two negatives at 0: log(1 + 2 exp(-1 / t)), and all agree."""
     z = torch.eye(2).repeat(2, 1)
-    found = simclr.nt_xent(z, 0.5)
+    found = losses.nt_xent(z, 0.5)
     assert found["loss"].item() == pytest.approx(math.log(1 + 2 * math.exp(-2)), rel=1e-6)
     assert found["agreement"] == 1
     swapped = torch.cat([torch.eye(2), torch.eye(2).flip(0)])
-    assert simclr.nt_xent(swapped, 0.5)["agreement"] == 0
+    assert losses.nt_xent(swapped, 0.5)["agreement"] == 0
 
 
 def test_the_order_of_the_images_does_not_matter_and_their_pairing_does():
     z = unit(20, 7)
     order = torch.randperm(10, generator=torch.Generator().manual_seed(3))
     together = torch.cat([z[:10][order], z[10:][order]])
-    loss = simclr.nt_xent(z, 0.2)["loss"]
-    assert torch.allclose(simclr.nt_xent(together, 0.2)["loss"], loss, rtol=1e-5)
-    assert torch.allclose(simclr.nt_xent(torch.cat([z[10:], z[:10]]), 0.2)["loss"], loss, rtol=1e-5)
+    loss = losses.nt_xent(z, 0.2)["loss"]
+    assert torch.allclose(losses.nt_xent(together, 0.2)["loss"], loss, rtol=1e-5)
+    assert torch.allclose(losses.nt_xent(torch.cat([z[10:], z[:10]]), 0.2)["loss"], loss, rtol=1e-5)
     apart = torch.cat([z[:10], z[10:][order]])
-    assert not torch.allclose(simclr.nt_xent(apart, 0.2)["loss"], loss, rtol=1e-2)
+    assert not torch.allclose(losses.nt_xent(apart, 0.2)["loss"], loss, rtol=1e-2)
 
 
 def test_autocast_does_not_round_the_similarities():
     """Their error over the temperature would be a hundredth and more; ties would fool the agreement."""
     z = unit(64, 32)
-    exact = simclr.nt_xent(z, 0.07)
+    exact = losses.nt_xent(z, 0.07)
     with torch.autocast("cpu", torch.bfloat16):
-        found = simclr.nt_xent(z, 0.07)
+        found = losses.nt_xent(z, 0.07)
     assert torch.equal(found["loss"], exact["loss"])
     assert torch.equal(found["agreement"], exact["agreement"])
 

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-STAGES = ("check", "prepare", "generator", "generate", "quality", "pretrain", "linear_eval")
+STAGES = ("check", "prepare", "generator", "generate", "positives", "quality", "pretrain", "linear_eval")
 MADE = ("data", "metrics", "plots")
 
 

@@ -49,6 +49,7 @@ def test_git_sees_the_lock_the_metrics_and_the_plots_and_nothing_else(base):
         "metrics/label_free.json",
         "metrics/linear_eval.json",
         "metrics/linear_eval.protocol.json",
+        "metrics/positives.json",
         "metrics/prepare.json",
         "metrics/pretrain.json",
         "metrics/quality.json",
@@ -59,6 +60,7 @@ def test_git_sees_the_lock_the_metrics_and_the_plots_and_nothing_else(base):
         "plots/generator.csv",
         "plots/grid.csv",
         "plots/per_class.csv",
+        "plots/positives.png",
         "plots/pretrain.csv",
         "plots/validation.csv",
     }

@@ -1,18 +1,20 @@
 import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline import backbones, heads, inflation, loop, shards
+from pipeline import augment, backbones, heads, inflation, loop, shards
 from pipeline.errors import UserError
-from pipeline.methods import simclr
-from pipeline.params.schema import Augment, Backbone, Inflation, Pretrain, SimCLR
+from pipeline.methods import View, clsp_simclr, simclr
+from pipeline.params.schema import Augment, Backbone, CLSPSimCLR, Inflation, Pretrain, SimCLR
 from pipeline.training import encoder
 from tests.toys import COMPUTE
 
+NONE = []
 OWN = SimCLR(hidden_dim=8, output_dim=4, temperature=0.2)
 MIXING = Inflation(ratio=1.0, real_weight=2.0, order="slots", seed=0)
 OPTIONAL = "crop_min jitter_probability brightness contrast saturation hue grayscale blur solarize flip"
@@ -53,9 +55,6 @@ def generated():
     return [images[:4], images[4:]]
 
 
-NONE = []
-
-
 @pytest.fixture
 def steps(monkeypatch):
     """The steps whose loss was computed; `crash` stops before one of them."""
@@ -72,8 +71,8 @@ def steps(monkeypatch):
     return counting
 
 
-def pretrain(real, generated, mixing=MIXING, augment=AUGMENT, **changes):
-    return encoder.pretrain(params(**changes), OWN, augment, mixing, real, generated, [], COMPUTE)
+def pretrain(real, generated, mixing=MIXING, augment=AUGMENT, own=OWN, positives=NONE, **changes):
+    return encoder.pretrain(params(**changes), own, augment, mixing, real, generated, positives, COMPUTE)
 
 
 def contents(made):
@@ -275,3 +274,106 @@ def test_momentum_carries_the_last_step_on(optimizer):
 def test_with_lars_the_whole_of_pretraining_runs(real, generated):
     _, rows, _ = pretrain(real, generated, optimizer="lars", trust_coefficient=0.02, lr=0.4)
     assert all(math.isfinite(row["loss"]) for row in rows)
+
+
+# ---- positives, and views of other sizes
+
+CLSP = CLSPSimCLR(hidden_dim=8, output_dim=4, temperature=0.2, alignment=1.0, third_view="candidate")
+CONTROL = CLSP.model_copy(update={"third_view": "augmented"})
+
+
+@pytest.fixture(scope="module")
+def positives():
+    """Two candidates of each of the twelve train images, in shards of seven."""
+    images = np.random.default_rng(2).integers(0, 256, (24, 8, 8, 1), dtype=np.uint8)
+    return [images[k : k + 7] for k in range(0, 24, 7)]
+
+
+@pytest.fixture
+def batches(monkeypatch):
+    """What reached the loss of CLSP on SimCLR: uint8 (views, B, H, W, C) a step."""
+    seen, loss = [], clsp_simclr.CLSPSimCLR.loss
+
+    def noting(self, batch, step):
+        seen.append((torch.stack(batch) * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).numpy())
+        return loss(self, batch, step)
+
+    monkeypatch.setattr(clsp_simclr.CLSPSimCLR, "loss", noting)
+    return seen
+
+
+def test_positives_live_beside_inflation(real, generated, positives, batches):
+    """Without augmentation: a real image's third view is one of its own candidates, a generated image's itself."""
+    plain = AUGMENT.model_copy(update={"strength": 0.0})
+    made, _, facts = pretrain(real, generated, method="clsp_simclr", own=CLSP, positives=positives, augment=plain)
+    train, candidates = real.images[:12], np.concatenate(positives).reshape(2, 12, 8, 8, 1)
+    number = {image.tobytes(): k for k, image in enumerate(train)}
+    chosen, generated_seen = [], 0
+    for one, two, third in batches:
+        assert np.array_equal(one, two)
+        for image, other in zip(one, third, strict=True):
+            k = number.get(image.tobytes())
+            if k is None:
+                generated_seen += 1
+                assert np.array_equal(other, image)
+            else:
+                chosen.append([other.tobytes() == c.tobytes() for c in candidates[:, k]])
+    assert (len(chosen), generated_seen) == (facts["real_drawn"], facts["generated_drawn"])
+    assert (np.sum(chosen, axis=1) == 1).all()
+    assert np.sum(chosen, axis=0).min() > 0
+    card = backbones.load(made["card.json"].parent).card
+    assert card["candidates"] == 2
+    assert (facts["views"], facts["forwards"]) == (5 * 6 * 3, 5 * 6 * 9)
+
+
+def test_the_controls_third_view_is_of_the_image_itself(real, generated, positives, batches):
+    plain = AUGMENT.model_copy(update={"strength": 0.0})
+    pretrain(real, generated, method="clsp_simclr", own=CONTROL, positives=positives, augment=plain)
+    assert all(np.array_equal(one, third) for one, _, third in batches)
+
+
+def test_positives_decide_the_encoder_of_a_method_that_looks_at_them_alone(real, generated, positives):
+    def fingerprint(own, method, positives):
+        made, *_ = pretrain(real, generated, method=method, own=own, positives=positives, steps=2)
+        return json.loads(made["card.json"].read_text())["fingerprint"]
+
+    fewer, other = [np.concatenate(positives)[:12]], [np.concatenate(positives)[::-1].copy()]
+    looking = [fingerprint(CLSP, "clsp_simclr", some) for some in (positives, fewer, other)]
+    assert len(set(looking)) == 3
+    assert fingerprint(CLSP, "clsp_simclr", [np.concatenate(positives)]) == looking[0]  # whatever the shards' size
+    assert fingerprint(CONTROL, "clsp_simclr", positives) == fingerprint(CONTROL, "clsp_simclr", NONE)
+    assert fingerprint(OWN, "simclr", positives) == fingerprint(OWN, "simclr", NONE)
+
+
+def test_a_method_that_wants_positives_is_refused_without(real, generated):
+    with pytest.raises(UserError, match=r"data/generated/positives: is empty, and clsp_simclr wants positives"):
+        pretrain(real, generated, method="clsp_simclr", own=CLSP)
+
+
+def test_interrupted_training_on_positives_ends_with_the_same_bits(real, generated, positives, monkeypatch, tmp_path):
+    named = {"method": "clsp_simclr", "own": CLSP, "positives": positives}
+    straight = contents(pretrain(real, generated, **named)[0])
+    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "other"))
+    loss = clsp_simclr.CLSPSimCLR.loss
+    for crash in (1, 3):
+        with monkeypatch.context() as patch:
+            patch.setattr(clsp_simclr.CLSPSimCLR, "loss", lambda s, b, t, c=crash: loss(s, b, t) if t != c else stop())
+            with pytest.raises(KeyboardInterrupt):
+                pretrain(real, generated, **named)
+    assert contents(pretrain(real, generated, **named)[0]) == straight
+
+
+def stop():
+    raise KeyboardInterrupt
+
+
+def test_a_views_crop_and_size_are_the_methods_and_the_rest_is_the_users():
+    usual = augment.recipe(AUGMENT, 1)
+    assert encoder.recipe(AUGMENT, View(recipe=1)) == usual
+    small = encoder.recipe(AUGMENT.model_copy(update={"crop_min": 0.7}), View(recipe=1, size=6, crop=(0.1, 0.5)))
+    assert small == dataclasses.replace(usual, crop_min=0.1, crop_max=0.5, size=6)
+
+
+def test_a_small_view_counts_by_its_pixels():
+    method = SimpleNamespace(views=(View(), View(size=4), View(size=6)), passes=(3, 3, 1))
+    assert encoder.forwards(method, np.empty((0, 8, 8, 1), np.uint8)) == pytest.approx(3 + 3 * 16 / 64 + 36 / 64)
