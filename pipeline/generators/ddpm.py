@@ -253,9 +253,7 @@ def for_sampling(model: UNet2DModel, compute: Compute) -> UNet2DModel:
     """
     model = folded.fold(model.eval().requires_grad_(False)).to(compute.device)
     if compute.precision == "bf16":
-        torch.nn.Module.to(
-            model, torch.bfloat16
-        )  # diffusers' own warns of layers to be kept in fp32, of which it has none
+        torch.nn.Module.to(model, torch.bfloat16)  # diffusers' own warns of fp32 layers, of which it has none
     if compute.compile:
         model.compile()
     return model

@@ -20,6 +20,9 @@ IMPORT = {"generator.source": "import"}
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 DIGEST = "0" * 64
 MOCO, ALL4ONE = {"pretrain.method": "moco"}, {"pretrain.method": "all4one"}
+CLSP, ANCHORED = {"pretrain.method": "clsp_simclr"}, {"positives.kind": "anchored"}
+CLSP_MOCO = {"pretrain.method": "clsp_moco"}
+CONTROL = CLSP | {"clsp_simclr.third_view": "augmented"}
 LARS = {"pretrain.optimizer": "lars", "pretrain.trust_coefficient": 0.02}
 
 
@@ -49,6 +52,10 @@ BASE = {
     "generate.eta": 0.0,
     "generate.batch_size": 100,
     "generate.shard_size": 500,
+    "positives.kind": "none",
+    "positives.steps": 25,
+    "positives.batch_size": 100,
+    "positives.shard_size": 500,
     "quality.images": 0,
     "inflation.ratio": 1.0,
     "inflation.real_weight": 1.0,
@@ -185,6 +192,23 @@ TRIPS = [
         "all4one.queue_size",
         ["4000", "batch_size 256"],
     ),
+    ("queue", ANCHORED | CLSP_MOCO | {"clsp_moco.queue_size": 5120}, "clsp_moco.queue_size", ["half of the 10000 draws"]),
+    ("positives", CLSP, "clsp_simclr.third_view", ["candidate needs positives.kind anchored", "augmented"]),
+    ("positives", CLSP_MOCO, "clsp_moco.third_view", ["candidate needs positives.kind anchored"]),
+    ("positives", CLSP | ANCHORED, None, []),
+    ("positives", CONTROL, None, []),
+    ("positives", CONTROL | {"positives.steps": 30, "inflation.ratio": 0.0, "generator.source": "none"}, None, []),
+    ("positives", ANCHORED | IMPORT, "positives.kind", ["anchored needs a DDPM", "train or pretrained"]),
+    ("positives", ANCHORED | {"generator.source": "pretrained", "positives.steps": 50}, None, []),
+    ("positives", ANCHORED | {"positives.steps": 30}, "positives.steps", ["30 does not divide ddpm.timesteps 1000"]),
+    ("positives", ANCHORED | {"positives.steps": 2000}, "positives.steps", ["2000 does not divide"]),
+    (
+        "positives",
+        ANCHORED | {"generator.source": "pretrained", "positives.steps": 40, "ddpm.timesteps": 400},
+        None,
+        [],
+    ),
+    ("positives", ANCHORED | {"positives.shard_size": 250}, "positives.shard_size", ["not a multiple", "batch_size 100"]),
     ("attention", ALL4ONE | {"all4one.output_dim": 100}, "all4one.output_dim", ["multiple of 8"]),
     ("attention", {"all4one.output_dim": 100}, None, []),
     ("training", {"ddpm.warmup_steps": 1000}, "ddpm.warmup_steps", ["1000 >= ddpm.steps 1000"]),
