@@ -30,15 +30,15 @@ def train(plain: Labelled, mirror: torch.Tensor, classes: int, lr: float, seed: 
     with seeds.scope(seed, "clsp probe"):
         start = torch.nn.Linear(both.shape[2], classes)
     weight, bias = start.weight.detach().to(both.dtype), start.bias.detach().to(both.dtype)
-    target, image = F.one_hot(plain[1], classes).to(both.dtype), torch.arange(n)
+    target = F.one_hot(plain[1], classes).to(both.dtype)
     for epoch in range(EPOCHS):
         rate = lr * DROP ** sum(epoch >= drop for drop in DROPS)
         draw = seeds.generator(seed, "clsp probe", epoch)
-        x = both[(torch.rand(n, generator=draw) < FLIP).long(), image]
-        for rows in torch.randperm(n, generator=draw).split(BATCH):
-            seen = x[rows]
-            error = (F.linear(seen, weight, bias).softmax(dim=1) - target[rows]) / len(rows)  # d loss / d logits
-            weight.addmm_(error.T, seen, alpha=-rate)
+        flipped = (torch.rand(n, generator=draw) < FLIP).long()
+        order = torch.randperm(n, generator=draw)
+        for x, y in zip(both[flipped[order], order].split(BATCH), target[order].split(BATCH), strict=True):
+            error = (F.linear(x, weight, bias).softmax(dim=1) - y) / len(x)  # d loss / d logits
+            weight.addmm_(error.T, x, alpha=-rate)
             bias.sub_(error.sum(dim=0), alpha=rate)
     return weight, bias
 
