@@ -13,7 +13,7 @@ help:
 	@echo "make test-slow  the long ones: experiments in the queue, more kills, the default preset from nothing"
 	@echo "make verify     the smoke pipeline twice, once killed again and again: are all bytes the same?"
 	@echo "make bench      ours against lightly, kornia and diffusers, in ratios: half an hour, with nothing else running"
-	@echo "make data NAME=cifar10   fetch a published data set (cifar10, cifar100, stl10, svhn, tiny-imagenet)"
+	@echo "make data NAME=cifar10   fetch a published data set (cifar10, cifar100, stl10, svhn, tiny-imagenet, digits)"
 	@echo "make lint       ruff check and ruff format --check"
 	@echo "make setup      only make $(VENV)"
 

@@ -55,7 +55,7 @@ def load(params: Dataset) -> RealSet:
     """
     path = Path(params.path)
     if not path.exists():
-        raise UserError("not found", path, "put the data set there, or set dataset.path")
+        raise UserError("not found", path, "put the data set there, or set the path to where it is")
     source = _READERS[params.name](params)
     (train_images, train_labels), (test_images, test_labels), rows = source.train, source.test, source.rows
     if len(test_labels) < 2:
@@ -103,14 +103,14 @@ def split(params: Dataset, labels: np.ndarray) -> list[tuple[int, np.ndarray]]:
             raise UserError(
                 f"{name} {getattr(params, name)} + validation_size {params.validation_size} > "
                 f"{len(there) + len(validation)} images{alike}",
-                "params.yaml: dataset",
+                params.path,
                 "lower one of them",
             )
     train, labelled = pool[: params.train_size], known[: params.labelled_size]
     labelled = labelled[~np.isin(labelled, train)]
     left = pool[~np.isin(pool, np.concatenate([train, labelled]))]
     if params.spare_size > len(left):
-        raise UserError(f"spare_size {params.spare_size} > {len(left)} images left", "params.yaml: dataset", "lower it")
+        raise UserError(f"spare_size {params.spare_size} > {len(left)} images left", params.path, "lower it")
     return [(TRAIN, train), (LABELLED, labelled), (VALIDATION, validation), (SPARE, left[: params.spare_size])]
 
 
@@ -199,7 +199,7 @@ def _tiny_imagenet(params: Dataset) -> Source:
     root = Path(params.path)
     notes = root / "val" / "val_annotations.txt"
     if not notes.exists():
-        raise UserError("not found", notes, "unpack tiny-imagenet-200.zip and name the folder in dataset.path")
+        raise UserError("not found", notes, "unpack tiny-imagenet-200.zip and set the path to its folder")
     size, channels, *counts = TINY_IMAGENET
     train, test = pictures.find(root / "train"), pictures.find(root / "val" / "images")
     if [len(train), len(test)] != counts:
@@ -227,7 +227,7 @@ def _folder(params: Dataset) -> Source:
     if params.test_size is None:
         for part in ("train", "test"):
             if not (root / part).is_dir():
-                raise UserError("not found", root / part, "make it, or set dataset.test_size")
+                raise UserError("not found", root / part, "make it, or set test_size")
         (train, names), (test, test_names) = (_with_classes(root / part) for part in ("train", "test"))
         classes = sorted(set(names))
         strange = sorted(set(test_names) - set(classes))
@@ -237,10 +237,10 @@ def _folder(params: Dataset) -> Source:
         labels = [_numbers(found, classes) for found in (names, test_names)]
         return _official(*zip(images, labels, strict=True), _shown(classes))._replace(files=(train, test))
     if (root / "train").is_dir() and (root / "test").is_dir():
-        raise UserError("holds train/ and test/", root, "set dataset.test_size to null: test/ is the test set")
+        raise UserError("holds train/ and test/", root, "set test_size to null: test/ is the test set")
     found, names = _with_classes(root)
     if params.test_size >= len(found):
-        raise UserError(f"test_size {params.test_size} >= {len(found)} pictures", root, "lower dataset.test_size")
+        raise UserError(f"test_size {params.test_size} >= {len(found)} pictures", root, "lower test_size")
     classes = sorted(set(names))
     images, labels = pictures.read_all(found, size, channels), _numbers(names, classes)
     order = stratified_order(labels, params.seed)

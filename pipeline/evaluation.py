@@ -1,6 +1,6 @@
 """The protocol of a linear evaluation: which features, which labels, which numbers.
 
-The train images' labels, or a fixed number of labels that does not depend on train_size; regularisation chosen on
+The train images' labels, or a number of labels that does not depend on train_size; regularisation chosen on
 validation; the test images are used once, for the number.
 """
 
@@ -11,14 +11,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tqdm import tqdm
 
-from pipeline import augment, backbones, files, linear_probe, loop, probes, seeds, shards, store
+from pipeline import augment, backbones, clsp_probe, files, linear_probe, loop, probes, seeds, shards, store
 from pipeline.params.schema import Augment, Compute, LinearEval
 from pipeline.progress import bar
 
+BUDGETS = {"train": "top1", "labelled": "top1_10k", "1pct": "top1_1pct", "10pct": "top1_10pct"}  # labels: metric
+FEW = {"1pct": 0.01, "10pct": 0.1}  # of the fixed labelled images
 CLEAN, OBJECTS, VIEWS = 2_000, 1_000, 10  # for measures without labels: validation images, those seen in views, views
 CHUNK = 500  # images whose views are drawn together
-KEPT = ("family", "form", "seed")  # of an encoder's own augmentation, in measures without labels
+YARDSTICKS = 3  # measures of `compare` beside a probe for each budget
+KEPT = ("family", "form", "seed")  # of an encoder's own augmentation, where the strength is another
 LARGEST = 32  # pixels a side of the raw-pixel probe
 PER_CLASS, CONFUSION = ["class", "top1"], ["actual", "predicted", "count"]  # columns
 
@@ -35,13 +39,16 @@ class Judged:
 
 
 @dataclass
-class _Predictions:
-    """Of the test images: predicted[features, labels] -> int64 (n,), l2 likewise, by kNN; and what wants no labels."""
+class Compared:
+    """An encoder beside its yardsticks. Of the test images: predicted[features, labels] -> int64 (n,), l2 likewise.
+
+    metrics: common to all sets; protocol: how they came about; validation: features (n, D) of the validation images.
+    """
 
     predicted: dict[tuple[str, str], torch.Tensor]
-    l2: dict[str, float]
-    neighbours: torch.Tensor
-    label_free: dict[str, float]
+    metrics: dict[str, float]
+    protocol: dict
+    validation: torch.Tensor
 
 
 def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, compute: Compute) -> Judged:
@@ -51,37 +58,69 @@ def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, 
     rows = {
         "train": real.with_labels(real.rows(shards.TRAIN)),
         "labelled": real.labelled_rows(),
+        **{name: share_of(real, share) for name, share in FEW.items()},
         "validation": real.with_labels(real.rows(shards.VALIDATION)),
         "test": real.with_labels(real.rows(shards.TEST)),
     }
-    lacking = [name for name, found in rows.items() if not len(found)]
+    lacking = [name for name, found in rows.items() if not len(found) and name not in FEW]
     if lacking:
         empty = {"per_class": PER_CLASS, "confusion": CONFUSION, "grid": [*point, "top1"]}
         why = f"no linear probe: no image of {', '.join(lacking)} has a label"
         seen = probes.features(encoder, real.part(shards.VALIDATION)[0][:CLEAN], compute)
         unlabelled = label_free(encoder, real, seen, params, compute)
         return Judged({}, unlabelled, {"note": why}, {name: (columns, []) for name, columns in empty.items()})
-    found = _predict(encoder, real, rows, params, compute)
+    with bar("linear evaluation", len(BUDGETS) + YARDSTICKS + 1, "measure") as progress:
+        found = compare(encoder, real, rows, tuple(BUDGETS), params, compute, progress)
+        clean = found.validation[:CLEAN]
+        unlabelled = label_free(encoder, real, clean, params, compute)
+        progress.update()
     actual = real.labels[rows["test"]]
-    right = {key: predicted.numpy() == actual for key, predicted in found.predicted.items()}
-    metrics = _metrics(right, probes.accuracy(found.neighbours, actual))
-    protocol = _protocol(rows, right, found.l2, params, real.images.shape[1:3]) | {"encoder_sha256": card["sha256"]}
+    top1 = {name: probes.accuracy(found.predicted["encoder", labels], actual) for labels, name in BUDGETS.items()}
+    metrics = found.metrics | top1
+    objects = min(OBJECTS, len(clean))
+    protocol = found.protocol | {
+        "fixed_labels": len(rows["labelled"]),
+        "few_labels": {name: len(rows[name]) for name in FEW},
+        "label_free": f"{len(clean):,} validation images as they are (rankme, uniformity), {objects:,} in {VIEWS} "
+        f"views of strength {params.view_strength:g} (lidar; alignment and connectivity: in two)",
+    }
     tables = _tables(real.classes, actual, found.predicted["encoder", "train"].numpy())
     tables["grid"] = ([*point, "top1"], [{**point, "top1": metrics["top1"]}])
-    return Judged(metrics, found.label_free, protocol, tables)
+    return Judged(metrics, unlabelled, protocol, tables)
 
 
-def _predict(
-    encoder: backbones.Encoder, real: shards.RealSet, rows: dict, params: LinearEval, compute: Compute
-) -> _Predictions:
+def share_of(real: shards.RealSet, share: float) -> np.ndarray:
+    """int64: the first so many of the fixed labelled images, in their stratified order: `share` of them.
+
+    More where a class would have none: the shortest prefix with an image of each.
+    """
+    fixed = real.labelled_rows()
+    _, first = np.unique(real.labels[fixed], return_index=True)
+    return fixed[: max(round(share * len(fixed)), *(first + 1), 0)]
+
+
+def compare(
+    encoder: backbones.Encoder,
+    real: shards.RealSet,
+    rows: dict[str, np.ndarray],
+    budgets: tuple[str, ...],
+    params: LinearEval,
+    compute: Compute,
+    progress: tqdm,
+) -> Compared:
+    """Probe, kNN and CLSP's protocol on frozen features; the probe on raw pixels and on the untrained encoder's.
+
+    rows: of real.images, int64, with labels: "train", "validation", "test" and each of `budgets`, whose labels the
+    probe learns from. The progress moves by one a budget and by YARDSTICKS.
+    """
     labels = {name: torch.from_numpy(real.labels[r]) for name, r in rows.items()}
     used = np.unique(np.concatenate(list(rows.values())))
-    l2, predicted = {}, {}
+    classes, l2, predicted = len(real.classes), {}, {}
 
     def probe(x: torch.Tensor, budget: str) -> tuple[torch.Tensor, float]:
         x = {name: x[np.searchsorted(used, r)] for name, r in rows.items()}
         fit, validation = (x[budget], labels[budget]), (x["validation"], labels["validation"])
-        return linear_probe.linear_probe(fit, validation, x["test"], len(real.classes), params.l2)
+        return linear_probe.linear_probe(fit, validation, x["test"], classes, params.l2)
 
     def untrained() -> tuple[torch.Tensor, float]:
         before = backbones.untrained(encoder).to(compute.device)
@@ -90,37 +129,39 @@ def _predict(
     def pixels() -> tuple[torch.Tensor, float]:
         return probe(probes.pixels(small(real.images[used])), "train")
 
-    with bar("linear evaluation", 4, "probe") as progress:
-        x = probes.features(encoder, real.images[used], compute)
-        train, validation, test = (x[np.searchsorted(used, rows[name])] for name in ("train", "validation", "test"))
-        for budget in ("train", "labelled"):
-            predicted["encoder", budget], l2[f"encoder, {budget}"] = probe(x, budget)
-            progress.update()
-        neighbours = probes.knn(train, labels["train"], test)
-        unlabelled = label_free(encoder, real, validation[:CLEAN], params, compute)
-        parts = [real.images[used], *(part for r in rows.values() for part in (r, real.labels[r]))]
-        of = {"data": [hashlib.sha256(part).hexdigest() for part in parts], "l2": params.l2}
-        built = {name: encoder.card[name] for name in ("width", "blocks", "mean", "std", "seed")}
-        predicted["untrained", "train"], l2["untrained, train"] = _once(untrained, of | {"encoder": built}, compute)
+    x = probes.features(encoder, real.images[used], compute)
+    train, validation, test = (x[np.searchsorted(used, rows[name])] for name in ("train", "validation", "test"))
+    for budget in budgets:
+        predicted["encoder", budget], l2[f"encoder, {budget}"] = probe(x, budget)
         progress.update()
-        predicted["pixels", "train"], l2["pixels, train"] = _once(pixels, of, compute)
-        progress.update()
-    return _Predictions(predicted, l2, neighbours, unlabelled)
+    neighbours = probes.knn(train, labels["train"], test)
+    mirror = probes.features(encoder, clsp_probe.mirrored(real.images[rows["train"]]), compute)
+    layer = clsp_probe.train((train, labels["train"]), mirror, classes, params.clsp_lr, params.seed)
+    clsp = F.linear(test, *layer)
+    progress.update()
+    parts = [real.images[used], *(part for r in rows.values() for part in (r, real.labels[r]))]
+    of = {"data": [hashlib.sha256(part).hexdigest() for part in parts], "l2": params.l2}
+    built = {name: encoder.card[name] for name in ("width", "blocks", "mean", "std", "seed")}
+    predicted["untrained", "train"], l2["untrained, train"] = _once(untrained, of | {"encoder": built}, compute)
+    progress.update()
+    predicted["pixels", "train"], l2["pixels, train"] = _once(pixels, of, compute)
+    progress.update()
 
-
-def _metrics(right: dict[tuple[str, str], np.ndarray], knn: float) -> dict[str, float]:
-    """right: of each probe, bool (n,), whether it is right on each test image."""
+    right = {key: found.numpy() == real.labels[rows["test"]] for key, found in predicted.items()}
     best = right["encoder", "train"]
     low, high = probes.wilson(int(best.sum()), len(best))
-    return {
+    metrics = {
         "top1": 100 * float(best.mean()),
         "top1_low": low,
         "top1_high": high,
-        "top1_10k": 100 * float(right["encoder", "labelled"].mean()),
-        "knn": knn,
+        "knn": probes.accuracy(neighbours, real.labels[rows["test"]]),
+        "clsp": clsp_probe.top(clsp, labels["test"], 1),
         "pixels": 100 * float(right["pixels", "train"].mean()),
         "untrained": 100 * float(right["untrained", "train"].mean()),
     }
+    protocol = _protocol(rows, right, l2, params, real.images.shape[1:3])
+    protocol["clsp_top5"] = round(clsp_probe.top(clsp, labels["test"], 5), 4)
+    return Compared(predicted, metrics, protocol | {"encoder_sha256": encoder.card["sha256"]}, validation)
 
 
 def _protocol(rows: dict, right: dict, l2: dict, params: LinearEval, size: tuple[int, int]) -> dict:
@@ -130,24 +171,20 @@ def _protocol(rows: dict, right: dict, l2: dict, params: LinearEval, size: tuple
         found = probes.paired_difference(right["encoder", "train"], right[what, "train"])
         return dict(zip(("points", "low", "high"), (round(v, 4) for v in found), strict=True))
 
-    clean = min(CLEAN, len(rows["validation"]))
-    objects = min(OBJECTS, clean)
     return {
         "test_images": len(rows["test"]),
         "train_labels": len(rows["train"]),
-        "fixed_labels": len(rows["labelled"]),
         "validation_images": len(rows["validation"]),
         "probe": "multinomial logistic regression, mean cross-entropy + l2/2 |W|^2, features standardised; "
         "l2 by validation top-1",
         "l2": l2,
         "pixels": f"averaged to {LARGEST} x {LARGEST}" if max(size) > LARGEST else "as they are",
         "knn": {"k": probes.KNN_K, "temperature": probes.KNN_TEMPERATURE, "bank": "train"},
+        "clsp": f"features as they are, {clsp_probe.EPOCHS} epochs of SGD from rate {params.clsp_lr:g}, flips; last",
         "top1_interval": "Wilson, 95 %",
         "over_pixels": over("pixels"),
         "over_untrained": over("untrained"),
         "differences": "paired by test image, normal, 95 %",
-        "label_free": f"{clean:,} validation images as they are (rankme, uniformity), {objects:,} in {VIEWS} views of "
-        f"strength {params.view_strength:g} (lidar; alignment and connectivity: in two)",
     }
 
 
@@ -170,13 +207,11 @@ def label_free(
 ) -> dict[str, float]:
     """Measures without labels on the first validation images, whose features are `clean` (n, D).
 
-    Views are those of the encoder's own family of augmentations at strength `params.view_strength`, every number as
-    that gives it, so that encoders trained at different strengths are looked at alike.
+    Views are those of the encoder's own family of augmentations at strength `params.view_strength`, so that encoders
+    trained at different strengths are looked at alike.
     """
     batch = torch.from_numpy(real.part(shards.VALIDATION)[0][: min(len(clean), OBJECTS)])
-    own = encoder.card["augment"]
-    params_of = Augment(**dict.fromkeys(own) | {n: own[n] for n in KEPT} | {"strength": params.view_strength})
-    recipes = [augment.recipe(params_of, view % 2) for view in range(VIEWS)]
+    recipes = [augment.recipe(at_strength(encoder, params.view_strength), view % 2) for view in range(VIEWS)]
     seen = []
     for first in range(0, len(batch), CHUNK):
         draw = seeds.generator(params.seed, "label-free views", first)
@@ -190,6 +225,12 @@ def label_free(
         "uniformity": probes.uniformity(clean),
         "connectivity": probes.connectivity(views[:, 0], views[:, 1]),
     }
+
+
+def at_strength(encoder: backbones.Encoder, strength: float) -> Augment:
+    """The family and form of augmentation that an encoder was trained with, at this strength and as that gives it."""
+    own = encoder.card["augment"]
+    return Augment(**dict.fromkeys(own) | {name: own[name] for name in KEPT} | {"strength": strength})
 
 
 def small(images: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Get a published data set once, outside every stage: python -m pipeline.fetch NAME (or `make data NAME=...`).
 
-It goes to data/NAME, its checksum is verified, and `dataset.path` is then that folder.
+It goes to data/NAME, its checksum is verified, and `dataset.path` is then that folder. `digits` is a folder of pictures
+for `transfer`.
 """
 
 import argparse
@@ -8,7 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
 
-from pipeline import stage
+import numpy as np
+from PIL import Image
+
+from pipeline import files, stage
 from pipeline.errors import UserError
 from pipeline.progress import say
 
@@ -54,12 +58,28 @@ def _tiny_imagenet(folder: Path) -> Path:
     return folder / "tiny-imagenet-200"
 
 
+def _digits(folder: Path) -> Path:
+    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, which come with the package, as pictures by class."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as fault:
+        raise UserError("the digits come with scikit-learn", folder, "pip install scikit-learn") from fault
+    digits = load_digits()
+    grey = (digits.images * 255 / 16).round().astype(np.uint8)  # of 17 levels
+    for i, (image, label) in enumerate(zip(grey, digits.target, strict=True)):
+        path = folder / str(label) / f"{i:04}.png"
+        if not path.exists():
+            files.write(path, lambda temporary, image=image: Image.fromarray(image).save(temporary, format="PNG"))
+    return folder
+
+
 SETS: dict[str, Callable[[Path], Path]] = {
     "cifar10": _cifar10,
     "cifar100": _cifar100,
     "stl10": _stl10,
     "svhn": _svhn,
     "tiny-imagenet": _tiny_imagenet,
+    "digits": _digits,
 }
 
 
@@ -83,7 +103,7 @@ def main() -> None:
     """Fetch one set."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.fetch", description=main.__doc__)
     parser.add_argument("name", help=", ".join(SETS))
-    say(f"dataset.path: {fetch(parser.parse_args().name)}")
+    say(f"path: {fetch(parser.parse_args().name)}")
 
 
 if __name__ == "__main__":

@@ -29,14 +29,18 @@ FOLDER = Path(__file__).parent.parent / "presets"
 
 
 def load(name: str) -> dict[tuple, object]:
-    """A preset's values by their path; keys that the schema does not know are refused."""
+    """A preset's values by their path, entries of a mapping whole; keys that the schema does not know are refused."""
     path = FOLDER / f"{name}.yaml"
     if not path.exists():
         raise UserError(f"no preset {name}", FOLDER, f"there are {', '.join(names())}")
     values, _, faults = reader.parse(reader.text_of(path))
     flat, known = leaves(values), set(reader.keys())
-    faults += [(where, "unknown key") for where in flat if where not in known]
-    faults += [(where, "a section needs keys") for where in flat if where in {key[:-1] for key in known}]
+    for where, value in flat.items():
+        if not reader.is_entry(where):
+            faults += [(where, "unknown key")] * (where not in known)
+            faults += [(where, "a section needs keys")] * (reader.section(where) is not None)
+        elif not isinstance(value, dict) or set(value) != set(reader.section(where).model_fields):
+            faults.append((where, f"an entry has the keys {', '.join(reader.section(where).model_fields)}"))
     if faults:
         raise UserError("; ".join(f"{'.'.join(map(str, where))}: {what}" for where, what in faults), path)
     return flat
@@ -78,7 +82,15 @@ def table() -> str:
 
 def words(flat: dict[tuple, object]) -> list[str]:
     """-S words of `dvc exp run`; they hold no blanks, so that a shell's `$(...)` takes them apart rightly."""
-    return [word for where, value in flat.items() for word in ("-S", f"{'.'.join(where)}={_word(where, value)}")]
+    found = []
+    for where, value in flat.items():
+        key = ".".join(where)
+        if reader.is_entry(where):  # a new one, or in place of one that is there
+            inner = ",".join(f"{name}:{_word((*where, name), part)}" for name, part in value.items())
+            found += ["-S", f"++{key}={{{inner}}}"]
+        else:
+            found += ["-S", f"{key}={_word(where, value)}"]
+    return found
 
 
 def write(flat: dict[tuple, object], path: Path = reader.FILE) -> None:
@@ -92,6 +104,8 @@ def write(flat: dict[tuple, object], path: Path = reader.FILE) -> None:
         section = document
         for key in where[:-1]:
             section = section[key]
+        if reader.is_entry(where) and not section:
+            section.fa.set_block_style()  # it was {}
         section[where[-1]] = value
     files.write(path, lambda temporary: yaml.dump(document, temporary))
 
@@ -113,10 +127,12 @@ def _reads_as_text(value: str) -> bool:
 
 
 def leaves(values: dict, path: tuple = ()) -> dict[tuple, object]:
-    """Values of nested sections by their path."""
+    """Values of nested sections by their path; an entry of a mapping, and what is empty, is a value."""
     flat = {}
     for key, value in values.items():
-        flat |= leaves(value, (*path, key)) if isinstance(value, dict) else {(*path, key): value}
+        here = (*path, key)
+        nested = isinstance(value, dict) and value and not reader.is_entry(here)
+        flat |= leaves(value, here) if nested else {here: value}
     return flat
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline import files, store
+from pipeline.params import reader
 
 STAGES = ("check", "prepare", "generator", "generate", "positives", "quality", "pretrain", "linear_eval")
 _INK, _PAPER, _GAP = 40, 255, 2
@@ -56,10 +57,15 @@ def beside(path: Path, sets: list[tuple[str, np.ndarray]], columns: int = 16, ro
 
 def summary() -> str:
     """The table at the end: time of each stage's last real run, then the numbers that answer the question."""
-    records = [store.root() / "records" / f"{stage}.json" for stage in STAGES]
-    times = {path.stem: files.read_json(path)["seconds"] for path in records if path.exists()}
-    lines = [f"  {stage:<12} {seconds:8.1f} s" for stage, seconds in times.items()]
-    lines += [f"  {'all stages':<12} {sum(times.values()):8.1f} s", ""]
+    params = reader.load()
+    # A share goes by the text that params.yaml has for it, of which 1 and 1.0 are read alike.
+    sets, shares = params.transfer, dict.fromkeys(f(x) for x in params.finetune.labels for f in (str, "{:g}".format))
+    stages = [*STAGES, *(f"transfer@{key}" for key in sets), *(f"finetune@{share}" for share in shares)]
+    records = {stage: store.root() / "records" / f"{stage}.json" for stage in stages}
+    times = {stage: files.read_json(path)["seconds"] for stage, path in records.items() if path.exists()}
+    width = max(map(len, stages))
+    lines = [f"  {stage:<{width}} {seconds:8.1f} s" for stage, seconds in times.items()]
+    lines += [f"  {'all stages':<{width}} {sum(times.values()):8.1f} s", ""]
     made, judged = files.read_json(Path("metrics/pretrain.json")), files.read_json(Path("metrics/linear_eval.json"))
     lines.append(f"  real share beta {made['beta']:.3f}, {made['real_passes']:.1f} passes over the real images")
     if "top1" not in judged:
@@ -70,12 +76,23 @@ def summary() -> str:
     names = {
         "top1": f"encoder, labels of {proof['train_labels']:,} images",
         "top1_10k": f"encoder, labels of {proof['fixed_labels']:,} images",
+        "top1_10pct": f"encoder, labels of {proof['few_labels']['10pct']:,} images",
+        "top1_1pct": f"encoder, labels of {proof['few_labels']['1pct']:,} images",
+        "clsp": "encoder, CLSP's protocol",
         "knn": "encoder, weighted kNN",
         "untrained": "untrained encoder",
         "pixels": "raw pixels",
     }
     lines += [f"  {text:<40} {judged[name]:6.2f}" for name, text in names.items()]
     lines.append(f"  95 % interval of the first: {judged['top1_low']:.2f} to {judged['top1_high']:.2f}")
+    beside = {Path(f"metrics/transfer/{key}.json"): (f"transfer to {key}", "pixels") for key in sets}
+    for share in shares:
+        beside[Path(f"metrics/finetune/{share}.json")] = (f"fine-tuned, share {share} of labels", "from_scratch")
+    for path, (text, yardstick) in beside.items():
+        if path.exists():
+            found = files.read_json(path)
+            words = f"({yardstick.replace('_', ' ')}: {found[yardstick]:.2f})"
+            lines.append(f"  {text:<40} {found['top1']:6.2f} {words}")
     return "\n".join(lines)
 
 

@@ -34,6 +34,8 @@ READS = (
     "clsp_simclr",
     "clsp_moco",
     "linear_eval",
+    "transfer",
+    "finetune",
 )
 WRITES = ("data/params.ok",)
 
@@ -53,7 +55,8 @@ def absent(params: SimpleNamespace) -> Iterator[UserError]:
     if inception is not None and importlib.util.find_spec("torch_fidelity") is None:
         remedy = "pip install torch-fidelity, or set it to null"
         yield UserError("wants torch-fidelity", "params.yaml: quality.inception", remedy)
-    for name, path in {"dataset.path": params.dataset.path, "generator.path": params.generator.path}.items():
+    paths = {"dataset.path": params.dataset.path, "generator.path": params.generator.path}
+    for name, path in (paths | {f"transfer.{key}.path": found.path for key, found in params.transfer.items()}).items():
         if not Path(path).exists():
             remedy = f"set it to one that does; a run in a copy (--temp, --queue) wants -C {path} as well"
             yield UserError(f"{path} does not exist", f"params.yaml: {name}", remedy)

@@ -174,7 +174,7 @@ def test_a_harmed_archive_is_refused_by_its_name(tmp_path, harm):
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"set dataset\.path"):
+    with pytest.raises(UserError, match="set the path to where it is"):
         datasets.load(params(path=str(tmp_path / "nowhere")))
 
 
@@ -439,8 +439,8 @@ def test_pictures_without_class_folders_have_no_labels(tmp_path):
         (lambda f: None, "test_size 30 >= 30 pictures", {"test_size": 30}),
         (lambda f: None, "1 test images", {"test_size": 1}),
         (lambda f: picture(f / "a\nb/0.png", 3), r"class folder 'a\\nb' has characters that do not print", {}),
-        (lambda f: [(f / part).mkdir() for part in ("train", "test")], "set dataset.test_size to null", {}),
-        (lambda f: None, "train: not found - make it, or set dataset.test_size", {"test_size": None}),
+        (lambda f: [(f / part).mkdir() for part in ("train", "test")], "set test_size to null", {}),
+        (lambda f: None, "train: not found - make it, or set test_size", {"test_size": None}),
         (lambda f: None, "train_size 21 .* 4 > 24 images", {"train_size": 21}),
     ],
 )

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import backbones, evaluation, linear_probe, probes, shards
+from pipeline import backbones, clsp_probe, evaluation, linear_probe, probes, shards
 from pipeline.params.schema import Backbone, LinearEval
 from tests.toys import COMPUTE
 
-PARAMS = LinearEval(l2=[1e-3, 1e-1], view_strength=2.0, seed=0)
+PARAMS = LinearEval(l2=[1e-3, 1e-1], clsp_lr=1.0, view_strength=2.0, seed=0)
 NO_AUGMENTATION = {
     "family": "symmetric",
     "form": "grey",
@@ -94,10 +94,18 @@ def test_the_numbers_are_those_of_the_measures_on_the_right_images(judged, encod
     def made_by(network):
         return lambda images: probes.features(network, images, COMPUTE)
 
+    def by_clsp(features):
+        plain, mirror = features(real.images[TRAIN]), features(real.images[TRAIN][:, :, ::-1].copy())
+        layer = clsp_probe.train((plain, torch.from_numpy(real.labels[TRAIN])), mirror, 3, PARAMS.clsp_lr, PARAMS.seed)
+        return percent(torch.nn.functional.linear(features(real.images[TEST]), *layer).argmax(dim=1))
+
     trained, before = made_by(encoder), made_by(backbones.untrained(encoder))
     expected = {
         "top1": top1(trained, TRAIN),
         "top1_10k": top1(trained, slice(0, 60)),  # labelled_size
+        "top1_10pct": top1(trained, slice(0, 6)),
+        "top1_1pct": top1(trained, slice(0, 3)),  # one image is 1 %, and there are three classes
+        "clsp": by_clsp(trained),
         "untrained": top1(before, TRAIN),
         "pixels": top1(probes.pixels, TRAIN),
         "knn": percent(
@@ -114,7 +122,7 @@ def test_the_numbers_are_those_of_the_measures_on_the_right_images(judged, encod
 def test_the_fixed_budget_alone_uses_the_further_labels(judged, encoder, real):
     found = judge_with(encoder, real, slice(30, 60), turn)
     changed = {name for name in found.metrics if found.metrics[name] != judged.metrics[name]}
-    assert changed == {"top1_10k"}
+    assert changed == {"top1_10k"}  # the few labels are the first of them
     beyond = judge_with(encoder, real, slice(60, 70), turn)  # labelled, but more than labelled_size
     assert beyond.metrics == judged.metrics
 
@@ -134,6 +142,8 @@ def test_test_labels_choose_nothing(judged, encoder, real):
 def test_the_protocol_says_how_many_labels_and_images_there_were(judged, real):
     expected = {"train_labels": 30, "fixed_labels": 60, "validation_images": 30, "test_images": 50}
     assert {name: judged.protocol[name] for name in expected} == expected
+    assert judged.protocol["few_labels"] == {"1pct": 3, "10pct": 6}
+    assert judged.protocol["clsp_top5"] == 100  # of three classes
     assert set(judged.protocol["l2"].values()) <= set(PARAMS.l2)
     points = judged.metrics["top1"] - judged.metrics["pixels"]
     assert judged.protocol["over_pixels"]["points"] == pytest.approx(points, abs=1e-3)
@@ -175,13 +185,13 @@ def test_what_does_not_depend_on_the_training_is_computed_once(judged, encoder, 
 
     monkeypatch.setattr(linear_probe, "linear_probe", counted)
     assert evaluation.judge(encoder, real, PARAMS, COMPUTE).metrics == judged.metrics
-    assert asked == [encoder.width] * 2  # both budgets of the encoder; not the untrained one, not the pixels
+    assert asked == [encoder.width] * 4  # all budgets of the encoder; not the untrained one, not the pixels
     asked.clear()
     judge_with(encoder, real, TRAIN, turn)
-    assert sorted(asked) == [encoder.width] * 3 + [144]  # other labels, other baselines
+    assert sorted(asked) == [encoder.width] * 5 + [144]  # other labels, other baselines
     asked.clear()
     evaluation.judge(encoder, real, PARAMS.model_copy(update={"l2": [1e-2]}), COMPUTE)
-    assert sorted(asked) == [encoder.width] * 3 + [144]
+    assert sorted(asked) == [encoder.width] * 5 + [144]
 
 
 def test_train_images_without_a_label_are_passed_over(judged, encoder, real):
@@ -238,3 +248,21 @@ def test_an_encoder_that_has_collapsed_is_judged_and_no_number_is_lost(judged, r
 
 def test_the_protocol_counts_the_images_that_there_were(judged):
     assert judged.protocol["label_free"].startswith("30 validation images as they are (rankme, uniformity), 30 in 10 ")
+
+
+@pytest.mark.parametrize(("share", "expected"), [(1.0, 100), (0.5, 50), (0.1, 10), (0.02, 2), (0.01, 2), (0.001, 2)])
+def test_a_share_of_the_labels_is_a_prefix_with_an_image_of_every_class(share, expected):
+    """The third image of the split is no labelled one; class 1 is first met among the labelled at place 1."""
+    labels = np.array([0, -1, 1] + [0, 1] * 49 + [0, 1, 1, 1])
+    split = np.repeat(np.array([shards.TRAIN, shards.LABELLED, shards.TEST], np.uint8), [50, 53, 2])
+    real = shards.RealSet(np.zeros((105, 2, 2, 1), np.uint8), labels, split, np.arange(105), ("a", "b"), "toy", 100)
+    found = evaluation.share_of(real, share)
+    assert np.array_equal(found, real.labelled_rows()[:expected])
+    assert set(labels[found]) == {0, 1}
+
+
+def test_a_rare_class_lengthens_the_prefix_until_it_is_met():
+    labels = np.array([0] * 30 + [1] + [0] * 69)
+    split = np.full(100, shards.TRAIN, np.uint8)
+    real = shards.RealSet(np.zeros((100, 2, 2, 1), np.uint8), labels, split, np.arange(100), ("a", "b"), "toy", 100)
+    assert [len(evaluation.share_of(real, share)) for share in (0.01, 0.1, 0.31, 0.5)] == [31, 31, 31, 50]

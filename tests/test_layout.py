@@ -16,7 +16,9 @@ from pipeline.params import reader
 from pipeline.params.schema import Params
 
 REPOSITORY = Path(pipeline.__file__).parent.parent
-STAGES = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+WRITTEN = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+FOREACH = {name: described["foreach"] for name, described in WRITTEN.items() if "foreach" in described}
+STAGES = {name: described.get("do", described) for name, described in WRITTEN.items()}
 SOURCES = sorted(
     path.relative_to(REPOSITORY).as_posix()
     for folder in ("pipeline", "stages")
@@ -26,9 +28,9 @@ SOURCES = sorted(
 READING_ORDER = (
     "errors launch progress dvc_cache files store machine params/schema params/rules params/reader seeds shards "
     "weights pictures datasets imports inflation transforms augment checkpoint backbones distributed loop heads losses "
-    "probes linear_probe folded generators methods sampling anchored training memorisation quality evaluation report "
-    "stage preset fetch theory study/cells study/rows study/experiments study/analysis study/tables study/__main__ "
-    "page/figures page/studies page/run page/__main__"
+    "probes linear_probe clsp_probe folded generators methods sampling anchored training memorisation quality evaluation "
+    "transfer finetune report stage preset fetch theory study/cells study/rows study/experiments study/analysis "
+    "study/tables study/__main__ page/figures page/studies page/run page/__main__"
 )
 CHOICES = {  # templated file of dvc.yaml: the package that imports it on use, and the value that names it
     "pipeline/generators/${generator.kind}.py": ("generators", "generator", "kind"),
@@ -79,9 +81,35 @@ def test_stages_of_dvc_and_modules_of_the_folder_are_the_same():
     modules = {path.removeprefix("stages/").removesuffix(".py") for path in SOURCES if path.startswith("stages/")}
     assert set(STAGES) == modules - {"__init__"}
     for name, described in STAGES.items():
-        assert described["cmd"] == f"python -m stages.{name}"
         assert described["desc"]
-        assert f'stage.run("{name}", main, READS, needs)' in (REPOSITORY / f"stages/{name}.py").read_text()
+        source = (REPOSITORY / f"stages/{name}.py").read_text()
+        if name not in FOREACH:
+            assert described["cmd"] == f"python -m stages.{name}"
+            assert f'stage.run("{name}", main, READS, needs)' in source
+        else:
+            assert described["cmd"] == f"python -m stages.{name} {called(name)}"
+            assert f'stage.run("{name}", main, READS, needs, FOREACH)' in source
+
+
+def called(name: str) -> str:
+    """What dvc.yaml calls an entry of a foreach stage: a mapping's has a key, a list's is its item."""
+    return "${key}" if reader.section(tuple(of(name).split("."))) is not None else "${item}"
+
+
+def of(name: str) -> str:
+    return FOREACH[name].removeprefix("${").removesuffix("}")
+
+
+@pytest.mark.parametrize("name", FOREACH)
+def test_stages_of_a_foreach_are_apart_and_there_is_none_by_default(name):
+    """Each writes files of its own, and reads no entry but its own."""
+    assert assigned(f"stages/{name}.py", "FOREACH") == of(name)
+    assert all(called(name) in path for path in written(STAGES[name]))
+    section, _, key = of(name).partition(".")
+    assert f"{section}.{called(name)}" in STAGES[name]["params"] or key
+    values = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))[section]
+    assert not (values[key] if key else values)
+    assert not [line for line in (REPOSITORY / "dvc.lock").read_text().splitlines() if line.startswith(f"  {name}@")]
 
 
 @pytest.mark.parametrize("name", [name for name in STAGES if name != "check"])
@@ -121,7 +149,11 @@ def test_parameters_of_a_stage_in_dvc_are_those_that_it_is_given(name):
         assert tuple(STAGES[name]["params"]) == reads
         for words in reads:
             section, _, value = words.strip("${}").partition(".")
-            assert (section, value) in reader.keys() or (not value and (section,) in reader.keys())  # noqa: SIM118
+            assert (
+                (section, value) in reader.keys()  # noqa: SIM118
+                or (not value and (section,) in reader.keys())  # noqa: SIM118
+                or (name in FOREACH and words == f"{of(name)}.{called(name)}")
+            )
 
 
 @pytest.mark.parametrize("name", [name for name in STAGES if name != "check"])
@@ -132,9 +164,11 @@ def test_stage_uses_every_section_that_it_is_given_and_no_other(name):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "params"
     }
     given = {
-        "own" if words.startswith("$") else words.partition(".")[0] for words in assigned(f"stages/{name}.py", "READS")
+        "own" if words.startswith("$") else words.partition(".")[0]
+        for words in assigned(f"stages/{name}.py", "READS")
+        if not words.endswith(".${key}")
     }
-    assert used == given
+    assert used == given | ({"key", "item"} if name in FOREACH else set())
 
 
 def test_every_parameter_is_read_by_a_stage_that_computes_and_has_one_owner():
@@ -146,7 +180,7 @@ def test_every_parameter_is_read_by_a_stage_that_computes_and_has_one_owner():
             if words.startswith("$"):
                 for kind in kinds(section, value):
                     owners[kind].append(name)
-            elif not value:
+            elif not value or words.endswith(".${key}"):
                 owners[section].append(name)
     assert len(owners.pop("compute")) > 1
     assert {section for section, names in owners.items() if len(names) != 1} == set()
@@ -162,7 +196,9 @@ def test_every_field_of_the_schema_is_read_by_some_module():
         for node in ast.walk(tree(source))
         if isinstance(node, ast.Attribute) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
     }
-    assert {key[-1] for key in reader.keys() if len(key) > 1} - read == set()  # noqa: SIM118
+    keys = [key for key in reader.keys() if len(key) > 1]  # noqa: SIM118
+    keys += reader.keys(reader.section(("transfer", "any")))
+    assert {key[-1] for key in keys} - read == set()
 
 
 def test_methods_and_generators_have_a_file_and_a_section_each():
@@ -175,8 +211,9 @@ def test_methods_and_generators_have_a_file_and_a_section_each():
 @pytest.mark.fault(34)
 def test_no_generated_image_reaches_an_evaluation():
     """They have no labels either: a shard holds `images` alone (test_shards)."""
-    assert not [dep for dep in STAGES["linear_eval"]["deps"] if dep.startswith(("data/generated", "data/generator"))]
-    for module in ("evaluation", "probes", "linear_probe"):
+    for name in ("linear_eval", "transfer", "finetune"):
+        assert not [dep for dep in STAGES[name]["deps"] if dep.startswith(("data/generated", "data/generator"))]
+    for module in ("evaluation", "probes", "linear_probe", "clsp_probe", "transfer", "finetune"):
         names = {node.attr for node in ast.walk(tree(path_of(module))) if isinstance(node, ast.Attribute)}
         assert not names & {"read_generated", "map_generated", "SET"}, module
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from dvc.utils.hydra import apply_overrides
 
 import pipeline
@@ -142,6 +143,10 @@ def test_write_without_or_into_a_faulty_file_is_refused(folder):
         ("inflation:\n  ratio: 1_0\n", "inflation.ratio: 1_0 means different things"),
         ("inflation: [\n", "not YAML"),
         ("inflation:\n  ratio: {a: 1}\n", "inflation.ratio.a: unknown key"),
+        ("inflation: {}\n", "inflation: a section needs keys"),
+        ("transfer: {}\n", "transfer: a section needs keys"),
+        ("transfer:\n  digits: 3\n", "transfer.digits: an entry has the keys name, path, train_size"),
+        ("transfer:\n  digits: {name: folder}\n", "transfer.digits: an entry has the keys name, path, train_size"),
     ],
 )
 def test_faulty_preset_is_refused_in_one_line(text, words, tmp_path, monkeypatch):
@@ -161,6 +166,43 @@ def test_text_that_a_shell_or_hydra_would_change_is_written_and_not_printed(valu
         preset.words(flat_values)
     preset.write(flat_values, folder / "params.yaml")
     assert reader.load(folder / "params.yaml").dataset.path == value
+
+
+DIGITS = {
+    "name": "folder",
+    "path": "data/digits",
+    "train_size": 900,
+    "validation_size": 200,
+    "test_size": 500,
+    "seed": 0,
+}
+SVHN = DIGITS | {"name": "svhn", "path": "data/svhn", "test_size": None}
+
+
+def test_a_preset_holds_entries_of_a_mapping_whole(folder, tmp_path, monkeypatch):
+    """Its words add the entry, or replace one that is there; what --write writes reads the same, a line a key."""
+    presets, path = tmp_path / "presets", folder / "params.yaml"
+    presets.mkdir()
+    monkeypatch.setattr(preset, "FOLDER", presets)
+    (presets / "one.yaml").write_text(yaml.safe_dump({"transfer": {"digits": DIGITS}}))
+    (presets / "two.yaml").write_text(yaml.safe_dump({"transfer": {"digits": DIGITS | {"seed": 7}, "svhn": SVHN}}))
+    assert preset.load("one") == {("transfer", "digits"): DIGITS}
+    for name in ("one", "two"):
+        words = preset.words(preset.load(name))
+        assert not any(" " in word for word in words)
+        assert words == " ".join(words).split()
+        apply_overrides(str(path), words[1::2])
+    by_dvc = reader.load(path)
+    assert {key: found.model_dump() for key, found in by_dvc.transfer.items()} == {
+        "digits": DIGITS | {"seed": 7},
+        "svhn": SVHN,
+    }
+    path.write_text(COMMITTED)
+    for name in ("one", "two"):
+        preset.write(preset.load(name), path)
+        assert "\n  digits:\n    name: folder\n" in path.read_text()
+    assert reader.load(path) == by_dvc
+    assert "# other sets for the frozen encoder" in path.read_text()
 
 
 def test_adainf_preset_is_the_paper_s_setting():

@@ -1,11 +1,13 @@
 import csv
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import pipeline
 from pipeline import files, report
 
 
@@ -89,39 +91,61 @@ def test_the_same_images_make_the_same_png_bytes(tmp_path):
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
+PARAMS = (Path(pipeline.__file__).parent.parent / "params.yaml").read_text(encoding="utf-8")
+
+
 def test_the_summary_names_the_numbers_of_the_metrics_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    one = "{name: svhn, path: data/svhn, train_size: 9, validation_size: 9, test_size: null, seed: 0}"
+    text = PARAMS.replace("transfer: {} ", f"transfer: {{svhn: {one}}} ").replace("labels: [] ", "labels: [0.01, 1] ")
+    (tmp_path / "params.yaml").write_text(text)
+    files.write_json(tmp_path / "metrics/transfer/svhn.json", {"top1": 61.5, "pixels": 25.75})
+    files.write_json(tmp_path / "metrics/transfer/other.json", {"top1": 11.5, "pixels": 25.75})  # of earlier parameters
+    files.write_json(tmp_path / "metrics/finetune/1.json", {"top1": 88.25, "from_scratch": 87.5})
     monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
-    for stage, seconds in (("prepare", 1.25), ("pretrain", 100.5)):
+    for stage, seconds in (("prepare", 1.25), ("pretrain", 98.5), ("transfer@svhn", 2.0)):
         path = tmp_path / "store" / "records" / f"{stage}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"seconds": seconds}))
-    (tmp_path / "metrics").mkdir()
     judged = {"top1": 81.234, "top1_10k": 83.5, "knn": 78.1, "untrained": 70.2, "pixels": 79.9}
+    judged |= {"top1_10pct": 77.5, "top1_1pct": 66.25, "clsp": 80.75}
     for name, content in {
         "pretrain": {"beta": 0.5, "real_passes": 12.34},
         "linear_eval": judged | {"top1_low": 80.1, "top1_high": 82.2},
-        "linear_eval.protocol": {"train_labels": 5000, "fixed_labels": 10_000},
+        "linear_eval.protocol": {
+            "train_labels": 5000,
+            "fixed_labels": 10_000,
+            "few_labels": {"10pct": 1000, "1pct": 100},
+        },
     }.items():
         (tmp_path / "metrics" / f"{name}.json").write_text(json.dumps(content))
     lines = [" ".join(line.split()) for line in report.summary().splitlines()]
     for expected in (
         "prepare 1.2 s",
-        "pretrain 100.5 s",
+        "pretrain 98.5 s",
+        "transfer@svhn 2.0 s",
         "all stages 101.8 s",
         "real share beta 0.500, 12.3 passes over the real images",
         "encoder, labels of 5,000 images 81.23",
         "encoder, labels of 10,000 images 83.50",
+        "encoder, labels of 1,000 images 77.50",
+        "encoder, labels of 100 images 66.25",
+        "encoder, CLSP's protocol 80.75",
         "encoder, weighted kNN 78.10",
         "untrained encoder 70.20",
         "raw pixels 79.90",
         "95 % interval of the first: 80.10 to 82.20",
     ):
         assert expected in lines
+    assert lines[-2:] == [
+        "transfer to svhn 61.50 (pixels: 25.75)",
+        "fine-tuned, share 1 of labels 88.25 (from scratch: 87.50)",
+    ]
 
 
 def test_the_summary_of_a_set_without_labels_has_the_measures_that_want_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(PARAMS)
     monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
     files.write_json(tmp_path / "metrics/pretrain.json", {"beta": 1.0, "real_passes": 2.0})
     files.write_json(tmp_path / "metrics/linear_eval.json", {})

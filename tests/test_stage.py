@@ -14,6 +14,7 @@ import pytest
 
 import pipeline
 from pipeline import stage
+from pipeline.errors import UserError
 from pipeline.params import reader
 
 REPOSITORY = Path(pipeline.__file__).parent.parent
@@ -200,6 +201,57 @@ def test_select_gives_what_is_named_and_nothing_else():
     )
     assert stage.select(params, ("${generator.kind}",)) == SimpleNamespace(own=params.ddpm)
     assert stage.select(params, ()) == SimpleNamespace()
+
+
+def test_select_gives_the_entry_that_dvc_s_foreach_names():
+    values = reader.parse((REPOSITORY / "params.yaml").read_text())[0]
+    one = {"name": "svhn", "path": "data/svhn", "train_size": 9, "validation_size": 9, "test_size": None, "seed": 0}
+    values["transfer"], values["finetune"]["labels"] = {"a": one, "b": one | {"seed": 1}}, [0.01, 1, 1e-5]
+    params, _ = reader.validate(values)
+    assert stage.select(params, ("compute", "transfer.${key}"), ("transfer", "b")) == SimpleNamespace(
+        compute=params.compute, key="b", item=params.transfer["b"]
+    )
+    for text, value in (("0.01", 0.01), ("1", 1), ("1e-05", 1e-5)):  # as DVC writes them into the command
+        found = stage.select(params, ("finetune",), ("finetune.labels", text))
+        assert found == SimpleNamespace(finetune=params.finetune, key=text, item=value)
+    for foreach, text in (("transfer", "c"), ("transfer", "../a"), ("finetune.labels", "0.010")):
+        with pytest.raises(UserError, match="has no") as refused:
+            stage.select(params, (), (foreach, text))
+        assert refused.value.remedy.startswith("there are ")
+    assert stage.named(("m/${key}.json", "m/${item}.x", "n"), "0.1") == ("m/0.1.json", "m/0.1.x", "n")
+
+
+def test_entries_of_a_foreach_run_at_once_and_each_has_its_record(clone):
+    """Their locks are their own; an entry that is not there is refused before anything is written."""
+    path = clone / "params.yaml"
+    path.write_text(path.read_text().replace("labels: [] ", "labels: [0.1, 0.2] "))
+    body = """import time
+Path('began-' + params.key).touch()
+while not Path('go').exists(): time.sleep(0.05)
+Path('made-' + params.key).write_text(str(2 * params.item))"""
+    write(clone, body, reads=())
+    tiny = clone / "stages/tiny.py"
+    tiny.write_text(tiny.read_text().replace("(), needs)", '(), needs, "finetune.labels")'))
+    both = [start(clone, share) for share in ("0.1", "0.2")]
+    try:
+        until(lambda: all((clone / f"began-{share}").exists() for share in ("0.1", "0.2")))
+        wrong = start(clone, "0.3")
+        _, said = wrong.communicate(timeout=60)
+        assert (wrong.returncode, said) == (
+            2,
+            "tiny@0.3: params.yaml: finetune.labels: has no '0.3' - there are 0.1, 0.2; add it\n",
+        )
+        twice = start(clone, "0.1", "--no-wait")
+        assert "works on tiny@0.1 in this folder" in twice.communicate(timeout=60)[1]
+    finally:
+        (clone / "go").touch()
+        codes = [process.wait(60) for process in both]
+    assert codes == [0, 0]
+    assert [(clone / f"made-{share}").read_text() for share in ("0.1", "0.2")] == ["0.2", "0.4"]
+    records = sorted(path.name for path in (clone / "store/records").iterdir())
+    assert records == ["tiny@0.1.json", "tiny@0.2.json"]
+    nothing = start(clone)
+    assert "required: KEY" in nothing.communicate(timeout=60)[1]
 
 
 def test_sections_cannot_be_changed_by_a_stage():

@@ -24,7 +24,8 @@ _FRAME = (249, 115, 22)  # around generated images
 
 def section() -> str:
     """Numbers, samples, curves, classes; the map and the neighbours where data/ has what they are made of."""
-    numbers = {path.stem: files.read_json(path) for path in sorted(Path("metrics").glob("*.json"))}
+    found = sorted(Path("metrics").rglob("*.json"))
+    numbers = {path.relative_to("metrics").with_suffix("").as_posix(): files.read_json(path) for path in found}
     judged = numbers.get("linear_eval", {}) | numbers.get("label_free", {})
     tiles = [(words, judged[name]) for name, words in _TILES if name in judged]
     tiles = tiles or [(name, value) for name, value in judged.items()]  # a set without labels
@@ -49,6 +50,9 @@ def section() -> str:
 _TILES = (
     ("top1", "linear probe, the train images' labels"),
     ("top1_10k", "linear probe, a fixed number of labels"),
+    ("top1_10pct", "a tenth of those"),
+    ("top1_1pct", "a hundredth of those"),
+    ("clsp", "CLSP's protocol"),
     ("knn", "weighted kNN"),
     ("untrained", "untrained encoder"),
     ("pixels", "raw pixels"),

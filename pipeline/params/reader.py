@@ -9,7 +9,7 @@ import re
 import types
 from pathlib import Path
 from types import SimpleNamespace
-from typing import get_args
+from typing import get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -155,10 +155,16 @@ def validate(values: dict) -> tuple[Params | None, list[tuple[tuple, str]]]:
         params = Params.model_validate(values)
     except ValidationError as error:
         details = error.errors()
-        faults = [(tuple(detail["loc"]), _message(detail)) for detail in details]
-        partial = _namespace(values, [tuple(detail["loc"]) for detail in details])
+        faults = [(_place(detail), _message(detail)) for detail in details]
+        partial = _namespace(values, [where for where, _ in faults])
         return None, faults + rules.broken(partial)
     return params, rules.broken(params)
+
+
+def _place(detail: dict) -> tuple:
+    """Where in the file; of a key that is itself at fault pydantic also says that it is one."""
+    loc = tuple(detail["loc"])
+    return loc[:-1] if loc[-1:] == ("[key]",) else loc
 
 
 def _namespace(values: dict, wrong: list[tuple], path: tuple = ()) -> SimpleNamespace:
@@ -174,7 +180,7 @@ def _namespace(values: dict, wrong: list[tuple], path: tuple = ()) -> SimpleName
 
 
 def _message(detail: dict) -> str:
-    kind, given, loc, bounds = detail["type"], detail["input"], tuple(detail["loc"]), detail.get("ctx", {})
+    kind, given, loc, bounds = detail["type"], detail["input"], _place(detail), detail.get("ctx", {})
     if kind == "extra_forbidden":
         near = " or ".join(_nearest(tuple(str(part) for part in loc)))
         return f"unknown key - did you mean {near}?" if near else "unknown key"
@@ -197,6 +203,7 @@ _WANTED = {
     "string_unicode": "text",
     "string_pattern_mismatch": "text of the form {pattern}",
     "list_type": "a list",
+    "dict_type": "a section of named entries",
     "model_type": "a section of `key: value` lines",
     "literal_error": "{expected}",
     "finite_number": "finite",
@@ -208,10 +215,7 @@ _WANTED = {
 
 
 def _nullable(loc: tuple) -> bool:
-    model = Params
-    for part in loc[:-1]:
-        model = model.model_fields[part].annotation if part in getattr(model, "model_fields", {}) else None
-    field = getattr(model, "model_fields", {}).get(loc[-1])
+    field = getattr(section(loc[:-1]), "model_fields", {}).get(loc[-1])
     return field is not None and types.NoneType in get_args(field.annotation)
 
 
@@ -240,13 +244,33 @@ def keys(model: type[BaseModel] = Params, path: tuple = ()) -> list[tuple]:
     return found
 
 
+def section(path: tuple) -> type | None:
+    """The schema's class of the section at a path, or of the mapping whose entries have free names; None of a value."""
+    found = Params
+    for part in path:
+        if get_origin(found) is dict:
+            found = get_args(found)[1]
+        else:
+            field = getattr(found, "model_fields", {}).get(part)
+            found = field.annotation if field else None
+    of_keys = get_origin(found) is dict or (isinstance(found, type) and issubclass(found, BaseModel))
+    return found if of_keys else None
+
+
+def is_entry(path: tuple) -> bool:
+    """Whether a path is that of an entry of a mapping (transfer.digits), which is given whole or not at all."""
+    return get_origin(section(path[:-1])) is dict
+
+
 def _nearest(path: tuple[str, ...]) -> list[str]:
     """Keys of the schema that `path` may have meant: a like one beside it, or the same one in other sections."""
 
     def near(names: list[str], likeness: float) -> list[str]:
         return difflib.get_close_matches(path[-1], names, 1, likeness)
 
-    known = keys()
+    known, own = keys(), section(path[:-1])
+    if is_entry(path[:-1]):
+        known += keys(own, path[:-1])
     beside = [key[-1] for key in known if key[:-1] == path[:-1]]
     name = near(beside, 0.8)
     if not name and path[-1] not in [key[-1] for key in known]:

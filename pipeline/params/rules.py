@@ -34,15 +34,24 @@ def shape(dataset) -> tuple[int, int, int | None]:
     return SETS.get(dataset.name) or (dataset.image_size, dataset.channels, None)
 
 
+def sets(p) -> dict:
+    """The sets of `transfer` by their names, of parameters that have faults as well."""
+    return p.transfer if isinstance(p.transfer, dict) else vars(p.transfer)
+
+
 def folder(p) -> Iterator[Fault]:
     """A folder's size and channels are chosen; those of a named set are its own."""
     d = p.dataset
     for name in ("image_size", "channels", "test_size"):
         given = getattr(d, name)
         if d.name != "folder" and given is not None:
-            yield ("dataset", name), f"must be null for {d.name}, which has its own, not {given}"
+            yield ("dataset", name), _its_own(d.name, given)
         if d.name == "folder" and given is None and name != "test_size":
             yield ("dataset", name), "must be a number for a folder of pictures, not null"
+
+
+def _its_own(name: str, given: int) -> str:
+    return f"must be null for {name}, which has its own, not {given}"
 
 
 def dataset(p) -> Iterator[Fault]:
@@ -68,6 +77,7 @@ def several(p) -> Iterator[Fault]:
         "dataset.spare_size",
         "quality.images",
         "pretrain.batch_size",
+        "finetune.batch_size",
     )
     for section, name in (words.split(".") for words in named):
         if getattr(getattr(p, section), name) == 1:
@@ -212,9 +222,30 @@ def ddpm_batch(p) -> Iterator[Fault]:
         yield ("ddpm", "batch_size"), f"{p.ddpm.batch_size} > dataset.train_size {p.dataset.train_size}"
 
 
+def transfer(p) -> Iterator[Fault]:
+    """Each set has its own test part or is told how many images that are, and its split fits it."""
+    for key, d in sets(p).items():
+        if d.name != "folder" and d.test_size is not None:
+            yield ("transfer", key, "test_size"), _its_own(d.name, d.test_size)
+        for name in ("validation_size", "test_size"):
+            if getattr(d, name) == 1:
+                yield ("transfer", key, name), "must be at least 2, not 1"
+        there = WITH_LABELS.get(d.name) or SETS.get(d.name, (None, None, None))[2]
+        if there and d.train_size + d.validation_size > there:
+            what = f"{d.train_size} + validation_size {d.validation_size} > {there} images with labels"
+            yield ("transfer", key, "train_size"), what
+
+
+def finetune(p) -> Iterator[Fault]:
+    """A share of the labels is one stage."""
+    for i, share in enumerate(p.finetune.labels):
+        if share in p.finetune.labels[:i]:
+            yield ("finetune", "labels", i), f"{share:g} stands twice in finetune.labels"
+
+
 def training(p) -> Iterator[Fault]:
     """Warm-up ends before the training does."""
-    for name in ("ddpm", "pretrain"):
+    for name in ("ddpm", "pretrain", "finetune"):
         section = getattr(p, name)
         if section.warmup_steps >= section.steps:
             yield (name, "warmup_steps"), f"{section.warmup_steps} >= {name}.steps {section.steps}"
@@ -273,4 +304,6 @@ RULES = (
     evaluation,
     optimizer,
     grey,
+    transfer,
+    finetune,
 )

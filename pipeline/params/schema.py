@@ -14,6 +14,8 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+SetName = Literal["fashion-mnist", "cifar10", "cifar100", "stl10", "svhn", "tiny-imagenet", "folder"]
+Key = Annotated[str, Field(pattern="^[a-z][a-z0-9_-]{0,39}$")]  # of a file, a stage and a parameter
 
 
 class Section(BaseModel):
@@ -40,7 +42,7 @@ class Dataset(Section):
     test_size null: the folder has train/ and test/ in it.
     """
 
-    name: Literal["fashion-mnist", "cifar10", "cifar100", "stl10", "svhn", "tiny-imagenet", "folder"]
+    name: SetName
     path: str
     image_size: Annotated[int, Field(ge=8, le=1024)] | None
     channels: Literal[1, 3] | None
@@ -321,15 +323,43 @@ class Quality(Section):
 
 
 class LinearEval(Section):
-    """l2: the probe's regularisation strengths, to choose among on validation.
+    """l2: the probe's regularisation strengths, to choose among on validation. seed: of views and of CLSP's protocol.
 
     view_strength: augment.strength of the views in which measures without labels see an image: one for all encoders
     that are to be compared, whatever they were trained with.
     """
 
     l2: list[Positive] = Field(min_length=1)
+    clsp_lr: Positive  # of CLSP's protocol: 1 there, 10 for its MoCo on CIFAR-100
     view_strength: Annotated[float, Field(ge=0, le=4)]
     seed: Seed
+
+
+class TransferSet(Section):
+    """Another set on which the frozen encoder is judged, its images brought to the size and channels of the encoder's.
+
+    train_size: images with labels to learn from; test_size: as in `dataset`, null for sets with a test part of their
+    own.
+    """
+
+    name: SetName
+    path: str
+    train_size: Count
+    validation_size: Count
+    test_size: Count | None
+    seed: Seed
+
+
+class FineTune(Training):
+    """Training the whole network on few labels. labels: shares of the fixed labelled images, a stage each.
+
+    head_lr: the linear layer's rate, as a multiple of lr; strength: augment.strength of the images it sees, in the
+    encoder's own family.
+    """
+
+    labels: list[Annotated[float, Field(gt=0, le=1)]]
+    head_lr: Positive
+    strength: Annotated[float, Field(ge=0, le=4)]
 
 
 class Params(Section):
@@ -355,3 +385,5 @@ class Params(Section):
     clsp_simclr: CLSPSimCLR
     clsp_moco: CLSPMoCo
     linear_eval: LinearEval
+    transfer: dict[Key, TransferSet]
+    finetune: FineTune

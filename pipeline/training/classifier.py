@@ -1,6 +1,7 @@
-"""A supervised classifier, from the store or made: the judges of generated images and of augmentation are such."""
+"""A supervised classifier, from the store or made: judges of generated images and of augmentation, fine-tuned ones."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -43,24 +44,41 @@ def plan(steps: int, seed: int) -> Training:
 def train(
     what: str, schedule: Training, images: np.ndarray, labels: np.ndarray, recipe: augment.Recipe, compute: Compute
 ) -> Classifier:
-    """Train on uint8 images (N, H, W, C) and labels int64 (N,) from 0 on, augmented by `recipe`; in evaluation mode.
+    """`fit` of a small network that starts from nothing, on labels from 0 on."""
+    encoder = backbones.build(BACKBONE, *backbones.statistics(images), schedule.seed)
+    return fit(what, encoder, schedule, (images, labels), int(labels.max()) + 1, recipe, compute)
 
-    It resumes, or finds the work done.
+
+def fit(
+    what: str,
+    encoder: backbones.Encoder,
+    schedule: Training,
+    labelled: shards.Part,
+    classes: int,
+    recipe: augment.Recipe,
+    compute: Compute,
+    head_lr: float = 1.0,
+) -> Classifier:
+    """Train all of an encoder and a new linear layer on labelled images augmented by `recipe`; in evaluation mode.
+
+    labelled: uint8 (N, H, W, C) and int64 (N,) in [0, classes); head_lr: the layer's rate, as a multiple of the
+    schedule's. Where there are fewer images than a batch, a batch is all of them. It resumes, or finds the work done.
     """
-    parts = (np.ascontiguousarray(images), np.ascontiguousarray(labels))
+    parts = tuple(np.ascontiguousarray(part) for part in labelled)
+    with seeds.scope(schedule.seed, "classifier"):
+        model = Classifier(encoder, classes).to(compute.device)
     fingerprint = store.fingerprint(
         params=schedule.model_dump(),
+        head_lr=head_lr,
+        start=[encoder.card["mean"], encoder.card["std"], _digest(model)],
         recipe=vars(recipe),
         images=[[list(part.shape), hashlib.sha256(part).hexdigest()] for part in parts],
         code=store.code("training/classifier"),
         arithmetic=loop.arithmetic(compute),
     )
-    encoder = backbones.build(BACKBONE, *backbones.statistics(images), schedule.seed)
-    with seeds.scope(schedule.seed, "classifier"):
-        model = Classifier(encoder, int(labels.max()) + 1).to(compute.device)
     with store.work("classifier", fingerprint) as folder:
         if not (folder / "manifest.json").exists():
-            _train(what, model, schedule, parts, recipe, compute, folder, fingerprint)
+            _train(what, model, schedule, parts, recipe, head_lr, compute, folder, fingerprint)
             weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
             files.write(folder / _FILE, lambda path: save_file(weights, path))
             shards.seal(folder, [_FILE], {"fingerprint": fingerprint})
@@ -70,7 +88,13 @@ def train(
     return model.eval()
 
 
-def _train(what, model, schedule, parts, recipe, compute, folder, fingerprint) -> None:
+def _digest(model: nn.Module) -> list:
+    """Names, shapes and bytes of all weights before the first step."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    return [[name, list(x.shape), hashlib.sha256(x.numpy().tobytes()).hexdigest()] for name, x in state.items()]
+
+
+def _train(what, model, schedule, parts, recipe, head_lr, compute, folder, fingerprint) -> None:
     images, labels = parts
     bank, answers = shards.ImageBank(images, [], compute.device), torch.from_numpy(labels).to(compute.device)
     walk = inflation.Mixture(len(images), 0, 1.0, min(schedule.batch_size, len(images)), schedule.seed)
@@ -86,7 +110,9 @@ def _train(what, model, schedule, parts, recipe, compute, folder, fingerprint) -
         logits = model(views).float()
         return {"loss": F.cross_entropy(logits, right), "accuracy": (logits.argmax(dim=1) == right).float().mean()}
 
-    task = loop.Task([loop.Phase(loop.groups_of(model), loss)], batch, {"classifier": model})
+    head = [replace(group, lr_factor=head_lr) for group in loop.groups_of(model.head)]
+    groups = [*loop.groups_of(model.encoder), *head]
+    task = loop.Task([loop.Phase(groups, loss)], batch, {"classifier": model})
     model.train()
     plan = loop.Optimisation(schedule, lambda groups, lr: torch.optim.AdamW(groups, lr, fused=True))
     loop.train(what, task, plan, compute, folder, fingerprint)

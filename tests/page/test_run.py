@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,6 +64,15 @@ def test_a_run_with_generated_images_marks_them(made):
     assert framed(html)
     assert "81.25" in html
     assert neighbours(html).height == 3 * (2 * 12 + 6)  # a row a class
+
+
+def test_other_evaluations_are_among_all_numbers(made):
+    made(generated=0)
+    files.write_json(Path("metrics/transfer/digits.json"), {"top1": 93.5})
+    files.write_json(Path("metrics/finetune/0.01.json"), {"from_scratch": 61.25})
+    html = run.section()
+    for words in ("transfer/digits", "93.5", "finetune/0.01", "61.25"):
+        assert words in html
 
 
 def test_a_run_without_generated_images_has_a_map_and_neighbours_too(made):

@@ -4,6 +4,7 @@ import copy
 import re
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -193,10 +194,8 @@ def test_committed_file_is_accepted_and_reads_as_dvc_reads_it():
 
 def test_file_that_dvc_rewrote_for_dash_s_is_read_as_dvc_reads_it(tmp_path):
     path = tmp_path / "params.yaml"
-    path.write_text(
-        edited(("linear_eval", "\nlinear_eval: {l2: [1e-3], view_strength: 2.0, seed: 0}\nrest:")).split("\nrest:")[0]
-        + "\n"
-    )
+    l2 = "\n".join(line for line in COMMITTED.splitlines() if not line.startswith("    - 0.0"))  # one strength, 0.1
+    path.write_text(l2.replace("  l2:\n    - 0.1", "  l2: [1e-3]") + "\n")
     changes = {"pretrain.lr": "1e-5", "augment.flip": "0.25", "ddpm.channels": "[8,16]", "compute.compile": "true"}
     apply_overrides(str(path), [f"{key}={value}" for key, value in {**changes, "augment.blur": "null"}.items()])
     assert "1e-05" in path.read_text()  # YAML 1.1 takes what DVC writes here for text
@@ -404,8 +403,10 @@ def test_lengths_of_lists_and_kinds_of_sections_are_named(tmp_path):
     (line,) = faults(replaced.replace("channels: ", "channels: 8 "), tmp_path)
     assert line.endswith("ddpm.channels: must be a list, not 8")
     for value, shown in (("3", "3"), ("", "null"), ("[a]", "a list"), ("text", "'text'")):
-        (line,) = faults(COMMITTED.partition("linear_eval:")[0] + f"linear_eval: {value}\n", tmp_path)
-        assert line.endswith(f"linear_eval: must be a section of `key: value` lines, not {shown}")
+        (line,) = faults(COMMITTED.partition("finetune:")[0] + f"finetune: {value}\n", tmp_path)
+        assert line.endswith(f"finetune: must be a section of `key: value` lines, not {shown}")
+        (line,) = faults(edited(("transfer", value)), tmp_path)
+        assert line.endswith(f"transfer: must be a section of named entries, not {shown}")
 
 
 @pytest.mark.fault(17)
@@ -419,8 +420,11 @@ def test_lengths_of_lists_and_kinds_of_sections_are_named(tmp_path):
         ("inflation.temperature", "simclr.temperature or moco.temperature or nnclr.temperature or all4one.temperature"),
         ("dataset.device", "compute.device"),
         ("pretrain.width", "pretrain.backbone.width"),
-        ("generate.lr", "ddpm.lr or pretrain.lr"),
-        ("dataset.batch_size", "ddpm.batch_size or generate.batch_size or pretrain.batch_size"),
+        ("generate.lr", "ddpm.lr or pretrain.lr or finetune.lr"),
+        (
+            "dataset.batch_size",
+            "ddpm.batch_size or generate.batch_size or pretrain.batch_size or finetune.batch_size",
+        ),
         ("simclr.simclr", "simclr"),
         ("compute.temprature", "simclr.temperature or moco.temperature or nnclr.temperature or all4one.temperature"),
         ("compute.zzz", None),
@@ -451,6 +455,38 @@ def test_every_key_is_required(tmp_path):
         section, _, name = key.partition(".")
         del values[section][name]
         assert [line.partition(": ")[2] for line in faults(yaml.safe_dump(values), tmp_path)] == [f"{key}: missing"]
+
+
+DIGITS = "name: folder, path: data/digits, train_size: 1000, validation_size: 200, test_size: null, seed: 0"
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (f"digits: {{{DIGITS}}}", None),
+        (f"digits: {{{DIGITS.replace('1000', '0')}}}", "transfer.digits.train_size: must be above 0, not 0"),
+        (
+            f"digits: {{{DIGITS.replace('null', 'some')}}}",
+            "transfer.digits.test_size: must be a whole number or null, not 'some'",
+        ),
+        (f"digits: {{{DIGITS.replace('seed: 0', 'sed: 0')}}}", "transfer.digits.seed: missing"),
+        (f"digits: {{{DIGITS}, zzz: 1}}", "transfer.digits.zzz: unknown key"),
+        (f"digits: {{{DIGITS}, raito: 1}}", "transfer.digits.raito: unknown key - did you mean inflation.ratio?"),
+        (f"digits: {{{DIGITS}, train_sizes: 1}}", "unknown key - did you mean transfer.digits.train_size?"),
+        ("digits: 3", "transfer.digits: must be a section of `key: value` lines, not 3"),
+        (f"my.set: {{{DIGITS}}}", "transfer.my.set: must be text of the form ^[a-z][a-z0-9_-]{0,39}$, not 'my.set'"),
+        (f"'../up': {{{DIGITS}}}", "transfer.../up: must be text of the form ^[a-z][a-z0-9_-]{0,39}$, not '../up'"),
+        (f"3: {{{DIGITS}}}", "transfer.3: a key must be text"),
+    ],
+)
+def test_entries_of_a_mapping_have_free_names_that_a_file_can_have_and_keys_as_a_section(entry, message, tmp_path):
+    text = COMMITTED.replace("transfer: {} ", f"transfer: {{{entry}}} ")
+    assert text != COMMITTED
+    if message is None:
+        (tmp_path / "params.yaml").write_text(text)
+        assert reader.load(tmp_path / "params.yaml").transfer["digits"].train_size == 1000
+    else:
+        assert [line for line in faults(text, tmp_path) if line.endswith(message)], faults(text, tmp_path)
 
 
 @pytest.mark.fault(18)
@@ -516,8 +552,9 @@ def test_schema_has_no_default_anywhere():
     def models(model):
         yield model
         for field in model.model_fields.values():
-            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-                yield from models(field.annotation)
+            for kind in (field.annotation, *get_args(field.annotation)):
+                if isinstance(kind, type) and issubclass(kind, BaseModel):
+                    yield from models(kind)
 
     for model in models(Params):
         assert all(field.is_required() for field in model.model_fields.values()), model

@@ -23,9 +23,11 @@ MOCO, ALL4ONE = {"pretrain.method": "moco"}, {"pretrain.method": "all4one"}
 CLSP, ANCHORED = {"pretrain.method": "clsp_simclr"}, {"positives.kind": "anchored"}
 CLSP_MOCO = {"pretrain.method": "clsp_moco"}
 CONTROL = CLSP | {"clsp_simclr.third_view": "augmented"}
+DIGITS = {"name": "folder", "path": "data/digits", "train_size": 9, "validation_size": 9, "test_size": 9, "seed": 0}
 LARS = {"pretrain.optimizer": "lars", "pretrain.trust_coefficient": 0.02}
 
 
+SVHN = DIGITS | {"name": "svhn", "test_size": None}
 # The numbers that the table below leans on; the committed file may have others.
 BASE = {
     "dataset.name": "fashion-mnist",
@@ -192,7 +194,12 @@ TRIPS = [
         "all4one.queue_size",
         ["4000", "batch_size 256"],
     ),
-    ("queue", ANCHORED | CLSP_MOCO | {"clsp_moco.queue_size": 5120}, "clsp_moco.queue_size", ["half of the 10000 draws"]),
+    (
+        "queue",
+        ANCHORED | CLSP_MOCO | {"clsp_moco.queue_size": 5120},
+        "clsp_moco.queue_size",
+        ["half of the 10000 draws"],
+    ),
     ("positives", CLSP, "clsp_simclr.third_view", ["candidate needs positives.kind anchored", "augmented"]),
     ("positives", CLSP_MOCO, "clsp_moco.third_view", ["candidate needs positives.kind anchored"]),
     ("positives", CLSP | ANCHORED, None, []),
@@ -208,7 +215,12 @@ TRIPS = [
         None,
         [],
     ),
-    ("positives", ANCHORED | {"positives.shard_size": 250}, "positives.shard_size", ["not a multiple", "batch_size 100"]),
+    (
+        "positives",
+        ANCHORED | {"positives.shard_size": 250},
+        "positives.shard_size",
+        ["not a multiple", "batch_size 100"],
+    ),
     ("attention", ALL4ONE | {"all4one.output_dim": 100}, "all4one.output_dim", ["multiple of 8"]),
     ("attention", {"all4one.output_dim": 100}, None, []),
     ("training", {"ddpm.warmup_steps": 1000}, "ddpm.warmup_steps", ["1000 >= ddpm.steps 1000"]),
@@ -227,6 +239,24 @@ TRIPS = [
     ("grey", {"augment.grayscale": 0.1}, "augment.grayscale", ["form grey", "not 0.1"]),
     ("grey", {"augment.hue": 0.0}, None, []),
     ("grey", CIFAR | {"augment.hue": 0.1}, None, []),
+    ("transfer", {"transfer.digits": DIGITS}, None, []),
+    ("transfer", {"transfer.digits": DIGITS | {"test_size": None}}, None, []),  # it has train/ and test/
+    ("transfer", {"transfer.one": DIGITS | {"test_size": 1}}, "transfer.one.test_size", ["at least 2"]),
+    ("transfer", {"transfer.one": DIGITS | {"validation_size": 1}}, "transfer.one.validation_size", ["at least 2"]),
+    ("transfer", {"transfer.c": DIGITS | {"name": "svhn"}}, "transfer.c.test_size", ["null for svhn", "not 9"]),
+    ("transfer", {"transfer.c": SVHN}, None, []),
+    ("transfer", {"transfer.c": SVHN | {"train_size": 73_249}}, "transfer.c.train_size", ["73249", "9 > 73257"]),
+    ("transfer", {"transfer.c": SVHN | {"name": "stl10", "train_size": 4991}}, None, []),
+    (
+        "transfer",
+        {"transfer.c": SVHN | {"name": "stl10", "train_size": 4992}},
+        "transfer.c.train_size",
+        ["4992 + validation_size 9 > 5000 images with labels"],
+    ),
+    ("finetune", {"finetune.labels": [0.1, 1, 0.01]}, None, []),
+    ("finetune", {"finetune.labels": [0.1, 0.01, 0.1]}, "finetune.labels.2", ["0.1 stands twice"]),
+    ("training", {"finetune.warmup_steps": 10**6}, "finetune.warmup_steps", [">= finetune.steps"]),
+    ("several", {"finetune.batch_size": 1}, "finetune.batch_size", ["at least 2"]),
 ]
 
 
@@ -236,7 +266,7 @@ def test_rule_trips_alone_and_names_the_values(rule, edits, key, words):
     params, found = reader.validate(changed(edits))
     assert params is not None  # each value is possible alone
     assert found == list(getattr(rules, rule)(params))  # and no other rule is broken
-    assert [".".join(where) for where, _ in found] == ([key] if key else [])
+    assert [".".join(map(str, where)) for where, _ in found] == ([key] if key else [])
     for word in words:
         assert word in found[0][1], found[0][1]
 
@@ -259,6 +289,12 @@ def test_rule_keeps_what_it_found_before_a_value_that_is_missing():
     params, found = reader.validate(values)
     assert params is None
     assert [".".join(where) for where, _ in found] == ["augment.hue", "augment.saturation"]
+
+
+def test_a_set_is_judged_by_the_rules_though_another_value_is_wrong():
+    params, found = reader.validate(changed({"transfer.c": DIGITS | {"name": "svhn", "seed": -1}}))
+    assert params is None
+    assert [".".join(where) for where, _ in found] == ["transfer.c.seed", "transfer.c.test_size"]
 
 
 def test_absurd_numbers_are_refused_without_overflow():

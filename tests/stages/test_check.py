@@ -96,6 +96,7 @@ def test_output_is_the_same_whatever_the_good_parameters(clone, capsys):
     assert contents == {b"The parameters are valid.\n"}
 
 
+DIGITS = {"name": "folder", "path": "data/nowhere", "train_size": 9, "validation_size": 9, "test_size": 9, "seed": 0}
 # key, value, words of the one line
 WRONG = [
     ("compute.device", "gpu", "must be 'cpu' or 'cuda'"),
@@ -147,6 +148,14 @@ WRONG = [
     ("quality.inception", "data", "is no file"),
     ("quality.images", -1, "at least 0"),
     ("linear_eval.l2", [0.1, -0.1], "above 0"),
+    ("transfer.digits", {"name": "folder"}, None),
+    ("transfer.digits", DIGITS, "digits.path: data/nowhere does not exist"),
+    ("transfer.digits", DIGITS | {"path": "data", "validation_size": 1}, "validation_size: must be at least 2"),
+    ("transfer.Digits", DIGITS | {"path": "data"}, "of the form"),
+    ("transfer", None, "named entries"),
+    ("finetune.labels", [0.1, 0], "above 0"),
+    ("finetune.labels", [1.5], "at most 1"),
+    ("finetune.labels", [0.1, 0.1], "stands twice"),
     ("mocov3", {"queue": 5}, "unknown key - did you mean moco?"),
 ]
 

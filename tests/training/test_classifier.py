@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import augment, loop, probes
+from pipeline import augment, backbones, loop, probes
 from pipeline.errors import Stopped, UserError
+from pipeline.params.schema import Backbone
 from pipeline.quality import plain
 from pipeline.training import classifier
 from tests.toys import COMPUTE
@@ -50,6 +51,49 @@ def test_the_same_work_is_found_done_and_another_is_not(store):
     weights = [m.head.weight for m in (first, *others)]
     assert len(list(store.glob("classifier/*/manifest.json"))) == 5
     assert not any(torch.equal(weights[0], other) for other in weights[1:])
+
+
+def start(seed=0):
+    return backbones.build(Backbone(width=4, blocks=[1, 1, 1, 1]), [0.5], [0.25], seed)
+
+
+def fit(encoder, labelled, steps=3, classes=2, head_lr=1.0):
+    plan = classifier.plan(steps, 0).model_copy(update={"checkpoint_every": 2})
+    return classifier.fit("test", encoder, plan, labelled, classes, NONE, COMPUTE, head_lr)
+
+
+def test_fitting_goes_on_from_the_encoder_that_it_is_given_and_trains_all_of_it(store):
+    labelled, zero = bars(40), start()
+    with torch.no_grad():
+        zero.backbone.conv1.weight.zero_()
+    fitted = [fit(start(), labelled), fit(start(1), labelled), fit(zero, labelled), fit(start(), labelled, head_lr=9.0)]
+    assert len(list(store.glob("classifier/*/manifest.json"))) == len(fitted)
+    weights = [model.encoder.backbone.layer4[0].conv1.weight for model in fitted]
+    assert not any(torch.equal(weights[0], other) for other in weights[1:])
+    before = dict(start().named_parameters())
+    assert not any(torch.equal(before[name], value) for name, value in fitted[0].encoder.named_parameters())
+    again = fit(start(), labelled)
+    assert all(torch.equal(one, two) for one, two in zip(again.parameters(), fitted[0].parameters(), strict=True))
+    assert len(list(store.glob("classifier/*/manifest.json"))) == len(fitted)
+
+
+def test_the_layer_s_rate_is_its_own(monkeypatch):
+    rates = []
+    step = torch.optim.AdamW.step
+
+    def seen(self, *words):
+        rates.append({len(group["params"]): group["lr"] for group in self.param_groups})
+        return step(self, *words)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", seen)
+    fit(start(), bars(40), steps=1, head_lr=5.0)
+    ((*_, head),) = [list(found.values()) for found in rates]
+    assert head == pytest.approx(5 * max(v for v in rates[0].values() if v != head))
+
+
+def test_classes_that_no_image_has_are_in_the_layer_all_the_same():
+    images, labels = bars(40)
+    assert fit(start(), (images, labels), classes=5).head.out_features == 5
 
 
 def test_interrupted_training_ends_with_the_bytes_of_an_uninterrupted_one(store, monkeypatch, tmp_path):
