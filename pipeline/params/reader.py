@@ -182,7 +182,8 @@ def _namespace(values: dict, wrong: list[tuple], path: tuple = ()) -> SimpleName
 def _message(detail: dict) -> str:
     kind, given, loc, bounds = detail["type"], detail["input"], _place(detail), detail.get("ctx", {})
     if kind == "extra_forbidden":
-        near = " or ".join(_nearest(tuple(str(part) for part in loc)))
+        found = _nearest(tuple(str(part) for part in loc))
+        near = " or ".join(found if len(found) <= 3 else [found[0], "that of another section"])
         return f"unknown key - did you mean {near}?" if near else "unknown key"
     if kind == "missing":
         return "missing"

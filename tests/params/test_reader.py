@@ -417,16 +417,13 @@ def test_lengths_of_lists_and_kinds_of_sections_are_named(tmp_path):
         ("inflation.Ratio", "inflation.ratio"),
         ("inflation.real_wieght", "inflation.real_weight"),
         ("compute.num_threads", "compute.threads"),
-        ("inflation.temperature", "simclr.temperature or moco.temperature or nnclr.temperature or all4one.temperature"),
+        ("inflation.temperature", "simclr.temperature or that of another section"),
         ("dataset.device", "compute.device"),
         ("pretrain.width", "pretrain.backbone.width"),
         ("generate.lr", "ddpm.lr or pretrain.lr or finetune.lr"),
-        (
-            "dataset.batch_size",
-            "ddpm.batch_size or generate.batch_size or pretrain.batch_size or finetune.batch_size",
-        ),
+        ("dataset.batch_size", "ddpm.batch_size or that of another section"),
         ("simclr.simclr", "simclr"),
-        ("compute.temprature", "simclr.temperature or moco.temperature or nnclr.temperature or all4one.temperature"),
+        ("compute.temprature", "simclr.temperature or that of another section"),
         ("compute.zzz", None),
     ],
 )
@@ -438,9 +435,7 @@ def test_unknown_key_is_named_with_the_key_that_was_meant(added, near, tmp_path)
 
 
 def test_misspelt_key_and_section_are_named_as_unknown_and_as_missing(tmp_path):
-    found = faults(
-        COMMITTED.replace("  ratio:", "  raito:").replace("simclr:\n  hidden", "simclrr:\n  hidden"), tmp_path
-    )
+    found = faults(COMMITTED.replace("  ratio:", "  raito:").replace("\nsimclr:\n", "\nsimclrr:\n"), tmp_path)
     assert set(found) == {
         f"params.yaml:{line_of('inflation')}: inflation.ratio: missing",
         f"params.yaml:{line_of('inflation.ratio')}: inflation.raito: unknown key - did you mean inflation.ratio?",

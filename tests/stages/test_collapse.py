@@ -32,7 +32,8 @@ def test_images_that_are_all_alike_give_features_that_are_and_the_metrics_say_so
     labels = np.arange(90) % 3
     real = shards.RealSet(images, labels, split, np.arange(90), ("a", "b", "c"), "toy", 30)
     shards.write_real(tmp_path / "data/real", real)
-    shards.seal(tmp_path / "data/generated/inflation", [], {"n": 0, "source": "none"})
+    for name in ("inflation", "positives"):
+        shards.seal(tmp_path / f"data/generated/{name}", [], {"n": 0, "source": "none"})
 
     pretrain.main(stage.select(params, pretrain.READS))
     collapsed = value == "one"
