@@ -62,7 +62,10 @@ def stages(params: Params) -> dict[str, tuple[str, float]]:
         ),
         "generate": (f"{made:,} images, {g.steps} steps each", forward * made * g.steps * sampled),
         "pretrain": (f"{p.steps:,} steps of {p.batch_size} images, {len(views)} views", step * p.steps * p.batch_size),
-        "linear_eval": (f"{seen:,} images at most and the test images, two encoders", 2 * features * seen),
+        "linear_eval": (
+            f"{seen:,} images at most and the test images, two encoders; {real:,} of them mirrored",
+            features * (2 * seen + real),
+        ),
     }
 
 

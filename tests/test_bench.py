@@ -103,10 +103,11 @@ def test_costs_on_paper_are_those_of_the_work_that_the_parameters_ask_for():
     found = {stage: flops for stage, (_, flops) in cost.stages(small).items()}
     more = small.model_copy(update={"inflation": small.inflation.model_copy(update={"ratio": 3.0})})
     assert cost.stages(more)["generate"][1] == 3 * found["generate"]
-    # A step goes forward, and back for inputs and weights, of two views; features go forward once.
+    # A step goes forward, and back for inputs and weights, of two views; features go forward alone.
     images = small.pretrain.steps * small.pretrain.batch_size
     seen = small.dataset.train_size + small.dataset.labelled_size + small.dataset.validation_size
-    assert found["pretrain"] / images == pytest.approx(3 * 2 * found["linear_eval"] / 2 / seen, rel=0.05)
+    evaluated = 2 * seen + small.dataset.train_size  # by two encoders, and mirrored
+    assert found["pretrain"] / images == pytest.approx(3 * 2 * found["linear_eval"] / evaluated, rel=0.05)
     none = small.model_copy(update={"generator": small.generator.model_copy(update={"source": "none"})})
     assert cost.stages(none)["generator"][1] == cost.stages(none)["generate"][1] == 0
 

@@ -1,6 +1,7 @@
 """Presets: what they hold, what a shell and DVC make of their words, and what --write does to a file."""
 
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -202,7 +203,24 @@ def test_a_preset_holds_entries_of_a_mapping_whole(folder, tmp_path, monkeypatch
         preset.write(preset.load(name), path)
         assert "\n  digits:\n    name: folder\n" in path.read_text()
     assert reader.load(path) == by_dvc
-    assert "# other sets for the frozen encoder" in path.read_text()
+    assert "# Other sets for the frozen encoder" in path.read_text()
+
+
+def test_entries_and_shares_come_and_go_by_words_of_exp_run(folder):
+    """ruamel.yaml, by which DVC writes, breaks a file in which a list or mapping with a comment behind its key is
+    emptied: theirs stand above."""
+    path, before = folder / "params.yaml", reader.load(folder / "params.yaml")
+    word = ",".join(f"{key}:{json.dumps(value).strip(chr(34))}" for key, value in DIGITS.items())
+    apply_overrides(str(path), [f"+transfer.digits={{{word}}}", "finetune.labels=[0.01,1]"])
+    found = reader.load(path)
+    assert (found.transfer["digits"].model_dump(), found.finetune.labels) == (DIGITS, [0.01, 1])
+    apply_overrides(str(path), ["transfer.digits.seed=4"])
+    assert reader.load(path).transfer["digits"].seed == 4
+    apply_overrides(str(path), ["~transfer.digits"])
+    apply_overrides(str(path), ["finetune.labels=[]"])
+    assert reader.load(path) == before
+    assert "# Other sets for" in path.read_text()
+    assert "# Shares of the fixed" in path.read_text()
 
 
 def test_adainf_preset_is_the_paper_s_setting():

@@ -97,7 +97,7 @@ PARAMS = (Path(pipeline.__file__).parent.parent / "params.yaml").read_text(encod
 def test_the_summary_names_the_numbers_of_the_metrics_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     one = "{name: svhn, path: data/svhn, train_size: 9, validation_size: 9, test_size: null, seed: 0}"
-    text = PARAMS.replace("transfer: {} ", f"transfer: {{svhn: {one}}} ").replace("labels: [] ", "labels: [0.01, 1] ")
+    text = PARAMS.replace("transfer: {}\n", f"transfer: {{svhn: {one}}}\n").replace("labels: []", "labels: [0.01, 1]")
     (tmp_path / "params.yaml").write_text(text)
     files.write_json(tmp_path / "metrics/transfer/svhn.json", {"top1": 61.5, "pixels": 25.75})
     files.write_json(tmp_path / "metrics/transfer/other.json", {"top1": 11.5, "pixels": 25.75})  # of earlier parameters

@@ -224,7 +224,7 @@ def test_select_gives_the_entry_that_dvc_s_foreach_names():
 def test_entries_of_a_foreach_run_at_once_and_each_has_its_record(clone):
     """Their locks are their own; an entry that is not there is refused before anything is written."""
     path = clone / "params.yaml"
-    path.write_text(path.read_text().replace("labels: [] ", "labels: [0.1, 0.2] "))
+    path.write_text(path.read_text().replace("labels: []", "labels: [0.1, 0.2]"))
     body = """import time
 Path('began-' + params.key).touch()
 while not Path('go').exists(): time.sleep(0.05)

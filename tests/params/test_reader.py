@@ -475,7 +475,7 @@ DIGITS = "name: folder, path: data/digits, train_size: 1000, validation_size: 20
     ],
 )
 def test_entries_of_a_mapping_have_free_names_that_a_file_can_have_and_keys_as_a_section(entry, message, tmp_path):
-    text = COMMITTED.replace("transfer: {} ", f"transfer: {{{entry}}} ")
+    text = COMMITTED.replace("transfer: {}\n", f"transfer: {{{entry}}}\n")
     assert text != COMMITTED
     if message is None:
         (tmp_path / "params.yaml").write_text(text)
