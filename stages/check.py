@@ -30,6 +30,9 @@ READS = (
     "simsiam",
     "nnclr",
     "all4one",
+    "swav",
+    "vicreg",
+    "dino",
     "linear_eval",
 )
 WRITES = ("data/params.ok",)

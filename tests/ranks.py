@@ -34,7 +34,7 @@ def of_a_method(name: str, folder: Path) -> dict:
     distributed.synchronise(built)
 
     def batch(step: int) -> list[torch.Tensor]:
-        return [view[distributed.share(N)] for view in contract.views(N, step)]
+        return [view[distributed.share(N)] for view in contract.views(N, step, name)]
 
     losses = built.loss(batch(0), 0)
     first = gradients(built, losses["loss"])
