@@ -14,7 +14,7 @@ from pipeline import seeds
 from pipeline.backbones import Encoder
 from pipeline.distributed import gather
 from pipeline.heads import Follower, momentum, multi_crop
-from pipeline.loop import Phase, groups_of
+from pipeline.loop import Group, Phase, groups_of
 from pipeline.methods import View
 from pipeline.params.schema import DINO as Params
 
@@ -68,8 +68,10 @@ class DINO(nn.Module):
         self.register_buffer("center", torch.zeros(params.output_dim))
 
     def phases(self) -> list[Phase]:
-        """One player: the student."""
-        return [Phase(groups_of(self.network), self.loss)]
+        """One player, the student; its last layer is a group of its own, for fused optimisers want all of one begun."""
+        encoder, head = self.network
+        usual = [group for part in (encoder, head.layers) for group in groups_of(part)]
+        return [Phase([*usual, Group([head.last.weight])], self.loss)]
 
     def before_step(self, step: int, progress: float) -> None:
         """Nothing: the teacher moves after the step."""

@@ -13,7 +13,7 @@ from pipeline import seeds
 from pipeline.backbones import Encoder
 from pipeline.distributed import gather
 from pipeline.heads import Queue, mlp, multi_crop
-from pipeline.loop import Phase, groups_of
+from pipeline.loop import Group, Phase, groups_of
 from pipeline.methods import View
 from pipeline.params.schema import SwAV as Params
 
@@ -43,8 +43,9 @@ class SwAV(nn.Module):
         self.queue = Queue(2, params.queue_size, params.output_dim, draw) if params.queue_size else None
 
     def phases(self) -> list[Phase]:
-        """One player: all parameters."""
-        return [Phase(groups_of(self), self.loss)]
+        """One player; prototypes are a group of their own, for fused optimisers want all of one begun."""
+        usual = [group for part in (self.encoder, self.projector) for group in groups_of(part)]
+        return [Phase([*usual, Group([self.prototypes.weight])], self.loss)]
 
     def before_step(self, step: int, progress: float) -> None:
         """Nothing: prototypes are normalised after the step that moved them."""

@@ -294,7 +294,7 @@ class SwAV(SmallViews):
 class VICReg(Section):
     """VICReg's projector and the weights of its three terms (lambda, mu, nu).
 
-    The paper's weights: 25, 25, 1. solo-learn's CIFAR values: 2048, 2048, and these.
+    The paper's weights: 25, 25, 1; a 25th of them under plain SGD. solo-learn's CIFAR values: 2048, 2048, the paper's.
     """
 
     hidden_dim: Count
@@ -309,7 +309,7 @@ class DINO(SmallViews):
 
     temperature: the student's. The teacher's goes from start to end in teacher_warmup_steps steps; the last layer stays
     where it is for freeze_steps steps. solo-learn's CIFAR values: 2048, 256, 4096, 0.1, 0.04 to 0.07 in 50 epochs, 0.9,
-    0.9995 to 1, 1 epoch, no small views. The paper's small views show 0.05 to 0.4 of the image.
+    0.9995, 1, 1 epoch; no small views. The paper's small views show 0.05 to 0.4 of the image.
     """
 
     hidden_dim: Count

@@ -17,7 +17,7 @@ SCHEDULE = {"batch_size": 4, "lr": 0.1, "warmup_steps": 2, "weight_decay": 0.1, 
 
 def optimisation(steps):
     schedule = Training(steps=steps, seed=0, **SCHEDULE)
-    return loop.Optimisation(schedule, lambda groups, lr: torch.optim.SGD(groups, lr, momentum=0.9))
+    return loop.Optimisation(schedule, lambda groups, lr: torch.optim.SGD(groups, lr, momentum=0.9, fused=True))
 
 
 def test_every_method_is_held_to_it():

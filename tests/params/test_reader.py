@@ -19,6 +19,7 @@ from pipeline.params import reader
 from pipeline.params.schema import Params
 
 KEYS = reader.keys()
+TEMPERATURES = " or ".join(f"{name}.temperature" for name in ("simclr", "moco", "nnclr", "all4one", "swav", "dino"))
 COMMITTED = (Path(pipeline.__file__).parent.parent / "params.yaml").read_text(encoding="utf-8")
 BUG = "a newline, a link or a word of the libraries'"
 JARGON = re.compile(
@@ -416,13 +417,13 @@ def test_lengths_of_lists_and_kinds_of_sections_are_named(tmp_path):
         ("inflation.Ratio", "inflation.ratio"),
         ("inflation.real_wieght", "inflation.real_weight"),
         ("compute.num_threads", "compute.threads"),
-        ("inflation.temperature", "simclr.temperature or moco.temperature or nnclr.temperature or all4one.temperature"),
+        ("inflation.temperature", TEMPERATURES),
         ("dataset.device", "compute.device"),
         ("pretrain.width", "pretrain.backbone.width"),
         ("generate.lr", "ddpm.lr or pretrain.lr"),
         ("dataset.batch_size", "ddpm.batch_size or generate.batch_size or pretrain.batch_size"),
         ("simclr.simclr", "simclr"),
-        ("compute.temprature", "simclr.temperature or moco.temperature or nnclr.temperature or all4one.temperature"),
+        ("compute.temprature", TEMPERATURES),
         ("compute.zzz", None),
     ],
 )

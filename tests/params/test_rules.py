@@ -20,6 +20,7 @@ IMPORT = {"generator.source": "import"}
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 DIGEST = "0" * 64
 MOCO, ALL4ONE = {"pretrain.method": "moco"}, {"pretrain.method": "all4one"}
+SWAV, DINO = {"pretrain.method": "swav"}, {"pretrain.method": "dino"}
 LARS = {"pretrain.optimizer": "lars", "pretrain.trust_coefficient": 0.02}
 
 
@@ -66,6 +67,12 @@ BASE = {
     "pretrain.batch_size": 256,
     "pretrain.log_every": 20,
     "pretrain.evaluate_every": 100,
+    "swav.small_size": 16,
+    "swav.small_crop_min": 0.1,
+    "swav.small_crop_max": 0.5,
+    "swav.queue_size": 512,
+    "swav.queue_start": 80,
+    "swav.freeze_steps": 20,
 }
 
 
@@ -187,6 +194,20 @@ TRIPS = [
     ),
     ("attention", ALL4ONE | {"all4one.output_dim": 100}, "all4one.output_dim", ["multiple of 8"]),
     ("attention", {"all4one.output_dim": 100}, None, []),
+    ("queue", SWAV | {"swav.queue_size": 5120}, None, []),  # of no negatives
+    ("queue", SWAV | {"swav.queue_size": 0}, None, []),
+    ("queue", SWAV | {"swav.queue_size": 384}, "swav.queue_size", ["384", "pretrain.batch_size 256"]),
+    ("small_views", SWAV | {"swav.small_size": 29}, "swav.small_size", ["29 pixels > 28"]),
+    ("small_views", SWAV | {"swav.small_size": 28, "swav.small_crop_min": 0.5}, None, []),
+    ("small_views", DINO | {"dino.small_size": 29}, "dino.small_size", ["29 pixels > 28"]),
+    ("small_views", {"swav.small_size": 29}, None, []),
+    ("small_views", SWAV | {"swav.small_crop_min": 0.6}, "swav.small_crop_min", ["0.6 > swav.small_crop_max 0.5"]),
+    ("beginning", SWAV | {"swav.queue_start": 400}, "swav.queue_start", ["400 >= pretrain.steps 400"]),
+    ("beginning", SWAV | {"swav.queue_start": 400, "swav.queue_size": 0}, None, []),
+    ("beginning", SWAV | {"swav.freeze_steps": 400}, "swav.freeze_steps", ["400 >= pretrain.steps 400"]),
+    ("beginning", DINO | {"dino.freeze_steps": 400}, "dino.freeze_steps", ["400 >= pretrain.steps 400"]),
+    ("beginning", DINO | {"dino.teacher_warmup_steps": 401}, "dino.teacher_warmup_steps", ["401 >= pretrain.steps"]),
+    ("beginning", {"swav.freeze_steps": 400}, None, []),
     ("training", {"ddpm.warmup_steps": 1000}, "ddpm.warmup_steps", ["1000 >= ddpm.steps 1000"]),
     ("training", {"pretrain.warmup_steps": 401}, "pretrain.warmup_steps", ["401 >= pretrain.steps 400"]),
     ("training", {"pretrain.warmup_steps": 399}, None, []),
