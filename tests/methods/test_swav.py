@@ -144,6 +144,10 @@ def test_views_are_what_the_section_says():
     assert len(built(small_views=0).views) == 2
 
 
+def test_prototypes_are_unit_vectors_from_the_beginning():
+    assert torch.allclose(built().prototypes.weight.norm(dim=1), torch.ones(7), atol=1e-6)
+
+
 @pytest.mark.parametrize("small", [0, 3])
 def test_large_views_are_predicted_by_all_others_and_join_the_queue(small):
     method, twin = built(small_views=small), built(small_views=small)
