@@ -1,8 +1,9 @@
-"""What several methods put around an encoder: multi-layer heads, a slowly following copy, a queue of earlier keys."""
+"""What several methods put around an encoder: multi-layer heads, multi-crop, a slowly following copy, a queue."""
 
 import copy
 import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -16,6 +17,15 @@ def mlp(*widths: int, norm: bool) -> nn.Sequential:
     for fan_in, fan_out in itertools.pairwise(widths[:-1]):
         layers += [nn.Linear(fan_in, fan_out), *([nn.BatchNorm1d(fan_out)] if norm else []), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers, nn.Linear(*widths[-2:]))
+
+
+def multi_crop(module: nn.Module, views: Sequence[torch.Tensor]) -> torch.Tensor:
+    """What the module makes of views (B, C, H, W), one below the other; neighbours of equal size share a forward pass.
+
+    As in SwAV's and DINO's code: batch normalisation sees all large views together, and all small ones.
+    """
+    alike = itertools.groupby(views, key=lambda view: view.shape[2:])
+    return torch.cat([module(torch.cat(list(group))) for _, group in alike])
 
 
 class Follower(nn.Module):

@@ -189,7 +189,7 @@ def queue(p) -> Iterator[Fault]:
     """A method's queue is whole batches, and at most half of a pass.
 
     Passes are independent permutations: an anchor meets an old key of its own with probability c^2 / 2, c the queue as
-    a share of the pass. At one half that is one anchor in eight.
+    a share of the pass. At one half that is one anchor in eight. SwAV's holds no negatives and no neighbours.
     """
     method, batch = p.pretrain.method, p.pretrain.batch_size
     size = getattr(getattr(p, method), "queue_size", None)
@@ -197,6 +197,8 @@ def queue(p) -> Iterator[Fault]:
         return
     if size % batch:
         yield (method, "queue_size"), f"{size} is not a multiple of pretrain.batch_size {batch}"
+    if method == "swav":
+        return
     n, weight = p.dataset.train_size, Fraction(str(p.inflation.real_weight))
     generated = int(Fraction(str(p.inflation.ratio)) * n + Fraction(1, 2))
     draws = (weight * n + generated) / weight  # until every real image was drawn once
@@ -214,6 +216,28 @@ def attention(p) -> Iterator[Fault]:
     """The heads of attention share the features out."""
     if p.pretrain.method == "all4one" and p.all4one.output_dim % 8:
         yield ("all4one", "output_dim"), f"{p.all4one.output_dim} is not a multiple of 8, the heads of attention"
+
+
+def small_views(p) -> Iterator[Fault]:
+    """Small views are no larger than the image, and their crops lie between a least and a most."""
+    method, (size, _, _) = p.pretrain.method, shape(p.dataset)
+    own = getattr(p, method)
+    if not hasattr(own, "small_size"):
+        return
+    if own.small_size > size:
+        yield (method, "small_size"), f"{own.small_size} pixels > {size} of the image"
+    if own.small_crop_min > own.small_crop_max:
+        yield (method, "small_crop_min"), f"{own.small_crop_min} > {method}.small_crop_max {own.small_crop_max}"
+
+
+def beginning(p) -> Iterator[Fault]:
+    """What a method does differently at first ends before the training does."""
+    method, steps = p.pretrain.method, p.pretrain.steps
+    own = getattr(p, method)
+    for name in ("queue_start", "freeze_steps", "teacher_warmup_steps"):
+        last = getattr(own, name, 0)
+        if last >= steps and (name != "queue_start" or own.queue_size):
+            yield (method, name), f"{last} >= pretrain.steps {steps}"
 
 
 def ddpm_batch(p) -> Iterator[Fault]:
@@ -300,6 +324,8 @@ RULES = (
     mixture,
     queue,
     attention,
+    small_views,
+    beginning,
     training,
     evaluation,
     optimizer,

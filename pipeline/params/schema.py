@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Count = Annotated[int, Field(gt=0, lt=2**31)]
+Several = Annotated[int, Field(gt=1, lt=2**31)]
 CountOrZero = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -186,7 +187,20 @@ class Pretrain(Training):
     evaluate_every: steps between kNN measurements on the validation images, a multiple of log_every.
     """
 
-    method: Literal["simclr", "moco", "byol", "barlow_twins", "simsiam", "nnclr", "all4one", "clsp_simclr", "clsp_moco"]
+    method: Literal[
+        "simclr",
+        "moco",
+        "byol",
+        "barlow_twins",
+        "simsiam",
+        "nnclr",
+        "all4one",
+        "clsp_simclr",
+        "clsp_moco",
+        "swav",
+        "vicreg",
+        "dino",
+    ]
     backbone: Backbone
     optimizer: Literal["sgd", "lars"]
     momentum: Fraction
@@ -309,6 +323,71 @@ class CLSPMoCo(Section):
     third_view: Literal["candidate", "augmented"]
 
 
+class SmallViews(Section):
+    """Multi-crop: beside the two large views, small_views small ones of small_size pixels.
+
+    Each shows between small_crop_min and small_crop_max of the image's area.
+    """
+
+    small_views: CountOrZero
+    small_size: Annotated[int, Field(ge=8, le=1024)]
+    small_crop_min: Annotated[float, Field(gt=0, le=1)]
+    small_crop_max: Annotated[float, Field(gt=0, le=1)]
+
+
+class SwAV(SmallViews):
+    """SwAV's projector, prototypes and temperature, Sinkhorn's epsilon and iterations, its queue, its small views.
+
+    queue_size: earlier projections of each large view over which codes are balanced too, 0 for none, once the queue is
+    full and from step queue_start on. Prototypes stay where they are for freeze_steps steps. solo-learn's CIFAR values:
+    2048, 128, 3000, 0.1, 0.05, 3, 3840 from epoch 50 on, 2 epochs; none, or six small views of 18 pixels, 0.08 to 0.5.
+    """
+
+    hidden_dim: Count
+    output_dim: Count
+    prototypes: Several
+    temperature: Positive
+    epsilon: Positive
+    iterations: Count
+    queue_size: CountOrZero
+    queue_start: CountOrZero
+    freeze_steps: CountOrZero
+
+
+class VICReg(Section):
+    """VICReg's projector and the weights of its three terms (lambda, mu, nu).
+
+    The paper's weights: 25, 25, 1; a 25th of them under plain SGD. solo-learn's CIFAR values: 2048, 2048, the paper's.
+    """
+
+    hidden_dim: Count
+    output_dim: Count
+    invariance: Positive
+    variance: NonNegative
+    covariance: NonNegative
+
+
+class DINO(SmallViews):
+    """DINO's head, temperatures, centre, its teacher's momentum, from start to end along a cosine, its small views.
+
+    temperature: the student's. The teacher's goes from start to end in teacher_warmup_steps steps; the last layer stays
+    where it is for freeze_steps steps. solo-learn's CIFAR values: 2048, 256, 4096, 0.1, 0.04 to 0.07 in 50 epochs, 0.9,
+    0.9995, 1, 1 epoch; no small views. The paper's small views show 0.05 to 0.4 of the image.
+    """
+
+    hidden_dim: Count
+    bottleneck_dim: Count
+    output_dim: Several
+    temperature: Positive
+    teacher_temperature_start: Positive
+    teacher_temperature_end: Positive
+    teacher_warmup_steps: CountOrZero
+    center_momentum: Fraction
+    momentum_start: Fraction
+    momentum_end: Probability
+    freeze_steps: CountOrZero
+
+
 class Quality(Section):
     """Judging generated images. images: how many of them, against two halves of as many validation images; 0: none.
 
@@ -384,6 +463,9 @@ class Params(Section):
     all4one: All4One
     clsp_simclr: CLSPSimCLR
     clsp_moco: CLSPMoCo
+    swav: SwAV
+    vicreg: VICReg
+    dino: DINO
     linear_eval: LinearEval
     transfer: dict[Key, TransferSet]
     finetune: FineTune

@@ -3,9 +3,23 @@
 import torch
 
 from pipeline import backbones, seeds
-from pipeline.methods import all4one, barlow_twins, byol, clsp_moco, clsp_simclr, moco, nnclr, simclr, simsiam
+from pipeline.methods import (
+    all4one,
+    barlow_twins,
+    byol,
+    clsp_moco,
+    clsp_simclr,
+    dino,
+    moco,
+    nnclr,
+    simclr,
+    simsiam,
+    swav,
+    vicreg,
+)
 from pipeline.params.schema import (
     BYOL,
+    DINO,
     NNCLR,
     All4One,
     Backbone,
@@ -15,11 +29,16 @@ from pipeline.params.schema import (
     MoCo,
     SimCLR,
     SimSiam,
+    SwAV,
+    VICReg,
 )
 
 _ALL4ONE = {"hidden_dim": 12, "output_dim": 8, "predictor_dim": 7, "attention_rate": 0.1}
 _MOCO = {"temperature": 0.2, "queue_size": 12, "momentum_start": 0.9, "momentum_end": 0.99}
 _CLSP = {"hidden_dim": 12, "output_dim": 5, "alignment": 0.5, "third_view": "candidate"}
+_SMALL = {"small_views": 2, "small_size": 8, "small_crop_min": 0.1, "small_crop_max": 0.4}
+_SWAV = {"prototypes": 7, "temperature": 0.1, "epsilon": 0.05, "iterations": 3, "queue_start": 2}
+_DINO = {"temperature": 0.1, "teacher_temperature_start": 0.04, "teacher_temperature_end": 0.07}
 METHODS = {
     "simclr": (simclr, SimCLR(hidden_dim=12, output_dim=5, temperature=0.2)),
     "moco": (moco, MoCo(hidden_dim=12, output_dim=5, **_MOCO)),
@@ -32,6 +51,23 @@ METHODS = {
         All4One(**_ALL4ONE, temperature=1.0, queue_size=12, momentum_start=0.9, momentum_end=1.0, dropout=0.0),
     ),
     "nnclr": (nnclr, NNCLR(hidden_dim=12, output_dim=6, predictor_dim=7, temperature=1.0, queue_size=12)),
+    "dino": (
+        dino,
+        DINO(
+            **_DINO,
+            **_SMALL,
+            hidden_dim=12,
+            bottleneck_dim=5,
+            output_dim=9,
+            teacher_warmup_steps=3,
+            center_momentum=0.8,
+            momentum_start=0.99,
+            momentum_end=1.0,
+            freeze_steps=1,
+        ),
+    ),
+    "swav": (swav, SwAV(**_SWAV, **_SMALL, hidden_dim=12, output_dim=6, queue_size=12, freeze_steps=1)),
+    "vicreg": (vicreg, VICReg(hidden_dim=12, output_dim=6, invariance=1.0, variance=1.0, covariance=0.04)),
     "simsiam": (simsiam, SimSiam(hidden_dim=12, output_dim=6, predictor_dim=4)),
 }
 
@@ -44,9 +80,10 @@ def build(name: str, seed: int = 0) -> torch.nn.Module:
 
 
 def views(n: int, step: int = 0, name: str = "simclr") -> list[torch.Tensor]:
-    """The views of n images that a method wants, float (n, 1, 12, 12) in [0, 1] or of the size that it says."""
+    """The views that a method wants of n images, float (n, 1, 12, 12) in [0, 1] where it does not say another size."""
     sides = [view.size or 12 for view in build(name).views]
-    return [torch.rand(n, 1, s, s, generator=seeds.generator(view, "views", step)) for view, s in enumerate(sides)]
+    draws = [seeds.generator(i, "views", step) for i in range(len(sides))]
+    return [torch.rand(n, 1, side, side, generator=draw) for side, draw in zip(sides, draws, strict=True)]
 
 
 def unit(n: int, dim: int, seed: int = 0) -> torch.Tensor:

@@ -17,7 +17,7 @@ SCHEDULE = {"batch_size": 4, "lr": 0.1, "warmup_steps": 2, "weight_decay": 0.1, 
 
 def optimisation(steps):
     schedule = Training(steps=steps, seed=0, **SCHEDULE)
-    return loop.Optimisation(schedule, lambda groups, lr: torch.optim.SGD(groups, lr, momentum=0.9))
+    return loop.Optimisation(schedule, lambda groups, lr: torch.optim.SGD(groups, lr, momentum=0.9, fused=True))
 
 
 def test_every_method_is_held_to_it():
@@ -28,7 +28,7 @@ def test_every_method_is_held_to_it():
 @EVERY
 def test_the_gradient_reaches_every_parameter_that_is_trained_and_no_copy(name):
     built = contract.build(name)
-    built.loss(contract.views(6, name=name), 0)["loss"].backward()
+    built.loss(contract.views(6, name=name), 9)["loss"].backward()  # in the first steps some methods hold a layer
     trained = {id(p) for phase in built.phases() for group in phase.groups for p in group.parameters}
     for path, parameter in built.named_parameters():
         if path.startswith(COPIES):
@@ -66,7 +66,7 @@ def test_the_order_of_the_images_does_not_matter_and_their_pairing_does(name):
 
     views, order = contract.views(8, name=name), torch.randperm(8, generator=torch.Generator().manual_seed(3))
     assert loss([view[order] for view in views]) == pytest.approx(loss(views), rel=1e-4)
-    assert loss([views[0], views[1][order], *views[2:]]) != pytest.approx(loss(views), rel=1e-4)
+    assert loss([views[0], *(view[order] for view in views[1:])]) != pytest.approx(loss(views), rel=1e-4)
 
 
 @EVERY
@@ -87,13 +87,8 @@ def test_training_lowers_the_loss(name, tmp_path, monkeypatch):
     """Of one batch, seen again and again: whatever the method, its views come to agree."""
     built = contract.build(name)
     monkeypatch.setattr(heads.Queue, "add", lambda queue, keys: None)  # the batch's own old keys would be in it
-    task = loop.Task(
-        built.phases(),
-        lambda step: contract.views(16, name=name),
-        {"method": built},
-        built.before_step,
-        built.after_step,
-    )
+    views = contract.views(16, name=name)
+    task = loop.Task(built.phases(), lambda step: views, {"method": built}, built.before_step, built.after_step)
     rows = loop.train(name, task, optimisation(60), COMPUTE, tmp_path, "work")
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert all(set(row) == set(rows[0]) for row in rows)

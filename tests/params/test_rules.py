@@ -24,6 +24,7 @@ CLSP, ANCHORED = {"pretrain.method": "clsp_simclr"}, {"positives.kind": "anchore
 CLSP_MOCO = {"pretrain.method": "clsp_moco"}
 CONTROL = CLSP | {"clsp_simclr.third_view": "augmented"}
 DIGITS = {"name": "folder", "path": "data/digits", "train_size": 9, "validation_size": 9, "test_size": 9, "seed": 0}
+SWAV, DINO = {"pretrain.method": "swav"}, {"pretrain.method": "dino"}
 LARS = {"pretrain.optimizer": "lars", "pretrain.trust_coefficient": 0.02}
 
 
@@ -75,6 +76,12 @@ BASE = {
     "pretrain.batch_size": 256,
     "pretrain.log_every": 20,
     "pretrain.evaluate_every": 100,
+    "swav.small_size": 16,
+    "swav.small_crop_min": 0.1,
+    "swav.small_crop_max": 0.5,
+    "swav.queue_size": 512,
+    "swav.queue_start": 80,
+    "swav.freeze_steps": 20,
 }
 
 
@@ -223,6 +230,20 @@ TRIPS = [
     ),
     ("attention", ALL4ONE | {"all4one.output_dim": 100}, "all4one.output_dim", ["multiple of 8"]),
     ("attention", {"all4one.output_dim": 100}, None, []),
+    ("queue", SWAV | {"swav.queue_size": 5120}, None, []),  # of no negatives
+    ("queue", SWAV | {"swav.queue_size": 0}, None, []),
+    ("queue", SWAV | {"swav.queue_size": 384}, "swav.queue_size", ["384", "pretrain.batch_size 256"]),
+    ("small_views", SWAV | {"swav.small_size": 29}, "swav.small_size", ["29 pixels > 28"]),
+    ("small_views", SWAV | {"swav.small_size": 28, "swav.small_crop_min": 0.5}, None, []),
+    ("small_views", DINO | {"dino.small_size": 29}, "dino.small_size", ["29 pixels > 28"]),
+    ("small_views", {"swav.small_size": 29}, None, []),
+    ("small_views", SWAV | {"swav.small_crop_min": 0.6}, "swav.small_crop_min", ["0.6 > swav.small_crop_max 0.5"]),
+    ("beginning", SWAV | {"swav.queue_start": 400}, "swav.queue_start", ["400 >= pretrain.steps 400"]),
+    ("beginning", SWAV | {"swav.queue_start": 400, "swav.queue_size": 0}, None, []),
+    ("beginning", SWAV | {"swav.freeze_steps": 400}, "swav.freeze_steps", ["400 >= pretrain.steps 400"]),
+    ("beginning", DINO | {"dino.freeze_steps": 400}, "dino.freeze_steps", ["400 >= pretrain.steps 400"]),
+    ("beginning", DINO | {"dino.teacher_warmup_steps": 401}, "dino.teacher_warmup_steps", ["401 >= pretrain.steps"]),
+    ("beginning", {"swav.freeze_steps": 400}, None, []),
     ("training", {"ddpm.warmup_steps": 1000}, "ddpm.warmup_steps", ["1000 >= ddpm.steps 1000"]),
     ("training", {"pretrain.warmup_steps": 401}, "pretrain.warmup_steps", ["401 >= pretrain.steps 400"]),
     ("training", {"pretrain.warmup_steps": 399}, None, []),

@@ -6,7 +6,7 @@ import pytest
 
 from tests.pipeline import clones
 
-OTHERS = ("moco", "byol", "barlow_twins", "simsiam", "nnclr", "all4one")
+OTHERS = ("moco", "byol", "barlow_twins", "simsiam", "nnclr", "all4one", "swav", "vicreg", "dino")
 
 
 def append(clone, method):

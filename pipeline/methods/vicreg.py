@@ -1,0 +1,71 @@
+"""VICReg (Bardes et al., ICLR 2022, arXiv 2105.04906): two views agree, features vary over the batch and differ."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pipeline import seeds
+from pipeline.backbones import Encoder
+from pipeline.distributed import gather
+from pipeline.heads import mlp
+from pipeline.loop import Phase, groups_of
+from pipeline.methods import View
+from pipeline.params.schema import VICReg as Params
+
+DEVIATION, EPSILON = 1.0, 1e-4  # gamma and epsilon of equation 1
+
+
+def build(params: Params, encoder: Encoder, seed: int) -> "VICReg":
+    """The method around an encoder, its projector freshly initialised."""
+    with seeds.scope(seed, "projector"):
+        return VICReg(params, encoder)
+
+
+class VICReg(nn.Module):
+    """Encoder and a projector (the paper's expander) of three layers with batch normalisation between them."""
+
+    views = (View(recipe=0), View(recipe=1))
+    passes = (3, 3)
+
+    def __init__(self, params: Params, encoder: Encoder):
+        super().__init__()
+        self.params, self.encoder = params, encoder
+        hidden = params.hidden_dim
+        self.projector = mlp(encoder.width, hidden, hidden, params.output_dim, norm=True)
+
+    def phases(self) -> list[Phase]:
+        """One player: all parameters."""
+        return [Phase(groups_of(self), self.loss)]
+
+    def before_step(self, step: int, progress: float) -> None:
+        """Nothing: no queue, no average."""
+
+    def after_step(self, step: int, progress: float) -> None:
+        """Nothing: no queue, no average."""
+
+    def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
+        """batch: two views, float (B, C, H, W) each. Equation 6, a weighted sum; also gives its three terms."""
+        one, two = gather([self.projector(self.encoder(view)).float() for view in batch])
+        terms = {
+            "invariance": F.mse_loss(one, two),
+            "variance": variance(one) + variance(two),
+            "covariance": covariance(one) + covariance(two),
+        }
+        weighted = (getattr(self.params, name) * term for name, term in terms.items())
+        return {"loss": sum(weighted), **{name: term.detach() for name, term in terms.items()}}
+
+
+def variance(z: torch.Tensor) -> torch.Tensor:
+    """Equation 1: mean over the features of max(0, gamma - S), S = sqrt(variance over the batch + epsilon).
+
+    z: float32 (B, D).
+    """
+    return F.relu(DEVIATION - (z.var(dim=0) + EPSILON).sqrt()).mean()
+
+
+def covariance(z: torch.Tensor) -> torch.Tensor:
+    """Equations 3 and 4: the squared covariances of different features, summed up, over D. z: float32 (B, D)."""
+    centred = z - z.mean(dim=0)
+    with torch.autocast(z.device.type, enabled=False):  # which would round the covariances to bf16
+        c = centred.T @ centred / (len(z) - 1)  # D D
+    return (c - c.diag().diag()).square().sum() / len(c)
