@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipeline import files, store
+from pipeline import files, stage, store
 from pipeline.params import reader
 
 STAGES = ("check", "prepare", "generator", "generate", "positives", "quality", "pretrain", "linear_eval")
@@ -60,11 +60,11 @@ def summary() -> str:
     params = reader.load()
     # A share goes by the text that params.yaml has for it, of which 1 and 1.0 are read alike.
     sets, shares = params.transfer, dict.fromkeys(f(x) for x in params.finetune.labels for f in (str, "{:g}".format))
-    stages = [*STAGES, *(f"transfer@{key}" for key in sets), *(f"finetune@{share}" for share in shares)]
-    records = {stage: store.root() / "records" / f"{stage}.json" for stage in stages}
-    times = {stage: files.read_json(path)["seconds"] for stage, path in records.items() if path.exists()}
-    width = max(map(len, stages))
-    lines = [f"  {stage:<{width}} {seconds:8.1f} s" for stage, seconds in times.items()]
+    names = [*STAGES, *(f"transfer@{key}" for key in sets), *(f"finetune@{share}" for share in shares)]
+    records = {name: store.root() / "records" / f"{name}.json" for name in names}
+    times = {name: files.read_json(path)["seconds"] for name, path in records.items() if path.exists()}
+    width = max(map(len, names))
+    lines = [f"  {name:<{width}} {seconds:8.1f} s" for name, seconds in times.items()]
     lines += [f"  {'all stages':<{width}} {sum(times.values()):8.1f} s", ""]
     made, judged = files.read_json(Path("metrics/pretrain.json")), files.read_json(Path("metrics/linear_eval.json"))
     lines.append(f"  real share beta {made['beta']:.3f}, {made['real_passes']:.1f} passes over the real images")
@@ -73,7 +73,7 @@ def summary() -> str:
         return "\n".join([*lines, *(f"  {name:<40} {value:8.3f}" for name, value in judged.items())])
     proof = files.read_json(Path("metrics/linear_eval.protocol.json"))
     lines += ["", f"  {'linear probe, test top-1':<40} {'%':>6}"]
-    names = {
+    words_for = {
         "top1": f"encoder, labels of {proof['train_labels']:,} images",
         "top1_10k": f"encoder, labels of {proof['fixed_labels']:,} images",
         "top1_10pct": f"encoder, labels of {proof['few_labels']['10pct']:,} images",
@@ -83,7 +83,7 @@ def summary() -> str:
         "untrained": "untrained encoder",
         "pixels": "raw pixels",
     }
-    lines += [f"  {text:<40} {judged[name]:6.2f}" for name, text in names.items()]
+    lines += [f"  {text:<40} {judged[name]:6.2f}" for name, text in words_for.items()]
     lines.append(f"  95 % interval of the first: {judged['top1_low']:.2f} to {judged['top1_high']:.2f}")
     beside = {Path(f"metrics/transfer/{key}.json"): (f"transfer to {key}", "pixels") for key in sets}
     for share in shares:
@@ -96,5 +96,10 @@ def summary() -> str:
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print it."""
     print(summary())
+
+
+if __name__ == "__main__":
+    stage.command(main)

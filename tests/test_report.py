@@ -1,6 +1,9 @@
 import csv
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -152,3 +155,12 @@ def test_the_summary_of_a_set_without_labels_has_the_measures_that_want_none(tmp
     files.write_json(tmp_path / "metrics/label_free.json", {"rankme": 12.5, "lidar": 30.25})
     lines = [" ".join(line.split()) for line in report.summary().splitlines()]
     assert lines[-2:] == ["lidar 30.250", "rankme 12.500"]
+
+
+def test_the_command_tells_a_fault_of_params_yaml_in_a_line(tmp_path):
+    (tmp_path / "params.yaml").write_text(PARAMS.replace("threads: 2", "threads: two"))
+    line = [sys.executable, "-m", "pipeline.report"]
+    environment = os.environ | {"PYTHONPATH": str(Path(pipeline.__file__).parent.parent)}
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "compute.threads: must be a whole number" in done.stderr
