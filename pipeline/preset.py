@@ -3,7 +3,7 @@
 dvc exp run $(python -m pipeline.preset adainf-cifar10)    run it as an experiment (also --temp, --queue)
 python -m pipeline.preset --write smoke                    write it into params.yaml, for `dvc repro`
 python -m pipeline.preset --list
-python -m pipeline.preset --cells                          AdaInf's main table: each cell's command and published number
+python -m pipeline.preset --cells                          the papers' tables: each cell's command and published number
 """
 
 import argparse
@@ -63,20 +63,24 @@ def cell(dataset: str, method: str, arm: str) -> list[str]:
 
 
 def published() -> dict[tuple[str, str, str], dict[str, str]]:
-    """(dataset, method, arm) -> top1 in percent and its source, for the cells whose number could be read."""
+    """(dataset, method, arm) -> top1 in percent, its source and, outside AdaInf's table, its presets.
+
+    For the cells whose number could be read.
+    """
     with open(FOLDER / "published.csv", encoding="utf-8", newline="") as file:
         return {(row["dataset"], row["method"], row["arm"]): row for row in csv.DictReader(file)}
 
 
 def table() -> str:
-    """A line a cell: what it is, the published linear top-1, the command."""
+    """A line a cell, AdaInf's and then its neighbours': what it is, the published linear top-1, the command."""
     known, lines = published(), []
-    for key in itertools.product(DATASETS, METHODS, ARMS):
+    cells = {key: " ".join(cell(*key)) for key in itertools.product(DATASETS, METHODS, ARMS)}
+    for key, words in (cells | {key: row["presets"] for key, row in known.items() if row["presets"]}).items():
         number = (
             f"{known[key]['top1']} ({known[key]['source']})" if key in known else "not published in what we could read"
         )
         named = " ".join(f"{part:<13}" for part in key)
-        lines.append(f"{named} {number}\n    dvc exp run $(python -m pipeline.preset {' '.join(cell(*key))})")
+        lines.append(f"{named} {number}\n    dvc exp run $(python -m pipeline.preset {words})")
     return "\n".join(lines)
 
 
@@ -150,7 +154,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="presets; later ones win")
     parser.add_argument("--write", action="store_true", help="write into params.yaml instead of printing")
     parser.add_argument("--list", action="store_true", help="print the presets there are")
-    parser.add_argument("--cells", action="store_true", help="AdaInf's main table: commands and published numbers")
+    parser.add_argument("--cells", action="store_true", help="the papers' tables: commands and published numbers")
     asked = parser.parse_args()
     if asked.cells:
         print(table())

@@ -21,6 +21,8 @@ from pipeline.training import classifier
 NEIGHBOURS = 5  # k of density and coverage, as their authors'
 MEMORISED = 0.05  # a larger share of generated images that near is a verdict
 SHOWN = 16  # closest pairs in the picture
+CLASSES = "classes"  # what the feature network tells
+MOST = 5_000  # positives of which the class is asked
 
 
 @dataclass
@@ -125,6 +127,28 @@ def features(real: shards.RealSet, params: Quality, compute: Compute):
     return lambda images: probes.features(model.encoder, images, compute), facts
 
 
+def same_class(positives: list[np.ndarray], real: shards.RealSet, params: Quality, compute: Compute) -> dict:
+    """How often the feature network takes positives for their image's class, in percent, and the images themselves.
+
+    positives: uint8 (N, H, W, C) in parts, candidate by candidate of the train images; of these the first `MOST`.
+    Nothing where the network does not tell classes, or a train image has no label. Of `params`, steps and seed count.
+    """
+    images, labels = real.part(shards.TRAIN)
+    model, facts = feature_network(real, params, compute)
+    if facts["of"] != CLASSES or labels.min() < 0:
+        return {}
+    right, seen = [], 0
+    for part in positives:
+        part = part[: MOST - seen]
+        if len(part):
+            guessed = probes.features(model, part, compute).argmax(dim=1).numpy()
+            right.append(guessed == labels[np.arange(seen, seen + len(part)) % len(labels)])
+            seen += len(part)
+    guessed = probes.features(model, images[:MOST], compute).argmax(dim=1)
+    own = probes.accuracy(guessed, labels[:MOST])
+    return {"same_class": 100 * float(np.concatenate(right).mean()), "same_class_real": own}
+
+
 def feature_network(real: shards.RealSet, params: Quality, compute: Compute) -> tuple[classifier.Classifier, dict]:
     """A classifier of the spare images, or of train images where there are none; and how it came about.
 
@@ -136,7 +160,7 @@ def feature_network(real: shards.RealSet, params: Quality, compute: Compute) -> 
         say("quality: no spare images; the feature network learns from the generator's own train images")
     images, labels = real.images[rows], real.labels[rows]
     unseen, answers = real.part(shards.VALIDATION)
-    task = "classes"
+    task = CLASSES
     if min(labels.min(), answers.min()) < 0 or len(np.unique(labels)) < 2:
         task = "quarter turns (Gidaris et al. 2018), as not all images have labels, or all the same"
         (images, labels), (unseen, answers) = turned(images), turned(unseen)

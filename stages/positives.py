@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from pipeline import files, launch, machine, report, stage
 
-READS = ("compute", "positives")
+READS = ("compute", "positives", "quality.steps", "quality.seed")
 SET = Path("data/generated/positives")
 WRITES = ("data/generated/positives", "metrics/positives.json", "plots/positives.png")
 SHOWN = 16
@@ -28,11 +28,11 @@ def main(params: SimpleNamespace) -> None:
     elif launch.rank() == 0:  # without torch: every run pays for it
         files.assemble(SET, {}, lambda folder: files.write_sealed(folder / "manifest.json", {"files": {}, "n": 0}))
         report.beside(Path("plots/positives.png"), [])
-        report.metrics(Path("metrics/positives.json"), {"images": 0})
+        report.metrics(Path("metrics/positives.json"), {"sampled": 0})
 
 
 def sample(params: SimpleNamespace) -> None:
-    from pipeline import anchored, distributed, loop, sampling, shards
+    from pipeline import anchored, distributed, loop, quality, sampling, shards
 
     loop.prepare(params.compute)
     real, generator = shards.read_real(Path("data/real")), Path("data/generator")
@@ -47,8 +47,10 @@ def sample(params: SimpleNamespace) -> None:
     shown = anchored.ladder(params.positives, card, generator, images[:SHOWN], params.compute)
     rows = [("real", images), *((f"positives of these, w = {w:g}", found) for w, found in shown.items())]
     report.beside(Path("plots/positives.png"), rows, columns=SHOWN, rows=1)
-    distance = anchored.distance(shards.map_positives(SET, names), images)
-    report.metrics(Path("metrics/positives.json"), {"images": facts["n"], "shards": len(made), "distance": distance})
+    parts = shards.map_positives(SET, names)
+    found = {"distance": anchored.distance(parts, images)}
+    found |= quality.same_class(parts, real, params.quality, params.compute)
+    report.metrics(Path("metrics/positives.json"), {"sampled": facts["n"], "shards": len(made), **found})
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ COMMITTED = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
 ALL = preset.names()
 WHOLE = {"smoke", "adainf-cifar10"}  # the others are parts, which go over the second
 CELLS = list(itertools.product(preset.DATASETS, preset.METHODS, preset.ARMS))
+NEIGHBOURS = {key: row for key, row in preset.published().items() if row["presets"]}
 
 
 def composed(name: str) -> dict:
@@ -270,10 +271,41 @@ def test_every_cell_of_the_main_table_passes_schema_and_rules_and_is_what_it_say
 
 def test_the_table_names_each_cell_with_its_number_or_says_that_there_is_none(folder):
     lines = command("--cells", folder=folder).stdout.splitlines()
-    assert len(lines) == 2 * 36
+    assert len(lines) == 2 * (36 + len(NEIGHBOURS))
     assert sum("github.com/PKU-ML/adainf@233a6bd" in line for line in lines) == 12
     assert sum("not published in what we could read" in line for line in lines) == 24
     at = next(i for i, line in enumerate(lines) if line.split()[:3] == ["cifar10", "moco", "adainf"])
     assert "94.19" in lines[at]
     assert lines[at + 1].strip() == "dvc exp run $(python -m pipeline.preset adainf-cifar10 moco)"
-    assert set(preset.published()) <= set(CELLS)
+    at = next(i for i, line in enumerate(lines) if line.split()[:3] == ["cifar10", "clsp_moco", "augmented"])
+    assert "93.16" in lines[at]
+    assert lines[at + 1].strip() == "dvc exp run $(python -m pipeline.preset adainf-cifar10 clsp_moco augmented)"
+    assert set(preset.published()) <= set(CELLS) | set(NEIGHBOURS)
+    assert all(row["source"] and 0 < float(row["top1"]) < 100 for row in preset.published().values())
+
+
+@pytest.mark.parametrize("key", NEIGHBOURS, ids="-".join)
+def test_every_neighbours_cell_passes_schema_and_rules_and_is_what_it_says(key, folder):
+    dataset, method, arm = key
+    for name in NEIGHBOURS[key]["presets"].split():
+        preset.write(preset.load(name), folder / "params.yaml")
+    found = reader.load(folder / "params.yaml")
+    assert (found.dataset.name, found.pretrain.method) == (dataset, method)
+    assert (found.inflation.ratio, found.augment.strength) == (0, 2)
+    assert found.pretrain.backbone.width == 64
+    third = getattr(getattr(found, method), "third_view", None)
+    assert third == {"candidates": "candidate", "augmented": "augmented", "none": None}[arm]
+    assert (found.positives.kind == "anchored") == (arm == "candidates")
+
+
+def test_clsps_presets_are_the_papers_settings():
+    """Zeng et al. (ECCV 2024) and their code: 48 steps of 1,024 an epoch, 97 of 512, a thousand epochs."""
+    of = {".".join(where): value for where, value in preset.compose(["clsp_simclr", "clsp_moco"]).items()}
+    simclr = {".".join(where): value for where, value in preset.load("clsp_simclr").items()}
+    drawn = {"weight": 0.1, "candidates": 8, "steps": 100, "eta": 0.1, "clip": False}
+    assert {name: of[f"positives.{name}"] for name in drawn} == drawn
+    assert simclr["pretrain.steps"] == 1000 * (50_000 // 1024)
+    assert of["pretrain.steps"] == 1000 * (50_000 // 512)
+    assert (simclr["pretrain.lr"], of["pretrain.lr"]) == (0.5, 0.3)
+    assert (of["clsp_simclr.alignment"], of["clsp_moco.alignment"]) == (1.0, 0.5)
+    assert {of[f"{method}.hidden_dim"] for method in ("clsp_simclr", "clsp_moco")} == {4096}

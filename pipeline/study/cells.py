@@ -172,7 +172,10 @@ def resolve(cell: Cell, base: Params) -> Params:
 
 def key(params: Params) -> str:
     """16 hex digits of what decides a cell's numbers: resolved parameters, and the code that computes."""
-    own = {name: getattr(params, name) for name in (*SECTIONS, params.generator.kind, params.pretrain.method)}
+    positives = ("positives",) if params.positives.kind != "none" else ()
+    names = (*SECTIONS, *positives, params.generator.kind, params.pretrain.method)
+    own = {name: getattr(params, name) for name in names}
     kinds = (f"generators/{params.generator.kind}", f"methods/{params.pretrain.method}")
+    kinds += ("anchored",) if positives else ()
     dumped = {name: section.model_dump() for name, section in own.items()}
     return store.fingerprint(params=dumped, code=store.code(*MODULES, *kinds))[:16]

@@ -10,15 +10,16 @@ from pipeline.params import reader
 from pipeline.params.schema import Params
 from pipeline.study.cells import FOLDER, Cell
 
-OUTCOMES = ("top1", "top1_10k", "knn", "pixels", "untrained")
+OUTCOMES = ("top1", "top1_10k", "knn", "pixels", "untrained", "clsp", "top1_1pct", "top1_10pct")
 LABEL_FREE = ("rankme", "lidar", "alignment", "uniformity", "connectivity")
-JUDGED = ("frechet", "coverage", "told_apart")
-SETTING = ("method", "n_real", "ratio", "real_weight", "order", "strength", "ddpm_steps", "ddpm_seed", "width", "batch")
+JUDGED = ("frechet", "coverage", "told_apart", "distance", "same_class")
+_INFLATION = ("ratio", "real_weight", "order", "strength", "ddpm_steps", "ddpm_seed")
+SETTING = ("method", "n_real", *_INFLATION, "width", "batch", "positives", "weight", "candidates")
 DRAWN = ("steps", "beta", "real_passes", "images", "views", "forwards")
 MADE = ("seconds", "commit", "key", "cell")
-FILES = ("pretrain", "linear_eval", "label_free", "quality")
+FILES = ("pretrain", "linear_eval", "label_free", "quality", "positives")
 COLUMNS = ["label", *SETTING, "seed", *DRAWN, "loss", *OUTCOMES, *LABEL_FREE, *JUDGED, *MADE]
-NUMBERS = [name for name in COLUMNS if name not in ("label", "method", "order", "commit", "key", "cell")]
+NUMBERS = [name for name in COLUMNS if name not in ("label", "method", "order", "positives", "commit", "key", "cell")]
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -60,7 +61,7 @@ def add(path: Path, row: dict) -> None:
 
 def setting(cell: Cell, params: Params) -> dict:
     """What a row says of a cell before it is run."""
-    p = params
+    p, kind = params, params.positives.kind
     return {
         "label": cell.label,
         "method": p.pretrain.method,
@@ -73,6 +74,9 @@ def setting(cell: Cell, params: Params) -> dict:
         "ddpm_seed": p.ddpm.seed,
         "width": p.pretrain.backbone.width,
         "batch": p.pretrain.batch_size,
+        "positives": kind,
+        "weight": "" if kind == "none" else p.positives.weight,
+        "candidates": "" if kind == "none" else p.positives.candidates,
         "seed": cell.seed,
         "steps": p.pretrain.steps,
         "images": p.pretrain.steps * p.pretrain.batch_size,

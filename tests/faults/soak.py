@@ -35,8 +35,9 @@ CHOICES = {
     "augment.strength": (0.5, 1.0, 2.0, 4.0),
     "pretrain.method": (
         *("simclr", "moco", "byol", "barlow_twins", "simsiam"),
-        *("nnclr", "all4one", "swav", "vicreg", "dino"),
+        *("nnclr", "all4one", "clsp_simclr", "clsp_moco", "swav", "vicreg", "dino"),
     ),
+    "positives.kind": ("none", "anchored"),
     "pretrain.seed": (0, 1, 2),
     "pretrain.batch_size": (32, 64),
     "generate.shard_size": (50, 100),
@@ -55,7 +56,9 @@ def soak(place: Path, minutes: float, seed: int) -> Counter:
     while time.monotonic() < end:
         setting = {name: chance.choice(values) for name, values in CHOICES.items()}
         setting["augment.family"] = FAMILY.get(setting["pretrain.method"], "asymmetric")
-        for method in ("moco", "nnclr", "all4one", "swav"):
+        for method in ("clsp_simclr", "clsp_moco"):
+            setting[f"{method}.third_view"] = "augmented" if setting["positives.kind"] == "none" else "candidate"
+        for method in ("moco", "nnclr", "all4one", "clsp_moco", "swav"):
             setting[f"{method}.queue_size"] = setting["pretrain.batch_size"]
         way, since = chance.choice(WAYS), time.monotonic()
         told = f"{way}: {json.dumps(setting)}"
