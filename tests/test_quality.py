@@ -234,6 +234,32 @@ def test_without_labels_the_network_tells_quarter_turns(sets, real):
     assert found.metrics["frechet"] < judge(sets["poor"], unlabelled).metrics["frechet"]
 
 
+def test_positives_are_taken_for_their_images_class_or_not(real):
+    """Copies of the images as they are; and all of them turned by a quarter, so that bars lie the other way."""
+    train, labels = real.part(shards.TRAIN)
+    model, _ = quality.feature_network(real, PARAMS, COMPUTE)
+    guessed = [model(torch.from_numpy(x).permute(2, 0, 1)[None].float() / 255).argmax().item() for x in train]
+    own = 100 * np.mean(np.array(guessed) == labels)
+    assert own > 90
+    found = quality.same_class([train[:150], train[150:], train[:50]], real, PARAMS, COMPUTE)
+    assert found["same_class_real"] == pytest.approx(own)
+    right = [*(np.array(guessed) == labels), *(np.array(guessed) == labels)[:50]]
+    assert found["same_class"] == pytest.approx(100 * np.mean(right))
+    other = np.rot90(train, axes=(1, 2)).copy()
+    turned = quality.same_class([other], real, PARAMS, COMPUTE)["same_class"]
+    assert turned < 50  # a third has no bars and stays what it is
+    assert quality.same_class([train], dataclasses.replace(real, labels=np.full(580, -1)), PARAMS, COMPUTE) == {}
+
+
+@pytest.mark.parametrize("most", [1, 60, 199])
+def test_the_first_positives_are_asked_alone(real, monkeypatch, most):
+    monkeypatch.setattr(quality, "MOST", most)
+    train, _ = real.part(shards.TRAIN)
+    spoilt = [train[:most], np.zeros_like(train)]
+    found = quality.same_class(spoilt, real, PARAMS, COMPUTE)
+    assert found["same_class"] == found["same_class_real"]
+
+
 @pytest.mark.parametrize(("generated", "asked"), [(0, 60), (80, 0), (1, 60)])
 def test_nothing_to_judge_is_said(generated, asked, sets, real):
     found = judge(sets["good"][:generated], real, images=asked)

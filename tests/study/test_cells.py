@@ -100,6 +100,13 @@ def test_the_key_is_of_what_decides_the_numbers(write):
     judged = params.model_copy(update={"quality": params.quality.model_copy(update={"steps": 77})})
     other = params.model_copy(update={"moco": params.moco.model_copy(update={"queue_size": 64})})
     assert cells.key(judged) == cells.key(other) == keys[0]  # a stage that only looks; a method that is not used
+    unused = params.model_copy(update={"positives": params.positives.model_copy(update={"steps": 5})})
+    assert cells.key(unused) == keys[0]
+    some, fewer = (
+        params.model_copy(update={"positives": params.positives.model_copy(update={"kind": "anchored"} | changes)})
+        for changes in ({}, {"candidates": 1})
+    )
+    assert len({keys[0], cells.key(some), cells.key(fewer)}) == 3
     simclr = params.model_copy(update={"simclr": params.simclr.model_copy(update={"temperature": 0.3})})
     assert cells.key(simclr) != keys[0]
 
