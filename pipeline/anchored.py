@@ -78,14 +78,14 @@ def sampler(
     """
     makes = module(card["kind"])
     model, noise = makes.load(generator)
+    makes.fit_to(anchors.shape[1:3], anchors.shape[3], model, str(generator))
     timesteps = noise.config.num_train_timesteps
     if timesteps % params.steps:
         fault = f"{params.steps} does not divide the {timesteps} timesteps that the generator was trained with"
         raise UserError(fault, "params.yaml: positives.steps", "choose a divisor")
     if model.mid_block is None:
         raise UserError("its UNet has no middle block, where anchors are mixed in", generator, "use another generator")
-    # Compiled, a forward pass could not be left half way.
-    model = makes.for_sampling(model, compute.model_copy(update={"compile": False}))
+    model = makes.for_sampling(model, _eager(compute))
     seed, n = seeds.key(params.seed, "anchored"), len(anchors)  # other noise than the inflation set's at the same seed
 
     def batch(numbers: range, weight: float) -> dict[str, np.ndarray]:
@@ -103,6 +103,11 @@ def sampler(
     return batch
 
 
+def _eager(compute: Compute) -> Compute:
+    # Compiled, a forward pass could not be left half way.
+    return compute.model_copy(update={"compile": False})
+
+
 def fill(
     params: Positives, card: dict, generator: Path, anchors: np.ndarray, names: np.ndarray, compute: Compute
 ) -> tuple[dict[str, Path], str]:
@@ -117,7 +122,7 @@ def fill(
         params=decides,
         anchors=[list(anchors.shape), hashlib.sha256(anchors).hexdigest(), hashlib.sha256(names).hexdigest()],
         code=store.code("anchored", f"generators/{card['kind']}"),
-        arithmetic=loop.arithmetic(compute),
+        arithmetic=loop.arithmetic(_eager(compute)),
     )
 
     def start() -> sampling.Batch:

@@ -1,7 +1,7 @@
 """Get a published data set once, outside every stage: python -m pipeline.fetch NAME (or `make data NAME=...`).
 
-It goes to data/NAME, its checksum is verified, and `dataset.path` is then that folder. `digits` is a folder of pictures
-for `transfer`.
+It goes to data/NAME, the checksum of what is downloaded is verified, and `dataset.path` is then that folder. `digits`
+is a folder of pictures for `transfer`.
 """
 
 import argparse

@@ -21,7 +21,7 @@ def judge(
     for name, found in {"labelled": rows, **held_out}.items():
         if len(found) < 2:
             raise UserError(f"{len(found)} {name} images have a label", "data/real", "set finetune.labels to []")
-    schedule = Training(**params.model_dump(include=set(Training.model_fields)))
+    schedule = Training(**{name: getattr(params, name) for name in Training.model_fields})
     recipe = augment.recipe(evaluation.at_strength(encoder, params.strength), 0)
     labelled, classes = (real.images[rows], real.labels[rows]), len(real.classes)
 

@@ -37,6 +37,11 @@ def size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def alone() -> None:
+    """From here on this process, the first of its job, works by itself; the others have left."""
+    os.environ["WORLD_SIZE"] = "1"
+
+
 def leads() -> bool:
     """Whether this process speaks for its whole job: alone, or the first of one that no stage has started."""
     return _FOLDER not in os.environ and rank() == 0

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline import files, stage, store
+from pipeline.errors import UserError
 from pipeline.params import reader
 
 STAGES = ("check", "prepare", "generator", "generate", "positives", "quality", "pretrain", "linear_eval")
@@ -72,6 +73,8 @@ def summary() -> str:
         judged = files.read_json(Path("metrics/label_free.json"))
         return "\n".join([*lines, *(f"  {name:<40} {value:8.3f}" for name, value in judged.items())])
     proof = files.read_json(Path("metrics/linear_eval.protocol.json"))
+    if "few_labels" not in proof:
+        raise UserError("made by older code", "metrics/linear_eval.protocol.json", "run `dvc repro`")
     lines += ["", f"  {'linear probe, test top-1':<40} {'%':>6}"]
     words_for = {
         "top1": f"encoder, labels of {proof['train_labels']:,} images",

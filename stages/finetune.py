@@ -6,7 +6,19 @@ from types import SimpleNamespace
 from pipeline import backbones, files, finetune, loop, machine, report, shards, stage
 
 FOREACH = "finetune.labels"
-READS = ("compute", "finetune")
+READS = (
+    "compute",
+    "finetune.head_lr",
+    "finetune.strength",
+    "finetune.steps",
+    "finetune.batch_size",
+    "finetune.lr",
+    "finetune.warmup_steps",
+    "finetune.weight_decay",
+    "finetune.log_every",
+    "finetune.checkpoint_every",
+    "finetune.seed",
+)
 WRITES = ("metrics/finetune/${item}.json", "metrics/finetune/${item}.protocol.json")
 
 

@@ -42,6 +42,7 @@ def sample(params: SimpleNamespace) -> None:
     distributed.leave()
     if not distributed.first():
         return
+    launch.alone()  # the network that judges is trained by one process
     facts = {"n": params.positives.candidates * len(images), "fingerprint": fingerprint}
     files.assemble(SET, made, lambda folder: shards.seal(folder, sorted(made), facts))
     shown = anchored.ladder(params.positives, card, generator, images[:SHOWN], params.compute)

@@ -4,6 +4,7 @@ All of it by reading the sources: nothing here imports torch.
 """
 
 import ast
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -106,7 +107,9 @@ def test_stages_of_a_foreach_are_apart_and_there_is_none_by_default(name):
     assert assigned(f"stages/{name}.py", "FOREACH") == of(name)
     assert all(called(name) in path for path in written(STAGES[name]))
     section, _, key = of(name).partition(".")
-    assert f"{section}.{called(name)}" in STAGES[name]["params"] or key
+    assert section not in STAGES[name]["params"]
+    assert of(name) not in STAGES[name]["params"]
+    assert bool(key) != (f"{section}.{called(name)}" in STAGES[name]["params"])  # a list's entry is a number
     values = yaml.safe_load((REPOSITORY / "params.yaml").read_text(encoding="utf-8"))[section]
     assert not (values[key] if key else values)
     assert not [line for line in (REPOSITORY / "dvc.lock").read_text().splitlines() if line.startswith(f"  {name}@")]
@@ -172,7 +175,10 @@ def test_stage_uses_every_section_that_it_is_given_and_no_other(name):
 
 
 def test_every_parameter_is_read_by_a_stage_that_computes_and_has_one_owner():
-    """A whole section, with its seed, belongs to one stage; others may read single values of it, all read compute."""
+    """A whole section, with its seed, belongs to one stage; others may read single values of it, all read compute.
+
+    Of a section with a list that stages are made of, the other values are as good as the whole.
+    """
     owners: dict[str, list[str]] = {section: [] for section in Params.model_fields}
     for name in set(STAGES) - {"check"}:
         for words in assigned(f"stages/{name}.py", "READS"):
@@ -181,6 +187,11 @@ def test_every_parameter_is_read_by_a_stage_that_computes_and_has_one_owner():
                 for kind in kinds(section, value):
                     owners[kind].append(name)
             elif not value or words.endswith(".${key}"):
+                owners[section].append(name)
+        if name in FOREACH and "." in of(name):
+            section, _, labels = of(name).partition(".")
+            others = {key[1] for key in reader.keys() if key[0] == section and len(key) == 2} - {labels}  # noqa: SIM118
+            if {f"{section}.{value}" for value in others} <= set(assigned(f"stages/{name}.py", "READS")):
                 owners[section].append(name)
     assert len(owners.pop("compute")) > 1
     assert {section for section, names in owners.items() if len(names) != 1} == set()
@@ -391,3 +402,26 @@ def test_params_yaml_has_one_reader():
         if source != "pipeline/params/reader.py":
             assert "params.yaml" not in literals, source
             assert "yaml" not in imported_packages(source), source
+
+
+def test_readme_lists_the_library_in_reading_order():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    listed = re.search(r"in reading order: (.*?)\npresets/", text, re.DOTALL)[1].split()
+    named = [name.partition("/")[0] for name in READING_ORDER.split()]
+    assert [name.rstrip("/") for name in listed] == list(dict.fromkeys(named))
+    packages = {path.name for path in (REPOSITORY / "pipeline").iterdir() if (path / "__init__.py").exists()}
+    assert {name.rstrip("/") for name in listed if name.endswith("/")} == packages
+
+
+def test_no_file_holds_the_marks_of_a_merge():
+    texts = ("*.md", "*.py", "*.yaml", "*.toml", "*.txt", "*.csv", "Makefile")
+    files = {
+        path
+        for folder in ("", "docs", "presets", "studies")
+        for text in texts
+        for path in (REPOSITORY / folder).glob(text)
+    }
+    files |= {REPOSITORY / source for source in SOURCES}
+    assert len(files) > 100
+    for path in files:
+        assert not re.search(r"(?m)^(<{7}|>{7}) ", path.read_text(encoding="utf-8")), path

@@ -222,7 +222,7 @@ def small_views(p) -> Iterator[Fault]:
     """Small views are no larger than the image, and their crops lie between a least and a most."""
     method, (size, _, _) = p.pretrain.method, shape(p.dataset)
     own = getattr(p, method)
-    if not hasattr(own, "small_size"):
+    if not getattr(own, "small_views", 0):
         return
     if own.small_size > size:
         yield (method, "small_size"), f"{own.small_size} pixels > {size} of the image"

@@ -170,9 +170,14 @@ def resolve(cell: Cell, base: Params) -> Params:
     return params
 
 
+def wants_positives(params: Params) -> bool:
+    """Whether the method looks at positives; others may stand beside them."""
+    return getattr(getattr(params, params.pretrain.method), "third_view", None) == "candidate"
+
+
 def key(params: Params) -> str:
     """16 hex digits of what decides a cell's numbers: resolved parameters, and the code that computes."""
-    positives = ("positives",) if params.positives.kind != "none" else ()
+    positives = ("positives",) if wants_positives(params) else ()
     names = (*SECTIONS, *positives, params.generator.kind, params.pretrain.method)
     own = {name: getattr(params, name) for name in names}
     kinds = (f"generators/{params.generator.kind}", f"methods/{params.pretrain.method}")

@@ -217,7 +217,8 @@ class _Experiment:
     def row(self, commit: str) -> dict:
         """The row of a finished experiment."""
         ref = f"refs/exps/{commit[:2]}/{commit[2:]}/{self.name}"
-        metrics = {name: json.loads(rows.git("show", f"{ref}:metrics/{name}.json")) for name in rows.FILES}
+        wanted = [f for f in rows.FILES if f != "positives" or cells.wants_positives(self.one.params)]
+        metrics = {name: json.loads(rows.git("show", f"{ref}:metrics/{name}.json")) for name in wanted}
         self.log.unlink()
         facts = {"seconds": round(self._spent(), 1), "commit": commit[:12], "key": self.one.key}
         self._clock.unlink(missing_ok=True)

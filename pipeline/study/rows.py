@@ -8,6 +8,7 @@ from pipeline import report
 from pipeline.errors import UserError
 from pipeline.params import reader
 from pipeline.params.schema import Params
+from pipeline.study import cells
 from pipeline.study.cells import FOLDER, Cell
 
 OUTCOMES = ("top1", "top1_10k", "knn", "pixels", "untrained", "clsp", "top1_1pct", "top1_10pct")
@@ -61,7 +62,7 @@ def add(path: Path, row: dict) -> None:
 
 def setting(cell: Cell, params: Params) -> dict:
     """What a row says of a cell before it is run."""
-    p, kind = params, params.positives.kind
+    p, positives = params, params.positives if cells.wants_positives(params) else None
     return {
         "label": cell.label,
         "method": p.pretrain.method,
@@ -74,9 +75,9 @@ def setting(cell: Cell, params: Params) -> dict:
         "ddpm_seed": p.ddpm.seed,
         "width": p.pretrain.backbone.width,
         "batch": p.pretrain.batch_size,
-        "positives": kind,
-        "weight": "" if kind == "none" else p.positives.weight,
-        "candidates": "" if kind == "none" else p.positives.candidates,
+        "positives": positives.kind if positives else "none",
+        "weight": positives.weight if positives else "",
+        "candidates": positives.candidates if positives else "",
         "seed": cell.seed,
         "steps": p.pretrain.steps,
         "images": p.pretrain.steps * p.pretrain.batch_size,
@@ -85,8 +86,8 @@ def setting(cell: Cell, params: Params) -> dict:
 
 
 def measured(metrics: dict[str, dict]) -> dict:
-    """What a row says of a finished experiment; metrics: name of each of FILES under metrics/ -> its values."""
-    everything = {name: value for file in FILES for name, value in metrics[file].items()}
+    """What a row says of a finished experiment; metrics: names of FILES under metrics/ -> their values."""
+    everything = {name: value for values in metrics.values() for name, value in values.items()}
     return {name: everything[name] for name in COLUMNS if name in everything}
 
 

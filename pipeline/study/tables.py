@@ -26,6 +26,7 @@ RANKED = (
     "taking the arm that the measure likes best. By chance: what 95 % of random orders of so many arms stay within, "
     "either way."
 )
+COSTS = "Encoder: its passes over those of {}. What generators take, in training and sampling, is not in them."
 _ARMS = ("arm", "seeds", "beta", "passes", "top-1, %", "kNN")
 _FEW = {"top1_1pct": "1 % of labels", "top1_10pct": "10 %"}
 
@@ -73,11 +74,10 @@ def _header(*names: str) -> list[str]:
 
 def _part(data: pd.DataFrame, part: PartFile) -> list[str]:
     few = [name for name in _FEW if data[name].notna().all()]
-    # Passes of the backbone, over those of the arm that the others are compared with, where not all have as many.
     arms = set(data.arm)
     costs = data.groupby("arm").forwards.mean() / data[data.arm == part.against].forwards.mean()
     costly = part.against in arms and costs.nunique() > 1
-    lines = _header(*_ARMS, *(_FEW[name] for name in few), *(["compute"] if costly else []), *EXPECTED)
+    lines = _header(*_ARMS, *(_FEW[name] for name in few), *(["encoder"] if costly else []), *EXPECTED)
     for arm, of in data.groupby("arm", sort=False):
         mean = of.mean(numeric_only=True)
         spread = f" +- {of[OUTCOME].std():.2f}" if len(of) > 1 else ""
@@ -85,6 +85,8 @@ def _part(data: pd.DataFrame, part: PartFile) -> list[str]:
         cells += [f"{mean.knn:.2f}", *(f"{mean[name]:.2f}" for name in few), *([f"{costs[arm]:.2f}"] if costly else [])]
         cells += [f"{mean[name]:.4g}" for name in EXPECTED]
         lines.append(f"| {' | '.join(map(str, cells))} |")
+    if costly:
+        lines += ["", COSTS.format(part.against)]
     if part.against is not None:
         found, blocks = analysis.differences(data, part.against)
         lines += ["", *_header(f"less {part.against}", "points", "95 % interval", "could have been seen", "")]

@@ -48,7 +48,7 @@ def resumed(base, tmp_path_factory):
 
 def test_two_processes_share_the_shards_out_and_make_the_same_bytes(base, tmp_path):
     clone = without(base, "shards", tmp_path / "clone")
-    shutil.rmtree(clone / "data/generated")
+    shutil.rmtree(clone / "data/generated/inflation")
     said = clones.run(clone, *words("generate"))
     assert clones.digests(clone) == clones.digests(base.clone)
     counted = clones.counts(clone)
@@ -109,3 +109,16 @@ def test_signal_lets_all_processes_finish_the_same_step_and_the_job_goes_on(base
     assert (counted["pretrain-0.steps"], counted["pretrain-1.steps"]) == (60 - done, 60 - done)
     clones.run(straight, *words("pretrain"))
     assert clones.digests(clone) == clones.digests(straight)
+
+
+@pytest.mark.slow
+def test_positives_of_two_processes_are_those_of_one_and_the_first_judges_them(base, tmp_path):
+    clone = without(base, "classifier", tmp_path / "clone")
+    clones.edit(clone, positives__kind="anchored")
+    alone = clones.copy(clone, tmp_path / "alone")
+    clones.stage(alone, "positives")
+    clones.run(clone, *words("positives"))
+    assert clones.digests(clone, "data/generated/positives") == clones.digests(alone, "data/generated/positives")
+    judged, expected = (json.loads((c / "metrics/positives.json").read_text()) for c in (clone, alone))
+    assert judged == expected
+    assert 0 <= judged["same_class"] <= 100

@@ -137,6 +137,8 @@ def test_stage_alone_says_in_one_line_what_is_missing(small, base, tmp_path):
     assert complaint(clone, "pretrain") == f"pretrain: data/generated/inflation: not made yet - {run('generate')}"
     assert complaint(clone, "linear_eval") == f"linear_eval: data/encoder: no encoder yet - {run('pretrain')}"
     shutil.copytree(base.clone / "data/generated/inflation", clone / "data/generated/inflation")
+    assert complaint(clone, "pretrain") == f"pretrain: data/generated/positives: not made yet - {run('positives')}"
+    shutil.copytree(base.clone / "data/generated/positives", clone / "data/generated/positives")
     clones.edit(clone, inflation__ratio="0.5")
     held = "pretrain: data/generated/inflation: holds 400 images, inflation.ratio 0.5 asks for 200"
     assert complaint(clone, "pretrain") == f"{held} - {run('generate')}"

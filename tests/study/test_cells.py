@@ -102,11 +102,11 @@ def test_the_key_is_of_what_decides_the_numbers(write):
     assert cells.key(judged) == cells.key(other) == keys[0]  # a stage that only looks; a method that is not used
     unused = params.model_copy(update={"positives": params.positives.model_copy(update={"steps": 5})})
     assert cells.key(unused) == keys[0]
-    some, fewer = (
-        params.model_copy(update={"positives": params.positives.model_copy(update={"kind": "anchored"} | changes)})
-        for changes in ({}, {"candidates": 1})
-    )
-    assert len({keys[0], cells.key(some), cells.key(fewer)}) == 3
+    method = params.pretrain.model_copy(update={"method": "clsp_simclr"})
+    clsp = [params.model_copy(update={"pretrain": method})]
+    for changes in ({"kind": "anchored"}, {"kind": "anchored", "candidates": 1}):
+        clsp.append(clsp[0].model_copy(update={"positives": params.positives.model_copy(update=changes)}))
+    assert len({keys[0], *map(cells.key, clsp)}) == 4
     simclr = params.model_copy(update={"simclr": params.simclr.model_copy(update={"temperature": 0.3})})
     assert cells.key(simclr) != keys[0]
 

@@ -71,18 +71,19 @@ def test_the_page_shows_the_same(study):
 
 
 def test_costs_and_few_labels_are_columns_where_there_are_such(study):
-    assert "compute" not in tables.table(study)
+    assert "| encoder |" not in tables.table(study)
     given = rows.read(study.memory)
     study.memory.unlink()
     for each in given:
-        some = each["label"].startswith("some")
-        few = {"top1_1pct": 61.5, "top1_10pct": 72.5} if each["label"].startswith(("some", "none")) else {}
-        rows.add(study.memory, each | {"forwards": 900 if some else 600} | few)
+        few = (61.5, 72.5) if each["label"].startswith("arms:") else ("", "")
+        measured = dict(zip(("top1_1pct", "top1_10pct"), few, strict=True))
+        rows.add(study.memory, each | measured | {"forwards": 900 if "some" in each["label"] else 600})
     text = tables.table(study)
-    assert "| arm | seeds | beta | passes | top-1, % | kNN | 1 % of labels | 10 % | compute | rankme |" in text
+    assert "| arm | seeds | beta | passes | top-1, % | kNN | 1 % of labels | 10 % | encoder | rankme |" in text
     assert "| none | 2 | 0.500 | 1 | 81.00 +- 1.41 | 1.00 | 61.50 | 72.50 | 1.00 | 40.5 |" in text
     assert "| some | 2 | 0.500 | 1 | 82.20 +- 1.70 | 1.00 | 61.50 | 72.50 | 1.50 | 41.1 |" in text
-    assert text.count("compute") == 1  # the grid's arms cost alike, and have no such labels
+    assert "Encoder: its passes over those of none." in text
+    assert text.count("| encoder |") == 1  # the grid's arms cost alike, and have no such labels
 
 
 def test_a_half_finished_study_has_what_there_is(study):
