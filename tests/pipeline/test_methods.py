@@ -6,8 +6,9 @@ import pytest
 
 from tests.pipeline import clones
 
-KILLED = {"moco": {}, "byol": {}, "all4one": {}, "swav": {}, "dino": {}, "clsp_moco": {"positives__kind": "anchored"}}
-OTHERS = (*KILLED, "barlow_twins", "simsiam", "nnclr", "vicreg", "clsp_simclr")
+# Of every kind of state one: queues, followers, dropout, frozen parameters, positives; the contract's tests resume all.
+KILLED = {"all4one": {}, "swav": {}, "clsp_moco": {"positives__kind": "anchored"}}
+OTHERS = (*KILLED, "moco", "byol", "barlow_twins", "simsiam", "nnclr", "clsp_simclr", "vicreg", "dino")
 
 
 def append(clone, method):
