@@ -256,6 +256,12 @@ def test_what_a_stage_reads_of_another_is_made_by_it():
         assert read <= set(made) | {path for path, maker in outs.items() if maker == name}
 
 
+def test_the_lock_has_the_stages_in_the_order_of_a_run_from_nothing():
+    """A stage that is added later would stand last in it, and a run from nothing would change the file."""
+    lock = yaml.safe_load((REPOSITORY / "dvc.lock").read_text(encoding="utf-8"))
+    assert list(lock["stages"]) == [name for name in STAGES if name not in FOREACH]
+
+
 def test_dvc_keeps_the_runs_of_every_stage_but_the_check():
     """An output that is neither cached nor a metric nor a plot would switch its stage's run cache off."""
     for name, described in STAGES.items():
