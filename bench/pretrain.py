@@ -19,7 +19,8 @@ from bench.views import Pictures, images
 from pipeline import augment, backbones, inflation, loop, losses, seeds, shards
 from pipeline.methods import simclr
 from pipeline.params import reader
-from pipeline.params.schema import Backbone, Compute, SimCLR
+from pipeline.params.methods import SimCLR
+from pipeline.params.schema import Backbone, Compute
 from pipeline.quality import plain
 from pipeline.training import encoder as training
 

@@ -35,6 +35,8 @@ PLUMBING = {
     "machine",
     "checkpoint",
     "params",
+    "params/types",
+    "params/methods",
     "params/schema",
     "params/reader",
     "params/rules",

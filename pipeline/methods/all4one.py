@@ -16,7 +16,7 @@ from pipeline.heads import Follower, Queue, mlp, momentum, nearest
 from pipeline.loop import Group, Phase, groups_of
 from pipeline.losses import of_neighbours
 from pipeline.methods import View
-from pipeline.params.schema import All4One as Params
+from pipeline.params.methods import All4One as Params
 
 NEIGHBOURS, LAYERS, HEADS = 5, 3, 8
 CENTROID_TEMPERATURE, FEATURES = 0.1, 10.0  # of the second term; the weight of the third

@@ -9,7 +9,7 @@ from pipeline.distributed import gather
 from pipeline.heads import mlp
 from pipeline.loop import Phase, groups_of
 from pipeline.methods import View
-from pipeline.params.schema import BarlowTwins as Params
+from pipeline.params.methods import BarlowTwins as Params
 
 _EPSILON = 1e-5  # batch normalisation's, which is how the paper's code standardises
 

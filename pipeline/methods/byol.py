@@ -10,7 +10,7 @@ from pipeline.distributed import gather
 from pipeline.heads import Follower, mlp, momentum, spread
 from pipeline.loop import Phase, groups_of
 from pipeline.methods import View
-from pipeline.params.schema import BYOL as Params
+from pipeline.params.methods import BYOL as Params
 
 
 def build(params: Params, encoder: Encoder, seed: int) -> "BYOL":

@@ -16,7 +16,7 @@ from pipeline.heads import Follower, Queue, mlp, momentum
 from pipeline.loop import Phase, groups_of
 from pipeline.losses import alignment, info_nce
 from pipeline.methods import View
-from pipeline.params.schema import CLSPMoCo as Params
+from pipeline.params.methods import CLSPMoCo as Params
 
 
 def build(params: Params, encoder: Encoder, seed: int) -> "CLSPMoCo":

@@ -16,7 +16,7 @@ from pipeline.heads import mlp
 from pipeline.loop import Phase, groups_of
 from pipeline.losses import alignment, nt_xent
 from pipeline.methods import View
-from pipeline.params.schema import CLSPSimCLR as Params
+from pipeline.params.methods import CLSPSimCLR as Params
 
 
 def build(params: Params, encoder: Encoder, seed: int) -> "CLSPSimCLR":

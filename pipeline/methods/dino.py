@@ -16,7 +16,7 @@ from pipeline.distributed import gather
 from pipeline.heads import Follower, momentum, multi_crop
 from pipeline.loop import Group, Phase, groups_of
 from pipeline.methods import View
-from pipeline.params.schema import DINO as Params
+from pipeline.params.methods import DINO as Params
 
 
 def build(params: Params, encoder: Encoder, seed: int) -> "DINO":

@@ -14,7 +14,7 @@ from pipeline.heads import Follower, Queue, mlp, momentum
 from pipeline.loop import Phase, groups_of
 from pipeline.losses import info_nce
 from pipeline.methods import View
-from pipeline.params.schema import MoCo as Params
+from pipeline.params.methods import MoCo as Params
 
 
 def build(params: Params, encoder: Encoder, seed: int) -> "MoCo":

@@ -14,7 +14,7 @@ from pipeline.heads import Queue, mlp, nearest
 from pipeline.loop import Phase, groups_of
 from pipeline.losses import of_neighbours
 from pipeline.methods import View
-from pipeline.params.schema import NNCLR as Params
+from pipeline.params.methods import NNCLR as Params
 
 
 def build(params: Params, encoder: Encoder, seed: int) -> "NNCLR":

@@ -10,7 +10,7 @@ from pipeline.distributed import gather
 from pipeline.loop import Phase, groups_of
 from pipeline.losses import nt_xent
 from pipeline.methods import View
-from pipeline.params.schema import SimCLR as Params
+from pipeline.params.methods import SimCLR as Params
 
 
 def build(params: Params, encoder: Encoder, seed: int) -> "SimCLR":

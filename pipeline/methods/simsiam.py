@@ -10,7 +10,7 @@ from pipeline.distributed import gather
 from pipeline.heads import mlp, spread
 from pipeline.loop import Phase, groups_of
 from pipeline.methods import View
-from pipeline.params.schema import SimSiam as Params
+from pipeline.params.methods import SimSiam as Params
 
 
 def build(params: Params, encoder: Encoder, seed: int) -> "SimSiam":

@@ -15,7 +15,7 @@ from pipeline.distributed import gather
 from pipeline.heads import Queue, mlp, multi_crop
 from pipeline.loop import Group, Phase, groups_of
 from pipeline.methods import View
-from pipeline.params.schema import SwAV as Params
+from pipeline.params.methods import SwAV as Params
 
 
 def build(params: Params, encoder: Encoder, seed: int) -> "SwAV":

@@ -10,7 +10,7 @@ from pipeline.distributed import gather
 from pipeline.heads import mlp
 from pipeline.loop import Phase, groups_of
 from pipeline.methods import View
-from pipeline.params.schema import VICReg as Params
+from pipeline.params.methods import VICReg as Params
 
 DEVIATION, EPSILON = 1.0, 1e-4  # gamma and epsilon of equation 1
 

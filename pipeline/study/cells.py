@@ -27,7 +27,8 @@ from pydantic import Field, ValidationError
 from pipeline import preset, store
 from pipeline.errors import UserError
 from pipeline.params import reader
-from pipeline.params.schema import Count, Params, Section
+from pipeline.params.schema import Params
+from pipeline.params.types import Count, Section
 
 FOLDER = Path("studies")
 MOST = 10_000  # cells of a part

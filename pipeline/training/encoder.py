@@ -12,7 +12,8 @@ import torch
 from pipeline import augment, backbones, distributed, files, heads, inflation, loop, probes, seeds, shards, store
 from pipeline.errors import UserError
 from pipeline.methods import View, module
-from pipeline.params.schema import Augment, Compute, Inflation, Pretrain, Section
+from pipeline.params.schema import Augment, Compute, Inflation, Pretrain
+from pipeline.params.types import Section
 from pipeline.progress import say
 
 

@@ -17,12 +17,11 @@ from pipeline.methods import (
     swav,
     vicreg,
 )
-from pipeline.params.schema import (
+from pipeline.params.methods import (
     BYOL,
     DINO,
     NNCLR,
     All4One,
-    Backbone,
     BarlowTwins,
     CLSPMoCo,
     CLSPSimCLR,
@@ -32,6 +31,7 @@ from pipeline.params.schema import (
     SwAV,
     VICReg,
 )
+from pipeline.params.schema import Backbone
 
 _ALL4ONE = {"hidden_dim": 12, "output_dim": 8, "predictor_dim": 7, "attention_rate": 0.1}
 _MOCO = {"temperature": 0.2, "queue_size": 12, "momentum_start": 0.9, "momentum_end": 0.99}

@@ -7,7 +7,7 @@ import torch
 
 from pipeline import losses
 from pipeline.methods import View
-from pipeline.params.schema import CLSPMoCo, CLSPSimCLR
+from pipeline.params.methods import CLSPMoCo, CLSPSimCLR
 from tests.methods import contract
 from tests.methods.contract import build, unit, views
 from tests.methods.test_moco import by_the_paper as info_nce_by_the_paper

@@ -10,7 +10,8 @@ import torch
 from pipeline import augment, backbones, heads, inflation, loop, shards
 from pipeline.errors import UserError
 from pipeline.methods import View, clsp_simclr, simclr
-from pipeline.params.schema import Augment, Backbone, CLSPSimCLR, Inflation, Pretrain, SimCLR
+from pipeline.params.methods import CLSPSimCLR, SimCLR
+from pipeline.params.schema import Augment, Backbone, Inflation, Pretrain
 from pipeline.training import encoder
 from tests.toys import COMPUTE
 
