@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline import loop, sampling, seeds, store
+from pipeline import sampling, seeds, store
 from pipeline.errors import UserError
 from pipeline.generators import module
 from pipeline.params.schema import Compute, Positives
 
-LADDER = (0.0, 0.1, 0.3, 1.0)  # weights that a picture compares
+LADDER = (0.0, 0.1, 0.3, 1.0)  # weights that a picture compares; 1 is plain sampling
 
 
 class Anchored:
@@ -71,8 +71,8 @@ def bottleneck(model: nn.Module, x: torch.Tensor, t: torch.Tensor) -> torch.Tens
 
 def sampler(
     params: Positives, card: dict, generator: Path, anchors: np.ndarray, compute: Compute
-) -> Callable[[range, float], dict[str, np.ndarray]]:
-    """numbers, weight -> their images: number c n + a is candidate c of image a of the n anchors, uint8 (n, H, W, C).
+) -> Callable[[range, float], np.ndarray]:
+    """numbers, weight -> their images: number c n + a is candidate c of image a of the n anchors, uint8 (len, H, W, C).
 
     generator: a folder with this `card`. Anchors are brought to the generator's size, and its images to theirs.
     """
@@ -88,7 +88,7 @@ def sampler(
     model = makes.for_sampling(model, _eager(compute))
     seed, n = seeds.key(params.seed, "anchored"), len(anchors)  # other noise than the inflation set's at the same seed
 
-    def batch(numbers: range, weight: float) -> dict[str, np.ndarray]:
+    def batch(numbers: range, weight: float) -> np.ndarray:
         place = np.array(numbers) % n
         x = torch.from_numpy(anchors[place]).permute(0, 3, 1, 2).float() / 127.5 - 1
         if x.shape[2] != model.config.sample_size:
@@ -97,8 +97,7 @@ def sampler(
         mixed = Anchored(model, noise, x, weight, draws)
         solver, extra = makes.solver("ddim", noise, params.eta, params.clip)
         solver.set_timesteps(params.steps, device=compute.device)
-        images = makes.to_uint8(makes.sample(mixed, solver, extra, numbers, seed), anchors.shape[1])
-        return {"images": images, "anchor": place, "candidate": np.array(numbers) // n}
+        return makes.to_uint8(makes.sample(mixed, solver, extra, numbers, seed), anchors.shape[1])
 
     return batch
 
@@ -116,50 +115,15 @@ def fill(
     anchors: uint8 (n, H, W, C); names: int64 (n,), what a shard calls each of them (`anchor_index`). More candidates
     add shards. Returns (shard name -> file, fingerprint of the set).
     """
-    decides = params.model_dump(exclude={"candidates"})
-    fingerprint = store.fingerprint(
-        generator=card["files"],
-        params=decides,
-        anchors=[list(anchors.shape), hashlib.sha256(anchors).hexdigest(), hashlib.sha256(names).hexdigest()],
-        code=store.code("anchored", f"generators/{card['kind']}"),
-        arithmetic=loop.arithmetic(_eager(compute)),
-    )
-
-    def start() -> sampling.Batch:
-        batch = sampler(params, card, generator, anchors, compute)
-
-        def named(numbers: range) -> dict[str, np.ndarray]:
-            made = batch(numbers, params.weight)
-            return {"images": made["images"], "anchor_index": names[made["anchor"]], "candidate": made["candidate"]}
-
-        return named
-
+    decided = {
+        "generator": card["files"],
+        "anchors": [list(anchors.shape), hashlib.sha256(anchors).hexdigest(), hashlib.sha256(names).hexdigest()],
+        "code": store.code("anchored", f"generators/{card['kind']}"),
+    }
     what = f"anchored sampling ({params.steps} steps, w = {params.weight:g})"
-    return sampling.stock(what, params.candidates * len(anchors), params, fingerprint, start), fingerprint
 
+    def start() -> Callable[[range], np.ndarray]:
+        batch = sampler(params, card, generator, anchors, compute)
+        return lambda numbers: batch(numbers, params.weight)
 
-def ladder(
-    params: Positives, card: dict, generator: Path, anchors: np.ndarray, compute: Compute
-) -> dict[float, np.ndarray]:
-    """Candidate 0 of each anchor at several weights, `params.weight` among them: weight -> uint8 (n, H, W, C)."""
-    batch = sampler(params, card, generator, anchors, compute)
-    return {w: batch(range(len(anchors)), w)["images"] for w in sorted({*LADDER, params.weight})}
-
-
-def distance(positives: list[np.ndarray], anchors: np.ndarray) -> float:
-    """Root mean squared difference in pixels of positives and their anchors, over that of anchors and other anchors.
-
-    0: copies; 1: as unlike as any two. Both uint8 (N, H, W, C), positives in parts, candidate by candidate.
-    """
-
-    def squares(one: np.ndarray, other: np.ndarray) -> int:
-        return int(np.square(one.astype(np.int64) - other).sum())
-
-    first, own = 0, 0
-    for part in positives:
-        places = np.arange(first, first + len(part)) % len(anchors)
-        own += sum(squares(part[k : k + 500], anchors[places[k : k + 500]]) for k in range(0, len(part), 500))
-        first += len(part)
-    shifted = np.roll(anchors, 1, axis=0)
-    others = sum(squares(anchors[k : k + 500], shifted[k : k + 500]) for k in range(0, len(anchors), 500))
-    return float(np.sqrt((own / first) / (others / len(anchors)))) if others else 0.0
+    return sampling.fill_positives(what, params, decided, names, _eager(compute), start)

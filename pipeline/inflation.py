@@ -35,6 +35,25 @@ def positives(rows: np.ndarray, n_real: int, n_generated: int, candidates: int, 
     return np.where(rows < n_real, n_real + n_generated + drawn * n_real + rows, rows)
 
 
+def replaced(
+    rows: np.ndarray,
+    probability: float,
+    n_real: int,
+    n_generated: int,
+    candidates: int,
+    seed: int,
+    step: int,
+    view: int,
+) -> np.ndarray:
+    """int64 (B,): `rows`, each with this probability replaced by one of its positives, as `positives` has them.
+
+    T0 of GenSSL (Ayromlou et al. 2025, section 3): each view draws for itself.
+    """
+    drawn = torch.rand(len(rows), generator=seeds.generator(seed, "replace", step, view)).numpy() < probability
+    others = positives(rows, n_real, n_generated, candidates, seeds.key(seed, "replaced view", view), step)
+    return np.where(drawn, others, rows)
+
+
 class Mixture:
     """Slots of every batch: real ones first, then generated ones.
 

@@ -127,6 +127,25 @@ def features(real: shards.RealSet, params: Quality, compute: Compute):
     return lambda images: probes.features(model.encoder, images, compute), facts
 
 
+def distance(positives: list[np.ndarray], anchors: np.ndarray) -> float:
+    """Root mean squared difference in pixels of positives and their anchors, over that of anchors and other anchors.
+
+    0: copies; 1: as unlike as any two. Both uint8 (N, H, W, C), positives in parts, candidate by candidate.
+    """
+
+    def squares(one: np.ndarray, other: np.ndarray) -> int:
+        return int(np.square(one.astype(np.int64) - other).sum())
+
+    first, own = 0, 0
+    for part in positives:
+        places = np.arange(first, first + len(part)) % len(anchors)
+        own += sum(squares(part[k : k + 500], anchors[places[k : k + 500]]) for k in range(0, len(part), 500))
+        first += len(part)
+    shifted = np.roll(anchors, 1, axis=0)
+    others = sum(squares(anchors[k : k + 500], shifted[k : k + 500]) for k in range(0, len(anchors), 500))
+    return float(np.sqrt((own / first) / (others / len(anchors)))) if others else 0.0
+
+
 def same_class(positives: list[np.ndarray], real: shards.RealSet, params: Quality, compute: Compute) -> dict:
     """How often the feature network takes positives for their image's class, in percent, and the images themselves.
 
@@ -177,7 +196,9 @@ def feature_network(real: shards.RealSet, params: Quality, compute: Compute) -> 
 def plain(channels: int, strength: float) -> Augment:
     """The symmetric family at one strength, for images of 1 or 3 channels."""
     alone = dict.fromkeys(augment.NUMBERS)  # null: what strength gives
-    return Augment(family="symmetric", form="grey" if channels == 1 else "colour", strength=strength, seed=0, **alone)
+    form = "grey" if channels == 1 else "colour"
+    own = {"family": "symmetric", "form": form, "strength": strength, "replace": 0.0, "replaced": "second", "seed": 0}
+    return Augment(**own, **alone)
 
 
 def turned(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -59,6 +59,35 @@ def fill(
     return stock(f"sampling ({params.sampler}, {params.steps} steps)", n, params, fingerprint, start), fingerprint
 
 
+def fill_positives(
+    what: str,
+    params: Positives,
+    decided: dict,
+    names: np.ndarray,
+    compute: Compute,
+    start: Callable[[], Callable[[range], np.ndarray]],
+) -> tuple[dict[str, Path], str]:
+    """`params.candidates` positives of each of n images, candidate by candidate, as whole shards in the store.
+
+    Number c n + a is candidate c of image a. decided: what decides their pixels beside parameters and arithmetic;
+    names: int64 (n,), what a shard calls each image (`anchor_index`); start() -> batch(numbers) -> uint8 images. More
+    candidates add shards. Returns (shard name -> file, fingerprint of the set).
+    """
+    own = params.model_dump(exclude={"candidates"})
+    fingerprint = store.fingerprint(**decided, params=own, arithmetic=loop.arithmetic(compute))
+
+    def named() -> Batch:
+        batch, n = start(), len(names)
+
+        def of(numbers: range) -> dict[str, np.ndarray]:
+            place = np.array(numbers)
+            return {"images": batch(numbers), "anchor_index": names[place % n], "candidate": place // n}
+
+        return of
+
+    return stock(what, params.candidates * len(names), params, fingerprint, named), fingerprint
+
+
 def stock(
     what: str, n: int, grid: Generate | Positives, fingerprint: str, start: Callable[[], Batch]
 ) -> dict[str, Path]:

@@ -20,6 +20,7 @@ READS = (
     "ddpm",
     "generate",
     "positives",
+    "conditioned",
     "quality",
     "inflation",
     "augment",

@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from pipeline import distributed, files, imports, loop, machine, report, shards, stage
+from pipeline.generators import module
 from pipeline.training import generator
 
 READS = ("compute", "generator", "${generator.kind}")
@@ -23,7 +24,7 @@ def main(params: SimpleNamespace) -> None:
     source, rows, made, imported = params.generator.source, [], {}, None
     if source == "train":
         images, _ = real.part(shards.TRAIN)
-        made, rows = generator.train(params.generator, params.own, images, params.compute)
+        made, rows = generator.train(module(params.generator.kind), params.own, images, params.compute)
     distributed.leave()
     if not distributed.first():
         return

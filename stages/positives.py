@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from pipeline import files, launch, machine, report, stage
 
-READS = ("compute", "positives", "quality.steps", "quality.seed")
+READS = ("compute", "positives", "conditioned", "quality.steps", "quality.seed")
 SET = Path("data/generated/positives")
 WRITES = ("data/generated/positives", "metrics/positives.json", "plots/positives.png")
 SHOWN = 16
@@ -32,26 +32,58 @@ def main(params: SimpleNamespace) -> None:
 
 
 def sample(params: SimpleNamespace) -> None:
-    from pipeline import anchored, distributed, loop, quality, sampling, shards
+    from pipeline import distributed, loop, quality, shards
 
     loop.prepare(params.compute)
-    real, generator = shards.read_real(Path("data/real")), Path("data/generator")
+    real = shards.read_real(Path("data/real"))
     images, names = (array[real.rows(shards.TRAIN)] for array in (real.images, real.orig_index))
-    card = sampling.card(generator)
-    made, fingerprint = anchored.fill(params.positives, card, generator, images, names, params.compute)
+    made, fingerprint, pictures = {"anchored": of_anchors, "conditioned": of_features}[params.positives.kind](
+        params, real, images, names
+    )
     distributed.leave()
     if not distributed.first():
         return
     launch.alone()  # the network that judges is trained by one process
     facts = {"n": params.positives.candidates * len(images), "fingerprint": fingerprint}
     files.assemble(SET, made, lambda folder: shards.seal(folder, sorted(made), facts))
-    shown = anchored.ladder(params.positives, card, generator, images[:SHOWN], params.compute)
-    rows = [("real", images), *((f"positives of these, w = {w:g}", found) for w, found in shown.items())]
-    report.beside(Path("plots/positives.png"), rows, columns=SHOWN, rows=1)
+    report.beside(Path("plots/positives.png"), [("real", images), *pictures()], columns=SHOWN, rows=1)
     parts = shards.map_positives(SET, names)
-    found = {"distance": anchored.distance(parts, images)}
+    found = {"distance": quality.distance(parts, images)}
     found |= quality.same_class(parts, real, params.quality, params.compute)
     report.metrics(Path("metrics/positives.json"), {"sampled": facts["n"], "shards": len(made), **found})
+
+
+def of_anchors(params, real, images, names):
+    """Shards, their set's fingerprint, and what draws the picture: positives of the first images over weights."""
+    from pipeline import anchored, sampling
+
+    p, generator = params.positives, Path("data/generator")
+    card = sampling.card(generator)
+    made, fingerprint = anchored.fill(p, card, generator, images, names, params.compute)
+
+    def pictures() -> list:
+        batch = anchored.sampler(p, card, generator, images[:SHOWN], params.compute)
+        weights = sorted({*anchored.LADDER, p.weight})
+        return [(f"positives of these, w = {w:g}", batch(range(SHOWN), w)) for w in weights]
+
+    return made, fingerprint, pictures
+
+
+def of_features(params, real, images, names):
+    """The same of a conditioned DDPM, over guidances."""
+    from pipeline import conditioned
+    from pipeline.training import conditioned as training
+
+    p, own, shape = params.positives, params.conditioned, (images.shape[1], images.shape[3])
+    folder, features = training.prepare(own, real, params.compute)
+    made, fingerprint = conditioned.fill(p, own, folder, features, names, shape, params.compute)
+
+    def pictures() -> list:
+        batch = conditioned.sampler(p, own, folder, features[:SHOWN], shape, params.compute)
+        guidances = sorted({*conditioned.LADDER, p.guidance})
+        return [(f"versions of these, guidance {g:g}", batch(range(SHOWN), g)) for g in guidances]
+
+    return made, fingerprint, pictures
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ TIMESTEPS, LAYERS, LEVELS, CONFIGURATION = 100_000, 100, 10, 100_000  # at most,
 SCHEDULERS = ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler", "PNDMScheduler")
 
 
-def unet(params: DDPM, size: int, channels: int) -> UNet2DModel:
-    """A freshly initialised UNet for images of size x size with 1 or 3 channels."""
+def unet(params: DDPM, size: int, channels: int, **further: object) -> UNet2DModel:
+    """A freshly initialised UNet for images of size x size with 1 or 3 channels; further: of its configuration."""
     depth = len(params.channels)
     attention = ["Attn" if params.attention else ""]
     plain = [""] * (depth - 1)
@@ -41,6 +41,7 @@ def unet(params: DDPM, size: int, channels: int) -> UNet2DModel:
             down_block_types=[f"{a}DownBlock2D" for a in plain + attention],
             up_block_types=[f"{a}UpBlock2D" for a in attention + plain],
             add_attention=params.attention,
+            **further,
         )
 
 
@@ -54,9 +55,12 @@ def scheduler(params: DDPM) -> DDPMScheduler:
 class Training:
     """A DDPM in training on uint8 images (N, H, W, C) on the device; `task` is what the loop runs."""
 
-    def __init__(self, params: DDPM, images: torch.Tensor):
+    def __init__(self, params: DDPM, images: torch.Tensor, network: torch.nn.Module | None = None):
+        """network: what is trained in the place of a plain UNet, for whoever gives it more than images and times."""
         self.params, self.images = params, images
-        self.unet = unet(params, images.shape[1], images.shape[3]).to(images.device)
+        if network is None:
+            network = unet(params, images.shape[1], images.shape[3])
+        self.unet = network.to(images.device)
         self.noise = scheduler(params)
         self.average = EMAModel(
             self.unet.parameters(), decay=params.ema_decay, use_ema_warmup=True, power=0.75, foreach=True
@@ -72,24 +76,33 @@ class Training:
         )
 
     def batch(self, step: int) -> torch.Tensor:
-        """This process's images of a step, float (b, C, H, W) in [-1, 1]: passes over a fresh permutation each."""
+        """This process's images of a step, float (b, C, H, W) in [-1, 1]."""
+        return self.look(self.rows(step), step)
+
+    def rows(self, step: int) -> torch.Tensor:
+        """Which images this process has in a step, int64 (b,): passes over a fresh permutation each."""
         p, n = self.params, len(self.images)
         places = np.arange(step * p.batch_size, (step + 1) * p.batch_size)
         rows = [
             seeds.permutation(p.seed, "ddpm-data", number, n, places[places // n == number] % n)
             for number in range(places[0] // n, places[-1] // n + 1)
         ]
-        own = distributed.share(p.batch_size)
-        x = self.images[torch.from_numpy(np.concatenate(rows)[own]).to(self.images.device)]
-        x = x.permute(0, 3, 1, 2).float() / 127.5 - 1
+        return torch.from_numpy(np.concatenate(rows)[distributed.share(p.batch_size)]).to(self.images.device)
+
+    def look(self, rows: torch.Tensor, step: int) -> torch.Tensor:
+        """The images of these rows as the network sees them, half of them mirrored if `flip`."""
+        p, x = self.params, self.images[rows].permute(0, 3, 1, 2).float() / 127.5 - 1
         if p.flip:
             draw = self._generator("ddpm-flip", step)
-            mirrored = (torch.rand(p.batch_size, generator=draw, device=x.device) < 0.5)[own]
-            x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
+            mirrored = torch.rand(p.batch_size, generator=draw, device=x.device) < 0.5
+            x = torch.where(mirrored[distributed.share(p.batch_size), None, None, None], x.flip(3), x)
         return x
 
-    def loss(self, x: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
-        """L_simple, equation 14: mean squared error of the predicted noise (or velocity, or image)."""
+    def loss(self, x: torch.Tensor, step: int, *given: torch.Tensor) -> dict[str, torch.Tensor]:
+        """L_simple, equation 14: mean squared error of the predicted noise (or velocity, or image).
+
+        given: what else the network is told of each image.
+        """
         draw, n = self._generator("ddpm-noise", step), len(x) * distributed.size()
         own = distributed.share(n)
         noise = torch.randn((n, *x.shape[1:]), generator=draw, device=x.device)[own]
@@ -99,7 +112,7 @@ class Training:
             target = self.noise.get_velocity(x, noise, t)
         place = () if distributed.first() else (distributed.rank(),)  # or every process would drop the same
         with seeds.scope(self.params.seed, "ddpm-dropout", step, *place):
-            predicted = self.unet(self.noise.add_noise(x, noise, t), t).sample
+            predicted = self.unet(self.noise.add_noise(x, noise, t), t, *given).sample
         own_mean = F.mse_loss(predicted.float(), target)
         return {"loss": distributed.gather([own_mean[None]])[0].mean()}
 

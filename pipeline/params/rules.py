@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from fractions import Fraction
 from math import ceil
+from operator import attrgetter
 
 Fault = tuple[tuple, str]
 # Height = width, channels and training images of the named sets, known before a byte is read.
@@ -14,6 +15,7 @@ SETS = {
     "svhn": (32, 3, 73_257),
     "tiny-imagenet": (64, 3, 100_000),
 }
+ENCODERS = (("pretrain",), ("conditioned", "encoder"))  # the sections that train one
 WITH_LABELS = {"stl10": 5_000}  # of the training images, where not all of them
 
 
@@ -103,18 +105,27 @@ def generator(p) -> Iterator[Fault]:
         yield ("generator", "sha256"), f"is for source pretrained and must be null with source {g.source}"
 
 
+def trained(p) -> Iterator[tuple[str, object]]:
+    """The diffusion models that are trained here: the names of their sections, and these."""
+    if p.generator.source == "train":
+        yield "ddpm", p.ddpm
+    if p.positives.kind == "conditioned":
+        yield "conditioned", p.conditioned
+
+
 def ddpm(p) -> Iterator[Fault]:
     """The UNet's levels fit its normalisation and the image."""
-    for channels in p.ddpm.channels:
-        if channels % p.ddpm.groups:
-            yield ("ddpm", "groups"), f"{p.ddpm.groups} does not divide {channels} of ddpm.channels"
+    for name in ("ddpm", "conditioned"):
+        own = getattr(p, name)
+        for channels in own.channels:
+            if channels % own.groups:
+                yield (name, "groups"), f"{own.groups} does not divide {channels} of {name}.channels"
     size, _, _ = shape(p.dataset)
-    halvings = len(p.ddpm.channels) - 1
-    if p.generator.source == "train" and size % 2**halvings:
-        yield (
-            ("ddpm", "channels"),
-            f"{len(p.ddpm.channels)} levels halve {halvings} times; {size} pixels do not allow it",
-        )
+    for name, own in trained(p):
+        halvings = len(own.channels) - 1
+        if size % 2**halvings:
+            what = f"{len(own.channels)} levels halve {halvings} times; {size} pixels do not allow it"
+            yield (name, "channels"), what
 
 
 def generate(p) -> Iterator[Fault]:
@@ -136,21 +147,30 @@ def generate(p) -> Iterator[Fault]:
 
 
 def positives(p) -> Iterator[Fault]:
-    """Positives are sampled by a DDPM, on DDIM's whole grid, and methods that want them have them."""
+    """Positives are sampled by a DDPM, on DDIM's whole grid, and who wants them has them."""
     s, method = p.positives, p.pretrain.method
     if s.kind == "none":
         if getattr(getattr(p, method), "third_view", None) == "candidate":
-            what = f"candidate needs positives.kind anchored, not {s.kind}; augmented is the control without"
+            what = f"candidate needs a positives.kind, not {s.kind}; augmented is the control without"
             yield (method, "third_view"), what
+        if p.augment.replace > 0:
+            yield ("augment", "replace"), f"must be 0 with positives.kind none, not {p.augment.replace}"
         return
-    if p.generator.source not in ("train", "pretrained"):
+    anchored = s.kind == "anchored"
+    if anchored and p.generator.source not in ("train", "pretrained"):
         yield ("positives", "kind"), f"{s.kind} needs a DDPM: generator.source train or pretrained"
+    for name, own in (("weight", anchored), ("guidance", not anchored)):
+        given = getattr(s, name)
+        if own != (given is not None):
+            wanted = "a number" if own else "null"
+            yield ("positives", name), f"must be {wanted} with kind {s.kind}, not {'null' if given is None else given}"
     if s.shard_size % s.batch_size:
         yield ("positives", "shard_size"), f"{s.shard_size} is not a multiple of positives.batch_size {s.batch_size}"
-    trained_here = p.generator.source == "train"
-    timesteps = p.ddpm.timesteps if trained_here else 1000  # what published DDPMs have
+    section = "ddpm" if anchored else "conditioned"
+    trained_here = not anchored or p.generator.source == "train"
+    timesteps = getattr(p, section).timesteps if trained_here else 1000  # what published DDPMs have
     if timesteps % s.steps:  # more than these do not divide them either
-        name = "ddpm.timesteps" if trained_here else "a published DDPM's timesteps"
+        name = f"{section}.timesteps" if trained_here else "a published DDPM's timesteps"
         yield ("positives", "steps"), f"{s.steps} does not divide {name} {timesteps}"
 
 
@@ -240,10 +260,14 @@ def beginning(p) -> Iterator[Fault]:
             yield (method, name), f"{last} >= pretrain.steps {steps}"
 
 
-def ddpm_batch(p) -> Iterator[Fault]:
-    """A DDPM batch fits the train images."""
-    if p.generator.source == "train" and p.ddpm.batch_size > p.dataset.train_size:
-        yield ("ddpm", "batch_size"), f"{p.ddpm.batch_size} > dataset.train_size {p.dataset.train_size}"
+def batches(p) -> Iterator[Fault]:
+    """A batch of a DDPM's training, and of a condition's encoder, fits the train images."""
+    sections = [((name,), own) for name, own in trained(p)]
+    if p.positives.kind == "conditioned":
+        sections.append((("conditioned", "encoder"), p.conditioned.encoder))
+    for path, own in sections:
+        if own.batch_size > p.dataset.train_size:
+            yield (*path, "batch_size"), f"{own.batch_size} > dataset.train_size {p.dataset.train_size}"
 
 
 def transfer(p) -> Iterator[Fault]:
@@ -269,31 +293,32 @@ def finetune(p) -> Iterator[Fault]:
 
 def training(p) -> Iterator[Fault]:
     """Warm-up ends before the training does."""
-    for name in ("ddpm", "pretrain", "finetune"):
-        section = getattr(p, name)
+    for path in (("ddpm",), ("conditioned",), ("conditioned", "encoder"), ("pretrain",), ("finetune",)):
+        section = attrgetter(".".join(path))(p)
         if section.warmup_steps >= section.steps:
-            yield (name, "warmup_steps"), f"{section.warmup_steps} >= {name}.steps {section.steps}"
+            yield (*path, "warmup_steps"), f"{section.warmup_steps} >= {'.'.join(path)}.steps {section.steps}"
 
 
 def evaluation(p) -> Iterator[Fault]:
     """A measurement joins a row of the log."""
-    if p.pretrain.evaluate_every % p.pretrain.log_every:
-        yield (
-            ("pretrain", "evaluate_every"),
-            f"{p.pretrain.evaluate_every} is not a multiple of pretrain.log_every {p.pretrain.log_every}",
-        )
+    for path in ENCODERS:
+        t = attrgetter(".".join(path))(p)
+        if t.evaluate_every % t.log_every:
+            what = f"{t.evaluate_every} is not a multiple of {'.'.join(path)}.log_every {t.log_every}"
+            yield (*path, "evaluate_every"), what
 
 
 def optimizer(p) -> Iterator[Fault]:
     """LARS has its coefficient and a decay (timm's adapts decayed parameters only); SGD has none."""
-    t = p.pretrain
-    if (t.optimizer == "lars") != (t.trust_coefficient is not None):
-        wanted = "a number with lars" if t.optimizer == "lars" else "null with sgd"
-        given = "null" if t.trust_coefficient is None else t.trust_coefficient
-        yield ("pretrain", "trust_coefficient"), f"must be {wanted}, not {given}"
-    if t.optimizer == "lars" and t.weight_decay == 0:
-        what = f"must be above 0 with lars, which scales the steps of decayed weights alone, not {t.weight_decay}"
-        yield ("pretrain", "weight_decay"), what
+    for path in ENCODERS:
+        t = attrgetter(".".join(path))(p)
+        if (t.optimizer == "lars") != (t.trust_coefficient is not None):
+            wanted = "a number with lars" if t.optimizer == "lars" else "null with sgd"
+            given = "null" if t.trust_coefficient is None else t.trust_coefficient
+            yield (*path, "trust_coefficient"), f"must be {wanted}, not {given}"
+        if t.optimizer == "lars" and t.weight_decay == 0:
+            what = f"must be above 0 with lars, which scales the steps of decayed weights alone, not {t.weight_decay}"
+            yield (*path, "weight_decay"), what
 
 
 def grey(p) -> Iterator[Fault]:
@@ -317,7 +342,7 @@ RULES = (
     several,
     generator,
     ddpm,
-    ddpm_batch,
+    batches,
     generate,
     positives,
     quality,

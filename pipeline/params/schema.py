@@ -34,6 +34,8 @@ from pipeline.params.types import (
     SetName,
 )
 
+Family = Literal["symmetric", "symmetric-weak", "asymmetric", "clsp-simclr", "clsp-moco"]
+
 
 class Compute(Section):
     """Where and in what arithmetic the torch stages compute. Nothing here is decided at run time."""
@@ -131,14 +133,17 @@ class Generate(Section):
 class Positives(Section):
     """Generated images that stand beside each train image as positives of it.
 
-    kind: none; or anchored, CLSP's: sampled by DDIM while the UNet's bottleneck is `weight` times the sample's own and
-    1 - weight times that of the image. candidates: so many of each. clip: clamp predicted images to [-1, 1]. The
-    authors': weight 0.1, 8 candidates, 100 steps, eta 0.1, no clipping.
+    kind: none; anchored, CLSP's: sampled by DDIM while the UNet's bottleneck is `weight` times the sample's own and
+    1 - weight times that of the image; or conditioned, GenSSL's: sampled by DDIM from a DDPM that is told the image's
+    features, with that guidance (1: as it is, 0: not told). weight is for anchored and null with conditioned, guidance
+    the other way round. candidates: so many of each image. clip: clamp predicted images to [-1, 1]. CLSP's: weight 0.1,
+    8 candidates, 100 steps, eta 0.1, no clipping.
     """
 
-    kind: Literal["none", "anchored"]
+    kind: Literal["none", "anchored", "conditioned"]
     candidates: Count
-    weight: Probability
+    weight: Probability | None
+    guidance: NonNegative | None
     steps: Count
     eta: Probability
     clip: bool
@@ -165,10 +170,12 @@ class Augment(Section):
 
     strength: 0 nothing at all, 1 AdaInf's weak, 2 the methods' strong, up to 4. It moves the crop's smallest area
     (between knots on a log scale), the jitter's probability and its magnitude together (linearly); below 1 it also
-    fades flip, grayscale, blur and solarize out. null in a number below means: what strength gives.
+    fades flip, grayscale, blur and solarize out. null in a number below means: what strength gives. replace: how often
+    a view is of one of the image's positives instead (GenSSL's p0), before it is augmented; replaced: every view but the
+    first (second), or every one (both).
     """
 
-    family: Literal["symmetric", "symmetric-weak", "asymmetric", "clsp-simclr", "clsp-moco"]
+    family: Family
     form: Literal["colour", "grey"]  # grey: no saturation, hue or grayscale, which one channel does not have
     strength: Annotated[float, Field(ge=0, le=4)]
     crop_min: Annotated[float, Field(gt=0, le=1)] | None
@@ -181,6 +188,8 @@ class Augment(Section):
     blur: Probability | None
     solarize: Probability | None  # in every view
     flip: Probability | None
+    replace: Probability
+    replaced: Literal["second", "both"]
     seed: Seed
 
 
@@ -216,6 +225,29 @@ class Pretrain(Training):
     momentum: Fraction
     trust_coefficient: Positive | None
     evaluate_every: Count
+
+
+class RealOnly(Pretrain):
+    """An encoder that is pretrained by SimCLR on the train images alone, with its head and its augmentation."""
+
+    method: Literal["simclr"]
+    hidden_dim: Count
+    output_dim: Count
+    temperature: Positive
+    family: Family
+    strength: Annotated[float, Field(ge=0, le=4)]
+
+
+class Conditioned(DDPM):
+    """A DDPM that is told the features that an encoder has of an image, for positives.kind conditioned.
+
+    condition_dropout: how often it is told nothing in training, which guidance needs; hidden_dim: of the two layers
+    that embed the features.
+    """
+
+    condition_dropout: Fraction
+    hidden_dim: Count
+    encoder: RealOnly
 
 
 class Quality(Section):
@@ -280,6 +312,7 @@ class Params(Section):
     ddpm: DDPM
     generate: Generate
     positives: Positives
+    conditioned: Conditioned
     quality: Quality
     inflation: Inflation
     augment: Augment

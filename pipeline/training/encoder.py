@@ -40,13 +40,14 @@ def pretrain(
     n_generated = sum(map(len, generated))
     encoder = backbones.build(params.backbone, *backbones.statistics(images), params.seed)
     method = module(params.method).build(own, encoder, params.seed)
-    candidates = 0
-    if any(view.source == "positive" for view in method.views):
+    candidates, replaced = 0, replacing(augmentation, method.views)
+    if replaced or any(view.source == "positive" for view in method.views):
         parts.append(positives)
         candidates = sum(map(len, positives)) // len(images)
         if not candidates:
             place = "data/generated/positives"
-            raise UserError(f"is empty, and {params.method} wants positives", place, "set positives.kind")
+            who = "augment.replace" if replaced else params.method
+            raise UserError(f"is empty, and {who} wants positives", place, "set positives.kind")
     fingerprint = store.fingerprint(
         params=params.model_dump(),
         own=own.model_dump(),
@@ -75,14 +76,15 @@ def pretrain(
             def batch(step: int) -> list[torch.Tensor]:
                 draw = seeds.generator(augmentation.seed, "views", step, device=compute.device)
                 rows, own = mixture.rows(step), distributed.share(params.batch_size)
-                seen = {"anchor": bank[rows[own]]}
+                whose = {"anchor": rows}
+                there = len(images), n_generated, candidates, augmentation.seed, step
                 if candidates:
-                    drawn = augmentation.seed, step
-                    others = inflation.positives(rows, len(images), n_generated, candidates, *drawn)
-                    seen["positive"] = bank[others[own]]
-                return augment.views(
-                    [seen[view.source] for view in method.views], recipes, draw, (params.batch_size, own)
-                )
+                    whose["positive"] = inflation.positives(rows, *there)
+                seen = {source: bank[found[own]] for source, found in whose.items()}
+                each = [seen[view.source] for view in method.views]
+                for k in replaced:
+                    each[k] = bank[inflation.replaced(rows, augmentation.replace, *there, k)[own]]
+                return augment.views(each, recipes, draw, (params.batch_size, own))
 
             task = loop.Task(
                 phases=method.phases(),
@@ -127,6 +129,18 @@ def recipe(augmentation: Augment, view: View) -> augment.Recipe:
     least, most = view.crop or (None, 1.0)
     numbers = augmentation if least is None else augmentation.model_copy(update={"crop_min": least})
     return dataclasses.replace(augment.recipe(numbers, view.recipe), crop_max=most, size=view.size)
+
+
+def replacing(augmentation: Augment, views: tuple[View, ...]) -> list[int]:
+    """Which of a method's views may show a positive in the image's place, where `augment.replace` is above 0."""
+    if augmentation.replace == 0:
+        return []
+    first = {"second": 1, "both": 0}[augmentation.replaced]
+    found = [k for k, view in enumerate(views) if view.source == "anchor" and k >= first]
+    if not found:
+        fault = f"second, and the method has {len(views)} view"
+        raise UserError(fault, "params.yaml: augment.replaced", "set it to both, or augment.replace to 0")
+    return found
 
 
 def forwards(method: torch.nn.Module, images: np.ndarray) -> float:

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -12,27 +13,31 @@ from pipeline.generators import module
 from pipeline.params.schema import Compute, Generator, Training
 
 
-def train(params: Generator, own: Training, images: np.ndarray, compute: Compute) -> tuple[dict[str, Path], list]:
-    """Train a generator of `params.kind` with its `own` parameters on uint8 images (N, H, W, C).
+def train(
+    makes: ModuleType, own: Training, images: np.ndarray, compute: Compute, *given: np.ndarray
+) -> tuple[dict[str, Path], list]:
+    """Train a generator of module `makes` with its `own` parameters on uint8 images (N, H, W, C).
 
-    Returns (name -> file of its folder, the log's rows), of several processes to the first alone; resumes, or finds the
-    work done.
+    given: what else its training is told of each image. Returns (name -> file of its folder, the log's rows), of
+    several processes to the first alone; resumes, or finds the work done.
     """
+    name = makes.__name__.removeprefix("pipeline.").replace(".", "/")
+    parts = [np.ascontiguousarray(part) for part in (images, *given)]
     fingerprint = store.fingerprint(
-        kind=params.kind,
+        kind=name,
         params=own.model_dump(),
-        images=[list(images.shape), hashlib.sha256(images).hexdigest()],
-        code=store.code(f"generators/{params.kind}"),
+        images=[[list(part.shape), hashlib.sha256(part).hexdigest()] for part in parts],
+        code=store.code(name),
         arithmetic=loop.arithmetic(compute),
         processes=distributed.size(),
     )
-    kind = module(params.kind)
     with distributed.work("generator", fingerprint) as folder:
         if not distributed.agreed(distributed.first() and (folder / "manifest.json").exists()):
-            training = kind.Training(own, torch.from_numpy(images).to(compute.device))
-            rows = loop.train(f"training {params.kind}", training.task, training.plan, compute, folder, fingerprint)
+            training = makes.Training(own, *(torch.from_numpy(part).to(compute.device) for part in parts))
+            what = f"training {name.rpartition('/')[2]}"
+            rows = loop.train(what, training.task, training.plan, compute, folder, fingerprint)
             if distributed.first():
-                names = kind.save(training.averaged(), training.noise, folder)
+                names = makes.save(training.averaged(), training.noise, folder)
                 files.write_json(folder / "rows.json", {"rows": rows})
                 shards.seal(folder, [*names, "rows.json"], {"fingerprint": fingerprint})
                 (folder / "checkpoint.pt").unlink()

@@ -57,59 +57,59 @@ def contents(made):
 
 
 def test_trained_twice_it_has_the_same_bytes_and_trained_on_from_a_crash_too(images, steps, monkeypatch, tmp_path):
-    made, rows = generator.train(source(), own(), images, COMPUTE)
+    made, rows = generator.train(ddpm, own(), images, COMPUTE)
     assert [row["step"] for row in rows] == [3, 5]
     straight = contents(made)
     monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "other"))
     steps.crash = 3
     with pytest.raises(KeyboardInterrupt):
-        generator.train(source(), own(), images, COMPUTE)
+        generator.train(ddpm, own(), images, COMPUTE)
     steps.seen, steps.crash = [], None
-    made, rows_again = generator.train(source(), own(), images, COMPUTE)
+    made, rows_again = generator.train(ddpm, own(), images, COMPUTE)
     assert steps.seen == [2, 3, 4]
     assert contents(made) == straight
     assert rows_again == rows
 
 
 def test_finished_work_is_found_and_no_step_is_taken(images, steps):
-    made, rows = generator.train(source(), own(), images, COMPUTE)
+    made, rows = generator.train(ddpm, own(), images, COMPUTE)
     assert steps.seen == list(range(5))
     assert not list(Path(made["unet/config.json"]).parent.parent.glob("checkpoint*"))
-    again, rows_again = generator.train(source(), own(), images, COMPUTE)
+    again, rows_again = generator.train(ddpm, own(), images, COMPUTE)
     assert (again, rows_again) == (made, rows)
     assert steps.seen == list(range(5))
 
 
 @pytest.mark.fault(7)
 def test_other_images_or_parameters_are_other_work(images, steps):
-    first, _ = generator.train(source(), own(steps=3), images, COMPUTE)
+    first, _ = generator.train(ddpm, own(steps=3), images, COMPUTE)
     changed = images.copy()
     changed[3, 3, 3, 0] ^= 1
     for other in ((own(steps=3, seed=1), images), (own(steps=3, lr=0.02), images), (own(steps=3), changed)):
-        made, _ = generator.train(source(), *other, COMPUTE)
+        made, _ = generator.train(ddpm, *other, COMPUTE)
         assert contents(made) != contents(first)
     assert len(steps.seen) == 4 * 3
 
 
 def test_what_is_trained_is_the_average_and_can_be_loaded(images):
-    made, _ = generator.train(source(), own(ema_decay=0.0), images, COMPUTE)
+    made, _ = generator.train(ddpm, own(ema_decay=0.0), images, COMPUTE)
     folder = made["model_index.json"].parent
     assert set(made) == {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} - {
         "manifest.json",
         "rows.json",
         "last-used",
     }
-    slow, _ = generator.train(source(), own(ema_decay=0.9), images, COMPUTE)
+    slow, _ = generator.train(ddpm, own(ema_decay=0.9), images, COMPUTE)
     weights = [ddpm.load(m["model_index.json"].parent)[0].conv_in.weight for m in (made, slow)]
     assert not torch.equal(*weights)
 
 
 def test_a_damaged_result_in_the_store_is_refused(images):
-    made, _ = generator.train(source(), own(steps=3), images, COMPUTE)
+    made, _ = generator.train(ddpm, own(steps=3), images, COMPUTE)
     path = made[f"unet/{ddpm.UNET_WEIGHTS}"]
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match="sha256") as caught:
-        generator.train(source(), own(steps=3), images, COMPUTE)
+        generator.train(ddpm, own(steps=3), images, COMPUTE)
     assert str(path) in str(caught.value)
 
 
