@@ -36,6 +36,7 @@ READS = (
     "swav",
     "vicreg",
     "dino",
+    "mixed_ae",
     "linear_eval",
     "transfer",
     "finetune",

@@ -7,9 +7,8 @@ from torchvision.models import resnet18
 
 from pipeline import backbones, files
 from pipeline.errors import UserError
-from pipeline.params.schema import Backbone
 
-SMALL = Backbone(width=4, blocks=[1, 2, 1, 1])
+SMALL = backbones.resnet(4, [1, 2, 1, 1])
 
 
 def build(params=SMALL, channels=1, seed=0):
@@ -37,7 +36,7 @@ def disturb(encoder):
 
 
 def test_width_64_is_torchvisions_resnet18_with_the_small_stem():
-    ours = build(Backbone(width=64, blocks=[2, 2, 2, 2]), channels=3).backbone.eval()
+    ours = build(backbones.resnet(64, [2, 2, 2, 2]), channels=3).backbone.eval()
     theirs = resnet18()
     theirs.conv1 = torch.nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
     theirs.maxpool = theirs.fc = torch.nn.Identity()
@@ -54,7 +53,7 @@ def test_width_64_is_torchvisions_resnet18_with_the_small_stem():
 
 def test_width_64_is_initialised_with_the_variances_of_torchvision():
     """Kaiming's normal, fan out, gain of relu: variance 2 / (out channels x kernel area)."""
-    for name, weight in build(Backbone(width=64, blocks=[1, 1, 1, 1])).backbone.named_parameters():
+    for name, weight in build(backbones.resnet(64, [1, 1, 1, 1])).backbone.named_parameters():
         if weight.ndim == 4 and weight.numel() > 10_000:
             expected = (2 / (weight.shape[0] * weight.shape[2] * weight.shape[3])) ** 0.5
             assert weight.std().item() == pytest.approx(expected, rel=0.05), name
@@ -73,7 +72,7 @@ def test_the_encoder_normalises_by_channel_before_the_backbone(channels):
 
 @pytest.mark.parametrize("width", [1, 4, 6])
 def test_a_feature_vector_is_eight_times_the_width(width):
-    encoder = build(Backbone(width=width, blocks=[1, 1, 1, 1])).eval()
+    encoder = build(backbones.resnet(width, [1, 1, 1, 1])).eval()
     with torch.no_grad():
         assert encoder(images(3)).shape == (3, 8 * width) == (3, encoder.width)
 

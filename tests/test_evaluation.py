@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline import backbones, clsp_probe, evaluation, linear_probe, probes, shards
-from pipeline.params.schema import Backbone, LinearEval
+from pipeline.params.schema import LinearEval
 from tests.toys import COMPUTE
 
 PARAMS = LinearEval(l2=[1e-3, 1e-1], clsp_lr=1.0, view_strength=2.0, seed=0)
@@ -41,7 +41,7 @@ def real():
 
 
 def make(folder, **augmented):
-    built = backbones.build(Backbone(width=4, blocks=[1, 1, 1, 1]), [0.5], [0.25], 0)
+    built = backbones.build(backbones.resnet(4, [1, 1, 1, 1]), [0.5], [0.25], 0)
     with torch.no_grad():
         built.backbone.conv1.weight.mul_(-1)  # not as it was before its first step
     backbones.save(built, folder, n_real=30, n_generated=45, augment=NO_AUGMENTATION | augmented)

@@ -7,7 +7,7 @@ import torch
 
 from pipeline import backbones, finetune, loop, shards
 from pipeline.errors import Stopped, UserError
-from pipeline.params.schema import Backbone, FineTune
+from pipeline.params.schema import FineTune
 from tests.test_evaluation import NO_AUGMENTATION
 from tests.toys import COMPUTE
 from tests.training.test_classifier import bars
@@ -51,7 +51,7 @@ def encoder(tmp_path):
 
 
 def made(folder):
-    built = backbones.build(Backbone(width=4, blocks=[1, 1, 1, 1]), [0.5], [0.25], 0)
+    built = backbones.build(backbones.resnet(4, [1, 1, 1, 1]), [0.5], [0.25], 0)
     with torch.no_grad():
         built.backbone.conv1.weight.mul_(-1)
     backbones.save(built, folder, augment=NO_AUGMENTATION)

@@ -6,7 +6,6 @@ import torch
 from scipy.stats import binomtest
 
 from pipeline import backbones, probes
-from pipeline.params.schema import Backbone
 from tests.toys import COMPUTE, clusters
 
 
@@ -161,7 +160,7 @@ def test_features_are_made_in_evaluation_mode_in_order_and_leave_the_encoder_as_
 
 def test_features_of_an_encoder_are_what_it_gives_itself():
     """Although its batch normalisation, with statistics and scales of any size, is folded into the convolutions."""
-    encoder = backbones.build(Backbone(width=4, blocks=[1, 2, 1, 1]), [0.4] * 3, [0.2] * 3, 0)
+    encoder = backbones.build(backbones.resnet(4, [1, 2, 1, 1]), [0.4] * 3, [0.2] * 3, 0)
     draw = torch.Generator().manual_seed(0)
     for module in encoder.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

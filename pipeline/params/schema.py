@@ -15,6 +15,7 @@ from pipeline.params.methods import (
     BarlowTwins,
     CLSPMoCo,
     CLSPSimCLR,
+    MixedAE,
     MoCo,
     SimCLR,
     SimSiam,
@@ -24,6 +25,7 @@ from pipeline.params.methods import (
 from pipeline.params.types import (
     Count,
     CountOrZero,
+    Depth,
     Fraction,
     Key,
     NonNegative,
@@ -168,7 +170,7 @@ class Augment(Section):
     fades flip, grayscale, blur and solarize out. null in a number below means: what strength gives.
     """
 
-    family: Literal["symmetric", "symmetric-weak", "asymmetric", "clsp-simclr", "clsp-moco"]
+    family: Literal["symmetric", "symmetric-weak", "asymmetric", "clsp-simclr", "clsp-moco", "crop"]
     form: Literal["colour", "grey"]  # grey: no saturation, hue or grayscale, which one channel does not have
     strength: Annotated[float, Field(ge=0, le=4)]
     crop_min: Annotated[float, Field(gt=0, le=1)] | None
@@ -185,15 +187,24 @@ class Augment(Section):
 
 
 class Backbone(Section):
-    """ResNet with the small-image stem: width of the first stage, basic blocks in each of the four."""
+    """A ResNet with the small-image stem, or a vision Transformer.
 
+    width: of the ResNet's first stage, or of the ViT's tokens. blocks: the ResNet's basic blocks in each of its four
+    stages. depth: the ViT's blocks; heads: of attention; patch: pixels of a patch's sides. null: the other kind's.
+    """
+
+    kind: Literal["resnet", "vit"]
     width: Count
-    blocks: list[Annotated[int, Field(ge=1, le=100)]] = Field(min_length=4, max_length=4)
+    blocks: Annotated[list[Depth], Field(min_length=4, max_length=4)] | None
+    depth: Depth | None
+    heads: Count | None
+    patch: Count | None
 
 
 class Pretrain(Training):
-    """Method, backbone, optimiser. trust_coefficient: LARS's eta (the papers': 0.02), null with SGD.
+    """Method, backbone, optimiser. trust_coefficient: LARS's eta (the papers': 0.02), null with the others.
 
+    momentum: of AdamW, beta1; beta2: its own (MAE's: 0.95), null with the others.
     evaluate_every: steps between kNN measurements on the validation images, a multiple of log_every.
     """
 
@@ -210,10 +221,12 @@ class Pretrain(Training):
         "swav",
         "vicreg",
         "dino",
+        "mixed_ae",
     ]
     backbone: Backbone
-    optimizer: Literal["sgd", "lars"]
+    optimizer: Literal["sgd", "lars", "adamw"]
     momentum: Fraction
+    beta2: Fraction | None
     trust_coefficient: Positive | None
     evaluate_every: Count
 
@@ -296,6 +309,7 @@ class Params(Section):
     swav: SwAV
     vicreg: VICReg
     dino: DINO
+    mixed_ae: MixedAE
     linear_eval: LinearEval
     transfer: dict[Key, TransferSet]
     finetune: FineTune
