@@ -8,7 +8,7 @@ from tests.pipeline import clones
 
 # Of every kind of state one: queues, followers, dropout, frozen parameters, positives; the contract's tests resume all.
 KILLED = {"all4one": {}, "swav": {}, "clsp_moco": {"positives__kind": "anchored"}}
-OTHERS = (*KILLED, "moco", "byol", "barlow_twins", "simsiam", "nnclr", "clsp_simclr", "vicreg", "dino")
+OTHERS = (*KILLED, "moco", "byol", "barlow_twins", "simsiam", "nnclr", "clsp_simclr", "vicreg", "dino", "mixed_ae")
 
 
 def append(clone, method):
