@@ -5,6 +5,7 @@ stride 1, no max-pool; no classifier). vit.py has the ViT.
 """
 
 import math
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,11 @@ def statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
     mean = (counts * values).sum(axis=1) / counts.sum(axis=1)
     variance = (counts * values**2).sum(axis=1) / counts.sum(axis=1) - mean**2
     return (mean / 255).tolist(), (np.sqrt(variance.clip(min=1)) / 255).tolist()
+
+
+def versions() -> dict[str, str]:
+    """Of what computes a backbone beside the packages that loop.arithmetic names: part of an encoder's fingerprint."""
+    return {"timm": version("timm")}
 
 
 def untrained(encoder: Encoder) -> Encoder:

@@ -75,6 +75,7 @@ def fit(
         images=[[list(part.shape), hashlib.sha256(part).hexdigest()] for part in parts],
         code=store.code("training/classifier"),
         arithmetic=loop.arithmetic(compute),
+        versions=backbones.versions(),
     )
     with store.work("classifier", fingerprint) as folder:
         if not (folder / "manifest.json").exists():

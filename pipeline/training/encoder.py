@@ -55,6 +55,7 @@ def pretrain(
         images=[_digest(part) for part in parts],
         code=store.code("training/encoder", f"methods/{params.method}"),
         arithmetic=loop.arithmetic(compute),
+        versions=backbones.versions(),
         processes=distributed.size(),
     )
     mixture = inflation.mixture(len(images), n_generated, mixing, params.batch_size)

@@ -310,6 +310,13 @@ def test_a_vit_under_adamw_is_pretrained_and_on_from_a_crash_to_the_same_bits(
     assert contents(pretrain(real, generated, **named)[0]) == straight
 
 
+def test_another_version_of_timm_is_other_work(real, generated, steps, monkeypatch):
+    pretrain(real, generated, steps=2)
+    monkeypatch.setattr(backbones, "version", lambda package: "0")
+    pretrain(real, generated, steps=2)
+    assert steps.seen == [0, 1, 0, 1]
+
+
 def test_with_lars_the_whole_of_pretraining_runs(real, generated):
     _, rows, _ = pretrain(real, generated, optimizer="lars", trust_coefficient=0.02, lr=0.4)
     assert all(math.isfinite(row["loss"]) for row in rows)
