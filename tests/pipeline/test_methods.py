@@ -65,7 +65,7 @@ def test_a_vit_pretrained_by_mixing_is_probed_and_fine_tuned(base, tmp_path):
     card = json.loads((clone / "data/encoder/card.json").read_text())
     assert (card["kind"], card["size"], card["method"]) == ("vit", 28, "mixed_ae")
     rows = (clone / "plots/pretrain.csv").read_text().splitlines()
-    assert rows[0] == "step,loss,reconstruction,top_k,contrast,gradient_norm,lr"
+    assert rows[0] == "step,contrast,gradient_norm,loss,reconstruction,top_k,lr"
     tuned = json.loads((clone / "metrics/finetune/0.5.json").read_text())
     assert tuned["labels"] == 250
     assert tuned["top1"] != tuned["from_scratch"]
