@@ -20,7 +20,7 @@ from pipeline.methods import module
 from pipeline.params import reader, rules
 from pipeline.params.schema import Params
 
-FEW = 4  # images that a method's step is counted with: batch normalisation wants more than one
+FEW = 4  # images, or groups of those that are mixed, that a step is counted with: batch norm wants more than one
 
 
 def composed(names: list[str]) -> Params:
@@ -47,12 +47,12 @@ def stages(params: Params) -> dict[str, tuple[str, float]]:
     unet, x = ddpm.unet(d, side, channels), torch.zeros(1, channels, side, side)
     with torch.no_grad():
         forward = counted(lambda: unet(x, 0))
-    encoder = backbones.build(p.backbone, [0.5] * channels, [0.25] * channels, 0)
-    method = module(p.method).build(getattr(params, p.method), encoder, 0).train()
-    views = [torch.rand(FEW, channels, side, side) for _ in method.views]
-    step = counted(lambda: method.loss(views, 0)["loss"].backward()) / FEW
+    encoder, own = backbones.build(p.backbone, [0.5] * channels, [0.25] * channels, 0, side), getattr(params, p.method)
+    method, n = module(p.method).build(own, encoder, 0).train(), FEW * getattr(own, "sources", 1)
+    views = [torch.rand(n, channels, side, side) for _ in method.views]
+    step = counted(lambda: method.loss(views, 0)["loss"].backward()) / n
     with torch.no_grad():
-        features = counted(lambda: encoder.eval()(views[0])) / FEW
+        features = counted(lambda: encoder.eval()(views[0])) / n
     seen = real + params.dataset.labelled_size + params.dataset.validation_size
     trained, sampled = params.generator.source == "train", params.generator.source in ("train", "pretrained")
     return {

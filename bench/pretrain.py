@@ -20,7 +20,7 @@ from pipeline import augment, backbones, inflation, loop, losses, seeds, shards
 from pipeline.methods import simclr
 from pipeline.params import reader
 from pipeline.params.methods import SimCLR
-from pipeline.params.schema import Backbone, Compute
+from pipeline.params.schema import Compute
 from pipeline.quality import plain
 from pipeline.training import encoder as training
 
@@ -34,7 +34,7 @@ STEPS = {16: 24, 32: 12}
 
 def encoder(width: int) -> backbones.Encoder:
     """The default preset's ResNet (one block a stage) at a width, for RGB images."""
-    return backbones.build(Backbone(width=width, blocks=[1, 1, 1, 1]), MEAN, STD, 0)
+    return backbones.build(backbones.resnet(width, [1, 1, 1, 1]), MEAN, STD, 0)
 
 
 class Ours:

@@ -30,12 +30,14 @@ class Family:
 
 # The methods' strong augmentations and AdaInf's weak forms of them (github.com/PKU-ML/adainf@233a6bd,
 # scripts/pretrain/cifar/augmentations; github.com/dewenzeng/clsp@91c8f9e). CLSP has no weak form; ours keeps jitter.
+# MAE's are a crop and a flip, at strength 1 with its least area of 0.2 (He et al., CVPR 2022, appendix A.1).
 FAMILIES = {
     "symmetric": Family((0.8, 0.8, 0.8, 0.2), (0.4, 0.4, 0.4, 0.1), 0.2, 0.5, (0.0, 0.0)),
     "symmetric-weak": Family((0.4, 0.4, 0.4, 0.1), (0.4, 0.4, 0.4, 0.1), 0.2, 0.5, (0.0, 0.0)),
     "asymmetric": Family((0.4, 0.4, 0.2, 0.1), (0.4, 0.4, 0.2, 0.1), 0.2, 0.0, (0.0, 0.2)),
     "clsp-simclr": Family((0.4, 0.4, 0.4, 0.1), (0.4, 0.4, 0.4, 0.1), 0.2, 0.0, (0.0, 0.0)),
     "clsp-moco": Family((0.4, 0.4, 0.2, 0.1), (0.4, 0.4, 0.2, 0.1), 0.2, 0.0, (0.2, 0.2)),
+    "crop": Family((0.0,) * 4, (0.0,) * 4, 0.0, 0.0, (0.0, 0.0)),
 }
 # Strength -> smallest crop area and jitter probability. 1 is AdaInf's weak form, 2 the methods' own.
 KNOTS = (0.0, 1.0, 2.0, 4.0)

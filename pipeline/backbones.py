@@ -1,10 +1,11 @@
-"""Encoders: torchvision's ResNet with the small-image stem, at any width and depth; saved with a card, loaded strictly.
+"""Encoders: torchvision's ResNet with the small-image stem, or timm's ViT; saved with a card, loaded strictly.
 
-Width 64 with blocks 2-2-2-2 and 3 channels has the parameters of torchvision's `resnet18` (stem: 3x3, stride 1, no
-max-pool; no classifier).
+The ResNet's width 64 with blocks 2-2-2-2 and 3 channels has the parameters of torchvision's `resnet18` (stem: 3x3,
+stride 1, no max-pool; no classifier). vit.py has the ViT.
 """
 
 import math
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,12 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from pipeline import files, seeds, weights
 from pipeline.errors import UserError
+from pipeline.params import rules
 from pipeline.params.schema import Backbone
 
-_CARD = {"width": int, "blocks": list, "mean": list, "std": list, "seed": int, "sha256": str}  # what it is built from
+FORM = tuple(Backbone.model_fields)
+MADE_FROM = (*FORM, "size", "mean", "std", "seed")  # of an encoder's card: what it was before its first step
+_CARD = {"kind": str, "width": int, "mean": list, "std": list, "seed": int, "sha256": str}
 
 
 class SmallResNet(ResNet):
@@ -46,7 +50,7 @@ class SmallResNet(ResNet):
 class Encoder(nn.Module):
     """A backbone behind the normalisation that it was trained with: float (N, C, H, W) in [0, 1] -> features (N, D)."""
 
-    def __init__(self, backbone: SmallResNet, card: dict):
+    def __init__(self, backbone: nn.Module, card: dict):
         super().__init__()
         self.backbone, self.card = backbone, card
         for name in ("mean", "std"):
@@ -55,17 +59,49 @@ class Encoder(nn.Module):
     @property
     def width(self) -> int:
         """Length of a feature vector."""
-        return 8 * self.card["width"]
+        return {"resnet": 8, "vit": 1}[self.card["kind"]] * self.card["width"]
+
+    def normalised(self, x: torch.Tensor) -> torch.Tensor:
+        """What the backbone sees of images, float (N, C, H, W) in [0, 1]."""
+        return (x - self.mean) / self.std
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.backbone((x - self.mean) / self.std)
+        return self.backbone(self.normalised(x))
 
 
-def build(params: Backbone, mean: list[float], std: list[float], seed: int) -> Encoder:
-    """A freshly initialised encoder; mean and std (one a channel, pixels in [0, 1]) are those of the real images."""
-    card = {"width": params.width, "blocks": list(params.blocks), "mean": mean, "std": std, "seed": seed}
+def resnet(width: int, blocks: list[int]) -> Backbone:
+    """The parameters of a ResNet."""
+    return Backbone(kind="resnet", width=width, blocks=blocks, depth=None, heads=None, patch=None)
+
+
+def vit(width: int, depth: int, heads: int, patch: int) -> Backbone:
+    """The parameters of a ViT."""
+    return Backbone(kind="vit", width=width, blocks=None, depth=depth, heads=heads, patch=patch)
+
+
+def build(params: Backbone, mean: list[float], std: list[float], seed: int, size: int | None = None) -> Encoder:
+    """A freshly initialised encoder; mean and std (one a channel, pixels in [0, 1]) are those of the real images.
+
+    size: pixels of their sides, for a ViT; a ResNet takes any.
+    """
+    size = size if params.kind == "vit" else None
+    card = {**params.model_dump(), "size": size, "mean": mean, "std": std, "seed": seed}
     with seeds.scope(seed, "backbone"):
-        return Encoder(SmallResNet(params.width, params.blocks, len(mean)), card)
+        return Encoder(_network(params, size, len(mean)), card)
+
+
+def _network(params: Backbone, size: int | None, channels: int) -> nn.Module:
+    """The backbone, or a ValueError where its parameters do not fit together."""
+    if params.kind == "vit" and (type(size) is not int or size < 1):
+        raise ValueError(f"a ViT for images of {size} pixels")
+    faults = [f"{name}: {fault}" for name, fault in rules.unfit(params, size)]
+    if faults:
+        raise ValueError("; ".join(faults))
+    if params.kind == "resnet":
+        return SmallResNet(params.width, params.blocks, channels)
+    from pipeline.vit import SmallViT  # and with it timm, which takes its time
+
+    return SmallViT(params.width, params.depth, params.heads, params.patch, size, channels)
 
 
 def statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
@@ -80,14 +116,20 @@ def statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
     return (mean / 255).tolist(), (np.sqrt(variance.clip(min=1)) / 255).tolist()
 
 
+def versions() -> dict[str, str]:
+    """Of what computes a backbone beside the packages that loop.arithmetic names: part of an encoder's fingerprint."""
+    return {"timm": version("timm")}
+
+
 def untrained(encoder: Encoder) -> Encoder:
     """The encoder as it was before its first step."""
     card = encoder.card
-    return build(Backbone(width=card["width"], blocks=card["blocks"]), card["mean"], card["std"], card["seed"])
+    form = Backbone(**{name: card[name] for name in FORM})
+    return build(form, card["mean"], card["std"], card["seed"], card["size"])
 
 
 def save(encoder: Encoder, folder: Path, **facts: object) -> None:
-    """encoder.safetensors (torchvision's key names) and card.json with what `load` needs and `facts`."""
+    """encoder.safetensors (torchvision's key names, or timm's) and card.json with what `load` needs and `facts`."""
     weights = {name: tensor.contiguous() for name, tensor in encoder.backbone.state_dict().items()}
     files.write(Path(folder) / "encoder.safetensors", lambda path: save_file(weights, path))
     digest = files.sha256(Path(folder) / "encoder.safetensors")
@@ -105,8 +147,8 @@ def load(folder: Path) -> Encoder:
     if len(card["mean"]) != len(card["std"]) or not all(isinstance(x, float) and math.isfinite(x) for x in numbers):
         raise UserError("mean and std are not numbers, one a channel", folder / "card.json")
 
-    def backbone() -> SmallResNet:
-        form = Backbone(width=card["width"], blocks=card["blocks"])  # or a ValueError, before anything is built of it
-        return SmallResNet(form.width, form.blocks, len(card["mean"]))
+    def backbone() -> nn.Module:
+        form = Backbone(**{name: card.get(name) for name in FORM})  # or a ValueError, before anything is built of it
+        return _network(form, card.get("size"), len(card["mean"]))
 
     return Encoder(weights.load(folder / "encoder.safetensors", backbone), card).eval()

@@ -141,7 +141,7 @@ def compare(
     progress.update()
     parts = [real.images[used], *(part for r in rows.values() for part in (r, real.labels[r]))]
     of = {"data": [hashlib.sha256(part).hexdigest() for part in parts], "l2": params.l2}
-    built = {name: encoder.card[name] for name in ("width", "blocks", "mean", "std", "seed")}
+    built = {name: encoder.card[name] for name in backbones.MADE_FROM} | backbones.versions()
     predicted["untrained", "train"], l2["untrained, train"] = _once(untrained, of | {"encoder": built}, compute)
     progress.update()
     predicted["pixels", "train"], l2["pixels, train"] = _once(pixels, of, compute)

@@ -47,7 +47,7 @@ def replaced(
 ) -> np.ndarray:
     """int64 (B,): `rows`, each with this probability replaced by one of its positives, as `positives` has them.
 
-    T0 of GenSSL (Ayromlou et al. 2025, section 3): each view draws for itself.
+    T0 of GenSSL (Ayromlou et al., AAAI 2025, arXiv 2403.05966, section 3): every view draws for itself.
     """
     drawn = torch.rand(len(rows), generator=seeds.generator(seed, "replace", step, view)).numpy() < probability
     others = positives(rows, n_real, n_generated, candidates, seeds.key(seed, "replaced view", view), step)

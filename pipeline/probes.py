@@ -22,7 +22,9 @@ _BATCH = 500
 def features(encoder: nn.Module, images: np.ndarray, compute: Compute) -> torch.Tensor:
     """Features of uint8 images (N, H, W, C): float32 (N, D) on the CPU. The encoder's mode is put back after."""
     was_training = encoder.training
-    folded = fuse(encoder.eval())  # a copy whose convolutions do what batch normalisation did: a tenth faster
+    folded = encoder.eval()
+    if any(isinstance(module, nn.BatchNorm2d) for module in encoder.modules()):  # a ViT cannot be traced, and has none
+        folded = fuse(folded)  # a copy whose convolutions do what batch normalisation did: a tenth faster
     encoder.train(was_training)
     chunks = torch.from_numpy(images).split(_BATCH)
     return torch.cat([embed(folded, chunk.permute(0, 3, 1, 2).float() / 255, compute) for chunk in chunks])

@@ -37,6 +37,7 @@ READS = (
     "swav",
     "vicreg",
     "dino",
+    "mixed_ae",
     "linear_eval",
     "transfer",
     "finetune",

@@ -140,7 +140,8 @@ def numbers(found: Recipe) -> tuple[float, ...]:
 
 
 # crop_min, jitter probability, brightness, contrast, saturation, hue, grayscale, blur, flip; solarize in views 1 and 2.
-# The presets symmetric, symmetric_weak, asymmetric of solo-learn, their *_adainf forms, and CLSP's two.
+# The presets symmetric, symmetric_weak, asymmetric of solo-learn, their *_adainf forms, and CLSP's two. MAE's jitter of
+# width 0 does nothing, with whatever probability.
 PUBLISHED = {
     ("symmetric", 2.0): ((0.08, 0.8, 0.8, 0.8, 0.8, 0.2, 0.2, 0.5, 0.5), (0, 0)),
     ("symmetric", 1.0): ((0.20, 0.4, 0.4, 0.4, 0.4, 0.1, 0.2, 0.5, 0.5), (0, 0)),
@@ -149,6 +150,7 @@ PUBLISHED = {
     ("asymmetric", 1.0): ((0.20, 0.4, 0.4, 0.4, 0.2, 0.1, 0.2, 0.0, 0.5), (0, 0.2)),
     ("clsp-simclr", 2.0): ((0.08, 0.8, 0.4, 0.4, 0.4, 0.1, 0.2, 0.0, 0.5), (0, 0)),
     ("clsp-moco", 2.0): ((0.08, 0.8, 0.4, 0.4, 0.2, 0.1, 0.2, 0.0, 0.5), (0.2, 0.2)),
+    ("crop", 1.0): ((0.20, 0.4, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5), (0, 0)),  # MAE's
 }
 
 
@@ -202,7 +204,18 @@ def test_between_the_knots_the_crop_moves_on_a_log_scale_and_the_rest_linearly()
 def test_the_grey_form_turns_off_what_one_channel_has_not(family, strength):
     colour, grey = (augment.recipe(section(family, form, strength), 1) for form in ("colour", "grey"))
     assert grey == dataclasses.replace(colour, saturation=0.0, hue=0.0, grayscale=0.0)
-    assert colour.saturation * colour.hue * colour.grayscale > 0
+    assert (colour.saturation * colour.hue * colour.grayscale > 0) == (family != "crop")
+
+
+def test_a_crop_and_a_flip_are_all_that_the_family_crop_does():
+    """Pixels of the views are those of boxes, resized and mirrored: no factor of jitter, blur or grey changes them."""
+    images = noise(64, (32, 32, 3))
+    found = augment.recipe(section("crop", strength=1.0), 0)
+    assert found.crop_min == 0.2
+    drawn = draws(found, 64, (32, 32))
+    plain = dataclasses.replace(NOTHING, crop_min=0.2, flip=0.5)
+    assert 0 < draws(plain, 64, (32, 32)).flip.sum() < 64
+    assert worst(transforms.apply(images, drawn), transforms.apply(images, draws(plain, 64, (32, 32)))) < 0.01
 
 
 def test_a_number_given_alone_overrides_the_strengths():

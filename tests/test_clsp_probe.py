@@ -4,7 +4,6 @@ import torch
 import torch.nn.functional as F
 
 from pipeline import backbones, clsp_probe, probes, seeds
-from pipeline.params.schema import Backbone
 from tests.toys import COMPUTE, clusters
 
 
@@ -47,11 +46,12 @@ def test_it_ends_where_torch_s_own_sgd_does(n, classes, lr):
     assert all(torch.allclose(one, two, rtol=1e-9, atol=1e-9) for one, two in zip(found, expected, strict=True))
 
 
-def test_drawing_between_two_features_is_flipping_the_image_before_the_encoder():
+@pytest.mark.parametrize("form", [backbones.resnet(4, [1, 1, 1, 1]), backbones.vit(32, 1, 4, 4)], ids=lambda f: f.kind)
+def test_drawing_between_two_features_is_flipping_the_image_before_the_encoder(form):
     """To rounding: a convolution of a batch in which other images are mirrored may add in another order."""
     random, n = np.random.default_rng(0), 40
     images, y = random.integers(0, 256, (n, 12, 12, 3), dtype=np.uint8), torch.arange(n) % 3
-    encoder = backbones.build(Backbone(width=4, blocks=[1, 1, 1, 1]), [0.5] * 3, [0.25] * 3, 0).eval()
+    encoder = backbones.build(form, [0.5] * 3, [0.25] * 3, 0, 12).eval()
 
     def seen(epoch):
         x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline import backbones, clsp_probe, evaluation, linear_probe, probes, shards
-from pipeline.params.schema import Backbone, LinearEval
+from pipeline.params.schema import LinearEval
 from tests.toys import COMPUTE
 
 PARAMS = LinearEval(l2=[1e-3, 1e-1], clsp_lr=1.0, view_strength=2.0, seed=0)
@@ -40,10 +40,10 @@ def real():
     )
 
 
-def make(folder, **augmented):
-    built = backbones.build(Backbone(width=4, blocks=[1, 1, 1, 1]), [0.5], [0.25], 0)
+def make(folder, form=None, **augmented):
+    built = backbones.build(form or backbones.resnet(4, [1, 1, 1, 1]), [0.5], [0.25], 0, 12)
     with torch.no_grad():
-        built.backbone.conv1.weight.mul_(-1)  # not as it was before its first step
+        next(built.backbone.parameters()).mul_(-1)  # not as it was before its first step
     backbones.save(built, folder, n_real=30, n_generated=45, augment=NO_AUGMENTATION | augmented)
     return backbones.load(folder)
 
@@ -79,6 +79,18 @@ def test_there_are_at_most_ten_numbers_and_all_are_finite(judged):
     assert len(judged.metrics) <= 10
     assert all(isinstance(v, float) and math.isfinite(v) for v in (judged.metrics | judged.label_free).values())
     assert judged.metrics["top1_low"] < judged.metrics["top1"] < judged.metrics["top1_high"]
+
+
+def test_a_vit_is_judged_as_a_resnet_is_and_beside_its_own_self_untrained(real, judged, tmp_path):
+    vit = make(tmp_path, backbones.vit(16, 1, 2, 4))
+    found = evaluation.judge(vit, real, PARAMS, COMPUTE)
+    assert set(found.metrics) == set(judged.metrics)
+    assert all(math.isfinite(value) for value in (found.metrics | found.label_free).values())
+    assert found.metrics["pixels"] == judged.metrics["pixels"]
+    x, y = probes.features(backbones.untrained(vit), real.images, COMPUTE), torch.from_numpy(real.labels)
+    fit = (x[TRAIN], y[TRAIN]), (x[VALIDATION], y[VALIDATION])
+    before, _ = linear_probe.linear_probe(*fit, x[TEST], 3, PARAMS.l2)
+    assert found.metrics["untrained"] == pytest.approx(100 * float((before == y[TEST]).float().mean()))
 
 
 def test_the_numbers_are_those_of_the_measures_on_the_right_images(judged, encoder, real):

@@ -7,7 +7,7 @@ import torch
 
 from pipeline import backbones, finetune, loop, shards
 from pipeline.errors import Stopped, UserError
-from pipeline.params.schema import Backbone, FineTune
+from pipeline.params.schema import FineTune
 from tests.test_evaluation import NO_AUGMENTATION
 from tests.toys import COMPUTE
 from tests.training.test_classifier import bars
@@ -50,10 +50,10 @@ def encoder(tmp_path):
     return made(tmp_path / "encoder")
 
 
-def made(folder):
-    built = backbones.build(Backbone(width=4, blocks=[1, 1, 1, 1]), [0.5], [0.25], 0)
+def made(folder, form=None):
+    built = backbones.build(form or backbones.resnet(4, [1, 1, 1, 1]), [0.5], [0.25], 0, 12)
     with torch.no_grad():
-        built.backbone.conv1.weight.mul_(-1)
+        next(built.backbone.parameters()).mul_(-1)
     backbones.save(built, folder, augment=NO_AUGMENTATION)
     return backbones.load(folder)
 
@@ -69,6 +69,12 @@ def test_both_learn_what_the_labels_say_and_the_numbers_are_of_held_out_images(e
     assert metrics["labels"] == 80
     assert protocol["encoder_sha256"] == encoder.card["sha256"]
     assert (protocol["test_images"], protocol["validation_images"]) == (60, 60)
+
+
+def test_a_vit_learns_them_too(tmp_path):
+    vit = made(tmp_path, backbones.vit(16, 2, 2, 4))
+    metrics, _ = judge(vit, steps=40, lr=0.01)
+    assert min(metrics["top1"], metrics["from_scratch"], metrics["validation_top1"]) > 85  # of two classes
 
 
 def test_test_labels_change_no_weight_and_few_labels_are_the_first_ones(encoder, store, tmp_path):

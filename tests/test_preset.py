@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -15,6 +16,7 @@ import pipeline
 from pipeline import preset
 from pipeline.errors import UserError
 from pipeline.params import reader
+from pipeline.params.schema import Pretrain
 
 REPOSITORY = Path(pipeline.__file__).parent.parent
 COMMITTED = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
@@ -296,6 +298,37 @@ def test_every_neighbours_cell_passes_schema_and_rules_and_is_what_it_says(key, 
     third = getattr(getattr(found, method), "third_view", None)
     assert third == {"candidates": "candidate", "augmented": "augmented", "none": None}[arm]
     assert (found.positives.kind == "anchored") == (arm == "candidates")
+
+
+def test_mixed_aes_preset_and_its_arms():
+    """Each arm has one thing more than the one before it; 400 passes over the train images; MAE's optimiser."""
+    of = preset.compose(["adainf-cifar10", "mixed_ae"])
+    assert of["pretrain", "steps"] == 400 * -(-of["dataset", "train_size"] // of["pretrain", "batch_size"])
+    assert [of["pretrain", name] for name in ("optimizer", "momentum", "beta2", "weight_decay")] == [
+        "adamw",
+        0.9,
+        0.95,
+        0.05,
+    ]
+    assert (32 // of["pretrain", "backbone", "patch"]) ** 2 // of["mixed_ae", "sources"] == 16
+    names = ("mixing", "attention", "contrast", "segments")
+    arms = [["mae"], ["naive_mix"], ["homo_attention"], ["homo_contrast"], []]
+    for on, arm in enumerate(arms):
+        own = preset.compose(["mixed_ae", *arm])
+        assert [bool(own["mixed_ae", name]) for name in names] == [i < on for i in range(4)], arm
+        assert set(preset.compose(arm)) <= {("mixed_ae", name) for name in names}
+
+
+@pytest.mark.parametrize("first", [[], ["smoke"]])
+def test_the_small_vit_composes_with_every_method(first, folder):
+    preset.write(preset.compose([*first, "vit"]), folder / "params.yaml")
+    values = reader.load(folder / "params.yaml").model_dump()
+    for method in get_args(Pretrain.model_fields["method"].annotation):
+        values["pretrain"]["method"] = method
+        values["positives"]["kind"] = "anchored"
+        params, faults = reader.validate(values)
+        assert faults == [], method
+        assert params.pretrain.backbone.kind == "vit"
 
 
 def test_clsps_presets_are_the_papers_settings():

@@ -6,7 +6,6 @@ import torch
 from scipy.stats import binomtest
 
 from pipeline import backbones, probes
-from pipeline.params.schema import Backbone
 from tests.toys import COMPUTE, clusters
 
 
@@ -159,9 +158,23 @@ def test_features_are_made_in_evaluation_mode_in_order_and_leave_the_encoder_as_
     assert encoder[0].num_batches_tracked == 0
 
 
+def test_features_of_a_vit_are_what_it_gives_itself_in_any_precision():
+    """Which has no batch normalisation to fold."""
+    encoder = backbones.build(backbones.vit(8, 2, 2, 4), [0.4] * 3, [0.2] * 3, 0, 12)
+    images = np.random.default_rng(0).integers(0, 256, (7, 12, 12, 3), dtype=np.uint8)
+    with torch.no_grad():
+        expected = encoder.eval()(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)
+    encoder.train()
+    assert torch.equal(probes.features(encoder, images, COMPUTE), expected)
+    assert encoder.training
+    bf16 = probes.features(encoder, images, COMPUTE.model_copy(update={"precision": "bf16"}))
+    assert bf16.dtype == torch.float32
+    assert 0 < (bf16 - expected).norm() < 0.05 * expected.norm()
+
+
 def test_features_of_an_encoder_are_what_it_gives_itself():
     """Although its batch normalisation, with statistics and scales of any size, is folded into the convolutions."""
-    encoder = backbones.build(Backbone(width=4, blocks=[1, 2, 1, 1]), [0.4] * 3, [0.2] * 3, 0)
+    encoder = backbones.build(backbones.resnet(4, [1, 2, 1, 1]), [0.4] * 3, [0.2] * 3, 0)
     draw = torch.Generator().manual_seed(0)
     for module in encoder.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

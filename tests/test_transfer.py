@@ -5,7 +5,7 @@ from PIL import Image
 
 from pipeline import backbones, evaluation, linear_probe, pictures, probes, shards, transfer
 from pipeline.errors import UserError
-from pipeline.params.schema import Backbone, LinearEval, TransferSet
+from pipeline.params.schema import LinearEval, TransferSet
 from tests.toys import COMPUTE
 
 SIZE, CLASSES, EACH = 16, ("across", "down", "none"), 40
@@ -33,7 +33,7 @@ def mine(tmp_path_factory):
 
 
 def encoder(folder, channels):
-    built = backbones.build(Backbone(width=4, blocks=[1, 1, 1, 1]), [0.5] * channels, [0.25] * channels, 0)
+    built = backbones.build(backbones.resnet(4, [1, 1, 1, 1]), [0.5] * channels, [0.25] * channels, 0)
     with torch.no_grad():
         built.backbone.conv1.weight.mul_(-1)
     backbones.save(built, folder)

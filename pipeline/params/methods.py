@@ -4,7 +4,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.params.types import Count, CountOrZero, Fraction, NonNegative, Positive, Probability, Section, Several
+from pipeline.params.types import (
+    Count,
+    CountOrZero,
+    Depth,
+    Fraction,
+    NonNegative,
+    Positive,
+    Probability,
+    Section,
+    Several,
+)
 
 
 class SimCLR(Section):
@@ -185,3 +195,25 @@ class DINO(SmallViews):
     momentum_start: Fraction
     momentum_end: Probability
     freeze_steps: CountOrZero
+
+
+class MixedAE(Section):
+    """MixedAE: how many images are mixed into one, by which means patches find their own image, the decoder.
+
+    sources: images mixed into one, of each of which 1 / sources of the patches is seen. mixing: false is MAE, which
+    sees as large a share of each image alone. attention: each patch attends to the N / sources patches most like it
+    alone; segments: tokens are told which of the images they are of; contrast: the weight (lambda) of the homologous
+    contrastive loss, at this temperature. normalised: a patch's pixels are predicted as deviations from its own mean.
+    Defaults at scale: 4, 0.1, 0.25 as recalled by our sources, not verified; decoder 512, 8, 16 (solo-learn's MAE).
+    """
+
+    sources: Several
+    mixing: bool
+    attention: bool
+    segments: bool
+    contrast: NonNegative
+    temperature: Positive
+    normalised: bool
+    decoder_width: Count
+    decoder_depth: Depth
+    decoder_heads: Count

@@ -308,14 +308,79 @@ def evaluation(p) -> Iterator[Fault]:
             yield (*path, "evaluate_every"), what
 
 
+def backbone(p) -> Iterator[Fault]:
+    """A backbone has what its kind wants and nothing of the other's, and patches tile what a ViT is shown."""
+    size, _, _ = shape(p.dataset)
+    for path in ENCODERS:
+        for name, fault in unfit(attrgetter(".".join(path))(p).backbone, size):
+            yield (*path, "backbone", name), fault
+    b, own = p.pretrain.backbone, getattr(p, p.pretrain.method)
+    if b.kind == "vit" and getattr(own, "small_views", 0) and own.small_size % b.patch:
+        what = f"{own.small_size} pixels are no whole patches of pretrain.backbone.patch {b.patch}"
+        yield (p.pretrain.method, "small_size"), what
+
+
+OF_KIND = {"resnet": ("blocks",), "vit": ("depth", "heads", "patch")}
+
+
+def unfit(b, size: int) -> Iterator[tuple[str, str]]:
+    """(field, fault) of a backbone for images of `size` pixels a side."""
+    for kind, names in OF_KIND.items():
+        for name in names:
+            given = getattr(b, name)
+            if kind == b.kind and given is None:
+                yield name, f"must be given with kind {kind}, not null"
+            if kind != b.kind and given is not None:
+                yield name, f"is for kind {kind} and must be null with kind {b.kind}, not {given}"
+    if b.kind == "resnet":
+        return
+    if b.patch is not None and size % b.patch:
+        yield "patch", f"{b.patch} does not divide the image's {size} pixels"
+    if b.heads is not None and b.width % b.heads:
+        yield "heads", f"{b.heads} do not divide width {b.width}"
+    if b.width % 4:
+        yield "width", f"{b.width} is no multiple of 4, the parts of a position's code"
+
+
+def mixed_ae(p) -> Iterator[Fault]:
+    """MixedAE wants a ViT, whole groups in a batch, and patches enough; without mixing nothing of it is used."""
+    if p.pretrain.method != "mixed_ae":
+        return
+    own, b, batch, (size, _, _) = p.mixed_ae, p.pretrain.backbone, p.pretrain.batch_size, shape(p.dataset)
+    if b.kind != "vit":
+        yield ("pretrain", "backbone", "kind"), f"must be vit with method mixed_ae, not {b.kind}"
+    if p.compute.compile:
+        yield ("compute", "compile"), "must be false with method mixed_ae, whose forward pass is not the one compiled"
+    if own.mixing and batch % own.sources:
+        yield ("pretrain", "batch_size"), f"{batch} is not a multiple of mixed_ae.sources {own.sources}"
+    for name in () if own.mixing else ("attention", "segments", "contrast"):
+        given = getattr(own, name)
+        if given:
+            wanted = "false" if given is True else 0
+            yield ("mixed_ae", name), f"must be {wanted} without mixing, not {str(given).lower()}"
+    if own.decoder_width % own.decoder_heads:
+        yield ("mixed_ae", "decoder_heads"), f"{own.decoder_heads} do not divide decoder_width {own.decoder_width}"
+    if own.decoder_width % 4:
+        yield ("mixed_ae", "decoder_width"), f"{own.decoder_width} is no multiple of 4, the parts of a position's code"
+    if b.kind == "vit" and size % b.patch == 0:
+        patches, least = (size // b.patch) ** 2, 2 if own.contrast else 1  # a positive is another patch
+        if patches < least * own.sources:
+            what = f"{own.sources} images of {least} patches or more in {patches} patches"
+            yield ("mixed_ae", "sources"), what
+
+
+OPTIONS = {"trust_coefficient": "lars", "beta2": "adamw"}  # of one optimiser each
+
+
 def optimizer(p) -> Iterator[Fault]:
-    """LARS has its coefficient and a decay (timm's adapts decayed parameters only); SGD has none."""
+    """LARS has its coefficient and a decay (timm's adapts decayed parameters only), AdamW its second moment's beta."""
     for path in ENCODERS:
         t = attrgetter(".".join(path))(p)
-        if (t.optimizer == "lars") != (t.trust_coefficient is not None):
-            wanted = "a number with lars" if t.optimizer == "lars" else "null with sgd"
-            given = "null" if t.trust_coefficient is None else t.trust_coefficient
-            yield (*path, "trust_coefficient"), f"must be {wanted}, not {given}"
+        for name, owner in OPTIONS.items():
+            value = getattr(t, name)
+            if (t.optimizer == owner) != (value is not None):
+                wanted = f"a number with {owner}" if t.optimizer == owner else f"null with {t.optimizer}"
+                yield (*path, name), f"must be {wanted}, not {'null' if value is None else value}"
         if t.optimizer == "lars" and t.weight_decay == 0:
             what = f"must be above 0 with lars, which scales the steps of decayed weights alone, not {t.weight_decay}"
             yield (*path, "weight_decay"), what
@@ -353,6 +418,8 @@ RULES = (
     beginning,
     training,
     evaluation,
+    backbone,
+    mixed_ae,
     optimizer,
     grey,
     transfer,

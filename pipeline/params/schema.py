@@ -15,6 +15,7 @@ from pipeline.params.methods import (
     BarlowTwins,
     CLSPMoCo,
     CLSPSimCLR,
+    MixedAE,
     MoCo,
     SimCLR,
     SimSiam,
@@ -24,6 +25,7 @@ from pipeline.params.methods import (
 from pipeline.params.types import (
     Count,
     CountOrZero,
+    Depth,
     Fraction,
     Key,
     NonNegative,
@@ -34,7 +36,7 @@ from pipeline.params.types import (
     SetName,
 )
 
-Family = Literal["symmetric", "symmetric-weak", "asymmetric", "clsp-simclr", "clsp-moco"]
+Family = Literal["symmetric", "symmetric-weak", "asymmetric", "clsp-simclr", "clsp-moco", "crop"]
 
 
 class Compute(Section):
@@ -171,8 +173,8 @@ class Augment(Section):
     strength: 0 nothing at all, 1 AdaInf's weak, 2 the methods' strong, up to 4. It moves the crop's smallest area
     (between knots on a log scale), the jitter's probability and its magnitude together (linearly); below 1 it also
     fades flip, grayscale, blur and solarize out. null in a number below means: what strength gives. replace: how often
-    a view is of one of the image's positives instead (GenSSL's p0), before it is augmented; replaced: every view but the
-    first (second), or every one (both).
+    a view is of one of the image's positives instead (GenSSL's p0), before it is augmented; replaced: every view but
+    the first (second), or every one (both).
     """
 
     family: Family
@@ -194,15 +196,24 @@ class Augment(Section):
 
 
 class Backbone(Section):
-    """ResNet with the small-image stem: width of the first stage, basic blocks in each of the four."""
+    """A ResNet with the small-image stem, or a vision Transformer.
 
+    width: of the ResNet's first stage, or of the ViT's tokens. blocks: the ResNet's basic blocks in each of its four
+    stages. depth: the ViT's blocks; heads: of attention; patch: pixels of a patch's sides. null: the other kind's.
+    """
+
+    kind: Literal["resnet", "vit"]
     width: Count
-    blocks: list[Annotated[int, Field(ge=1, le=100)]] = Field(min_length=4, max_length=4)
+    blocks: Annotated[list[Depth], Field(min_length=4, max_length=4)] | None
+    depth: Depth | None
+    heads: Count | None
+    patch: Count | None
 
 
 class Pretrain(Training):
-    """Method, backbone, optimiser. trust_coefficient: LARS's eta (the papers': 0.02), null with SGD.
+    """Method, backbone, optimiser. trust_coefficient: LARS's eta (the papers': 0.02), null with the others.
 
+    momentum: of AdamW, beta1; beta2: its own (MAE's: 0.95), null with the others.
     evaluate_every: steps between kNN measurements on the validation images, a multiple of log_every.
     """
 
@@ -219,10 +230,12 @@ class Pretrain(Training):
         "swav",
         "vicreg",
         "dino",
+        "mixed_ae",
     ]
     backbone: Backbone
-    optimizer: Literal["sgd", "lars"]
+    optimizer: Literal["sgd", "lars", "adamw"]
     momentum: Fraction
+    beta2: Fraction | None
     trust_coefficient: Positive | None
     evaluate_every: Count
 
@@ -329,6 +342,7 @@ class Params(Section):
     swav: SwAV
     vicreg: VICReg
     dino: DINO
+    mixed_ae: MixedAE
     linear_eval: LinearEval
     transfer: dict[Key, TransferSet]
     finetune: FineTune

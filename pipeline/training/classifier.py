@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipeline import augment, backbones, files, inflation, loop, seeds, shards, store
-from pipeline.params.schema import Backbone, Compute, Training
+from pipeline.params.schema import Compute, Training
 
-BACKBONE = Backbone(width=16, blocks=[1, 1, 1, 1])
+BACKBONE = backbones.resnet(16, [1, 1, 1, 1])
 _FILE = "classifier.safetensors"
 
 
@@ -75,6 +75,7 @@ def fit(
         images=[[list(part.shape), hashlib.sha256(part).hexdigest()] for part in parts],
         code=store.code("training/classifier"),
         arithmetic=loop.arithmetic(compute),
+        versions=backbones.versions(),
     )
     with store.work("classifier", fingerprint) as folder:
         if not (folder / "manifest.json").exists():

@@ -1,4 +1,4 @@
-"""What conditioned sampling needs, from the store or made: an encoder of the real images alone, and a DDPM told of it."""
+"""What conditioned sampling needs, from the store or made: an encoder of the real images alone, a DDPM told of it."""
 
 from pathlib import Path
 

@@ -38,7 +38,7 @@ def pretrain(
     validation = real.part(shards.VALIDATION)
     parts = [[part] for part in (images, labels, *validation)] + [generated]
     n_generated = sum(map(len, generated))
-    encoder = backbones.build(params.backbone, *backbones.statistics(images), params.seed)
+    encoder = backbones.build(params.backbone, *backbones.statistics(images), params.seed, images.shape[1])
     method = module(params.method).build(own, encoder, params.seed)
     candidates, replaced = 0, replacing(augmentation, method.views)
     if replaced or any(view.source == "positive" for view in method.views):
@@ -56,6 +56,7 @@ def pretrain(
         images=[_digest(part) for part in parts],
         code=store.code("training/encoder", f"methods/{params.method}"),
         arithmetic=loop.arithmetic(compute),
+        versions=backbones.versions(),
         processes=distributed.size(),
     )
     mixture = inflation.mixture(len(images), n_generated, mixing, params.batch_size)
@@ -164,9 +165,11 @@ def mixture_facts(mixture: inflation.Mixture | inflation.Copies, steps: int) -> 
 
 
 def optimiser(params: Pretrain, groups: list[dict], lr: float) -> torch.optim.Optimizer:
-    """SGD with momentum, or LARS (You et al. 2017) with the clipped trust ratio, of timm."""
+    """SGD with momentum, AdamW, or LARS (You et al. 2017) with the clipped trust ratio, of timm."""
     if params.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=params.momentum, fused=True)
+    if params.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, betas=(params.momentum, params.beta2), fused=True)
     from timm.optim import Lars
 
     return Lars(groups, lr=lr, momentum=params.momentum, trust_coeff=params.trust_coefficient, trust_clip=True)

@@ -18,7 +18,7 @@ from pipeline import backbones, checkpoint, files, imports, pictures, sampling, 
 from pipeline.errors import UserError
 from pipeline.generators import ddpm
 from pipeline.params import reader
-from pipeline.params.schema import Backbone, Generator
+from pipeline.params.schema import Generator
 from pipeline.study import cells, rows
 from pipeline.training import generator as generators
 from tests.faults.edits import PLACES, apply, edits, in_time
@@ -119,7 +119,7 @@ def generated_set(folder):
 
 
 def encoder(folder):
-    made = backbones.build(Backbone(width=2, blocks=[1, 1, 1, 1]), [0.25, 0.5, 0.75], [0.1, 0.2, 0.3], 7)
+    made = backbones.build(backbones.resnet(2, [1, 1, 1, 1]), [0.25, 0.5, 0.75], [0.1, 0.2, 0.3], 7)
     backbones.save(made, folder, method="simclr")
 
     def read():

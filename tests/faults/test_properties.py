@@ -18,7 +18,6 @@ from hypothesis.extra import numpy as arrays
 
 from pipeline import backbones, checkpoint, files, heads, loop, shards
 from pipeline.generators import ddpm
-from pipeline.params.schema import Backbone
 from pipeline.params.schema import Training as Schedule
 from tests.toys import ddpm_params
 
@@ -74,7 +73,7 @@ def test_generated_images_read_and_written_again_have_the_same_bytes(twice, n, e
 @given(width=st.integers(1, 4), blocks=st.lists(st.integers(1, 2), min_size=4, max_size=4), seed=SEEDS)
 @settings(max_examples=20)
 def test_an_encoder_read_and_written_again_has_the_same_bytes(twice, width, blocks, seed):
-    made = backbones.build(Backbone(width=width, blocks=blocks), [0.3], [0.2], seed)
+    made = backbones.build(backbones.resnet(width, blocks), [0.3], [0.2], seed)
 
     def again(first, second):
         found = backbones.load(first)

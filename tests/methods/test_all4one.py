@@ -5,7 +5,6 @@ import torch
 
 from pipeline import backbones
 from pipeline.methods import all4one
-from pipeline.params.schema import Backbone
 from tests.methods import contract
 from tests.methods.test_nnclr import by_the_paper, slow_nearest
 
@@ -80,7 +79,7 @@ def test_dropout_is_a_function_of_seed_and_step():
     params = contract.METHODS["all4one"][1].model_copy(update={"dropout": 0.5})
 
     def loss(seed, step):
-        encoder = backbones.build(Backbone(width=4, blocks=[1, 1, 1, 1]), [0.5], [0.25], 0)
+        encoder = backbones.build(backbones.resnet(4, [1, 1, 1, 1]), [0.5], [0.25], 0)
         built = all4one.build(params, encoder, 0).train()
         built.seed = seed
         return built.loss(contract.views(6), step)["centroids"].item()

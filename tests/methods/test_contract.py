@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline import backbones, heads, loop, methods
+from pipeline import backbones, heads, loop, methods, vit
 from pipeline.params.schema import Training
 from tests.methods import contract
 from tests.toys import COMPUTE
 
 EVERY = pytest.mark.parametrize("name", contract.METHODS)
+COMPARING = pytest.mark.parametrize("name", contract.PAIRED)
 COPIES = "follower."  # what is never trained itself
 SCHEDULE = {"batch_size": 4, "lr": 0.1, "warmup_steps": 2, "weight_decay": 0.1, "log_every": 4, "checkpoint_every": 2}
 
@@ -42,11 +43,17 @@ def test_the_gradient_reaches_every_parameter_that_is_trained_and_no_copy(name):
 
 @EVERY
 def test_the_passes_of_the_backbone_are_what_is_said(name):
-    """Counted: one for each image in each forward pass, two more where a backward pass follows."""
+    """Counted: one for each image in each forward pass, two more where a backward pass follows; a ViT's by patches."""
     built, counted = contract.build(name), []
+
+    def passed(y, share):
+        counted.append(len(y) * share * (3 if y.requires_grad else 1))
+
     for module in built.modules():
         if isinstance(module, backbones.SmallResNet):
-            module.register_forward_hook(lambda _, x, y: counted.append(len(y) * (3 if y.requires_grad else 1)))
+            module.register_forward_hook(lambda _, x, y: passed(y, 1))
+        if isinstance(module, vit.SmallViT):
+            module.norm.register_forward_hook(lambda _, x, y: passed(y, (y.shape[1] - 1) / (contract.SIZE // 4) ** 2))
     built.loss(contract.views(6, name=name), 0)
     assert sum(counted) == 6 * sum(built.passes)
     assert len(built.passes) == len(built.views)
@@ -59,7 +66,7 @@ def test_vectors_are_not_decayed(name):
             assert all((parameter.ndim > 1) == group.decay for parameter in group.parameters)
 
 
-@EVERY
+@COMPARING
 def test_the_order_of_the_images_does_not_matter_and_their_pairing_does(name):
     def loss(views):
         return contract.build(name).loss(views, 0)["loss"].item()
@@ -69,7 +76,7 @@ def test_the_order_of_the_images_does_not_matter_and_their_pairing_does(name):
     assert loss([views[0], *(view[order] for view in views[1:])]) != pytest.approx(loss(views), rel=1e-4)
 
 
-@EVERY
+@COMPARING
 def test_the_two_views_count_alike(name):
     def loss(views):
         built = contract.build(name)
@@ -80,6 +87,17 @@ def test_the_two_views_count_alike(name):
 
     one, two, *others = contract.views(8, name=name)
     assert loss([two, one, *others]) == pytest.approx(loss([one, two, *others]), rel=1e-4)
+
+
+@COMPARING
+def test_every_method_runs_on_a_vit_too(name):
+    """Small views as well, which have fewer patches."""
+    built = contract.build(name, backbone=contract.VIT)
+    found = built.loss(contract.views(6, name=name), 9)
+    found["loss"].backward()
+    assert all(torch.isfinite(value) for value in found.values())
+    weights = next(module for module in built.modules() if isinstance(module, vit.SmallViT)).parameters()
+    assert all(weight.grad.abs().sum() > 0 for weight in weights)
 
 
 @EVERY

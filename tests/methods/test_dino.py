@@ -8,7 +8,7 @@ from pipeline import backbones, loop
 from pipeline.heads import momentum
 from pipeline.methods import dino
 from pipeline.methods.dino import Head, distillation, teacher_temperature
-from pipeline.params.schema import Backbone, Training
+from pipeline.params.schema import Training
 from tests.methods import contract
 from tests.toys import COMPUTE
 
@@ -39,7 +39,7 @@ def random(n, k, seed):
 def built(**changes):
     """contract.build("dino") with other parameters."""
     params = contract.METHODS["dino"][1].model_copy(update=changes)
-    encoder = backbones.build(Backbone(width=4, blocks=[1, 1, 1, 1]), [0.5], [0.25], 0)
+    encoder = backbones.build(backbones.resnet(4, [1, 1, 1, 1]), [0.5], [0.25], 0)
     return dino.build(params, encoder, 0).train()
 
 

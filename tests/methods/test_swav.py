@@ -9,7 +9,7 @@ from timm.optim import Lars
 from pipeline import backbones, loop
 from pipeline.methods import swav
 from pipeline.methods.swav import sinkhorn, swapped_prediction, usage
-from pipeline.params.schema import Backbone, Training
+from pipeline.params.schema import Training
 from tests.methods import contract
 from tests.toys import COMPUTE
 
@@ -48,7 +48,7 @@ def random(n, k, seed):
 def built(**changes):
     """contract.build("swav") with other parameters."""
     params = contract.METHODS["swav"][1].model_copy(update=changes)
-    encoder = backbones.build(Backbone(width=4, blocks=[1, 1, 1, 1]), [0.5], [0.25], 0)
+    encoder = backbones.build(backbones.resnet(4, [1, 1, 1, 1]), [0.5], [0.25], 0)
     return swav.build(params, encoder, 0).train()
 
 

@@ -12,7 +12,6 @@ from PIL import Image
 
 from pipeline import backbones, files, loop, shards
 from pipeline.page import run
-from pipeline.params.schema import Backbone
 from tests.pipeline.clones import ROOT
 from tests.test_evaluation import NO_AUGMENTATION
 
@@ -39,7 +38,7 @@ def made(tmp_path, monkeypatch):
             shards.write_arrays(folder / name, {"images": images[n:]}, {})
         shards.seal(folder, names, {"n": generated, "shard_size": 50})
         mean = [0.5] * channels
-        encoder = backbones.build(Backbone(width=4, blocks=[1, 1, 1, 1]), mean, mean, 0)
+        encoder = backbones.build(backbones.resnet(4, [1, 1, 1, 1]), mean, mean, 0)
         backbones.save(encoder, tmp_path / "data/encoder", augment=NO_AUGMENTATION)
         files.write_json(tmp_path / "metrics/label_free.json", {"rankme": 12.5})
         files.write_json(tmp_path / "metrics/linear_eval.json", {"top1": 81.25} if labelled else {})

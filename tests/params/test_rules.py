@@ -26,6 +26,12 @@ CONTROL = CLSP | {"clsp_simclr.third_view": "augmented"}
 DIGITS = {"name": "folder", "path": "data/digits", "train_size": 9, "validation_size": 9, "test_size": 9, "seed": 0}
 SWAV, DINO = {"pretrain.method": "swav"}, {"pretrain.method": "dino"}
 LARS = {"pretrain.optimizer": "lars", "pretrain.trust_coefficient": 0.02}
+ADAMW = {"pretrain.optimizer": "adamw", "pretrain.beta2": 0.95}
+VIT = {"kind": "vit", "width": 24, "blocks": None, "depth": 2, "heads": 3, "patch": 4}
+VIT = {f"pretrain.backbone.{name}": value for name, value in VIT.items()}
+MIXED = VIT | {"pretrain.method": "mixed_ae"}
+MAE = MIXED | dict.fromkeys(("mixed_ae.mixing", "mixed_ae.attention", "mixed_ae.segments"), False)
+MAE |= {"mixed_ae.contrast": 0.0}
 
 
 SVHN = DIGITS | {"name": "svhn", "test_size": None}
@@ -68,7 +74,14 @@ BASE = {
     "augment.hue": None,
     "augment.grayscale": None,
     "pretrain.method": "simclr",
+    "pretrain.backbone.kind": "resnet",
+    "pretrain.backbone.width": 8,
+    "pretrain.backbone.blocks": [1, 1, 1, 1],
+    "pretrain.backbone.depth": None,
+    "pretrain.backbone.heads": None,
+    "pretrain.backbone.patch": None,
     "pretrain.optimizer": "sgd",
+    "pretrain.beta2": None,
     "pretrain.trust_coefficient": None,
     "pretrain.weight_decay": 0.0001,
     "pretrain.steps": 400,
@@ -76,6 +89,11 @@ BASE = {
     "pretrain.batch_size": 256,
     "pretrain.log_every": 20,
     "pretrain.evaluate_every": 100,
+    "mixed_ae.sources": 4,
+    "mixed_ae.mixing": True,
+    "mixed_ae.contrast": 0.1,
+    "mixed_ae.decoder_width": 16,
+    "mixed_ae.decoder_heads": 2,
     "swav.small_size": 16,
     "swav.small_crop_min": 0.1,
     "swav.small_crop_max": 0.5,
@@ -252,6 +270,68 @@ TRIPS = [
     ("optimizer", {"pretrain.trust_coefficient": 0.02}, "pretrain.trust_coefficient", ["null with sgd", "not 0.02"]),
     ("optimizer", LARS | {"pretrain.weight_decay": 0.0}, "pretrain.weight_decay", ["above 0 with lars", "not 0.0"]),
     ("optimizer", LARS, None, []),
+    ("optimizer", ADAMW | {"pretrain.weight_decay": 0.0}, None, []),
+    ("optimizer", ADAMW | {"pretrain.beta2": None}, "pretrain.beta2", ["a number with adamw", "not null"]),
+    ("optimizer", {"pretrain.beta2": 0.95}, "pretrain.beta2", ["null with sgd", "not 0.95"]),
+    ("optimizer", LARS | {"pretrain.beta2": 0.95}, "pretrain.beta2", ["null with lars", "not 0.95"]),
+    (
+        "optimizer",
+        ADAMW | {"pretrain.trust_coefficient": 0.02},
+        "pretrain.trust_coefficient",
+        ["null with adamw", "not 0.02"],
+    ),
+    ("backbone", VIT, None, []),
+    ("backbone", {"pretrain.backbone.blocks": None}, "pretrain.backbone.blocks", ["given with kind resnet", "null"]),
+    ("backbone", {"pretrain.backbone.depth": 4}, "pretrain.backbone.depth", ["null with kind resnet", "not 4"]),
+    ("backbone", {"pretrain.backbone.heads": 4}, "pretrain.backbone.heads", ["null with kind resnet", "not 4"]),
+    ("backbone", {"pretrain.backbone.patch": 4}, "pretrain.backbone.patch", ["null with kind resnet", "not 4"]),
+    (
+        "backbone",
+        VIT | {"pretrain.backbone.blocks": [1, 1, 1, 1]},
+        "pretrain.backbone.blocks",
+        ["is for kind resnet", "null with kind vit"],
+    ),
+    ("backbone", VIT | {"pretrain.backbone.depth": None}, "pretrain.backbone.depth", ["given with kind vit"]),
+    ("backbone", VIT | {"pretrain.backbone.heads": None}, "pretrain.backbone.heads", ["given with kind vit"]),
+    ("backbone", VIT | {"pretrain.backbone.patch": None}, "pretrain.backbone.patch", ["given with kind vit"]),
+    ("backbone", VIT | {"pretrain.backbone.patch": 8}, "pretrain.backbone.patch", ["8 does not divide", "28 pixels"]),
+    ("backbone", VIT | CIFAR | {"pretrain.backbone.patch": 8}, None, []),
+    ("backbone", VIT | {"pretrain.backbone.heads": 5}, "pretrain.backbone.heads", ["5 do not divide width 24"]),
+    (
+        "backbone",
+        VIT | {"pretrain.backbone.width": 18},
+        "pretrain.backbone.width",
+        ["18 is no multiple of 4"],
+    ),
+    ("backbone", {"pretrain.backbone.width": 18}, None, []),
+    ("backbone", VIT | SWAV | {"swav.small_size": 18}, "swav.small_size", ["18 pixels", "patch 4"]),
+    ("backbone", VIT | SWAV | {"swav.small_size": 18, "swav.small_views": 0}, None, []),
+    ("backbone", SWAV | {"swav.small_size": 18}, None, []),
+    ("mixed_ae", MIXED, None, []),
+    ("mixed_ae", MAE, None, []),
+    ("mixed_ae", {"pretrain.method": "mixed_ae"}, "pretrain.backbone.kind", ["vit with method mixed_ae", "not resnet"]),
+    ("mixed_ae", MIXED | {"compute.compile": True}, "compute.compile", ["must be false with method mixed_ae"]),
+    ("mixed_ae", {"compute.compile": True}, None, []),
+    (
+        "mixed_ae",
+        MIXED | {"pretrain.batch_size": 254},
+        "pretrain.batch_size",
+        ["254 is not a multiple of mixed_ae.sources 4"],
+    ),
+    ("mixed_ae", MAE | {"pretrain.batch_size": 254}, None, []),
+    ("mixed_ae", MAE | {"mixed_ae.attention": True}, "mixed_ae.attention", ["false without mixing", "not true"]),
+    ("mixed_ae", MAE | {"mixed_ae.segments": True}, "mixed_ae.segments", ["false without mixing", "not true"]),
+    ("mixed_ae", MAE | {"mixed_ae.contrast": 0.1}, "mixed_ae.contrast", ["0 without mixing", "not 0.1"]),
+    ("mixed_ae", MIXED | {"mixed_ae.decoder_heads": 3}, "mixed_ae.decoder_heads", ["3 do not divide", "width 16"]),
+    ("mixed_ae", MIXED | {"mixed_ae.decoder_width": 18}, "mixed_ae.decoder_width", ["18 is no multiple of 4"]),
+    (
+        "mixed_ae",
+        MIXED | {"pretrain.backbone.patch": 14},  # four patches
+        "mixed_ae.sources",
+        ["4 images of 2 patches or more in 4 patches"],
+    ),
+    ("mixed_ae", MIXED | {"pretrain.backbone.patch": 14, "mixed_ae.contrast": 0.0}, None, []),
+    ("mixed_ae", MAE | {"pretrain.backbone.patch": 28}, "mixed_ae.sources", ["4 images of 1 patches or more in 1"]),
     ("optimizer", {"pretrain.weight_decay": 0.0}, None, []),
     ("grey", {"augment.form": "colour"}, "augment.form", ["grey, not colour", "fashion-mnist"]),
     ("grey", {"dataset.name": "cifar10"}, "augment.form", ["colour, not grey", "cifar10"]),

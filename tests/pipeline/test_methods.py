@@ -6,9 +6,16 @@ import pytest
 
 from tests.pipeline import clones
 
-# Of every kind of state one: queues, followers, dropout, frozen parameters, positives; the contract's tests resume all.
-KILLED = {"all4one": {}, "swav": {}, "clsp_moco": {"positives__kind": "anchored"}}
-OTHERS = (*KILLED, "moco", "byol", "barlow_twins", "simsiam", "nnclr", "clsp_simclr", "vicreg", "dino")
+# Of every kind of state one: queues, followers, dropout, frozen parameters, positives, AdamW's; the contract's tests
+# resume all methods.
+KILLED = {
+    "all4one": {},
+    "swav": {},
+    "clsp_moco": {"positives__kind": "anchored"},
+    "mixed_ae": {"augment__family": "crop"},
+}
+PRESETS = {"mixed_ae": ["vit"]}
+OTHERS = (*KILLED, "moco", "byol", "barlow_twins", "simsiam", "nnclr", "clsp_simclr", "vicreg", "dino", "mixed_ae")
 
 
 def append(clone, method):
@@ -31,9 +38,11 @@ def test_an_edit_of_one_methods_file_reruns_nothing_of_another(base, tmp_path):
 def test_a_method_killed_while_pretraining_ends_with_the_bytes_of_an_uninterrupted_run(method, base, tmp_path):
     straight, killed = (clones.copy(base.clone, tmp_path / name) for name in ("straight", "killed"))
     for clone in (straight, killed):
+        if method in PRESETS:
+            clones.run(clone, "python", "-m", "pipeline.preset", "--write", *PRESETS[method])
         clones.edit(clone, pretrain__method=method, **KILLED[method])
     clones.run(straight, "dvc", "repro", "pretrain")
-    also = ["positives"] if KILLED[method] else []
+    also = ["positives"] if "positives__kind" in KILLED[method] else []
     assert clones.starts(clones.counts(straight)) == ["check", *also, "pretrain"]
     clones.killed_at(killed, "pretrain.steps:7", "dvc", "repro", "pretrain")
     clones.counts(killed)
@@ -44,3 +53,19 @@ def test_a_method_killed_while_pretraining_ends_with_the_bytes_of_an_uninterrupt
     trained, before = (json.loads((clone / "metrics/pretrain.json").read_text()) for clone in (straight, base.clone))
     assert trained["steps"] == 12
     assert trained["loss"] != before["loss"]
+
+
+@pytest.mark.slow
+def test_a_vit_pretrained_by_mixing_is_probed_and_fine_tuned(base, tmp_path):
+    clone = clones.copy(base.clone, tmp_path / "clone")
+    clones.run(clone, "python", "-m", "pipeline.preset", "--write", "vit")
+    clones.edit(clone, pretrain__method="mixed_ae", augment__family="crop", finetune__labels="[0.5]")
+    clones.run(clone, "dvc", "repro")
+    assert clones.starts(clones.counts(clone)) == ["check", "pretrain", "linear_eval"]
+    card = json.loads((clone / "data/encoder/card.json").read_text())
+    assert (card["kind"], card["size"], card["method"]) == ("vit", 28, "mixed_ae")
+    rows = (clone / "plots/pretrain.csv").read_text().splitlines()
+    assert rows[0] == "step,contrast,gradient_norm,loss,reconstruction,top_k,lr"
+    tuned = json.loads((clone / "metrics/finetune/0.5.json").read_text())
+    assert tuned["labels"] == 250
+    assert tuned["top1"] != tuned["from_scratch"]

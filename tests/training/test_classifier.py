@@ -4,7 +4,6 @@ import torch
 
 from pipeline import augment, backbones, loop, probes
 from pipeline.errors import Stopped, UserError
-from pipeline.params.schema import Backbone
 from pipeline.quality import plain
 from pipeline.training import classifier
 from tests.toys import COMPUTE
@@ -54,7 +53,7 @@ def test_the_same_work_is_found_done_and_another_is_not(store):
 
 
 def start(seed=0):
-    return backbones.build(Backbone(width=4, blocks=[1, 1, 1, 1]), [0.5], [0.25], seed)
+    return backbones.build(backbones.resnet(4, [1, 1, 1, 1]), [0.5], [0.25], seed)
 
 
 def fit(encoder, labelled, steps=3, classes=2, head_lr=1.0):

@@ -11,7 +11,7 @@ from pipeline import augment, backbones, heads, inflation, loop, shards
 from pipeline.errors import UserError
 from pipeline.methods import View, clsp_simclr, simclr
 from pipeline.params.methods import CLSPSimCLR, SimCLR
-from pipeline.params.schema import Augment, Backbone, Inflation, Pretrain
+from pipeline.params.schema import Augment, Inflation, Pretrain
 from pipeline.training import encoder
 from tests.toys import COMPUTE
 
@@ -25,9 +25,10 @@ AUGMENT = Augment(family="symmetric", form="grey", strength=1.0, seed=0, **dict.
 def params(**changes):
     given = {
         "method": "simclr",
-        "backbone": {"width": 4, "blocks": [1, 1, 1, 1]},
+        "backbone": backbones.resnet(4, [1, 1, 1, 1]),
         "optimizer": "sgd",
         "momentum": 0.9,
+        "beta2": None,
         "trust_coefficient": None,
         "steps": 5,
         "batch_size": 6,
@@ -168,7 +169,7 @@ def test_a_set_without_labels_to_learn_or_to_judge_from_is_watched_by_rankme(rea
 @pytest.mark.fault(15)
 @pytest.mark.parametrize("labelled", [True, False])
 def test_features_that_are_all_alike_are_told_and_those_of_an_encoder_are_not(real, labelled, capsys):
-    network = backbones.build(Backbone(width=4, blocks=[1, 1, 1, 1]), [0.5], [0.25], 0)
+    network = backbones.build(backbones.resnet(4, [1, 1, 1, 1]), [0.5], [0.25], 0)
     (images, labels), validation = real.part(shards.TRAIN), real.part(shards.VALIDATION)
     train = (images, labels if labelled else np.full_like(labels, -1))
     found = encoder.online(network, train, validation, COMPUTE)
@@ -183,7 +184,7 @@ def test_features_that_are_all_alike_are_told_and_those_of_an_encoder_are_not(re
 
 
 def test_neighbours_are_the_train_images_that_have_labels(real):
-    network = backbones.build(Backbone(width=4, blocks=[1, 1, 1, 1]), [0.5], [0.25], 0)
+    network = backbones.build(backbones.resnet(4, [1, 1, 1, 1]), [0.5], [0.25], 0)
     (images, labels), validation = real.part(shards.TRAIN), real.part(shards.VALIDATION)
     some = labels.copy()
     some[::2] = -1
@@ -260,6 +261,25 @@ def test_sgd_decays_matrices_alone(tmp_path):
     assert vector.detach().tolist() == pytest.approx([1 - 0.05 * 5] * 3, rel=1e-6)
 
 
+def test_adamw_decays_matrices_alone_and_its_first_step_is_as_long_as_the_rate(tmp_path):
+    """Of any gradient: g / (sqrt(g^2) + 1e-8), whatever the betas, and decay apart from it."""
+    matrix, vector, task, plan = one_step("adamw", (3.0, -5.0), 0.05, beta2=0.95)
+    loop.train("toy", task, plan, COMPUTE, tmp_path, "work")
+    assert matrix.detach().flatten().tolist() == pytest.approx([2 - 0.05 * 0.1 * 2 - 0.05] * 4, rel=1e-6)
+    assert vector.detach().tolist() == pytest.approx([1 + 0.05] * 3, rel=1e-6)
+
+
+def test_adamw_has_the_betas_that_it_is_given():
+    """Gradients 1 and 0, betas 1/2 and 1/4: m = 1/4 over 1 - 1/4, v = 3/16 over 1 - 1/16 at the second step."""
+    vector = torch.nn.Parameter(torch.zeros(1))
+    chosen = params(optimizer="adamw", momentum=0.5, beta2=0.25)
+    built = encoder.optimiser(chosen, [{"params": [vector], "weight_decay": 0.0}], 0.1)
+    for gradient in (1.0, 0.0):
+        vector.grad = torch.full((1,), gradient)
+        built.step()
+    assert vector.item() == pytest.approx(-0.1 * (1 + (1 / 3) / math.sqrt(1 / 5)), rel=1e-6)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "lars"])
 def test_momentum_carries_the_last_step_on(optimizer):
     """Two equal gradients with momentum 1/2: steps of one and of one and a half, on a vector under either."""
@@ -270,6 +290,31 @@ def test_momentum_carries_the_last_step_on(optimizer):
         vector.grad = torch.ones(1)
         built.step()
     assert vector.item() == pytest.approx(-0.1 * (1 + 1.5), rel=1e-6)
+
+
+def test_a_vit_under_adamw_is_pretrained_and_on_from_a_crash_to_the_same_bits(
+    real, generated, steps, monkeypatch, tmp_path
+):
+    """By SimCLR, and its card says for which size it is."""
+    named = {"backbone": backbones.vit(8, 1, 2, 4), "optimizer": "adamw", "beta2": 0.95, "lr": 0.01}
+    made, rows, _ = pretrain(real, generated, **named)
+    straight = contents(made)
+    found = backbones.load(made["card.json"].parent)
+    assert (found.card["kind"], found.card["size"], found.width) == ("vit", 8, 8)
+    assert all("validation_knn" in row for row in rows[1:])
+    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "other"))
+    steps.crash = 3
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(real, generated, **named)
+    steps.crash = None
+    assert contents(pretrain(real, generated, **named)[0]) == straight
+
+
+def test_another_version_of_timm_is_other_work(real, generated, steps, monkeypatch):
+    pretrain(real, generated, steps=2)
+    monkeypatch.setattr(backbones, "version", lambda package: "0")
+    pretrain(real, generated, steps=2)
+    assert steps.seen == [0, 1, 0, 1]
 
 
 def test_with_lars_the_whole_of_pretraining_runs(real, generated):
