@@ -32,7 +32,7 @@ def test_nothing_drawn_changes_nothing():
     images = torch.rand(5, 3, 8, 8)
     plain = dataclasses.replace(NOTHING, crop_min=1.0)
     assert torch.equal(differentiable.apply(images, draws(plain, 5, (8, 8))), images)
-    assert augment.PLAIN == plain
+    assert plain == augment.PLAIN
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_views_under_autocast_are_those_without():
 
 def slow_diff_augment(image, u):
     """One image (C, H, W) by its seven numbers, pixel by pixel."""
-    channels, height, width = image.shape
+    _, height, width = image.shape
     x = image + (u[0] - 0.5)
     grey = x.mean(dim=0)
     x = grey + 2 * u[1] * (x - grey)
