@@ -32,12 +32,12 @@ def main(params: SimpleNamespace) -> None:
 
 
 def sample(params: SimpleNamespace) -> None:
-    from pipeline import anchored, distributed, loop, quality, sampling, shards
+    from pipeline import anchored, cards, distributed, loop, quality, shards
 
     loop.prepare(params.compute)
     real, generator = shards.read_real(Path("data/real")), Path("data/generator")
     images, names = (array[real.rows(shards.TRAIN)] for array in (real.images, real.orig_index))
-    card = sampling.card(generator)
+    card = cards.of_generator(generator)
     made, fingerprint = anchored.fill(params.positives, card, generator, images, names, params.compute)
     distributed.leave()
     if not distributed.first():

@@ -28,8 +28,9 @@ SOURCES = sorted(
 # The library in reading order; a package stands for all that is in it. A module imports only from those before it.
 READING_ORDER = (
     "errors launch progress dvc_cache files store machine params/types params/methods params/schema params/rules "
-    "params/reader seeds shards weights pictures datasets imports inflation transforms augment checkpoint backbones "
-    "distributed loop heads losses probes linear_probe clsp_probe folded generators methods sampling anchored "
+    "params/reader cards seeds shards weights pictures datasets imports inflation transforms augment differentiable "
+    "checkpoint backbones distributed loop heads losses probes linear_probe clsp_probe folded generators methods "
+    "sampling anchored "
     "training memorisation quality evaluation transfer finetune stage report preset fetch theory study/cells "
     "study/rows study/experiments study/analysis study/tables study/__main__ page/figures page/studies page/run "
     "page/__main__"

@@ -32,7 +32,7 @@ def train(params: Generator, own: Training, images: np.ndarray, compute: Compute
             training = kind.Training(own, torch.from_numpy(images).to(compute.device))
             rows = loop.train(f"training {params.kind}", training.task, training.plan, compute, folder, fingerprint)
             if distributed.first():
-                names = kind.save(training.averaged(), training.noise, folder)
+                names = training.save(folder)
                 files.write_json(folder / "rows.json", {"rows": rows})
                 shards.seal(folder, [*names, "rows.json"], {"fingerprint": fingerprint})
                 (folder / "checkpoint.pt").unlink()
