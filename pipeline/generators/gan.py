@@ -42,21 +42,25 @@ def halvings(size: int) -> int:
     return count
 
 
-def _conv(fan_in: int, fan_out: int, kernel: int, gain: float = 1.0) -> nn.Conv2d:
-    made = nn.Conv2d(fan_in, fan_out, kernel, padding=kernel // 2)
+def _conv(fan_in: int, fan_out: int, kernel: int, gain: float = 1.0, bias: bool = True) -> nn.Conv2d:
+    made = nn.Conv2d(fan_in, fan_out, kernel, padding=kernel // 2, bias=bias)
     nn.init.xavier_uniform_(made.weight, gain)
-    nn.init.zeros_(made.bias)
+    if bias:
+        nn.init.zeros_(made.bias)
     return made
 
 
 class UpBlock(nn.Module):
-    """A residual block that doubles the side: batch norm, ReLU, nearest neighbours, 3x3; batch norm, ReLU, 3x3."""
+    """A residual block that doubles the side: batch norm, ReLU, nearest neighbours, 3x3; batch norm, ReLU, 3x3.
+
+    Without biases, which the next batch normalisation takes away: Adam would move them by the noise of rounding.
+    """
 
     def __init__(self, width: int):
         super().__init__()
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(2))
-        self.convs = nn.ModuleList(_conv(width, width, 3, 2**0.5) for _ in range(2))
-        self.shortcut = _conv(width, width, 1)
+        self.convs = nn.ModuleList(_conv(width, width, 3, 2**0.5, bias=False) for _ in range(2))
+        self.shortcut = _conv(width, width, 1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = F.interpolate(self.norms[0](x).relu(), scale_factor=2)
