@@ -40,8 +40,8 @@ def main(params: SimpleNamespace) -> None:
         files.write_sealed(folder / "card.json", {"kind": params.generator.kind, "source": source, "files": digests})
 
     files.assemble(Path("data/generator"), made, finish)
-    terms = report.columns(rows, "step", "lr") or ["loss", "gradient_norm"]
-    report.table(Path("plots/generator.csv"), ["step", *terms, "lr"], rows)
+    first = ("step", "loss", "gradient_norm")
+    report.table(Path("plots/generator.csv"), [*first, *report.columns(rows, *first, "lr"), "lr"], rows)
     last = {"steps": rows[-1]["step"], "loss": rows[-1]["loss"]} if rows else {"steps": 0}
     report.metrics(Path("metrics/generator.json"), last)
 
