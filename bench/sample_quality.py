@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from bench import pairs
-from pipeline import loop, quality, sampling, seeds, shards
+from pipeline import cards, loop, quality, sampling, seeds, shards
 from pipeline.generators import ddpm
 from pipeline.params import reader
 
@@ -22,7 +22,7 @@ GENERATOR = Path("data/generator")
 
 def made(params, compute) -> np.ndarray:
     """The first IMAGES images of a sampler, from the store or sampled."""
-    files, _ = sampling.fill(params, sampling.card(GENERATOR), GENERATOR, IMAGES, 28, compute)
+    files, _ = sampling.fill(params, cards.of_generator(GENERATOR), GENERATOR, IMAGES, 28, compute)
     parts = []
     for path in files.values():
         with shards.open_file(path) as file:

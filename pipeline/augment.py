@@ -67,6 +67,7 @@ class Recipe:
 
 
 NUMBERS = tuple(field.name for field in fields(Recipe) if field.name not in ("crop_max", "size"))
+PLAIN = Recipe(**dict.fromkeys(NUMBERS, 0.0) | {"crop_min": 1.0})  # the image as it is
 
 
 def recipe(params: Augment, view: int) -> Recipe:

@@ -58,8 +58,12 @@ class Training(ddpm.Training):
         """L_simple of a network that knows the features."""
         return super().loss(batch[0], step, batch[1])
 
+    def save(self, folder: Path) -> list[str]:
+        """`save` of what samples; training is over after this."""
+        return save(self.averaged(), folder)
 
-def save(network: Network, noise: object, folder: Path) -> list[str]:
+
+def save(network: Network, folder: Path) -> list[str]:
     """The weights; what they are built from is in the parameters, by which the folder was found."""
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     files.write(Path(folder) / _FILE, lambda path: save_file(weights, path))

@@ -67,15 +67,28 @@ class Group:
 
 
 @dataclass
+class Own:
+    """A player's own optimiser, build(groups, rate) -> torch optimiser, at a constant rate and without weight decay."""
+
+    build: Callable[[list[dict], float], torch.optim.Optimizer]
+    rate: float
+
+
+@dataclass
 class Phase:
     """One player of a step: its parameters and its loss. A method that plays a game has several, in order.
 
     loss(batch, step) -> {name: scalar}; the entry "loss" is what is minimised, the others are logged. With several
     processes `batch` is this one's share, and the scalars are those of the whole batch (distributed.gather).
+    name: of the player, before the names that it logs; "" for the one whose "loss" is the run's. due(step): whether it
+    plays in a step. own: its optimiser's builder and constant rate, where they are not the plan's; without decay.
     """
 
     groups: list[Group]
     loss: Callable[[Any, int], dict[str, torch.Tensor]]
+    name: str = ""
+    due: Callable[[int], bool] = lambda step: True
+    own: Own | None = None
 
 
 @dataclass
@@ -128,7 +141,7 @@ def train(what: str, task: Task, plan: Optimisation, compute: Compute, folder: P
     """
     schedule = plan.schedule
     distributed.share(schedule.batch_size)  # or refused
-    optimisers = [plan.build(_torch_groups(phase.groups, schedule), schedule.lr) for phase in task.phases]
+    optimisers = [_optimiser(phase, plan) for phase in task.phases]
     meter = Meter()
     objects = {**task.objects, **{f"optimiser-{i}": o for i, o in enumerate(optimisers)}, "meter": meter}
     path = Path(folder) / "checkpoint.pt"
@@ -143,7 +156,8 @@ def train(what: str, task: Task, plan: Optimisation, compute: Compute, folder: P
             task.before_step(step, step / schedule.steps)
             batch = task.batch(step)
             for phase, optimiser in zip(task.phases, optimisers, strict=True):
-                meter.add(_update(phase, optimiser, batch, step, rate, plan.clip, compute))
+                if phase.due(step):
+                    meter.add(_update(phase, optimiser, batch, step, rate, plan.clip, compute))
             task.after_step(step, (step + 1) / schedule.steps)
             done = step + 1
             stopping = distributed.anywhere(bool(received))
@@ -229,6 +243,13 @@ def groups_of(module: torch.nn.Module) -> list[Group]:
     ]
 
 
+def _optimiser(phase: Phase, plan: Optimisation) -> torch.optim.Optimizer:
+    if phase.own is None:
+        return plan.build(_torch_groups(phase.groups, plan.schedule), plan.schedule.lr)
+    undecayed = plan.schedule.model_copy(update={"weight_decay": 0.0})
+    return phase.own.build(_torch_groups(phase.groups, undecayed), phase.own.rate)
+
+
 def _torch_groups(groups: list[Group], schedule: Training) -> list[dict]:
     return [
         {
@@ -242,7 +263,7 @@ def _torch_groups(groups: list[Group], schedule: Training) -> list[dict]:
 
 def _update(phase: Phase, optimiser, batch, step: int, rate: float, clip: float | None, compute: Compute) -> dict:
     for group in optimiser.param_groups:
-        group["lr"] = rate * group["lr_factor"]
+        group["lr"] = (phase.own.rate if phase.own else rate) * group["lr_factor"]
     with autocast(compute):
         losses = phase.loss(batch, step)
     optimiser.zero_grad(set_to_none=True)
@@ -251,7 +272,8 @@ def _update(phase: Phase, optimiser, batch, step: int, rate: float, clip: float 
     distributed.average_gradients(parameters)
     norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip)
     optimiser.step()
-    return {**losses, "gradient_norm": norm}
+    logged = {**losses, "gradient_norm": norm}
+    return {f"{phase.name}_{name}": value for name, value in logged.items()} if phase.name else logged
 
 
 @contextlib.contextmanager

@@ -25,6 +25,11 @@ def metrics(path: Path, values: dict[str, float]) -> None:
     files.write_json(path, {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()})
 
 
+def columns(rows: list[dict], *but: str) -> list[str]:
+    """The names that a log's rows have, in the order in which they first appear; players of a game may begin late."""
+    return list(dict.fromkeys(name for row in rows for name in row if name not in but))
+
+
 def table(path: Path, columns: list[str], rows: list[dict]) -> None:
     """Write rows as CSV; a value that a row lacks stays empty, floats have six digits."""
     text = io.StringIO()

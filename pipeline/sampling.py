@@ -2,27 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 
 from pipeline import distributed, files, loop, shards, store
-from pipeline.errors import UserError
 from pipeline.generators import module
-from pipeline.params.schema import Compute, Generate, Generator, Positives
+from pipeline.params.schema import Compute, Generate, Positives
 from pipeline.progress import bar, say
 
 Batch = Callable[[range], dict[str, np.ndarray]]
-
-
-def card(generator: Path) -> dict:
-    """The card of data/generator (kind, source, digests), after the digests were checked."""
-    found = files.read_sealed(generator / "card.json", "generator", {"kind": str, "source": str, "files": dict})
-    for name in ("kind", "source"):
-        if found[name] not in get_args(Generator.model_fields[name].annotation):
-            raise UserError(f"{name} is {found[name][:40]}, of which nothing is known here", generator / "card.json")
-    files.check_digests(generator, found["files"], "card.json", "generator")
-    return found
 
 
 def fill(
@@ -42,19 +30,8 @@ def fill(
     )
 
     def start() -> Batch:
-        makes = module(kind)
-        model, noise = makes.load(generator)
-        if params.steps > noise.config.num_train_timesteps:
-            fault = f"{params.steps} > {noise.config.num_train_timesteps} timesteps that the generator was trained with"
-            raise UserError(fault, "params.yaml: generate.steps", "lower it")
-        model = makes.for_sampling(model, compute)
-
-        def batch(numbers: range) -> dict[str, np.ndarray]:
-            solver, extra = makes.solver(params.sampler, noise, params.eta, params.clip)
-            solver.set_timesteps(params.steps, device=compute.device)
-            return {"images": makes.to_uint8(makes.sample(model, solver, extra, numbers, params.seed), size)}
-
-        return batch
+        made = module(kind).batches(generator, params, size, compute)
+        return lambda numbers: {"images": made(numbers)}
 
     return stock(f"sampling ({params.sampler}, {params.steps} steps)", n, params, fingerprint, start), fingerprint
 

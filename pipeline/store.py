@@ -40,6 +40,7 @@ PLUMBING = {
     "params/schema",
     "params/reader",
     "params/rules",
+    "cards",
     "report",
     "stage",
     "preset",

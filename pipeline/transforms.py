@@ -50,40 +50,48 @@ def apply(images: torch.Tensor, drawn: Drawn, size: int | None = None) -> torch.
     """
     order, begins = _sorted_for_jitter(drawn)
     drawn = drawn.of(order)
-    x = _crop(images.index_select(0, order % len(images)), drawn.box, drawn.flip, size)
+    x = _crop(images.index_select(0, order % len(images)), drawn, size)
     _jitter(x, drawn, begins)
     rows = drawn.grey.nonzero()[:, 0]
     if len(rows):
         x[rows] = luma(x.index_select(0, rows)).expand(-1, x.shape[1], -1, -1)
     rows = drawn.sigma.nonzero()[:, 0]
     if len(rows):
-        x[rows] = _blur(x.index_select(0, rows), drawn.sigma[rows])
+        x[rows] = blur(x.index_select(0, rows), drawn.sigma[rows])
     rows = drawn.solarize.nonzero()[:, 0]
     if len(rows):
-        x[rows] = torch.where(x[rows] >= SOLARIZE_ABOVE, 1 - x[rows], x[rows])
+        x[rows] = solarized(x[rows])
     return x.index_select(0, order.argsort())
 
 
-def _crop(images: torch.Tensor, box: torch.Tensor, flip: torch.Tensor, size: int | None) -> torch.Tensor:
-    n, height, width, channels = images.shape
-    top, left, rows, columns = box.unbind(1)
-    lines = (torch.zeros_like(flip), top, rows, height, size), (flip, left, columns, width, size)
+def crop_matrices(drawn: Drawn, size: tuple[int, int], made: int | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights that bring images of `size` (H, W) to their boxes, mirrored or not: float (n, made, H) and (n, made, W).
+
+    A view is down @ x @ across^T in each channel. made: pixels of its sides, null for the image's own.
+    """
+    (top, left, rows, columns), (height, width) = drawn.box.unbind(1), size
+    lines = (torch.zeros_like(drawn.flip), top, rows, height, made), (drawn.flip, left, columns, width, made)
     if height == width:  # one call for both
         both = (torch.cat(pair) for pair in zip(*(line[:3] for line in lines), strict=True))
-        down, across = crop_matrix(*both, height, size).chunk(2)
-    else:
-        down, across = (crop_matrix(*line) for line in lines)
+        return crop_matrix(*both, height, made).chunk(2)
+    return tuple(crop_matrix(*line) for line in lines)
+
+
+def _crop(images: torch.Tensor, drawn: Drawn, size: int | None) -> torch.Tensor:
+    n, height, width, channels = images.shape
+    down, across = crop_matrices(drawn, (height, width), size)
     tall, wide = down.shape[1], across.shape[1]
     x = images.float().div_(255).view(n, height, width * channels)
     x = (down @ x).view(n, tall, width, channels).permute(0, 3, 1, 2).reshape(n, channels * tall, width)
     return (x @ across.transpose(1, 2)).view(n, channels, tall, wide).clamp_(0, 1)
 
 
-def _blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+def blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """Images (n, C, H, W) blurred by a Gaussian of each one's own deviation `sigma` (n,), in pixels."""
     n, channels, height, width = x.shape
-    across = blur_matrix(sigma, width)
-    down = across if height == width else blur_matrix(sigma, height)
-    x = x.view(n, channels * height, width) @ across.transpose(1, 2)
+    across = blur_matrix(sigma, width).to(x.dtype)
+    down = across if height == width else blur_matrix(sigma, height).to(x.dtype)
+    x = x.reshape(n, channels * height, width) @ across.transpose(1, 2)
     x = down @ x.view(n, channels, height, width).transpose(1, 2).reshape(n, height, channels * width)
     return x.view(n, height, channels, width).transpose(1, 2)
 
@@ -105,7 +113,7 @@ def _jitter(x: torch.Tensor, drawn: Drawn, begins: list[int]) -> None:
 
     As the rows are sorted, every step is one call on rows that lie together, and hue, the costly one, a single call.
     """
-    weights = luma_weights(x.shape[1], x.device)
+    weights = luma_weights(x)
     factor = drawn.factors.gather(1, drawn.order)  # n 4, by place
     of_mean, of_luma = ((drawn.order == which) * (1 - factor) for which in (CONTRAST, SATURATION))
 
@@ -147,14 +155,19 @@ def _hue(x: torch.Tensor, shift: torch.Tensor) -> None:
     x.clamp_(0, 1)
 
 
-def luma_weights(channels: int, device: torch.device) -> torch.Tensor:
-    """What each channel of RGB or grey images counts in their luma."""
-    return torch.ones(1, device=device) if channels == 1 else torch.tensor(LUMA, device=device)
+def solarized(x: torch.Tensor) -> torch.Tensor:
+    """Images whose bright pixels are inverted."""
+    return torch.where(x >= SOLARIZE_ABOVE, 1 - x, x)
+
+
+def luma_weights(x: torch.Tensor) -> torch.Tensor:
+    """What each channel of RGB or grey images (n, C, H, W) counts in their luma, in their type: (C,)."""
+    return x.new_ones(1) if x.shape[1] == 1 else x.new_tensor(LUMA)
 
 
 def luma(x: torch.Tensor) -> torch.Tensor:
     """Grey value of RGB or grey images: (n, C, H, W) -> (n, 1, H, W)."""
-    return (luma_weights(x.shape[1], x.device) @ x.flatten(2)).view(len(x), 1, *x.shape[2:])
+    return (luma_weights(x) @ x.flatten(2)).view(len(x), 1, *x.shape[2:])
 
 
 def crop_matrix(

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from pipeline import distributed, files, imports, inflation, loop, machine, report, sampling, shards, stage
+from pipeline import cards, distributed, files, imports, inflation, loop, machine, report, sampling, shards, stage
 from pipeline.errors import UserError
 
 READS = ("compute", "generate", "inflation.ratio")
@@ -24,7 +24,7 @@ def main(params: SimpleNamespace) -> None:
     images, _ = shards.read_real(Path("data/real")).part(shards.TRAIN)
     generator = Path("data/generator")
     n, made, fingerprint = inflation.generated_count(len(images), params.inflation.ratio), {}, None
-    card = sampling.card(generator)
+    card = cards.of_generator(generator)
     if n:
         if card["source"] == "none":
             raise UserError(

@@ -41,7 +41,8 @@ def main(params: SimpleNamespace) -> None:
         files.write_sealed(folder / "card.json", {"kind": params.generator.kind, "source": source, "files": digests})
 
     files.assemble(Path("data/generator"), made, finish)
-    report.table(Path("plots/generator.csv"), ["step", "loss", "gradient_norm", "lr"], rows)
+    first = ("step", "loss", "gradient_norm")
+    report.table(Path("plots/generator.csv"), [*first, *report.columns(rows, *first, "lr"), "lr"], rows)
     last = {"steps": rows[-1]["step"], "loss": rows[-1]["loss"]} if rows else {"steps": 0}
     report.metrics(Path("metrics/generator.json"), last)
 

@@ -55,10 +55,10 @@ def sample(params: SimpleNamespace) -> None:
 
 def of_anchors(params, real, images, names):
     """Shards, their set's fingerprint, and what draws the picture: positives of the first images over weights."""
-    from pipeline import anchored, sampling
+    from pipeline import anchored, cards
 
     p, generator = params.positives, Path("data/generator")
-    card = sampling.card(generator)
+    card = cards.of_generator(generator)
     made, fingerprint = anchored.fill(p, card, generator, images, names, params.compute)
 
     def pictures() -> list:

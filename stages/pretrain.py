@@ -3,14 +3,23 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+
 from pipeline import distributed, files, heads, inflation, loop, machine, report, shards, stage
 from pipeline.errors import UserError
 from pipeline.training import encoder
 
 SET = Path("data/generated/inflation")
 POSITIVES = Path("data/generated/positives")
+SNAPSHOTS = Path("plots/snapshots.png")
 READS = ("compute", "inflation", "augment", "pretrain", "${pretrain.method}")
-WRITES = ("data/encoder", "metrics/pretrain.json", "plots/pretrain.csv", "plots/validation.csv")
+WRITES = (
+    "data/encoder",
+    "metrics/pretrain.json",
+    "plots/pretrain.csv",
+    "plots/validation.csv",
+    "plots/snapshots.png",
+)
 
 
 def needs(params: SimpleNamespace) -> machine.Needs:
@@ -29,23 +38,47 @@ def main(params: SimpleNamespace) -> None:
         fault = f"holds {held:,} images, inflation.ratio {params.inflation.ratio} asks for {asked:,}"
         raise UserError(fault, SET, "run `dvc repro generate`, or `python -m stages.generate`")
     made, rows, facts = encoder.pretrain(
-        params.pretrain, params.own, params.augment, params.inflation, real, generated, positives, params.compute
+        params.pretrain,
+        params.own,
+        params.augment,
+        params.inflation,
+        real,
+        generated,
+        positives,
+        Path("data/generator"),
+        params.compute,
     )
     distributed.leave()
     if not distributed.first():
         return
     files.assemble(Path("data/encoder"), made)
     judged = "validation_knn" if "validation_knn" in rows[-1] else "rankme"
-    terms = [name for name in rows[0] if name not in ("step", "lr", judged, "feature_spread")]
+    terms = report.columns(rows, "step", "lr", judged, "feature_spread")
     report.table(Path("plots/pretrain.csv"), ["step", *terms, "lr"], rows)
     report.table(
         Path("plots/validation.csv"), ["step", judged, "feature_spread"], [row for row in rows if judged in row]
     )
+    report.beside(SNAPSHOTS, snapshots(made), rows=1)
     last = {name: rows[-1][name] for name in ("loss", judged)}
     last["collapsed"] = int(rows[-1]["feature_spread"] < heads.COLLAPSED)
     there = ("n_real", "n_generated")  # in metrics/prepare.json and generate.json
     drawn = {name: value for name, value in facts.items() if name not in there}
     report.metrics(Path("metrics/pretrain.json"), {"steps": rows[-1]["step"], **last, **drawn})
+
+
+def snapshots(made: dict[str, Path]) -> list[tuple[str, np.ndarray]]:
+    """Of a method with generators: their images over time, those of the first, and of the second where they differ."""
+    if "gan_snapshots.h5" not in made:
+        return []
+    with shards.open_file(made["gan_snapshots.h5"]) as file:
+        steps, images, cosines = (shards.own(file, name)[:] for name in ("step", "images", "cosine"))
+    sets = []
+    for step, pairs, cosine in zip(steps, images, cosines, strict=True):
+        alike = bool((pairs[:, 0] == pairs[:, 1]).all())
+        sets.append((f"step {step}", pairs[:, 0]))
+        if not alike:
+            sets.append((f"step {step}, their partners, mean cosine {cosine.mean():.2f}", pairs[:, 1]))
+    return sets
 
 
 if __name__ == "__main__":

@@ -41,4 +41,4 @@ def draws(recipe: Recipe, n: int, size: tuple[int, int], seed: int = 0) -> Drawn
 
 def section(family: str = "symmetric", form: str = "colour", strength: float = 2.0, **alone: float) -> Augment:
     numbers = {name: alone.get(name) for name in augment.NUMBERS}
-    return Augment(family=family, form=form, strength=strength, seed=0, **numbers)
+    return Augment(family=family, form=form, strength=strength, replace=0.0, replaced="second", seed=0, **numbers)

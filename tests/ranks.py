@@ -8,36 +8,42 @@ import torch
 from torch import nn
 
 from pipeline import augment, distributed, loop, seeds
-from pipeline.generators import ddpm
+from pipeline.generators import ddpm, gan
 from pipeline.params.schema import Training
 from tests import batches
 from tests.methods import contract
-from tests.toys import COMPUTE, ddpm_params
+from tests.toys import COMPUTE, ddpm_params, gan_params
 
 N = 12  # rows of every batch, among all processes
 STEPS = 3
 SCHEDULE = {"batch_size": N, "lr": 0.1, "warmup_steps": 1, "weight_decay": 0.1, "log_every": 1, "checkpoint_every": 9}
 PREDICTIONS = ("epsilon", "v_prediction")
+PLAYED = 10  # a step in which every player plays; in the first some methods hold a layer, or see real images alone
 
 
 def everything(folder: Path) -> dict:
     """Name -> tensors of all that is compared."""
     found = {f"method {name}": of_a_method(name, folder) for name in contract.METHODS}
     found |= {f"ddpm {name}": of_a_generator(name, folder) for name in PREDICTIONS}
+    found["gan"] = of_an_adversarial_one(folder)
     norms = {1: nn.BatchNorm1d(5), 2: nn.BatchNorm2d(5), "plain": nn.BatchNorm1d(5, affine=False)}
     return found | {f"norm {kind}": of_a_norm(norm) for kind, norm in norms.items()} | {"views": of_views()}
 
 
 def of_a_method(name: str, folder: Path) -> dict:
-    """Loss and gradients of a first batch; then weights, queue and follower after some steps of the loop."""
+    """Every player's loss and gradients of a first batch; then weights, queues and copies after some steps."""
     built = contract.build(name)
     distributed.synchronise(built)
 
     def batch(step: int) -> list[torch.Tensor]:
         return [view[distributed.share(N)] for view in contract.views(N, step, name)]
 
-    losses = built.loss(batch(0), 9)  # in the first steps some methods hold a layer
-    first = gradients(built, losses["loss"])
+    losses, first = {}, {}
+    for phase in built.phases():
+        built.zero_grad(set_to_none=True)
+        found = phase.loss(batch(0), PLAYED)
+        first |= gradients(built, found["loss"])
+        losses |= {f"{phase.name}_{key}" if phase.name else key: value for key, value in found.items()}
     built = contract.build(name)
     distributed.synchronise(built)
     task = loop.Task(built.phases(), batch, {"method": built}, built.before_step, built.after_step)
@@ -55,6 +61,23 @@ def of_a_generator(prediction: str, folder: Path) -> dict:
     training = ddpm.Training(params, images)
     rows = trained(training.task, folder / prediction)
     return {"loss": loss, **first, **{f"after {k}": v for k, v in training.unet.state_dict().items()}, **rows}
+
+
+def of_an_adversarial_one(folder: Path) -> dict:
+    """The same of a GAN: both players' losses and gradients, then networks and average after some steps."""
+    images = torch.randint(0, 256, (20, 8, 8, 1), generator=seeds.generator(0, "toy"), dtype=torch.uint8)
+    params, losses, first = gan_params(batch_size=N), {}, {}
+    training = gan.Training(params, images)
+    for phase in training.task.phases:
+        training.gan.zero_grad(set_to_none=True)
+        found = phase.loss(training.batch(1), 1)
+        first |= gradients(training.gan, found["loss"])
+        losses |= {f"{phase.name} {key}": value for key, value in found.items()}
+    training = gan.Training(params, images)
+    rows = trained(training.task, folder / "gan")
+    state = {f"after {k}": v for k, v in training.gan.state_dict().items()}
+    state |= {f"after average {k}": v for k, v in training.average.state_dict().items()}
+    return {**losses, **first, **state, **rows}
 
 
 def of_a_norm(norm: nn.Module) -> dict:

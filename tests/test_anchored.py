@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
-from pipeline import anchored, files, sampling, seeds, shards
+from pipeline import anchored, cards, files, seeds, shards
 from pipeline.errors import UserError
 from pipeline.generators import ddpm
 from pipeline.params.schema import Positives
@@ -57,7 +57,7 @@ def sample(generator, anchors, numbers, **changes):
     before = ddpm.to_uint8
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ddpm, "to_uint8", lambda x, size: found.append(x) or before(x, size))
-        anchored.sampler(given, sampling.card(generator), generator, anchors, COMPUTE)(numbers, given.weight)
+        anchored.sampler(given, cards.of_generator(generator), generator, anchors, COMPUTE)(numbers, given.weight)
     return found[0]
 
 
@@ -207,7 +207,7 @@ def test_the_way_up_is_not_computed_for_anchors(generator, anchors, monkeypatch)
 
 def fill(generator, anchors, names=None, **changes):
     names = 100 + np.arange(len(anchors)) if names is None else names
-    return anchored.fill(params(**changes), sampling.card(generator), generator, anchors, names, COMPUTE)
+    return anchored.fill(params(**changes), cards.of_generator(generator), generator, anchors, names, COMPUTE)
 
 
 def read(made):
@@ -272,7 +272,7 @@ def test_steps_that_do_not_divide_the_generators_timesteps_are_refused(generator
 
 
 def test_the_pictures_weights_hold_the_sets_own(generator, anchors):
-    found = anchored.ladder(params(weight=0.5), sampling.card(generator), generator, anchors[:3], COMPUTE)
+    found = anchored.ladder(params(weight=0.5), cards.of_generator(generator), generator, anchors[:3], COMPUTE)
     assert list(found) == [0.0, 0.1, 0.3, 0.5, 1.0]
     assert all(images.shape == (3, SIZE, SIZE, 1) for images in found.values())
     expected = ddpm.to_uint8(sample(generator, anchors[:3], range(3), weight=0.5), SIZE)

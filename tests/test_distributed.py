@@ -18,6 +18,7 @@ REPOSITORY = Path(pipeline.__file__).parent.parent
 COMPUTED = [
     *(f"method {name}" for name in contract.METHODS),
     *(f"ddpm {name}" for name in ranks.PREDICTIONS),
+    "gan",
     *("norm 1", "norm 2", "norm plain", "views"),
 ]
 PROCESSES = 2
@@ -53,7 +54,7 @@ def together(tmp_path_factory):
 
 def test_everything_is_compared(alone):
     assert set(alone) == set(COMPUTED)
-    assert all(any(key.startswith("gradient") for key in alone[name]) for name in COMPUTED if name[0] in "md")
+    assert all(any(key.startswith("gradient") for key in alone[name]) for name in COMPUTED if name[0] in "mdg")
     assert {"after queue.keys", "after queue.place"} <= set(alone["method moco"])
     assert any(key.startswith("after follower") for key in alone["method byol"])
 
@@ -87,7 +88,9 @@ def test_processes_hold_the_same_bits(name, together):
 def test_a_share_alone_has_other_gradients(name, alone):
     """So that a forgotten gather or a batch norm of its own rows would show above."""
     built, wanted = contract.build(name), alone[f"method {name}"]
-    found = ranks.gradients(built, built.loss([view[:6] for view in contract.views(ranks.N, 0, name)], 9)["loss"])
+    found = ranks.gradients(
+        built, built.loss([view[:6] for view in contract.views(ranks.N, 0, name)], ranks.PLAYED)["loss"]
+    )
     there, expected = (torch.cat([x[key].flatten() for key in found]) for x in (found, wanted))
     assert (there - expected).norm() > 0.1 * expected.norm()
 

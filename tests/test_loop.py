@@ -297,6 +297,72 @@ def test_the_players_of_a_game_move_in_turn_each_against_the_others_last_move(tm
         assert row["only_second"] == pytest.approx(sum(s[1] for s in three) / 3)
 
 
+class Game:
+    """A player of the schedule and one of its own, by Adam at a constant rate, which plays in steps 4, 6, 8, ..."""
+
+    def __init__(self, crash_at=None):
+        self.a, self.b = (torch.nn.Parameter(torch.tensor([[v]])) for v in (1.0, 2.0))
+        self.moves, self.crash_at = [], crash_at
+        own = loop.Own(lambda groups, lr: torch.optim.Adam(groups, lr, betas=(0.0, 0.9)), 0.05)
+        due = lambda step: step >= 4 and step % 2 == 0  # noqa: E731
+        second = loop.Phase([loop.Group([self.b])], self.second, "second", due, own)
+        self.task = loop.Task(
+            phases=[second, loop.Phase([loop.Group([self.a])], self.first)],
+            batch=lambda step: None,
+            objects={"players": torch.nn.ParameterList([self.a, self.b])},
+        )
+
+    def first(self, batch, step):
+        self.moves.append(("a", step))
+        if step == self.crash_at:
+            raise Crash
+        return {"loss": (self.a * self.b).sum()}
+
+    def second(self, batch, step):
+        self.moves.append(("b", step))
+        return {"loss": (self.b - self.a).square().sum() * step, "apart": (self.b - self.a).sum()}
+
+    def train(self, folder):
+        plan = loop.Optimisation(schedule(steps=9, log_every=3, checkpoint_every=2, weight_decay=0.1), sgd)
+        return loop.train("game", self.task, plan, COMPUTE, folder, "work")
+
+    def bits(self):
+        return [p.detach().numpy().tobytes() for p in (self.a, self.b)]
+
+
+def test_a_player_with_an_optimiser_of_its_own_plays_when_it_is_due(tmp_path):
+    """Adam without momentum, by hand: b moves by rate x g / sqrt(v / (1 - .9^k)); no decay, no schedule, no clip."""
+    game = Game()
+    rows = game.train(tmp_path)
+    assert [step for player, step in game.moves if player == "a"] == list(range(9))
+    assert [step for player, step in game.moves if player == "b"] == [4, 6, 8]
+    a, b, speed, v, k = 1.0, 2.0, 0.0, 0.0, 0
+    for step in range(9):
+        if step in (4, 6, 8):
+            gradient, k = 2 * step * (b - a), k + 1
+            v = 0.9 * v + 0.1 * gradient**2
+            b -= 0.05 * gradient / ((v / (1 - 0.9**k)) ** 0.5 + 1e-8)
+        speed = 0.9 * speed + b + 0.1 * a
+        a -= loop.learning_rate(schedule(steps=9), step) * speed
+    assert game.a.item() == pytest.approx(a, rel=1e-5)
+    assert game.b.item() == pytest.approx(b, rel=1e-5)
+    own = {"second_loss", "second_apart", "second_gradient_norm"}
+    assert [own <= set(row) for row in rows] == [False, True, True]
+    assert all({"loss", "gradient_norm"} <= set(row) for row in rows)
+
+
+@pytest.mark.parametrize("crashes", [[3], [5, 7], [4, 6, 8]], ids=str)
+def test_a_game_goes_on_from_any_crash_to_the_same_bits(tmp_path, crashes):
+    straight = Game()
+    rows = straight.train(tmp_path / "straight")
+    for crash_at in crashes:
+        with pytest.raises(Crash):
+            Game(crash_at).train(tmp_path / "chain")
+    last = Game()
+    assert last.train(tmp_path / "chain") == rows
+    assert last.bits() == straight.bits()
+
+
 def test_vectors_have_no_weight_decay_and_matrices_have_it(tmp_path):
     net = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.BatchNorm2d(3), torch.nn.Linear(3, 4))
     for parameter in net.parameters():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import UNet2DModel
 
-from pipeline import files, loop, sampling, shards
+from pipeline import cards, files, loop, sampling, shards
 from pipeline.errors import UserError
 from pipeline.generators import ddpm
 from pipeline.params.schema import Generate
@@ -64,7 +64,7 @@ def calls(monkeypatch):
 
 
 def fill(generator, n, size=SIZE, **changes):
-    made, fingerprint = sampling.fill(params(**changes), sampling.card(generator), generator, n, size, COMPUTE)
+    made, fingerprint = sampling.fill(params(**changes), cards.of_generator(generator), generator, n, size, COMPUTE)
     return made, fingerprint
 
 
@@ -246,22 +246,22 @@ def test_a_generator_whose_files_are_not_its_cards_is_refused(generator, tmp_pat
     card = json.loads((generator / "card.json").read_text())
     assert card.pop("seal")
     assert card.pop("schema") == files.SEALED
-    assert sampling.card(generator) == card
+    assert cards.of_generator(generator) == card
     files.write_sealed(tmp_path / "card.json", card | {"files": {"unet/config.json": "0" * 64}})
     (tmp_path / "unet").mkdir()
     for content in (None, "{}"):
         if content:
             (tmp_path / "unet" / "config.json").write_text(content)
         with pytest.raises(UserError, match=r"config\.json: (missing|damaged)") as caught:
-            sampling.card(tmp_path)
+            cards.of_generator(tmp_path)
         assert caught.value.code == 2
     files.write_sealed(tmp_path / "card.json", card | {"files": {"../outside": "0" * 64}})
     with pytest.raises(UserError, match=r"names \.\./outside, which is not in its folder"):
-        sampling.card(tmp_path)
+        cards.of_generator(tmp_path)
     for name in ("kind", "source"):
         files.write_sealed(tmp_path / "card.json", card | {name: "../evil"})
         with pytest.raises(UserError, match=rf"card\.json: {name} is \.\./evil, of which nothing is known"):
-            sampling.card(tmp_path)
+            cards.of_generator(tmp_path)
     files.write_sealed(tmp_path / "card.json", {"kind": "ddpm"})
     with pytest.raises(UserError, match=r"card\.json: lacks source as str, files as dict"):
-        sampling.card(tmp_path)
+        cards.of_generator(tmp_path)

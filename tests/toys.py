@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from pipeline.params.schema import DDPM, Compute
+from pipeline.params.schema import DDPM, GAN, Compute
 
 COMPUTE = Compute(device="cpu", precision="fp32", threads=1, compile=False)
 _DDPM = {
@@ -32,6 +32,28 @@ _DDPM = {
 def ddpm_params(**changes) -> DDPM:
     """A diffusion model that takes no time, with changes."""
     return DDPM(**_DDPM | changes)
+
+
+_GAN = {
+    "latent": 6,
+    "generator_channels": 4,
+    "discriminator_channels": 5,
+    "discriminator_steps": 2,
+    "steps": 5,
+    "batch_size": 6,
+    "lr": 0.001,
+    "warmup_steps": 1,
+    "weight_decay": 0.0,
+    "ema_decay": 0.5,
+    "log_every": 2,
+    "checkpoint_every": 3,
+    "seed": 0,
+}
+
+
+def gan_params(**changes) -> GAN:
+    """An adversarial network that takes no time, with changes."""
+    return GAN(**_GAN | changes)
 
 
 def clusters(n: int, dim: int, classes: int, seed: int, spread: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,8 +1,8 @@
 """Ways of making images, one file each, named by `generator.kind`; a kind's parameters are the section of its name.
 
-A generator module has `Training(params, images)` with `task` and `plan` for the loop, `averaged()` and `noise`; `save`
-and `load` (a folder that its users can open) and `fit_to`; `for_sampling` (the model as `sample` wants it), `solver`,
-`sample` (noise of given image numbers -> images) and `to_uint8`.
+A generator module has `Training(params, images)` with `task` and `plan` for the loop and `save`, which writes a folder
+that `load` opens; `fit_to`; and `batches`, which makes of such a folder a function of image numbers. One whose models
+may come from elsewhere has `pretrained_files` and `try_out` as well.
 """
 
 import importlib

@@ -4,6 +4,7 @@ Image i is a function of the weights, the sampler and i alone: its noise has a g
 computed in batch i // B at row i % B.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from diffusers.training_utils import EMAModel
 
 from pipeline import distributed, files, folded, loop, seeds, weights
 from pipeline.errors import DIVERGED, UserError
-from pipeline.params.schema import DDPM, Compute
+from pipeline.params.schema import DDPM, Compute, Generate
 
 UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
@@ -125,6 +126,10 @@ class Training:
         """The UNet with the averaged weights, which is what samples; training is over after this."""
         self.average.copy_to(self.unet.parameters())
         return self.unet.eval()
+
+    def save(self, folder: Path) -> list[str]:
+        """`save` of what samples; training is over after this."""
+        return save(self.averaged(), self.noise, folder)
 
     def _generator(self, purpose: str, step: int) -> torch.Generator:
         return seeds.generator(self.params.seed, purpose, step, device=self.images.device.type)
@@ -295,6 +300,22 @@ def sample(model: UNet2DModel, solver: object, extra: dict, numbers: range, seed
             DIVERGED,
         )
     return x
+
+
+def batches(folder: Path, params: Generate, size: int, compute: Compute) -> Callable[[range], np.ndarray]:
+    """batch(numbers) -> the images with these numbers of the DDPM in a folder, uint8 (n, size, size, C)."""
+    model, noise = load(folder)
+    if params.steps > noise.config.num_train_timesteps:
+        fault = f"{params.steps} > {noise.config.num_train_timesteps} timesteps that the generator was trained with"
+        raise UserError(fault, "params.yaml: generate.steps", "lower it")
+    model = for_sampling(model, compute)
+
+    def batch(numbers: range) -> np.ndarray:
+        steps, extra = solver(params.sampler, noise, params.eta, params.clip)
+        steps.set_timesteps(params.steps, device=compute.device)
+        return to_uint8(sample(model, steps, extra, numbers, params.seed), size)
+
+    return batch
 
 
 def to_uint8(x: torch.Tensor, size: int) -> np.ndarray:

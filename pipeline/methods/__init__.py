@@ -2,9 +2,12 @@
 
 The contract. A method module has `build(params, encoder, seed)` -> an nn.Module with
     views          the augmented copies it wants of an image, as data: a tuple of `View`
-    passes         of the backbone for each view of an image, in forward passes: a backward pass counts as two
+    passes         of the backbone for each view of an image, in forward passes: a backward pass counts as two; of a
+                   method whose steps differ a function of the step
     phases()       the players of a step (pipeline.loop.Phase): parameter groups and a loss over the batch's views
     before_step(step, progress), after_step(step, progress)   momentum updates, queues
+    leave(folder)  where there is something to keep beside the encoder: writes it there, returns the files' names
+A module that has GENERATOR, a kind of pipeline.generators, wants a trained one: its `build` gets `Given` as well.
 The module's state (heads, averages, queues) is persistent buffers and parameters. It owns no optimiser, no loop, no
 logging and no device call. The batch that reaches the loss is a list of float tensors (B, C, H, W), one a view: with
 several processes, this one's rows. What is made of them passes through `distributed.gather` before rows meet in a loss.
@@ -12,8 +15,13 @@ several processes, this one's rows. What is made of them passes through `distrib
 
 import importlib
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Literal
+
+import numpy as np
+
+from pipeline.params.schema import Augment
 
 
 @dataclass(frozen=True)
@@ -21,14 +29,27 @@ class View:
     """One augmented copy.
 
     source: "anchor", the image that the mixture drew, or "positive", another image in its place, if it has one.
-    recipe: its augmentation's number. size: pixels of its sides, null for the image's own. crop: the smallest and the
-    largest share of the image that it shows, null for what the augmentation says.
+    recipe: its augmentation's number, null for the image as it is. size: pixels of its sides, null for the image's own.
+    crop: the smallest and the largest share of the image that it shows, null for what the augmentation says.
     """
 
     source: Literal["anchor", "positive"] = "anchor"
-    recipe: int = 0
+    recipe: int | None = 0
     size: int | None = None
     crop: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a method with a generator is built from, beside what all are.
+
+    generator: the folder of a trained one, its files checked. images: the train images, uint8 (N, H, W, C).
+    augmentation: of the views of images that the method makes itself.
+    """
+
+    generator: Path
+    images: np.ndarray
+    augmentation: Augment
 
 
 def module(name: str) -> ModuleType:

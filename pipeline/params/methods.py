@@ -217,3 +217,39 @@ class MixedAE(Section):
     decoder_width: Count
     decoder_depth: Depth
     decoder_heads: Count
+
+
+class JointGAN(Section):
+    """Synthetic data can also teach: the arm, the head and temperature, the generators' game with the encoder.
+
+    mode: static (samples of the pretrained GAN) and static_pair (a sample and one of its noise, mixed with a share
+    `perturbation` of fresh noise) train no generator; hard, pair and both do. synthetic: generated identities, as a
+    share of the batch, from step real_steps on; before it the encoder sees real images alone. In every `every`-th step
+    generators and discriminator move too, by Adam at game_lr.
+    weight is lambda_h, reached after ramp_steps steps of the ramp, in which the margin goes from start to end as well;
+    the ramp waits while the Frechet distance of monitor_images images, measured every monitor_every steps, is more than
+    `growth` above the pretrained generator's. guard is rho: the largest norm of the weighted term's gradient at the
+    generators' last layer, as a share of the adversarial one's. realism is lambda_r. snapshots: so many, evenly over
+    the run, of snapshot_images images. The paper's values were not at hand: these are ours.
+    """
+
+    mode: Literal["static", "static_pair", "hard", "pair", "both"]
+    hidden_dim: Count
+    output_dim: Count
+    temperature: Positive
+    synthetic: Annotated[float, Field(gt=0, le=1)]
+    perturbation: Probability
+    real_steps: CountOrZero
+    every: Count
+    game_lr: Positive
+    weight: NonNegative
+    ramp_steps: Count
+    guard: Positive
+    realism: NonNegative
+    margin_start: Annotated[float, Field(gt=0, le=2)]
+    margin_end: Annotated[float, Field(gt=0, le=2)]
+    monitor_images: Several
+    monitor_every: Count
+    growth: NonNegative
+    snapshots: Several
+    snapshot_images: Count

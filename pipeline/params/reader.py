@@ -278,6 +278,8 @@ def _nearest(path: tuple[str, ...]) -> list[str]:
         name = near(beside, 0.6) or near([key[-1] for key in known], 0.75)
     meant = name[0] if name else path[-1]
     found = [path[:-1]] if meant in beside else [key[:-1] for key in known if key[-1] == meant]
+    inside = [own for own in found if own[:1] == path[:1]]
+    found = inside or sorted(found, key=len)  # a section's own before one inside a section
     return [".".join((*section, meant)) for section in found]
 
 

@@ -103,12 +103,14 @@ def generator(p) -> Iterator[Fault]:
         yield ("generator", "sha256"), f"is needed with hub {g.hub}: that of its weights, which the hub shows"
     if g.sha256 is not None and g.source != "pretrained":
         yield ("generator", "sha256"), f"is for source pretrained and must be null with source {g.source}"
+    if g.source == "pretrained" and g.kind != "ddpm":
+        yield ("generator", "source"), f"pretrained is for kind ddpm; a {g.kind} is trained here, by train"
 
 
 def trained(p) -> Iterator[tuple[str, object]]:
-    """The diffusion models that are trained here: the names of their sections, and these."""
+    """The generators that are trained here: the names of their sections, and these."""
     if p.generator.source == "train":
-        yield "ddpm", p.ddpm
+        yield p.generator.kind, getattr(p, p.generator.kind)
     if p.positives.kind == "conditioned":
         yield "conditioned", p.conditioned
 
@@ -121,21 +123,41 @@ def ddpm(p) -> Iterator[Fault]:
             if channels % own.groups:
                 yield (name, "groups"), f"{own.groups} does not divide {channels} of {name}.channels"
     size, _, _ = shape(p.dataset)
-    for name, own in trained(p):
+    for name, own in ((name, own) for name, own in trained(p) if name != "gan"):
         halvings = len(own.channels) - 1
         if size % 2**halvings:
             what = f"{len(own.channels)} levels halve {halvings} times; {size} pixels do not allow it"
             yield (name, "channels"), what
 
 
+def gan(p) -> Iterator[Fault]:
+    """The image's side is halved until it has at most seven pixels, which the generator begins with."""
+    side, _, _ = shape(p.dataset)
+    if p.generator.kind != "gan" or p.generator.source != "train":
+        return
+    size = side
+    while side > 7 and not side % 2:
+        side //= 2
+    if side > 7:
+        yield ("generator", "kind"), f"gan halves {size} pixels to 7 or fewer, and {side} is odd"
+
+
 def generate(p) -> Iterator[Fault]:
     """The sampler has use for what it is given, and batches tile shards."""
     g = p.generate
+    if (g.sampler == "direct") != (p.generator.kind == "gan"):
+        wanted = "direct for a gan, which has no other" if p.generator.kind == "gan" else "one of a ddpm's"
+        yield ("generate", "sampler"), f"must be {wanted}, not {g.sampler}"
+    if g.sampler == "direct":
+        if g.steps != 1:
+            yield ("generate", "steps"), f"must be 1 with sampler direct, one pass of the generator, not {g.steps}"
+        if not g.clip:
+            yield ("generate", "clip"), "must be true with sampler direct: a GAN's images are in range as they are"
     if g.eta != 0 and g.sampler != "ddim":
         yield ("generate", "eta"), f"is for the ddim sampler and must be 0 with {g.sampler}, not {g.eta}"
     if g.shard_size % g.batch_size:
         yield ("generate", "shard_size"), f"{g.shard_size} is not a multiple of generate.batch_size {g.batch_size}"
-    if p.generator.source not in ("train", "pretrained"):
+    if p.generator.source not in ("train", "pretrained") or p.generator.kind != "ddpm":
         return
     trained_here = p.generator.source == "train"
     timesteps = p.ddpm.timesteps if trained_here else 1000  # what published DDPMs have
@@ -151,14 +173,15 @@ def positives(p) -> Iterator[Fault]:
     s, method = p.positives, p.pretrain.method
     if s.kind == "none":
         if getattr(getattr(p, method), "third_view", None) == "candidate":
-            what = f"candidate needs a positives.kind, not {s.kind}; augmented is the control without"
+            what = f"candidate needs positives.kind anchored or conditioned, not {s.kind}; augmented is the control without"
             yield (method, "third_view"), what
         if p.augment.replace > 0:
             yield ("augment", "replace"), f"must be 0 with positives.kind none, not {p.augment.replace}"
         return
     anchored = s.kind == "anchored"
-    if anchored and p.generator.source not in ("train", "pretrained"):
-        yield ("positives", "kind"), f"{s.kind} needs a DDPM: generator.source train or pretrained"
+    if anchored and (p.generator.source not in ("train", "pretrained") or p.generator.kind != "ddpm"):
+        what = f"{s.kind} needs a DDPM: generator.kind ddpm, source train or pretrained"
+        yield ("positives", "kind"), what
     for name, own in (("weight", anchored), ("guidance", not anchored)):
         given = getattr(s, name)
         if own != (given is not None):
@@ -250,18 +273,44 @@ def small_views(p) -> Iterator[Fault]:
         yield (method, "small_crop_min"), f"{own.small_crop_min} > {method}.small_crop_max {own.small_crop_max}"
 
 
+def joint(p) -> Iterator[Fault]:
+    """The game starts from a GAN of the data, generated identities are whole, and there are as many snapshots as steps.
+
+    Its synthetic images are made while the encoder learns: the discriminator takes what the mixture draws for real.
+    """
+    if p.pretrain.method != "joint_gan":
+        return
+    own, g = p.joint_gan, p.generator
+    if g.kind != "gan" or g.source != "train":
+        what = f"joint_gan needs generator.kind gan and source train, not {g.kind} and {g.source}"
+        yield ("pretrain", "method"), what
+    if p.inflation.ratio > 0:
+        what = f"must be 0 with joint_gan, which makes its images as it trains, not {p.inflation.ratio}"
+        yield ("inflation", "ratio"), what
+    identities = Fraction(str(own.synthetic)) * p.pretrain.batch_size
+    if identities.denominator != 1:
+        what = f"{own.synthetic} of pretrain.batch_size {p.pretrain.batch_size} is not a whole number of images"
+        yield ("joint_gan", "synthetic"), what
+    if own.margin_start > own.margin_end:
+        yield ("joint_gan", "margin_start"), f"{own.margin_start} > joint_gan.margin_end {own.margin_end}"
+    if own.monitor_images > p.dataset.train_size:
+        yield ("joint_gan", "monitor_images"), f"{own.monitor_images} > dataset.train_size {p.dataset.train_size}"
+    if own.snapshots > p.pretrain.steps + 1:
+        yield ("joint_gan", "snapshots"), f"{own.snapshots} > pretrain.steps {p.pretrain.steps} + 1"
+
+
 def beginning(p) -> Iterator[Fault]:
     """What a method does differently at first ends before the training does."""
     method, steps = p.pretrain.method, p.pretrain.steps
     own = getattr(p, method)
-    for name in ("queue_start", "freeze_steps", "teacher_warmup_steps"):
+    for name in ("queue_start", "freeze_steps", "teacher_warmup_steps", "real_steps"):
         last = getattr(own, name, 0)
         if last >= steps and (name != "queue_start" or own.queue_size):
             yield (method, name), f"{last} >= pretrain.steps {steps}"
 
 
 def batches(p) -> Iterator[Fault]:
-    """A batch of a DDPM's training, and of a condition's encoder, fits the train images."""
+    """A batch of a generator's training, and of a condition's encoder, fits the train images."""
     sections = [((name,), own) for name, own in trained(p)]
     if p.positives.kind == "conditioned":
         sections.append((("conditioned", "encoder"), p.conditioned.encoder))
@@ -293,7 +342,7 @@ def finetune(p) -> Iterator[Fault]:
 
 def training(p) -> Iterator[Fault]:
     """Warm-up ends before the training does."""
-    for path in (("ddpm",), ("conditioned",), ("conditioned", "encoder"), ("pretrain",), ("finetune",)):
+    for path in (("ddpm",), ("gan",), ("conditioned",), ("conditioned", "encoder"), ("pretrain",), ("finetune",)):
         section = attrgetter(".".join(path))(p)
         if section.warmup_steps >= section.steps:
             yield (*path, "warmup_steps"), f"{section.warmup_steps} >= {'.'.join(path)}.steps {section.steps}"
@@ -408,6 +457,7 @@ RULES = (
     generator,
     ddpm,
     batches,
+    gan,
     generate,
     positives,
     quality,
@@ -415,6 +465,7 @@ RULES = (
     queue,
     attention,
     small_views,
+    joint,
     beginning,
     training,
     evaluation,

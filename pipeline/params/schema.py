@@ -15,6 +15,7 @@ from pipeline.params.methods import (
     BarlowTwins,
     CLSPMoCo,
     CLSPSimCLR,
+    JointGAN,
     MixedAE,
     MoCo,
     SimCLR,
@@ -85,13 +86,13 @@ class Training(Section):
 class Generator(Section):
     """What makes images, and where it comes from.
 
-    source: train it here; load a pretrained one (a local diffusers folder at `path`, or `hub`, a repository of the
-    Hugging Face hub at the commit `revision`, whose weights have the digest `sha256`); import ready-made images (a file
-    or folder at `path`, of the stated channel_order, or null: looked at); or none. `path` is a DVC dependency, so it
-    names a place that exists.
+    kind: a diffusion model, or a GAN, which is trained here. source: train it here; load a pretrained one (a local
+    diffusers folder at `path`, or `hub`, a repository of the Hugging Face hub at the commit `revision`, whose weights
+    have the digest `sha256`); import ready-made images (a file or folder at `path`, of the stated channel_order, or
+    null: looked at); or none. `path` is a DVC dependency, so it names a place that exists.
     """
 
-    kind: Literal["ddpm"]
+    kind: Literal["ddpm", "gan"]
     source: Literal["train", "pretrained", "import", "none"]
     path: str
     channel_order: Literal["rgb", "bgr"] | None
@@ -120,10 +121,27 @@ class DDPM(Training):
     ema_decay: Fraction
 
 
-class Generate(Section):
-    """The sampler and the grid of its images. shard_size is a multiple of batch_size: a batch is never cut."""
+class GAN(Training):
+    """The generative adversarial network and its training, whose steps are the discriminator's.
 
-    sampler: Literal["ddpm", "ddim", "dpmsolver++", "sde-dpmsolver++"]
+    latent: numbers that an image is made of; discriminator_steps: to one of the generator. lr is Adam's, of both.
+    SNGAN's: 128, 256, 128, 5 and 100,000 of the generator's steps; batches of 64 and 0.0002.
+    """
+
+    latent: Count
+    generator_channels: Count
+    discriminator_channels: Count
+    discriminator_steps: Count
+    ema_decay: Fraction
+
+
+class Generate(Section):
+    """The sampler and the grid of its images. shard_size is a multiple of batch_size: a batch is never cut.
+
+    sampler direct: one pass of a GAN's generator, whose images are in range by their tanh; steps is 1, clip true.
+    """
+
+    sampler: Literal["ddpm", "ddim", "dpmsolver++", "sde-dpmsolver++", "direct"]
     steps: Count
     eta: Probability
     clip: bool
@@ -231,6 +249,7 @@ class Pretrain(Training):
         "vicreg",
         "dino",
         "mixed_ae",
+        "joint_gan",
     ]
     backbone: Backbone
     optimizer: Literal["sgd", "lars", "adamw"]
@@ -323,6 +342,7 @@ class Params(Section):
     dataset: Dataset
     generator: Generator
     ddpm: DDPM
+    gan: GAN
     generate: Generate
     positives: Positives
     conditioned: Conditioned
@@ -343,6 +363,7 @@ class Params(Section):
     vicreg: VICReg
     dino: DINO
     mixed_ae: MixedAE
+    joint_gan: JointGAN
     linear_eval: LinearEval
     transfer: dict[Key, TransferSet]
     finetune: FineTune

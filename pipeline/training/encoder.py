@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline import augment, backbones, distributed, files, heads, inflation, loop, probes, seeds, shards, store
+from pipeline import augment, backbones, cards, distributed, files, heads, inflation, loop, probes, seeds, shards, store
 from pipeline.errors import UserError
-from pipeline.methods import View, module
+from pipeline.methods import Given, View, module
 from pipeline.params.schema import Augment, Compute, Inflation, Pretrain
 from pipeline.params.types import Section
 from pipeline.progress import say
@@ -25,12 +25,14 @@ def pretrain(
     real: shards.RealSet,
     generated: list[np.ndarray],
     positives: list[np.ndarray],
+    generator: Path,
     compute: Compute,
 ) -> tuple[dict[str, Path], list[dict], dict]:
     """Pretrain with `params.method`, whose own parameters are `own`, on the train images and the generated ones.
 
     generated, positives: uint8 (N, H, W, C) each, parts of a set. positives holds as many candidates for each train
-    image, candidate by candidate; a method without a view of them does not look at them.
+    image, candidate by candidate; a method without a view of them does not look at them. generator: the folder of the
+    generator stage, for methods that want one.
     Returns (name -> file of the encoder's folder, the log's rows, facts: what the mixture really drew, how many views
     and passes of the backbone that made); of several processes, only the first gets files, rows and all facts.
     """
@@ -39,7 +41,14 @@ def pretrain(
     parts = [[part] for part in (images, labels, *validation)] + [generated]
     n_generated = sum(map(len, generated))
     encoder = backbones.build(params.backbone, *backbones.statistics(images), params.seed, images.shape[1])
-    method = module(params.method).build(own, encoder, params.seed)
+    kind, beside, origin = module(params.method), [], None
+    if wanted := getattr(kind, "GENERATOR", None):
+        card = cards.of_generator(generator)
+        if (card["kind"], card["source"]) != (wanted, "train"):
+            fault = f"is a {card['kind']} of source {card['source']}, and {params.method} wants a trained {wanted}"
+            raise UserError(fault, generator, "run `dvc repro generator`")
+        beside, origin = [Given(generator, images, augmentation)], card["files"]
+    method = kind.build(own, encoder, params.seed, *beside)
     candidates, replaced = 0, replacing(augmentation, method.views)
     if replaced or any(view.source == "positive" for view in method.views):
         parts.append(positives)
@@ -54,6 +63,7 @@ def pretrain(
         augment=augmentation.model_dump(),
         mixing=[mixing.real_weight, mixing.order, mixing.seed],
         images=[_digest(part) for part in parts],
+        generator=origin,
         code=store.code("training/encoder", f"methods/{params.method}"),
         arithmetic=loop.arithmetic(compute),
         versions=backbones.versions(),
@@ -103,18 +113,21 @@ def pretrain(
             if distributed.first():
                 made_by = {"method": params.method, "augment": augmentation.model_dump(), "fingerprint": fingerprint}
                 drawn = params.steps * params.batch_size
-                made_by |= {"views": drawn * len(method.views), "forwards": round(drawn * forwards(method, images))}
+                passes = round(params.batch_size * forwards(method, images, params.steps))
+                made_by |= {"views": drawn * len(method.views), "forwards": passes}
                 made_by["candidates"] = candidates
                 backbones.save(encoder, folder, **made_by, **facts)
                 files.write_json(folder / "rows.json", {"rows": rows})
-                shards.seal(folder, ["encoder.safetensors", "card.json", "rows.json"], {"fingerprint": fingerprint})
+                kept = method.leave(folder) if hasattr(method, "leave") else []
+                names = ["encoder.safetensors", "card.json", "rows.json", *kept]
+                shards.seal(folder, names, {"fingerprint": fingerprint})
                 (folder / "checkpoint.pt").unlink()
         if not distributed.first():
             return {}, [], facts
-        shards.verify(folder, "pretrain")
+        names = shards.verify(folder, "pretrain")["files"]
         rows, card = (files.read_json(folder / f"{name}.json") for name in ("rows", "card"))
         facts |= {name: card[name] for name in ("views", "forwards")}
-        return {name: folder / name for name in ("encoder.safetensors", "card.json")}, rows["rows"], facts
+        return {name: folder / name for name in names if name != "rows.json"}, rows["rows"], facts
 
 
 def _digest(parts: list[np.ndarray]) -> list:
@@ -127,6 +140,8 @@ def _digest(parts: list[np.ndarray]) -> list:
 
 def recipe(augmentation: Augment, view: View) -> augment.Recipe:
     """What a method's view goes through."""
+    if view.recipe is None:
+        return augment.PLAIN
     least, most = view.crop or (None, 1.0)
     numbers = augmentation if least is None else augmentation.model_copy(update={"crop_min": least})
     return dataclasses.replace(augment.recipe(numbers, view.recipe), crop_max=most, size=view.size)
@@ -144,11 +159,18 @@ def replacing(augmentation: Augment, views: tuple[View, ...]) -> list[int]:
     return found
 
 
-def forwards(method: torch.nn.Module, images: np.ndarray) -> float:
-    """Passes of the backbone for each image (N, H, W, C) that is drawn; a smaller view counts by its pixels."""
+def forwards(method: torch.nn.Module, images: np.ndarray, steps: int) -> float:
+    """Passes of the backbone in `steps` steps for each image (N, H, W, C) of a batch; a smaller view counts by its
+    pixels."""
     pixels = images.shape[1] * images.shape[2]
     sizes = [1.0 if view.size is None else view.size**2 / pixels for view in method.views]
-    return sum(map(math.prod, zip(method.passes, sizes, strict=True)))
+
+    def of_a_step(passes: tuple[float, ...]) -> float:
+        return sum(map(math.prod, zip(passes, sizes, strict=True)))
+
+    if callable(method.passes):
+        return sum(of_a_step(method.passes(step)) for step in range(steps))
+    return steps * of_a_step(method.passes)
 
 
 def mixture_facts(mixture: inflation.Mixture | inflation.Copies, steps: int) -> dict:

@@ -37,7 +37,7 @@ def train(
             what = f"training {name.rpartition('/')[2]}"
             rows = loop.train(what, training.task, training.plan, compute, folder, fingerprint)
             if distributed.first():
-                names = makes.save(training.averaged(), training.noise, folder)
+                names = training.save(folder)
                 files.write_json(folder / "rows.json", {"rows": rows})
                 shards.seal(folder, [*names, "rows.json"], {"fingerprint": fingerprint})
                 (folder / "checkpoint.pt").unlink()

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import backbones, checkpoint, files, imports, pictures, sampling, shards
+from pipeline import backbones, cards, checkpoint, files, imports, pictures, shards
 from pipeline.errors import UserError
 from pipeline.generators import ddpm
 from pipeline.params import reader
@@ -157,7 +157,7 @@ def generator(folder):
     files.write_sealed(folder / "card.json", {"kind": "ddpm", "source": "train", "files": card})
 
     def read():
-        assert sampling.card(folder)["files"] == card
+        assert cards.of_generator(folder)["files"] == card
 
     return read
 

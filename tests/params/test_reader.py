@@ -394,13 +394,13 @@ def test_wrong_value_is_named_with_its_line_its_key_and_what_is_due(key, value, 
 
 
 def test_lengths_of_lists_and_kinds_of_sections_are_named(tmp_path):
-    replaced = re.sub(r"(channels: .*\n)(    - \d+\n)+", r"\1", COMMITTED)
+    replaced = re.sub(r"(  channels: .*\n)(    - \d+\n)+", r"\1", COMMITTED)
     replaced = replaced.replace("channels: null", "channels : null")  # the data set's
-    (line,) = faults(replaced.replace("channels: ", "channels: [] "), tmp_path)
+    (line,) = faults(replaced.replace("  channels: ", "  channels: [] "), tmp_path)
     assert line.endswith("ddpm.channels: must have at least 1 entries, not 0")
-    (line,) = faults(replaced.replace("channels: ", "channels: [8, 8, 8, 8, 8, 8, 8] "), tmp_path)
+    (line,) = faults(replaced.replace("  channels: ", "  channels: [8, 8, 8, 8, 8, 8, 8] "), tmp_path)
     assert line.endswith("ddpm.channels: must have at most 6 entries, not 7")
-    (line,) = faults(replaced.replace("channels: ", "channels: 8 "), tmp_path)
+    (line,) = faults(replaced.replace("  channels: ", "  channels: 8 "), tmp_path)
     assert line.endswith("ddpm.channels: must be a list, not 8")
     for value, shown in (("3", "3"), ("", "null"), ("[a]", "a list"), ("text", "'text'")):
         (line,) = faults(COMMITTED.partition("finetune:")[0] + f"finetune: {value}\n", tmp_path)
@@ -420,7 +420,8 @@ def test_lengths_of_lists_and_kinds_of_sections_are_named(tmp_path):
         ("inflation.temperature", "simclr.temperature or that of another section"),
         ("dataset.device", "compute.device"),
         ("pretrain.width", "pretrain.backbone.width"),
-        ("generate.lr", "ddpm.lr or pretrain.lr or finetune.lr"),
+        ("generate.lr", "ddpm.lr or that of another section"),
+        ("generate.ema_decay", "ddpm.ema_decay or gan.ema_decay or conditioned.ema_decay"),
         ("dataset.batch_size", "ddpm.batch_size or that of another section"),
         ("simclr.simclr", "simclr"),
         ("compute.temprature", "simclr.temperature or that of another section"),

@@ -24,6 +24,8 @@ CLSP, ANCHORED = {"pretrain.method": "clsp_simclr"}, {"positives.kind": "anchore
 CLSP_MOCO = {"pretrain.method": "clsp_moco"}
 CONTROL = CLSP | {"clsp_simclr.third_view": "augmented"}
 DIGITS = {"name": "folder", "path": "data/digits", "train_size": 9, "validation_size": 9, "test_size": 9, "seed": 0}
+GAN = {"generator.kind": "gan", "generate.sampler": "direct", "generate.steps": 1}
+JOINT = GAN | {"pretrain.method": "joint_gan", "inflation.ratio": 0.0}
 SWAV, DINO = {"pretrain.method": "swav"}, {"pretrain.method": "dino"}
 LARS = {"pretrain.optimizer": "lars", "pretrain.trust_coefficient": 0.02}
 ADAMW = {"pretrain.optimizer": "adamw", "pretrain.beta2": 0.95}
@@ -45,6 +47,7 @@ BASE = {
     "dataset.validation_size": 5000,
     "dataset.labelled_size": 10_000,
     "dataset.spare_size": 0,
+    "generator.kind": "ddpm",
     "generator.source": "train",
     "generator.channel_order": None,
     "generator.hub": None,
@@ -56,6 +59,10 @@ BASE = {
     "ddpm.steps": 1000,
     "ddpm.warmup_steps": 100,
     "ddpm.batch_size": 64,
+    "gan.steps": 1000,
+    "gan.warmup_steps": 0,
+    "gan.batch_size": 64,
+    "generate.clip": True,
     "generate.sampler": "dpmsolver++",
     "generate.steps": 10,
     "generate.eta": 0.0,
@@ -94,6 +101,12 @@ BASE = {
     "mixed_ae.contrast": 0.1,
     "mixed_ae.decoder_width": 16,
     "mixed_ae.decoder_heads": 2,
+    "joint_gan.synthetic": 0.5,
+    "joint_gan.real_steps": 40,
+    "joint_gan.margin_start": 0.05,
+    "joint_gan.margin_end": 0.5,
+    "joint_gan.monitor_images": 512,
+    "joint_gan.snapshots": 9,
     "swav.small_size": 16,
     "swav.small_crop_min": 0.1,
     "swav.small_crop_max": 0.5,
@@ -117,6 +130,35 @@ def changed(edits: dict) -> dict:
 
 # rule, edits that trip it alone, the key it names, words of its message
 TRIPS = [
+    ("generator", GAN, None, []),
+    ("generator", GAN | {"generator.source": "pretrained"}, "generator.source", ["kind ddpm", "a gan"]),
+    ("gan", GAN | FOLDER | {"dataset.image_size": 60}, "generator.kind", ["60 pixels", "15 is odd"]),
+    ("gan", GAN | FOLDER | {"dataset.image_size": 56}, None, []),
+    ("gan", GAN | CIFAR | {"ddpm.channels": [8, 8, 8, 8, 8, 8]}, None, []),
+    ("batches", GAN | {"gan.batch_size": 5001}, "gan.batch_size", ["5001", "train_size 5000"]),
+    ("batches", GAN | {"ddpm.batch_size": 5001}, None, []),
+    ("generate", {"generator.kind": "gan"}, "generate.sampler", ["direct", "not dpmsolver++"]),
+    ("generate", {"generate.sampler": "direct", "generate.steps": 1}, "generate.sampler", ["a ddpm's", "not direct"]),
+    ("generate", GAN | {"generate.steps": 2}, "generate.steps", ["must be 1", "not 2"]),
+    ("generate", GAN | {"generate.clip": False}, "generate.clip", ["must be true"]),
+    ("generate", GAN | {"generate.eta": 0.5}, "generate.eta", ["must be 0 with direct", "not 0.5"]),
+    ("positives", GAN | ANCHORED, "positives.kind", ["needs a DDPM", "kind ddpm"]),
+    ("training", {"gan.warmup_steps": 1000}, "gan.warmup_steps", ["1000", "gan.steps 1000"]),
+    ("joint", JOINT, None, []),
+    (
+        "joint",
+        {"pretrain.method": "joint_gan", "inflation.ratio": 0.0},
+        "pretrain.method",
+        ["generator.kind gan", "not ddpm and train"],
+    ),
+    ("joint", JOINT | {"generator.source": "none"}, "pretrain.method", ["source train", "not gan and none"]),
+    ("joint", JOINT | {"inflation.ratio": 1.0}, "inflation.ratio", ["must be 0 with joint_gan", "not 1.0"]),
+    ("joint", JOINT | {"joint_gan.synthetic": 0.3}, "joint_gan.synthetic", ["0.3 of pretrain.batch_size 256"]),
+    ("joint", JOINT | {"joint_gan.synthetic": 0.25}, None, []),
+    ("joint", JOINT | {"joint_gan.margin_start": 0.6}, "joint_gan.margin_start", ["0.6", "margin_end 0.5"]),
+    ("joint", JOINT | {"joint_gan.monitor_images": 5001}, "joint_gan.monitor_images", ["5001", "5000"]),
+    ("joint", JOINT | {"joint_gan.snapshots": 402}, "joint_gan.snapshots", ["402", "steps 400 + 1"]),
+    ("beginning", JOINT | {"joint_gan.real_steps": 400}, "joint_gan.real_steps", ["400", "pretrain.steps 400"]),
     ("dataset", {"dataset.train_size": 55_001}, "dataset.train_size", ["55001", "validation_size 5000", "60000"]),
     ("dataset", {"dataset.train_size": 55_000}, None, []),
     ("dataset", CIFAR | {"dataset.train_size": 45_001}, "dataset.train_size", ["45001", "5000", "50000"]),
@@ -172,8 +214,8 @@ TRIPS = [
     ("ddpm", {"ddpm.channels": [8, 8, 8, 8]}, "ddpm.channels", ["4 levels", "3 times", "28 pixels"]),
     ("ddpm", CIFAR | {"ddpm.channels": [8] * 6, "dataset.name": "cifar10"}, None, []),  # 32 = 2**5 allows six levels
     ("ddpm", {"ddpm.channels": [8, 8, 8, 8], "generator.source": "pretrained"}, None, []),  # the UNet is another
-    ("ddpm_batch", {"ddpm.batch_size": 5001}, "ddpm.batch_size", ["5001", "train_size 5000"]),
-    ("ddpm_batch", {"ddpm.batch_size": 5000}, None, []),
+    ("batches", {"ddpm.batch_size": 5001}, "ddpm.batch_size", ["5001", "train_size 5000"]),
+    ("batches", {"ddpm.batch_size": 5000}, None, []),
     ("generate", {"generate.eta": 0.5}, "generate.eta", ["dpmsolver++", "not 0.5"]),
     ("generate", {"generate.eta": 0.5, "generate.sampler": "ddim"}, None, []),
     ("generate", {"generate.shard_size": 550}, "generate.shard_size", ["550", "batch_size 100"]),

@@ -15,7 +15,7 @@ KILLED = {
     "mixed_ae": {"augment__family": "crop"},
 }
 PRESETS = {"mixed_ae": ["vit"]}
-OTHERS = (*KILLED, "moco", "byol", "barlow_twins", "simsiam", "nnclr", "clsp_simclr", "vicreg", "dino", "mixed_ae")
+OTHERS = (*KILLED, "moco", "byol", "barlow_twins", "simsiam", "nnclr", "clsp_simclr", "vicreg", "dino", "joint_gan")
 
 
 def append(clone, method):
@@ -69,3 +69,23 @@ def test_a_vit_pretrained_by_mixing_is_probed_and_fine_tuned(base, tmp_path):
     tuned = json.loads((clone / "metrics/finetune/0.5.json").read_text())
     assert tuned["labels"] == 250
     assert tuned["top1"] != tuned["from_scratch"]
+
+
+@pytest.mark.fault(4)
+@pytest.mark.slow
+def test_a_game_killed_while_pretraining_ends_with_the_bytes_of_an_uninterrupted_run(base, tmp_path):
+    """Encoder, generators, discriminator, their optimisers, ramp and snapshots; it plays in steps 3, 5, ... 11."""
+    gan = {"generator__kind": "gan", "generate__sampler": "direct", "generate__steps": "1", "inflation__ratio": "0.0"}
+    straight, killed = (clones.copy(base.clone, tmp_path / name) for name in ("straight", "killed"))
+    for clone in (straight, killed):
+        clones.edit(clone, pretrain__method="joint_gan", **gan)
+    clones.run(straight, "dvc", "repro", "pretrain")
+    counted = clones.counts(straight)
+    assert clones.starts(counted) == ["check", "generator", "generate", "positives", "pretrain"]
+    assert counted["pretrain.steps"] == 12 + 2 * 5
+    clones.killed_at(killed, "pretrain.steps:11", "dvc", "repro", "pretrain")
+    clones.counts(killed)
+    clones.run(killed, "dvc", "repro", "pretrain")
+    assert clones.counts(killed)["pretrain.steps"] == 8 + 2 * 4
+    assert clones.digests(killed) == clones.digests(straight)
+    assert (straight / "data/encoder/gan_snapshots.h5").exists()

@@ -112,7 +112,7 @@ WRONG = [
     ("dataset.train_size", 60_000, "60000 + validation_size"),
     ("dataset.seed", 2**63, "below"),
     ("dataset.raito", 1, "unknown key"),
-    ("generator.kind", "gan", "must be 'ddpm'"),
+    ("generator.kind", "vae", "must be 'ddpm' or 'gan'"),
     ("generator.source", "nothing", "must be"),
     ("generator.source", "none", None),
     ("generator.path", "data/nowhere", "does not exist"),

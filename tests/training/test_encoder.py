@@ -1,21 +1,24 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline import augment, backbones, heads, inflation, loop, shards
+from pipeline import augment, backbones, files, heads, inflation, loop, seeds, shards
 from pipeline.errors import UserError
-from pipeline.methods import View, clsp_simclr, simclr
+from pipeline.generators import gan
+from pipeline.methods import View, clsp_simclr, joint_gan, simclr
 from pipeline.params.methods import CLSPSimCLR, SimCLR
 from pipeline.params.schema import Augment, Inflation, Pretrain
 from pipeline.training import encoder
+from tests.methods import contract
 from tests.toys import COMPUTE
 
-NONE = []
+NONE, NOWHERE = [], Path("no generator")
 OWN = SimCLR(hidden_dim=8, output_dim=4, temperature=0.2)
 MIXING = Inflation(ratio=1.0, real_weight=2.0, order="slots", seed=0)
 OPTIONAL = "crop_min jitter_probability brightness contrast saturation hue grayscale blur solarize flip"
@@ -73,8 +76,8 @@ def steps(monkeypatch):
     return counting
 
 
-def pretrain(real, generated, mixing=MIXING, augment=AUGMENT, own=OWN, positives=NONE, **changes):
-    return encoder.pretrain(params(**changes), own, augment, mixing, real, generated, positives, COMPUTE)
+def pretrain(real, generated, mixing=MIXING, augment=AUGMENT, own=OWN, positives=NONE, folder=NOWHERE, **changes):
+    return encoder.pretrain(params(**changes), own, augment, mixing, real, generated, positives, folder, COMPUTE)
 
 
 def contents(made):
@@ -422,4 +425,59 @@ def test_a_views_crop_and_size_are_the_methods_and_the_rest_is_the_users():
 
 def test_a_small_view_counts_by_its_pixels():
     method = SimpleNamespace(views=(View(), View(size=4), View(size=6)), passes=(3, 3, 1))
-    assert encoder.forwards(method, np.empty((0, 8, 8, 1), np.uint8)) == pytest.approx(3 + 3 * 16 / 64 + 36 / 64)
+    of_a_step, none = 3 + 3 * 16 / 64 + 36 / 64, np.empty((0, 8, 8, 1), np.uint8)
+    assert encoder.forwards(method, none, 7) == pytest.approx(7 * of_a_step)
+    method.passes = lambda step: (3, 3, 1) if step < 4 else (3, 0, 0)
+    assert encoder.forwards(method, none, 7) == pytest.approx(4 * of_a_step + 3 * 3)
+
+
+@pytest.fixture(scope="module")
+def trained_gan(tmp_path_factory):
+    """What the generator stage leaves of a GAN of images of 8 pixels."""
+    folder = tmp_path_factory.mktemp("gan")
+    with seeds.scope(0, "toy"):
+        names = gan.save(gan.GAN(6, 4, 5, 8, 1), folder)
+    digests = {name: files.sha256(folder / name) for name in names}
+    files.write_sealed(folder / "card.json", {"kind": "gan", "source": "train", "files": digests})
+    return folder
+
+
+def test_a_game_goes_on_from_crashes_to_the_same_files_snapshots_and_all(real, trained_gan, monkeypatch, tmp_path):
+    own = contract.METHODS["joint_gan"][1]
+    named = {"method": "joint_gan", "own": own, "folder": trained_gan}
+    made, rows, facts = pretrain(real, NONE, **named)
+    straight = contents(made)
+    assert set(straight) == {"encoder.safetensors", "card.json", "gan_snapshots.h5"}
+    # Played in steps 2 and 4: 6 passes in the first, 12 in 1 and 3, and of mode both 20 in the others.
+    assert facts["forwards"] == 6 * (6 + 2 * 12 + 2 * 20)
+    assert {"generator_cosine", "discriminator_loss"} <= set(rows[1])
+    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "other"))
+    loss = joint_gan.JointGAN.loss
+    for crash in (1, 3):
+        with monkeypatch.context() as patch:
+            patch.setattr(joint_gan.JointGAN, "loss", lambda s, b, t, c=crash: loss(s, b, t) if t != c else stop())
+            with pytest.raises(KeyboardInterrupt):
+                pretrain(real, NONE, **named)
+    again, *rest = pretrain(real, NONE, **named)
+    assert contents(again) == straight
+    assert rest == [rows, facts]
+
+
+def test_the_images_as_they_are_reach_the_game(real, trained_gan, monkeypatch):
+    seen, loss = [], joint_gan.JointGAN.loss
+    monkeypatch.setattr(joint_gan.JointGAN, "loss", lambda s, b, t: (seen.append(b[2]), loss(s, b, t))[1])
+    pretrain(real, NONE, method="joint_gan", own=contract.METHODS["joint_gan"][1], folder=trained_gan, steps=2)
+    found = {image.mul(255).round().byte().numpy().tobytes() for image in torch.cat(seen)}
+    assert found == {image.tobytes() for image in real.images[:12]}
+
+
+def test_a_game_wants_a_trained_gan_whose_files_are_its_cards(real, trained_gan, tmp_path):
+    own = contract.METHODS["joint_gan"][1]
+    files.write_sealed(tmp_path / "card.json", {"kind": "ddpm", "source": "train", "files": {}})
+    with pytest.raises(UserError, match="is a ddpm of source train, and joint_gan wants a trained gan"):
+        pretrain(real, NONE, method="joint_gan", own=own, folder=tmp_path)
+    for name in ("card.json", "gan.json"):
+        (tmp_path / name).write_bytes((trained_gan / name).read_bytes())
+    (tmp_path / "gan.safetensors").write_bytes(b"x")
+    with pytest.raises(UserError, match="damaged"):
+        pretrain(real, NONE, method="joint_gan", own=own, folder=tmp_path)

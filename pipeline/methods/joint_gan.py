@@ -1,0 +1,358 @@
+"""Synthetic data can also teach (Wu et al., AAAI 2023, arXiv 2202.06464): a generator that learns to make it hard.
+
+A GAN, trained on the same images, plays on while the encoder learns: its samples are to be hard for the encoder of the
+moment (hard), or two generators are to make unlike images of one noise, which are positives of each other (pair), and
+all are to stay realistic. The paper's code was not at hand: nearly every detail is our reading (docs/methods.md).
+"""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from pipeline import augment, differentiable, distributed, seeds, shards
+from pipeline.backbones import Encoder
+from pipeline.distributed import gather
+from pipeline.generators import gan
+from pipeline.generators.gan import held
+from pipeline.heads import mlp
+from pipeline.loop import Own, Phase, groups_of
+from pipeline.methods import Given, View
+from pipeline.params.methods import JointGAN as Params
+
+GENERATOR = "gan"
+SNAPSHOTS = "gan_snapshots.h5"
+PLAYERS = {"static": 0, "static_pair": 0, "hard": 1, "pair": 2, "both": 2}  # generators that learn
+_TINY = 1e-12
+_ROWS = 256  # images a pass of the monitor
+
+
+def build(params: Params, encoder: Encoder, seed: int, given: Given) -> "JointGAN":
+    """The method around an encoder and a trained GAN, its projector freshly initialised."""
+    trained = gan.load(given.generator)
+    gan.fit_to(given.images.shape[1:3], given.images.shape[3], trained, str(given.generator))
+    with seeds.scope(seed, "projector"):
+        return JointGAN(params, encoder, seed, trained, given)
+
+
+class JointGAN(nn.Module):
+    """Encoder and projector, f; the GAN as it came, frozen; the generators and the discriminator that play on."""
+
+    views = (View(recipe=0), View(recipe=1), View(recipe=None))
+
+    def __init__(self, params: Params, encoder: Encoder, seed: int, trained: gan.GAN, given: Given):
+        super().__init__()
+        self.params, self.seed, self.draws = params, seed, given.augmentation.seed
+        self.recipes = [augment.recipe(given.augmentation, view) for view in (0, 1)]
+        self.network = nn.Sequential(encoder, mlp(encoder.width, params.hidden_dim, params.output_dim, norm=False))
+        self.frozen = trained.requires_grad_(False).eval()
+        players = PLAYERS[params.mode]
+        self.generators = nn.ModuleList(copy.deepcopy(trained.generator) for _ in range(players))
+        self.discriminators = nn.ModuleList(copy.deepcopy(trained.discriminator) for _ in range(min(players, 1)))
+        self.generators.requires_grad_(True)
+        self.discriminators.requires_grad_(True)
+        if players:
+            self._begin_the_monitor(given.images)
+        self.register_buffer("ramped", torch.zeros((), dtype=torch.int64))  # steps of the ramp that are done
+        shape, (_, height, width, channels) = (params.snapshots, params.snapshot_images), given.images.shape
+        self.register_buffer("taken", torch.zeros((), dtype=torch.int64))  # snapshots so far
+        self.register_buffer("snapshot_steps", torch.zeros(params.snapshots, dtype=torch.int64))
+        self.register_buffer("snapshot_cosines", torch.zeros(shape))
+        self.register_buffer("snapshot_images", torch.zeros((*shape, 2, height, width, channels), dtype=torch.uint8))
+
+    def train(self, mode: bool = True) -> "JointGAN":
+        """The GAN as it came stays in evaluation mode."""
+        super().train(mode)
+        self.frozen.eval()
+        return self
+
+    def phases(self) -> list[Phase]:
+        """Generators, discriminator, encoder; the first two by Adam at a rate of their own, where they learn at all."""
+        encoder, own = Phase(groups_of(self.network), self.loss), Own(gan.adam, self.params.game_lr)
+        if not len(self.generators):
+            return [encoder]
+        return [
+            Phase(groups_of(self.generators), self.generator_loss, "generator", self.playing, own),
+            Phase(groups_of(self.discriminators), self.discriminator_loss, "discriminator", self.playing, own),
+            encoder,
+        ]
+
+    def playing(self, step: int) -> bool:
+        """Whether generators and discriminator move in a step."""
+        since = step - self.params.real_steps
+        return len(self.generators) > 0 and since >= 0 and (since + 1) % self.params.every == 0
+
+    def passes(self, step: int) -> tuple[float, float, float]:
+        """Of the backbone for each view of an image in a step; those of synthetic images are counted with the third."""
+        if step < self.params.real_steps:
+            return 3, 3, 0
+        mode, share = self.params.mode, self.params.synthetic
+        if not self.playing(step):
+            return 3, 3, 12 * share
+        real = 4 if mode in ("hard", "both") else 3
+        return real, real, (24 if mode == "both" else 18) * share
+
+    def before_step(self, step: int, progress: float) -> None:
+        """Measure the generators, and keep a snapshot, where it is time."""
+        since = step - self.params.real_steps
+        if len(self.generators) and since >= 0 and since % self.params.monitor_every == 0:
+            self.distance.fill_(max(self._distance(generator) for generator in self.generators))
+        self.snapshot(step, progress)
+
+    def after_step(self, step: int, progress: float) -> None:
+        """A step of the ramp, unless the generators have gone too far; the last snapshot."""
+        if len(self.generators) and step >= self.params.real_steps:
+            near = self.distance <= (1 + self.params.growth) * self.baseline
+            self.ramped.add_(near.long()).clamp_(max=self.params.ramp_steps)
+        if progress == 1:
+            self.snapshot(step + 1, progress)
+
+    # --- the players' losses
+
+    def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
+        """The encoder's. batch: two views of real images and the images, float (B, C, H, W) each.
+
+        Four views of each synthetic identity beside them, from step `real_steps` on: two of each image of its pair.
+        """
+        views = batch[:2]
+        if step >= self.params.real_steps:
+            with torch.no_grad():
+                views = [*views, *self.synthetic_views(self.pair(*self.noise("encoder", batch, step)), batch, step)]
+        z = gather(self.network(torch.cat(views)).split([len(view) for view in views]))
+        real, total = 2 * len(z[0]), F.normalize(torch.cat(z).float(), dim=1)
+        found, right = multi_positive(total, identities(z), self.params.temperature)
+        terms = {"loss": found.mean(), "real": found[:real].mean(), "agreement": right.float().mean()}
+        return terms | ({"synthetic": found[real:].mean()} if len(views) > 2 else {})
+
+    def generator_loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
+        """The generators': adversarial - factor x lambda_h x hardness + lambda_r x distance from the GAN as it came.
+
+        Neither the encoder nor the discriminator changes, and f has stored statistics.
+        """
+        params, (z, _) = self.params, self.noise("generator", batch, step)
+        made = [generator(z) for generator in self.generators]
+        adversarial = sum(gan.generator_hinge(scores) for scores in self.scores(made, batch, step))
+        realism = self.realism(z, made)
+        hardness, told = self.hardness(made, batch, step)
+        pulling = params.weight * self.ramp() * hardness
+        last = [generator.last.weight for generator in self.generators]
+        factor = guard(adversarial, pulling, last, params.guard)
+        loss = adversarial - factor * pulling + params.realism * realism
+        told |= {"adversarial": adversarial, "realism": realism, "guard": factor, "weight": params.weight * self.ramp()}
+        return {"loss": loss, **told, "distance": self.distance}
+
+    def discriminator_loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
+        """The discriminator's hinge between the batch's images, as they are, and those of all generators."""
+        z, _ = self.noise("discriminator", batch, step)
+        with torch.no_grad():
+            made = torch.cat(gather([generator(z) for generator in self.generators]))
+        (discriminator,) = self.discriminators
+        n, own = len(batch[2]) * distributed.size(), self.own_rows(len(batch[2]))
+        images = differentiable.diff_augment(2 * batch[2] - 1, self.draw("real ones, seen", step), (n, own))
+        real = gather([discriminator(images)[0]])[0]
+        rows = distributed.share(len(made))
+        seen = differentiable.diff_augment(made[rows], self.draw("generated ones, seen", step), (len(made), rows))
+        fake = gather([discriminator(seen)[0]])[0]
+        return {"loss": gan.discriminator_hinge(real, fake), "real": real.mean(), "fake": fake.mean()}
+
+    def scores(self, made: list[torch.Tensor], batch: list[torch.Tensor], step: int) -> list[torch.Tensor]:
+        """The discriminator's of each generator's images, all rows; each sees an augmentation of its own."""
+        n, own, found = len(made[0]) * distributed.size(), self.own_rows(len(made[0])), []
+        (discriminator,) = self.discriminators
+        with held(discriminator):
+            for k, images in enumerate(made):
+                draw = self.draw(f"generator {k}, seen", step)
+                found.append(discriminator(differentiable.diff_augment(images, draw, (n, own)))[0])
+        return gather(found)
+
+    def realism(self, z: torch.Tensor, made: list[torch.Tensor]) -> torch.Tensor:
+        """Mean of |psi(G(z)) - psi(G_pre(z))|^2 over rows and generators; psi, G_pre: the GAN's as it came."""
+        with torch.no_grad():
+            _, wanted = self.frozen.discriminator(self.frozen.generator(z))
+        apart = [(self.frozen.discriminator(images)[1] - wanted).square().sum(dim=1) for images in made]
+        return torch.cat(gather(apart)).mean()
+
+    def hardness(
+        self, made: list[torch.Tensor], batch: list[torch.Tensor], step: int
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """What the generators raise, and its parts: L_CL of two views of each of the first generator's images, among
+        views of the real ones; min(1 - cos(f(G1(z)), f(G2(z))), m) of the images as they are."""
+        hard, told = 0.0, {}
+        with held(self.network):
+            if self.params.mode in ("hard", "both"):
+                with torch.no_grad():
+                    real = gather(self.network(torch.cat(batch[:2])).chunk(2))
+                views = self.synthetic_views(made[:1], batch, step, "generator")
+                z = [*real, *gather(self.network(torch.cat(views)).chunk(2))]
+                unit = F.normalize(torch.cat(z).float(), dim=1)
+                found, _ = multi_positive(unit, identities(z), self.params.temperature)
+                told["contrast"] = hard = found[2 * len(real[0]) :].mean()
+            if self.params.mode in ("pair", "both"):
+                z = [F.normalize(each.float(), dim=1) for each in self.network(torch.cat(self.pixels(made))).chunk(2)]
+                cosine = torch.linalg.vecdot(*gather(z))
+                told["cosine"], told["margin"] = cosine.mean(), self.margin()
+                hard = hard + torch.minimum(1 - cosine, self.margin()).mean()
+        return hard, told
+
+    # --- the ramp
+
+    def ramp(self) -> torch.Tensor:
+        """How much of the ramp is done: from 0 to 1."""
+        return self.ramped / self.params.ramp_steps
+
+    def margin(self) -> torch.Tensor:
+        """m(t), from margin_start to margin_end along the ramp."""
+        return self.params.margin_start + self.ramp() * (self.params.margin_end - self.params.margin_start)
+
+    # --- images
+
+    def noise(self, player: str, batch: list[torch.Tensor], step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """This process's latent rows of a player's step, and fresh ones beside them: float (B_s, latent) each."""
+        n = round(self.params.synthetic * len(batch[0]) * distributed.size())
+        draw = self.draw(f"latents of the {player}", step)
+        both = torch.randn(2, n, self.frozen.form["latent"], generator=draw, device=self.ramped.device)
+        return tuple(both[:, distributed.share(n)])
+
+    def pair(self, z: torch.Tensor, fresh: torch.Tensor) -> list[torch.Tensor]:
+        """The two images of each identity, float (n, C, H, W) in [-1, 1]: the same where the arm has no pairs."""
+        share = self.params.perturbation
+        makers = list(self.generators) or [self.frozen.generator]
+        images = [maker(z) for maker in makers]
+        if self.params.mode == "static_pair":
+            images.append(makers[0]((1 - share) ** 0.5 * z + share**0.5 * fresh))
+        return [images[0], images[-1]]
+
+    def synthetic_views(
+        self, images: list[torch.Tensor], batch: list[torch.Tensor], step: int, player: str = "encoder"
+    ) -> list[torch.Tensor]:
+        """Two views of each of the images, augmented as real ones are, with their gradient: float (n, C, H, W) each."""
+        images = self.pixels(images)
+        n, own = len(images[0]) * distributed.size(), self.own_rows(len(images[0]))
+        views = [image for image in images for _ in self.recipes]
+        draw = seeds.generator(self.draws, f"synthetic views of the {player}", step, device=self.ramped.device.type)
+        drawn = augment.draw(self.recipes * len(images), n, tuple(images[0].shape[2:]), draw)
+        rows = torch.arange(len(drawn.flip), device=self.ramped.device).view(-1, n)[:, own].flatten()
+        return list(differentiable.apply(torch.cat(views), drawn.of(rows)).chunk(len(views)))
+
+    @staticmethod
+    def pixels(images: list[torch.Tensor]) -> list[torch.Tensor]:
+        """From [-1, 1] to [0, 1]."""
+        return [(image + 1) / 2 for image in images]
+
+    @staticmethod
+    def own_rows(n: int) -> slice:
+        """This process's rows of the whole, of which it has n."""
+        return distributed.share(n * distributed.size())
+
+    def draw(self, purpose: str, step: int) -> torch.Generator:
+        """Random numbers of one purpose in one step."""
+        return seeds.generator(self.seed, f"joint-gan: {purpose}", step, device=self.ramped.device.type)
+
+    # --- the monitor: Frechet distance to real images in the features of the GAN's discriminator as it came
+
+    def _begin_the_monitor(self, images: np.ndarray) -> None:
+        n = self.params.monitor_images
+        rows = seeds.permutation(self.seed, "monitor", 0, len(images), np.arange(n))
+        real = torch.from_numpy(images[np.sort(rows)]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        with torch.no_grad():
+            features = [self.frozen.discriminator(part)[1] for part in real.split(_ROWS)]
+        mean, covariance = moments(torch.cat(features))
+        self.register_buffer("monitor_mean", mean)
+        self.register_buffer("monitor_covariance", covariance)
+        self.register_buffer("baseline", torch.zeros((), dtype=torch.float64))
+        self.baseline.fill_(self._distance(self.frozen.generator))
+        self.register_buffer("distance", self.baseline.clone())
+
+    @torch.no_grad()
+    def _distance(self, generator: nn.Module) -> float:
+        z = self.draw_fixed("monitor", self.params.monitor_images)
+        with held(generator):
+            features = [self.frozen.discriminator(generator(part))[1] for part in z.split(_ROWS)]
+        mean, covariance = moments(torch.cat(features).cpu())
+        return frechet(mean, covariance, self.monitor_mean.cpu(), self.monitor_covariance.cpu())
+
+    def draw_fixed(self, purpose: str, n: int) -> torch.Tensor:
+        """Latent rows that stay the same throughout, of any device: float (n, latent)."""
+        fixed = torch.randn(n, self.frozen.form["latent"], generator=seeds.generator(self.seed, f"joint-gan {purpose}"))
+        return fixed.to(next(self.network.parameters()).device)
+
+    # --- snapshots
+
+    @torch.no_grad()
+    def snapshot(self, step: int, progress: float) -> None:
+        """Keep the pairs of fixed noise after `step` steps, if that is due: so many, evenly over the run."""
+        k, last = int(self.taken), self.params.snapshots - 1
+        if k > last or progress * last < k:
+            return
+        z, fresh = (self.draw_fixed(name, self.params.snapshot_images) for name in ("snapshots", "fresh snapshots"))
+        with held(self.generators, self.network):
+            made = self.pair(z, fresh)
+            f = [F.normalize(self.network(images), dim=1) for images in self.pixels(made)]
+        self.snapshot_steps[k] = step
+        self.snapshot_cosines[k] = torch.linalg.vecdot(*f)
+        self.snapshot_images[k] = torch.stack([torch.from_numpy(gan.to_uint8(images)) for images in made], dim=1)
+        self.taken.add_(1)
+
+    def leave(self, folder: Path) -> list[str]:
+        """Write the snapshots; returns the files' names.
+
+        step int64 (T,), z float32 (M, latent), images uint8 (T, M, 2, H, W, C), cosine float32 (T, M).
+        """
+        arrays = {
+            "step": self.snapshot_steps,
+            "z": self.draw_fixed("snapshots", self.params.snapshot_images),
+            "images": self.snapshot_images,
+            "cosine": self.snapshot_cosines,
+        }
+        found = {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
+        shards.write_arrays(Path(folder) / SNAPSHOTS, found, {"mode": self.params.mode})
+        return [SNAPSHOTS]
+
+
+def identities(views: list[torch.Tensor]) -> torch.Tensor:
+    """Whose view each row is, of two views of the real images and any number of the synthetic ones: int64 (V,)."""
+    real, device = len(views[0]), views[0].device
+    return torch.cat([torch.arange(len(view), device=device) + real * (k > 1) for k, view in enumerate(views)])
+
+
+def multi_positive(z: torch.Tensor, ids: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """-1/|P(a)| sum over p in P(a) of log [exp(s_ap / t) / sum over b != a of exp(s_ab / t)], of every anchor a.
+
+    z: float32 (V, D), unit vectors; ids: int64 (V,); P(a): rows of a's identity but a, at least one. Returns float32
+    (V,), and whether the nearest other row is one of P(a), bool (V,). With two views of each identity it is NT-Xent.
+    """
+    with torch.autocast(z.device.type, enabled=False):  # which would round the similarities to bf16
+        similarity = z @ z.T / temperature  # V V
+    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    positive = (ids[:, None] == ids) & ~itself
+    others = similarity.masked_fill(itself, float("-inf"))
+    drawn = (similarity * positive).sum(dim=1) / positive.sum(dim=1)
+    right = positive.gather(1, others.detach().argmax(dim=1, keepdim=True))[:, 0]
+    return others.logsumexp(dim=1) - drawn, right
+
+
+def guard(adversarial: torch.Tensor, pulling: torch.Tensor, last: list[nn.Parameter], most: float) -> torch.Tensor:
+    """The largest factor up to 1 with which the gradient of `pulling` at the last layers has a norm of at most `most`
+    times that of `adversarial`."""
+    norms = []
+    for term in (adversarial, pulling):
+        own = torch.cat([part.flatten() for part in torch.autograd.grad(term, last, retain_graph=True)])
+        norms.append(gather([own[None]])[0].mean(dim=0).norm())  # over processes, as the loop averages
+    return (most * norms[0] / norms[1].clamp(min=_TINY)).clamp(max=1)
+
+
+def moments(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean (D,) and covariance (D, D) of features (n, D), float64."""
+    features = features.double()
+    return features.mean(dim=0), features.T.cov()
+
+
+def frechet(mean: torch.Tensor, covariance: torch.Tensor, others: torch.Tensor, theirs: torch.Tensor) -> float:
+    """|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) of two means (D,) and covariances (D, D) (Heusel et al. 2017)."""
+    values, vectors = torch.linalg.eigh(covariance)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    both = torch.linalg.eigvalsh(root @ theirs @ root).clamp(min=0).sqrt().sum()
+    return float((mean - others).square().sum() + covariance.trace() + theirs.trace() - 2 * both)
