@@ -27,7 +27,7 @@ WRONG = {
         r"generator\.revision: hub google/ddpm-cifar10-32 and revision null go together",
     ),
     "unknown method": ({"pretrain__method": "simclrr"}, r"pretrain\.method: must be 'simclr', .*, not 'simclrr'"),
-    "unknown generator": ({"generator__kind": "gan"}, r"generator\.kind: must be 'ddpm', not 'gan'"),
+    "unknown generator": ({"generator__kind": "vae"}, r"generator\.kind: must be 'ddpm' or 'gan', not 'vae'"),
     "yes": ({"ddpm__flip": "yes"}, r"ddpm\.flip: yes means different things"),
     "octal": ({"pretrain__steps": "010"}, r"pretrain\.steps: 010 means different things"),
     "data that are not there": ({"dataset__path": "data/nowhere"}, r"dataset\.path: data/nowhere does not exist"),
