@@ -19,7 +19,15 @@ OWN = ddpm_params()
 
 
 def params(**changes):
-    given = {"kind": "anchored", "candidates": 2, "weight": 0.3, "steps": STEPS, "eta": 0.5, "clip": False}
+    given = {
+        "kind": "anchored",
+        "candidates": 2,
+        "weight": 0.3,
+        "guidance": None,
+        "steps": STEPS,
+        "eta": 0.5,
+        "clip": False,
+    }
     return Positives(**given | {"batch_size": 2, "shard_size": 4, "seed": 0} | changes)
 
 
@@ -269,21 +277,6 @@ def test_a_generator_of_another_size_sees_the_anchors_at_its_own_and_its_images_
 def test_steps_that_do_not_divide_the_generators_timesteps_are_refused(generator, anchors):
     with pytest.raises(UserError, match=r"positives\.steps: 30 does not divide the 1000 timesteps"):
         fill(generator, anchors, steps=30)
-
-
-def test_the_pictures_weights_hold_the_sets_own(generator, anchors):
-    found = anchored.ladder(params(weight=0.5), cards.of_generator(generator), generator, anchors[:3], COMPUTE)
-    assert list(found) == [0.0, 0.1, 0.3, 0.5, 1.0]
-    assert all(images.shape == (3, SIZE, SIZE, 1) for images in found.values())
-    expected = ddpm.to_uint8(sample(generator, anchors[:3], range(3), weight=0.5), SIZE)
-    assert np.array_equal(found[0.5], expected)
-
-
-def test_distance_is_nothing_for_copies_and_one_for_strangers(anchors):
-    assert anchored.distance([anchors[:4], anchors[4:]], anchors) == 0
-    assert anchored.distance([np.roll(anchors, 1, axis=0)], anchors) == pytest.approx(1)
-    half = [anchors, np.roll(anchors, 1, axis=0)]  # two candidates of each: a copy and a stranger
-    assert anchored.distance(half, anchors) == pytest.approx(0.5**0.5)
 
 
 # ---- reading the set

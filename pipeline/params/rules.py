@@ -173,7 +173,7 @@ def positives(p) -> Iterator[Fault]:
     s, method = p.positives, p.pretrain.method
     if s.kind == "none":
         if getattr(getattr(p, method), "third_view", None) == "candidate":
-            what = f"candidate needs positives.kind anchored or conditioned, not {s.kind}; augmented is the control without"
+            what = f"candidate needs positives.kind anchored or conditioned, not {s.kind}; the control is augmented"
             yield (method, "third_view"), what
         if p.augment.replace > 0:
             yield ("augment", "replace"), f"must be 0 with positives.kind none, not {p.augment.replace}"

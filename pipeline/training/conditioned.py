@@ -19,7 +19,7 @@ def prepare(params: Conditioned, real: shards.RealSet, compute: Compute) -> tupl
     """
     images, _ = real.part(shards.TRAIN)
     arm = arm_of(params.encoder, images.shape[3])
-    made, _, _ = encoder.pretrain(*arm, real, [], [], compute)
+    made, _, _ = encoder.pretrain(*arm, real, [], [], None, compute)
     folder = distributed.agreed(made["card.json"].parent if distributed.first() else None)
     features = F.normalize(probes.features(backbones.load(folder).to(compute.device), images, compute), dim=1)
     made, _ = generator.train(conditioned, params, images, compute, features.numpy())

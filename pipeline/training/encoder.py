@@ -25,7 +25,7 @@ def pretrain(
     real: shards.RealSet,
     generated: list[np.ndarray],
     positives: list[np.ndarray],
-    generator: Path,
+    generator: Path | None,
     compute: Compute,
 ) -> tuple[dict[str, Path], list[dict], dict]:
     """Pretrain with `params.method`, whose own parameters are `own`, on the train images and the generated ones.
