@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import REFUSED, UserError
-from pipeline.inflation import Copies, Mixture, generated_count, mixture, positives
+from pipeline.inflation import Copies, Mixture, generated_count, mixture, positives, replaced
 from pipeline.params.schema import Inflation
 
 PROPERTY = settings(max_examples=80, deadline=None, derandomize=True, database=None)
@@ -288,3 +288,24 @@ def test_positives_are_a_function_of_seed_and_step():
     assert not np.array_equal(same, later)
     assert not np.array_equal(same, other)
     assert np.array_equal(positives(rows, 50, 0, 1, 0, 0), 50 + rows)
+
+
+def test_views_are_replaced_by_positives_as_often_as_asked_each_for_itself():
+    """Fifty real images and ten generated ones, two candidates of each real one: rows 60 to 159."""
+    rows = np.arange(60)
+
+    def seen(p0, view=1):
+        return np.stack([replaced(rows, p0, 50, 10, 2, seed=0, step=step, view=view) for step in range(40)])
+
+    assert np.array_equal(seen(0.0), np.tile(rows, (40, 1)))
+    half, other = seen(0.5), seen(0.5, view=2)
+    for found in (half, other, seen(1.0)):
+        assert (found[:, 50:] == rows[50:]).all()  # a generated image has no positives
+        real = found[:, :50]
+        assert ((real == rows[:50]) | (real == 60 + rows[:50]) | (real == 110 + rows[:50])).all()
+    taken = half[:, :50] != rows[:50]
+    assert taken.mean() == pytest.approx(0.5, abs=0.05)  # 2,000 draws: four deviations
+    assert (half[:, :50][taken] >= 110).mean() == pytest.approx(0.5, abs=0.07)
+    assert (taken == (other[:, :50] != rows[:50])).mean() == pytest.approx(0.5, abs=0.05)  # views know no other
+    assert (seen(1.0)[:, :50] >= 60).all()
+    assert np.array_equal(half, seen(0.5))

@@ -22,7 +22,15 @@ NONE, NOWHERE = [], Path("no generator")
 OWN = SimCLR(hidden_dim=8, output_dim=4, temperature=0.2)
 MIXING = Inflation(ratio=1.0, real_weight=2.0, order="slots", seed=0)
 OPTIONAL = "crop_min jitter_probability brightness contrast saturation hue grayscale blur solarize flip"
-AUGMENT = Augment(family="symmetric", form="grey", strength=1.0, seed=0, **dict.fromkeys(OPTIONAL.split()))
+AUGMENT = Augment(
+    family="symmetric",
+    form="grey",
+    strength=1.0,
+    seed=0,
+    replace=0.0,
+    replaced="second",
+    **dict.fromkeys(OPTIONAL.split()),
+)
 
 
 def params(**changes):
@@ -373,6 +381,57 @@ def test_positives_live_beside_inflation(real, generated, positives, batches):
     card = backbones.load(made["card.json"].parent).card
     assert card["candidates"] == 2
     assert (facts["views"], facts["forwards"]) == (5 * 6 * 3, 5 * 6 * 9)
+
+
+@pytest.mark.parametrize(("replaced", "first"), [("second", 1), ("both", 0)])
+def test_views_show_a_positive_in_the_images_place_as_often_as_asked(
+    real, generated, positives, monkeypatch, replaced, first
+):
+    """Of SimCLR, without augmentation: views before `first` are the image, others its positive or the image."""
+    seen, loss = [], simclr.SimCLR.loss
+
+    def noting(self, batch, step):
+        seen.append((torch.stack(batch) * 255).round().to(torch.uint8).permute(0, 1, 3, 4, 2).numpy())
+        return loss(self, batch, step)
+
+    monkeypatch.setattr(simclr.SimCLR, "loss", noting)
+    plain = AUGMENT.model_copy(update={"strength": 0.0, "replace": 1.0, "replaced": replaced})
+    made, *_ = pretrain(real, generated, positives=positives, augment=plain)
+    candidates = np.concatenate(positives).reshape(2, 12, 8, 8, 1)
+    whose = {image.tobytes(): k for k, image in enumerate(real.images[:12])}
+    of = {candidates[c, k].tobytes(): k for c in range(2) for k in range(12)}
+    shown = {image.tobytes() for part in generated for image in part}
+    for batch in seen:
+        for views in zip(*batch, strict=True):
+            keys = [view.tobytes() for view in views]
+            if keys[0] in shown:
+                assert keys[0] == keys[1]  # a generated image has no positives
+                continue
+            owners = [whose[key] if k < first else of[key] for k, key in enumerate(keys)]
+            assert owners[0] == owners[1]
+    assert backbones.load(made["card.json"].parent).card["candidates"] == 2
+
+
+def test_without_replacing_positives_beside_change_nothing(real, generated, positives):
+    plain, _, _ = pretrain(real, generated)
+    beside, _, _ = pretrain(real, generated, positives=positives)
+    other, _, _ = pretrain(real, generated, positives=positives, augment=AUGMENT.model_copy(update={"replace": 0.5}))
+    assert contents(plain) == contents(beside)
+    assert contents(plain)["encoder.safetensors"] != contents(other)["encoder.safetensors"]
+
+
+def test_replacing_is_refused_without_positives(real, generated):
+    with pytest.raises(UserError, match=r"data/generated/positives: is empty, and augment\.replace wants positives"):
+        pretrain(real, generated, augment=AUGMENT.model_copy(update={"replace": 0.5}))
+
+
+def test_a_method_of_one_view_has_no_second_to_replace():
+    asked = AUGMENT.model_copy(update={"replace": 0.5})
+    with pytest.raises(UserError, match="the method has 1 view"):
+        encoder.replacing(asked, (encoder.View(),))
+    assert encoder.replacing(asked.model_copy(update={"replaced": "both"}), (encoder.View(),)) == [0]
+    views = (encoder.View(), encoder.View(source="positive"), encoder.View())
+    assert encoder.replacing(asked, views) == [2]  # a positive already is none's replacement
 
 
 def test_the_controls_third_view_is_of_the_image_itself(real, generated, positives, batches):
