@@ -22,7 +22,7 @@ FEW = {"1pct": 0.01, "10pct": 0.1}  # of the fixed labelled images
 CLEAN, OBJECTS, VIEWS = 2_000, 1_000, 10  # for measures without labels: validation images, those seen in views, views
 CHUNK = 500  # images whose views are drawn together
 YARDSTICKS = 3  # measures of `compare` beside a probe for each budget
-KEPT = ("family", "form", "replace", "replaced", "seed")  # of an encoder's own, where the strength is another
+KEPT = ("family", "form", "seed")  # of an encoder's own augmentation, where the strength is another
 LARGEST = 32  # pixels a side of the raw-pixel probe
 PER_CLASS, CONFUSION = ["class", "top1"], ["actual", "predicted", "count"]  # columns
 
@@ -230,7 +230,8 @@ def label_free(
 def at_strength(encoder: backbones.Encoder, strength: float) -> Augment:
     """The family and form of augmentation that an encoder was trained with, at this strength and as that gives it."""
     own = encoder.card["augment"]
-    return Augment(**dict.fromkeys(own) | {name: own[name] for name in KEPT} | {"strength": strength})
+    kept = {name: own[name] for name in KEPT} | {"replace": 0.0, "replaced": "second"}  # every view is of the image
+    return Augment(**dict.fromkeys(own) | kept | {"strength": strength})
 
 
 def small(images: np.ndarray) -> np.ndarray:

@@ -252,7 +252,8 @@ def test_adainf_preset_leaves_to_the_committed_file_what_the_paper_shares_with_i
     assert params.pretrain.momentum == 0.9
     assert params.simclr.temperature == 0.2
     assert params.augment.family == "symmetric"
-    set_alone = params.augment.model_dump(exclude={"family", "form", "strength", "seed"})
+    assert params.augment.replace == 0
+    set_alone = params.augment.model_dump(exclude={"family", "form", "strength", "replace", "replaced", "seed"})
     assert all(value is None for value in set_alone.values())
 
 
@@ -325,7 +326,12 @@ def test_the_small_vit_composes_with_every_method(first, folder):
     values = reader.load(folder / "params.yaml").model_dump()
     for method in get_args(Pretrain.model_fields["method"].annotation):
         values["pretrain"]["method"] = method
-        values["positives"]["kind"] = "anchored"
+        game = method == "joint_gan"  # which plays on with a GAN, and without positives
+        values["positives"]["kind"] = "none" if game else "anchored"
+        values["generator"]["kind"] = "gan" if game else "ddpm"
+        if game:
+            values["generate"] |= {"sampler": "direct", "steps": 1, "eta": 0.0, "clip": True}
+            values["inflation"] |= {"ratio": 0.0, "real_weight": 1.0}
         params, faults = reader.validate(values)
         assert faults == [], method
         assert params.pretrain.backbone.kind == "vit"

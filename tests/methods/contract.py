@@ -150,6 +150,9 @@ def given() -> Given:
     return Given(Path(folder), images, batches.section("symmetric", "grey", 1.0))
 
 
+PAIRED = [name for name in METHODS if len(build(name).views) > 1]  # those that compare views of an image
+
+
 def passes(built: torch.nn.Module, step: int) -> tuple[float, ...]:
     """Of the backbone for each view of an image in a step."""
     return built.passes(step) if callable(built.passes) else built.passes

@@ -95,7 +95,7 @@ def test_the_third_view_is_of_a_positive_or_in_the_control_of_the_image_itself()
         given = module[1].model_dump()
         for third, source in (("candidate", "positive"), ("augmented", "anchor")):
             contract.METHODS["tried"] = (module[0], params(**given | {"third_view": third}))
-            assert build("tried").views == (View(recipe=0), View(recipe=1), View(source=source, recipe=1))
+            assert contract.made("tried").views == (View(recipe=0), View(recipe=1), View(source=source, recipe=1))
             del contract.METHODS["tried"]
 
 
@@ -103,7 +103,7 @@ def test_without_weight_the_third_view_changes_nothing():
     """lambda 0: in MoCo, whose views go through one by one, the loss and its gradient are MoCo's own."""
     module, params = contract.METHODS["clsp_moco"]
     contract.METHODS["tried"] = (module, params.model_copy(update={"alignment": 0.0}))
-    clsp, moco = build("tried"), build("moco")
+    clsp, moco = contract.made("tried"), build("moco")
     del contract.METHODS["tried"]
     batch = views(6, name="clsp_moco")
     ours, theirs = clsp.loss(batch, 0)["loss"], moco.loss(batch[:2], 0)["loss"]
