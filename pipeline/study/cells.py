@@ -172,16 +172,18 @@ def resolve(cell: Cell, base: Params) -> Params:
 
 
 def wants_positives(params: Params) -> bool:
-    """Whether the method looks at positives; others may stand beside them."""
-    return getattr(getattr(params, params.pretrain.method), "third_view", None) == "candidate"
+    """Whether the method, or the augmentation, looks at positives; others may stand beside them."""
+    third = getattr(getattr(params, params.pretrain.method), "third_view", None)
+    return third == "candidate" or params.augment.replace > 0
 
 
 def key(params: Params) -> str:
     """16 hex digits of what decides a cell's numbers: resolved parameters, and the code that computes."""
-    positives = ("positives",) if wants_positives(params) else ()
+    kind = params.positives.kind if wants_positives(params) else "none"
+    positives = {"none": (), "anchored": ("positives",), "conditioned": ("positives", "conditioned")}[kind]
     names = (*SECTIONS, *positives, params.generator.kind, params.pretrain.method)
     own = {name: getattr(params, name) for name in names}
     kinds = (f"generators/{params.generator.kind}", f"methods/{params.pretrain.method}")
-    kinds += ("anchored",) if positives else ()
+    kinds += {"none": (), "anchored": ("anchored",), "conditioned": ("training/conditioned",)}[kind]
     dumped = {name: section.model_dump() for name, section in own.items()}
     return store.fingerprint(params=dumped, code=store.code(*MODULES, *kinds))[:16]

@@ -8,6 +8,7 @@ from pipeline import report
 from pipeline.errors import UserError
 from pipeline.params import reader
 from pipeline.params.schema import Params
+from pipeline.params.types import Section
 from pipeline.study import cells
 from pipeline.study.cells import FOLDER, Cell
 
@@ -15,12 +16,14 @@ OUTCOMES = ("top1", "top1_10k", "knn", "pixels", "untrained", "clsp", "top1_1pct
 LABEL_FREE = ("rankme", "lidar", "alignment", "uniformity", "connectivity")
 JUDGED = ("frechet", "coverage", "told_apart", "distance", "same_class")
 _INFLATION = ("ratio", "real_weight", "order", "strength", "ddpm_steps", "ddpm_seed")
-SETTING = ("method", "n_real", *_INFLATION, "width", "batch", "positives", "weight", "candidates")
+_POSITIVES = ("positives", "weight", "candidates", "guidance", "replace", "replaced")
+SETTING = ("method", "n_real", *_INFLATION, "width", "batch", *_POSITIVES)
 DRAWN = ("steps", "beta", "real_passes", "images", "views", "forwards")
 MADE = ("seconds", "commit", "key", "cell")
 FILES = ("pretrain", "linear_eval", "label_free", "quality", "positives")
 COLUMNS = ["label", *SETTING, "seed", *DRAWN, "loss", *OUTCOMES, *LABEL_FREE, *JUDGED, *MADE]
-NUMBERS = [name for name in COLUMNS if name not in ("label", "method", "order", "positives", "commit", "key", "cell")]
+_WORDS = ("label", "method", "order", "positives", "replaced", "commit", "key", "cell")
+NUMBERS = [name for name in COLUMNS if name not in _WORDS]
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -76,13 +79,19 @@ def setting(cell: Cell, params: Params) -> dict:
         "width": p.pretrain.backbone.width,
         "batch": p.pretrain.batch_size,
         "positives": positives.kind if positives else "none",
-        "weight": positives.weight if positives else "",
-        "candidates": positives.candidates if positives else "",
+        **{name: _or_nothing(positives, name) for name in ("weight", "candidates", "guidance")},
+        "replace": p.augment.replace,
+        "replaced": p.augment.replaced if p.augment.replace else "",
         "seed": cell.seed,
         "steps": p.pretrain.steps,
         "images": p.pretrain.steps * p.pretrain.batch_size,
         "cell": cell.name,
     }
+
+
+def _or_nothing(section: Section | None, name: str) -> object:
+    value = getattr(section, name, None)
+    return "" if value is None else value
 
 
 def measured(metrics: dict[str, dict]) -> dict:

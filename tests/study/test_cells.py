@@ -107,6 +107,14 @@ def test_the_key_is_of_what_decides_the_numbers(write):
     for changes in ({"kind": "anchored"}, {"kind": "anchored", "candidates": 1}):
         clsp.append(clsp[0].model_copy(update={"positives": params.positives.model_copy(update=changes)}))
     assert len({keys[0], *map(cells.key, clsp)}) == 4
+    sampled = params.positives.model_copy(update={"kind": "conditioned", "weight": None, "guidance": 1.0})
+    beside = params.model_copy(update={"positives": sampled})
+    assert cells.key(beside) == keys[0]  # which nothing looks at
+    replacing = params.augment.model_copy(update={"replace": 0.5})
+    replaced = beside.model_copy(update={"augment": replacing})
+    told = params.conditioned.model_copy(update={"seed": 1})
+    found = [replaced, replaced.model_copy(update={"conditioned": told})]
+    assert len({keys[0], *map(cells.key, found)}) == 3
     simclr = params.model_copy(update={"simclr": params.simclr.model_copy(update={"temperature": 0.3})})
     assert cells.key(simclr) != keys[0]
 
