@@ -29,7 +29,7 @@ def test_an_edit_of_one_methods_file_reruns_nothing_of_another(base, tmp_path):
         append(clone, method)
     assert clones.would_run(clone) == []
     append(clone, "simclr")
-    assert clones.would_run(clone)[0] == "pretrain"
+    assert clones.would_run(clone)[:2] == ["positives", "pretrain"]  # the encoder that conditioned ones ask is SimCLR's
 
 
 @pytest.mark.fault(4)
@@ -53,6 +53,27 @@ def test_a_method_killed_while_pretraining_ends_with_the_bytes_of_an_uninterrupt
     trained, before = (json.loads((clone / "metrics/pretrain.json").read_text()) for clone in (straight, base.clone))
     assert trained["steps"] == 12
     assert trained["loss"] != before["loss"]
+
+
+@pytest.mark.fault(4)
+@pytest.mark.slow
+def test_views_replaced_by_conditioned_versions_killed_while_their_generator_trains(base, tmp_path):
+    """Of the stage's steps eight are the encoder's; then the DDPM's eight."""
+    straight, killed = (clones.copy(base.clone, tmp_path / name) for name in ("straight", "killed"))
+    asked = {"positives__kind": "conditioned", "positives__weight": "null", "positives__guidance": "2.0"}
+    for clone in (straight, killed):
+        clones.edit(clone, augment__replace="0.5", **asked)
+    clones.run(straight, "dvc", "repro", "pretrain")
+    counted = clones.counts(straight)
+    assert clones.starts(counted) == ["check", "positives", "pretrain"]
+    assert counted["positives.steps"] >= 16
+    clones.killed_at(killed, "positives.steps:14", "dvc", "repro", "pretrain")
+    clones.counts(killed)
+    clones.run(killed, "dvc", "repro", "pretrain")
+    assert clones.counts(killed)["positives.steps"] <= counted["positives.steps"] - 8 - 4  # the checkpoint after four
+    assert clones.digests(killed, "data") == clones.digests(straight, "data")
+    card = json.loads((straight / "data/encoder/card.json").read_text())
+    assert card["candidates"] == 2
 
 
 @pytest.mark.slow
