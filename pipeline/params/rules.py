@@ -284,6 +284,8 @@ def joint(p) -> Iterator[Fault]:
     if g.kind != "gan" or g.source != "train":
         what = f"joint_gan needs generator.kind gan and source train, not {g.kind} and {g.source}"
         yield ("pretrain", "method"), what
+    if p.augment.replace > 0:  # or the discriminator would take positives for real images
+        yield ("augment", "replace"), f"must be 0 with joint_gan, not {p.augment.replace}"
     if p.inflation.ratio > 0:
         what = f"must be 0 with joint_gan, which makes its images as it trains, not {p.inflation.ratio}"
         yield ("inflation", "ratio"), what

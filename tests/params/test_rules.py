@@ -285,6 +285,7 @@ TRIPS = [
     ("positives", CLSP, "clsp_simclr.third_view", ["candidate needs positives.kind anchored", "augmented"]),
     ("positives", CLSP_MOCO, "clsp_moco.third_view", ["candidate needs positives.kind anchored"]),
     ("positives", CLSP | ANCHORED, None, []),
+    ("joint", JOINT | CONDITIONED | {"augment.replace": 0.5}, "augment.replace", ["0 with joint_gan, not 0.5"]),
     ("positives", CLSP | CONDITIONED, None, []),
     ("positives", CONDITIONED | {"generator.source": "none", "inflation.ratio": 0.0}, None, []),
     ("positives", CONDITIONED | {"positives.steps": 30}, "positives.steps", ["divide conditioned.timesteps 1000"]),
