@@ -23,7 +23,7 @@ $(VENV)/.run: requirements.txt
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt requirements-report.txt $(VENV)/.run
+$(VENV)/.dev: requirements-dev.txt requirements-report.txt requirements-unclip.txt $(VENV)/.run
 	@echo "installing requirements-dev.txt into $(VENV)"
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@

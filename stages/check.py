@@ -22,6 +22,7 @@ READS = (
     "generate",
     "positives",
     "conditioned",
+    "unclip",
     "quality",
     "inflation",
     "augment",
@@ -62,7 +63,11 @@ def absent(params: SimpleNamespace) -> Iterator[UserError]:
     if inception is not None and importlib.util.find_spec("torch_fidelity") is None:
         remedy = "pip install torch-fidelity, or set it to null"
         yield UserError("wants torch-fidelity", "params.yaml: quality.inception", remedy)
-    paths = {"dataset.path": params.dataset.path, "generator.path": params.generator.path}
+    if params.positives.kind == "unclip" and importlib.util.find_spec("transformers") is None:
+        remedy = "pip install -r requirements-unclip.txt, or choose another"
+        yield UserError("unclip wants transformers, which is not installed", "params.yaml: positives.kind", remedy)
+    paths = {name: getattr(params, name).path for name in ("dataset", "generator", "unclip")}
+    paths = {f"{name}.path": path for name, path in paths.items()}
     for name, path in (paths | {f"transfer.{key}.path": found.path for key, found in params.transfer.items()}).items():
         if not Path(path).exists():
             remedy = f"set it to one that does; a run in a copy (--temp, --queue) wants -C {path} as well"

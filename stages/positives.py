@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from pipeline import files, launch, machine, report, stage
 
-READS = ("compute", "positives", "conditioned", "quality.steps", "quality.seed")
+READS = ("compute", "positives", "conditioned", "unclip", "quality.steps", "quality.seed")
 SET = Path("data/generated/positives")
 WRITES = ("data/generated/positives", "metrics/positives.json", "plots/positives.png")
 SHOWN = 16
@@ -37,9 +37,7 @@ def sample(params: SimpleNamespace) -> None:
     loop.prepare(params.compute)
     real = shards.read_real(Path("data/real"))
     images, names = (array[real.rows(shards.TRAIN)] for array in (real.images, real.orig_index))
-    made, fingerprint, pictures = {"anchored": of_anchors, "conditioned": of_features}[params.positives.kind](
-        params, real, images, names
-    )
+    made, fingerprint, pictures = KINDS[params.positives.kind](params, real, images, names)
     distributed.leave()
     if not distributed.first():
         return
@@ -50,7 +48,8 @@ def sample(params: SimpleNamespace) -> None:
     parts = shards.map_positives(SET, names)
     found = {"distance": quality.distance(parts, images)}
     found |= quality.same_class(parts, real, params.quality, params.compute)
-    report.metrics(Path("metrics/positives.json"), {"sampled": facts["n"], "shards": len(made), **found})
+    found |= {"sampled": facts["n"], "shards": len(made), "outside_data": params.positives.kind == "unclip"}
+    report.metrics(Path("metrics/positives.json"), found)
 
 
 def of_anchors(params, real, images, names):
@@ -85,6 +84,23 @@ def of_features(params, real, images, names):
 
     return made, fingerprint, pictures
 
+
+def of_embeddings(params, real, images, names):
+    """The same of a pipeline that has seen other images and is told CLIP's embedding, over guidances."""
+    from pipeline import unclip
+
+    p, own = params.positives, params.unclip
+    made, fingerprint = unclip.fill(p, own, images, names, params.compute)
+
+    def pictures() -> list:
+        batch = unclip.sampler(p, own, images[:SHOWN], params.compute)
+        guidances = sorted({*unclip.LADDER, p.guidance})
+        return [(f"versions of these with outside data, guidance {g:g}", batch(range(SHOWN), g)) for g in guidances]
+
+    return made, fingerprint, pictures
+
+
+KINDS = {"anchored": of_anchors, "conditioned": of_features, "unclip": of_embeddings}
 
 if __name__ == "__main__":
     stage.run("positives", main, READS, needs)

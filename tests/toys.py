@@ -1,5 +1,8 @@
 """Small parameters and data that several test files use."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -62,3 +65,59 @@ def clusters(n: int, dim: int, classes: int, seed: int, spread: float = 1.0) -> 
     y = random.integers(0, classes, n)
     x = np.random.default_rng(99).normal(size=(classes, dim))[y] + spread * random.normal(size=(n, dim))
     return torch.from_numpy(x), torch.from_numpy(y)
+
+
+def unclip(folder: Path, seed: int = 0) -> Path:
+    """A random pipeline of Stable Diffusion's unCLIP for 16 pixels, of the smallest parts, saved as diffusers does."""
+    from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableUnCLIPImg2ImgPipeline, UNet2DConditionModel
+    from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
+    from transformers import CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig
+    from transformers import CLIPVisionModelWithProjection
+
+    words = ["!", "<|startoftext|>", "<|endoftext|>"]
+    spoken = folder / "spoken"
+    spoken.mkdir(parents=True)
+    (spoken / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (spoken / "merges.txt").write_text("#version: 0.2\n")
+    (spoken / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 4, "pad_token": "!"}))
+    small = {"intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = CLIPTextConfig(
+        hidden_size=8, vocab_size=3, max_position_embeddings=4, bos_token_id=1, eos_token_id=2, pad_token_id=0, **small
+    )
+    vision = CLIPVisionConfig(hidden_size=8, image_size=8, patch_size=4, projection_dim=6, **small)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        parts = {
+            "feature_extractor": CLIPImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8}),
+            "image_encoder": CLIPVisionModelWithProjection(vision),
+            "image_normalizer": StableUnCLIPImageNormalizer(6),
+            "image_noising_scheduler": DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
+            "tokenizer": CLIPTokenizer.from_pretrained(spoken, local_files_only=True),
+            "text_encoder": CLIPTextModel(text),
+            "unet": UNet2DConditionModel(
+                sample_size=8,
+                block_out_channels=(4, 8),
+                layers_per_block=1,
+                norm_num_groups=2,
+                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+                up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+                attention_head_dim=(2, 4),
+                cross_attention_dim=8,
+                class_embed_type="projection",
+                projection_class_embeddings_input_dim=12,
+            ),
+            "scheduler": DDIMScheduler(beta_schedule="scaled_linear", prediction_type="v_prediction"),
+            "vae": AutoencoderKL(
+                block_out_channels=(4, 4),
+                down_block_types=("DownEncoderBlock2D",) * 2,
+                up_block_types=("UpDecoderBlock2D",) * 2,
+                norm_num_groups=2,
+            ),
+        }
+        with torch.no_grad():  # fresh ones say little of what they are told
+            for parameter in parts["unet"].parameters():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+            for parameter in parts["image_encoder"].parameters():
+                parameter.add_(torch.randn_like(parameter))
+    StableUnCLIPImg2ImgPipeline(**parts).save_pretrained(folder / "pipeline", safe_serialization=True)
+    return folder / "pipeline"

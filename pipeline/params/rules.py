@@ -169,11 +169,11 @@ def generate(p) -> Iterator[Fault]:
 
 
 def positives(p) -> Iterator[Fault]:
-    """Positives are sampled by a DDPM, on DDIM's whole grid, and who wants them has them."""
+    """Positives are sampled by a diffusion model, on DDIM's whole grid, and who wants them has them."""
     s, method = p.positives, p.pretrain.method
     if s.kind == "none":
         if getattr(getattr(p, method), "third_view", None) == "candidate":
-            what = f"candidate needs positives.kind anchored or conditioned, not {s.kind}; the control is augmented"
+            what = f"candidate needs positives.kind anchored, conditioned or unclip, not {s.kind}; the control is augmented"
             yield (method, "third_view"), what
         if p.augment.replace > 0:
             yield ("augment", "replace"), f"must be 0 with positives.kind none, not {p.augment.replace}"
@@ -189,11 +189,16 @@ def positives(p) -> Iterator[Fault]:
             yield ("positives", name), f"must be {wanted} with kind {s.kind}, not {'null' if given is None else given}"
     if s.shard_size % s.batch_size:
         yield ("positives", "shard_size"), f"{s.shard_size} is not a multiple of positives.batch_size {s.batch_size}"
+    if s.kind == "unclip":
+        if s.guidance is not None and s.guidance < 1:
+            yield ("positives", "guidance"), f"must be at least 1 with kind unclip, which has no less, not {s.guidance}"
+        if s.clip:
+            yield ("positives", "clip"), "must be false with kind unclip: latents have no range"
     section = "ddpm" if anchored else "conditioned"
-    trained_here = not anchored or p.generator.source == "train"
-    timesteps = getattr(p, section).timesteps if trained_here else 1000  # what published DDPMs have
+    trained_here = s.kind == "conditioned" or (anchored and p.generator.source == "train")
+    timesteps = getattr(p, section).timesteps if trained_here else 1000  # what published models have
     if timesteps % s.steps:  # more than these do not divide them either
-        name = f"{section}.timesteps" if trained_here else "a published DDPM's timesteps"
+        name = f"{section}.timesteps" if trained_here else f"a published {'DDPM' if anchored else 'pipeline'}'s timesteps"
         yield ("positives", "steps"), f"{s.steps} does not divide {name} {timesteps}"
 
 

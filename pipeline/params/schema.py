@@ -155,12 +155,13 @@ class Positives(Section):
 
     kind: none; anchored, CLSP's: sampled by DDIM while the UNet's bottleneck is `weight` times the sample's own and
     1 - weight times that of the image; or conditioned, GenSSL's: sampled by DDIM from a DDPM that is told the image's
-    features, with that guidance (1: as it is, 0: not told). weight is for anchored and null with conditioned, guidance
-    the other way round. candidates: so many of each image. clip: clamp predicted images to [-1, 1]. CLSP's: weight 0.1,
-    8 candidates, 100 steps, eta 0.1, no clipping.
+    features, with that guidance (1: as it is, 0: not told); or unclip, GenSSL's with outside data: by a pretrained
+    pipeline that is told CLIP's embedding. weight is for anchored and null with the others, guidance the other way
+    round. candidates: so many of each image. clip: clamp predicted images to [-1, 1]. CLSP's: weight 0.1, 8 candidates,
+    100 steps, eta 0.1, no clipping.
     """
 
-    kind: Literal["none", "anchored", "conditioned"]
+    kind: Literal["none", "anchored", "conditioned", "unclip"]
     candidates: Count
     weight: Probability | None
     guidance: NonNegative | None
@@ -282,6 +283,18 @@ class Conditioned(DDPM):
     encoder: RealOnly
 
 
+class UnCLIP(Section):
+    """A pretrained `StableUnCLIPImg2ImgPipeline`, for positives.kind unclip, which has seen other images.
+
+    path: a local folder, as diffusers saves it. It is a DVC dependency, so it names a place that exists. size: of the
+    images that it makes, in pixels; null: that of its training. noise_level: of the noise on CLIP's embedding.
+    """
+
+    path: str
+    size: Annotated[int, Field(ge=8, le=2048)] | None
+    noise_level: Annotated[int, Field(ge=0, le=999)]
+
+
 class Quality(Section):
     """Judging generated images. images: how many of them, against two halves of as many validation images; 0: none.
 
@@ -346,6 +359,7 @@ class Params(Section):
     generate: Generate
     positives: Positives
     conditioned: Conditioned
+    unclip: UnCLIP
     quality: Quality
     inflation: Inflation
     augment: Augment

@@ -35,6 +35,12 @@ MOST = 10_000  # cells of a part
 # What decides a cell's numbers, as sections of params.yaml and modules; the rest, as `quality`, only looks at images.
 SECTIONS = ("compute", "dataset", "generator", "generate", "inflation", "augment", "pretrain", "linear_eval")
 MODULES = ("datasets", "imports", "training/generator", "sampling", "training/encoder", "evaluation")
+POSITIVES = {  # the same of each kind of positives
+    "none": ((), ()),
+    "anchored": (("positives",), ("anchored",)),
+    "conditioned": (("positives", "conditioned"), ("training/conditioned",)),
+    "unclip": (("positives", "unclip"), ("unclip",)),
+}
 
 
 class PartFile(Section):
@@ -180,10 +186,9 @@ def wants_positives(params: Params) -> bool:
 def key(params: Params) -> str:
     """16 hex digits of what decides a cell's numbers: resolved parameters, and the code that computes."""
     kind = params.positives.kind if wants_positives(params) else "none"
-    positives = {"none": (), "anchored": ("positives",), "conditioned": ("positives", "conditioned")}[kind]
-    names = (*SECTIONS, *positives, params.generator.kind, params.pretrain.method)
+    sections, modules = POSITIVES[kind]
+    names = (*SECTIONS, *sections, params.generator.kind, params.pretrain.method)
     own = {name: getattr(params, name) for name in names}
     kinds = (f"generators/{params.generator.kind}", f"methods/{params.pretrain.method}")
-    kinds += {"none": (), "anchored": ("anchored",), "conditioned": ("training/conditioned",)}[kind]
     dumped = {name: section.model_dump() for name, section in own.items()}
-    return store.fingerprint(params=dumped, code=store.code(*MODULES, *kinds))[:16]
+    return store.fingerprint(params=dumped, code=store.code(*MODULES, *kinds, *modules))[:16]
