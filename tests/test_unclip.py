@@ -18,7 +18,7 @@ from pipeline.params.schema import Positives, UnCLIP
 from tests import toys
 from tests.toys import COMPUTE
 
-SIZE, N, STEPS = 12, 6, 4
+SIZE, N, STEPS = 16, 6, 4
 
 
 def params(**changes):
@@ -71,7 +71,7 @@ def refused(folder, *words, **changes):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("guidance", "eta", "size"), [(1.0, 0.0, None), (3.0, 0.7, 24)])
 def test_a_version_is_what_the_pipeline_makes_of_its_image_with_its_noise_alone(saved, channels, guidance, eta, size):
-    """Loaded by diffusers itself, called image by image, resized by Pillow; the last bit may round the other way."""
+    """Loaded by diffusers itself, called image by image; resized by Pillow, which rounds and clips in between."""
     pipe = StableUnCLIPImg2ImgPipeline.from_pretrained(saved, use_safetensors=True, local_files_only=True)
     pipe.scheduler = DDIMScheduler.from_config(
         pipe.scheduler.config, rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False
@@ -97,7 +97,8 @@ def test_a_version_is_what_the_pipeline_makes_of_its_image_with_its_noise_alone(
         assert x.size == (size or 16,) * 2
         expected = x.convert("L" if channels == 1 else "RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC)
         difference = np.abs(row.squeeze().astype(int) - np.asarray(expected).astype(int))
-        assert difference.max() <= 2, number
+        assert difference.max() <= (1 if size is None else 8), number
+        assert difference.mean() < 1
 
 
 def test_a_version_is_the_same_in_any_batch_and_others_are_not(saved):
@@ -265,7 +266,9 @@ def test_a_set_goes_version_by_version_more_versions_add_shards_and_lost_ones_ar
     assert anchors == 2 * list(range(100, 106))
     assert versions == [0] * 6 + [1] * 6
     batch = unclip.sampler(params(), own(saved), pictures(), COMPUTE)
-    assert np.array_equal(np.concatenate(images), np.concatenate([batch(range(k, k + 2), 2.0) for k in range(0, 12, 2)]))
+    assert np.array_equal(
+        np.concatenate(images), np.concatenate([batch(range(k, k + 2), 2.0) for k in range(0, 12, 2)])
+    )
     whole = {name: path.read_bytes() for name, path in large.items()}
     large[sorted(large)[1]].unlink()
     assert {name: path.read_bytes() for name, path in fill(saved)[0].items()} == whole

@@ -71,8 +71,14 @@ def unclip(folder: Path, seed: int = 0) -> Path:
     """A random pipeline of Stable Diffusion's unCLIP for 16 pixels, of the smallest parts, saved as diffusers does."""
     from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableUnCLIPImg2ImgPipeline, UNet2DConditionModel
     from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
-    from transformers import CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig
-    from transformers import CLIPVisionModelWithProjection
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPTextConfig,
+        CLIPTextModel,
+        CLIPTokenizer,
+        CLIPVisionConfig,
+        CLIPVisionModelWithProjection,
+    )
 
     words = ["!", "<|startoftext|>", "<|endoftext|>"]
     spoken = folder / "spoken"

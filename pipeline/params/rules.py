@@ -173,7 +173,7 @@ def positives(p) -> Iterator[Fault]:
     s, method = p.positives, p.pretrain.method
     if s.kind == "none":
         if getattr(getattr(p, method), "third_view", None) == "candidate":
-            what = f"candidate needs positives.kind anchored, conditioned or unclip, not {s.kind}; the control is augmented"
+            what = "candidate needs positives.kind anchored, conditioned or unclip, not none; the control is augmented"
             yield (method, "third_view"), what
         if p.augment.replace > 0:
             yield ("augment", "replace"), f"must be 0 with positives.kind none, not {p.augment.replace}"
@@ -198,7 +198,9 @@ def positives(p) -> Iterator[Fault]:
     trained_here = s.kind == "conditioned" or (anchored and p.generator.source == "train")
     timesteps = getattr(p, section).timesteps if trained_here else 1000  # what published models have
     if timesteps % s.steps:  # more than these do not divide them either
-        name = f"{section}.timesteps" if trained_here else f"a published {'DDPM' if anchored else 'pipeline'}'s timesteps"
+        name = (
+            f"{section}.timesteps" if trained_here else f"a published {'DDPM' if anchored else 'pipeline'}'s timesteps"
+        )
         yield ("positives", "steps"), f"{s.steps} does not divide {name} {timesteps}"
 
 

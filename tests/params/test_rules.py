@@ -21,6 +21,7 @@ COMMIT = "0123456789abcdef" * 2 + "01234567"
 DIGEST = "0" * 64
 MOCO, ALL4ONE = {"pretrain.method": "moco"}, {"pretrain.method": "all4one"}
 CLSP, ANCHORED = {"pretrain.method": "clsp_simclr"}, {"positives.kind": "anchored"}
+UNCLIP = {"positives.kind": "unclip", "positives.weight": None, "positives.guidance": 10.0, "positives.steps": 10}
 CONDITIONED = {"positives.kind": "conditioned", "positives.weight": None, "positives.guidance": 1.0}
 CLSP_MOCO = {"pretrain.method": "clsp_moco"}
 CONTROL = CLSP | {"clsp_simclr.third_view": "augmented"}
@@ -75,6 +76,7 @@ BASE = {
     "positives.shard_size": 500,
     "positives.weight": 0.1,
     "positives.guidance": None,
+    "positives.clip": False,
     "conditioned.channels": [16, 48],
     "conditioned.groups": 8,
     "conditioned.timesteps": 1000,
@@ -293,6 +295,13 @@ TRIPS = [
     ("positives", CONDITIONED | {"positives.guidance": None}, "positives.guidance", ["a number with kind conditioned"]),
     ("positives", ANCHORED | {"positives.guidance": 1.0}, "positives.guidance", ["null with kind anchored, not 1.0"]),
     ("positives", ANCHORED | {"positives.weight": None}, "positives.weight", ["a number with kind anchored, not null"]),
+    ("positives", CLSP | UNCLIP | {"generator.source": "none", "inflation.ratio": 0.0}, None, []),
+    ("positives", UNCLIP | {"augment.replace": 0.5, "ddpm.timesteps": 7, "conditioned.timesteps": 7}, None, []),
+    ("positives", UNCLIP | {"positives.weight": 0.1}, "positives.weight", ["null with kind unclip, not 0.1"]),
+    ("positives", UNCLIP | {"positives.guidance": None}, "positives.guidance", ["a number with kind unclip, not null"]),
+    ("positives", UNCLIP | {"positives.guidance": 0.5}, "positives.guidance", ["at least 1 with kind unclip", "0.5"]),
+    ("positives", UNCLIP | {"positives.clip": True}, "positives.clip", ["false with kind unclip"]),
+    ("positives", UNCLIP | {"positives.steps": 30}, "positives.steps", ["a published pipeline's timesteps 1000"]),
     ("positives", {"augment.replace": 0.5}, "augment.replace", ["0 with positives.kind none, not 0.5"]),
     ("positives", ANCHORED | {"augment.replace": 0.5}, None, []),
     ("batches", CONDITIONED | {"conditioned.batch_size": 5001}, "conditioned.batch_size", ["5001"]),

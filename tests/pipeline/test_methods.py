@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests import toys
 from tests.pipeline import clones
 
 # Of every kind of state one: queues, followers, dropout, frozen parameters, positives, AdamW's; the contract's tests
@@ -74,6 +75,27 @@ def test_views_replaced_by_conditioned_versions_killed_while_their_generator_tra
     assert clones.digests(killed, "data") == clones.digests(straight, "data")
     card = json.loads((straight / "data/encoder/card.json").read_text())
     assert card["candidates"] == 2
+
+
+def test_versions_by_a_pipeline_that_has_seen_outside_data_say_so_and_follow_its_bytes(base, tmp_path):
+    clone, place = clones.copy(base.clone, tmp_path / "clone"), toys.unclip(tmp_path)
+    before = json.loads((clone / "metrics/positives.json").read_text())
+    assert before == {"sampled": 0}
+    asked = {"kind": "unclip", "weight": "null", "guidance": "2.0", "clip": "false"}
+    clones.edit(clone, unclip__path=str(place), **{f"positives__{name}": value for name, value in asked.items()})
+    clones.run(clone, "dvc", "repro", "positives")
+    assert clones.starts(clones.counts(clone)) == ["check", "positives"]
+    found = json.loads((clone / "metrics/positives.json").read_text())
+    assert found["outside_data"] is True
+    assert found["sampled"] == 2 * 500
+    assert (clone / "plots/positives.png").stat().st_size > 0
+    with open(place / "scheduler/scheduler_config.json", "a") as file:
+        file.write("\n")
+    assert clones.would_run(clone) == ["positives", "pretrain", "linear_eval"]
+    (place / "model_index.json").unlink()
+    said = clones.stage(clone, "positives", code=2)
+    assert f"positives: {place}/model_index.json: not found - a saved StableUnCLIP" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.slow

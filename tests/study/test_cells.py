@@ -115,6 +115,10 @@ def test_the_key_is_of_what_decides_the_numbers(write):
     told = params.conditioned.model_copy(update={"seed": 1})
     found = [replaced, replaced.model_copy(update={"conditioned": told})]
     assert len({keys[0], *map(cells.key, found)}) == 3
+    outside = sampled.model_copy(update={"kind": "unclip"})
+    found.append(replaced.model_copy(update={"positives": outside}))
+    found.append(found[-1].model_copy(update={"unclip": params.unclip.model_copy(update={"noise_level": 1})}))
+    assert len({keys[0], *map(cells.key, found)}) == 5
     simclr = params.model_copy(update={"simclr": params.simclr.model_copy(update={"temperature": 0.3})})
     assert cells.key(simclr) != keys[0]
 
