@@ -296,7 +296,7 @@ TRIPS = [
     ("positives", ANCHORED | {"positives.guidance": 1.0}, "positives.guidance", ["null with kind anchored, not 1.0"]),
     ("positives", ANCHORED | {"positives.weight": None}, "positives.weight", ["a number with kind anchored, not null"]),
     ("positives", CLSP | UNCLIP | {"generator.source": "none", "inflation.ratio": 0.0}, None, []),
-    ("positives", UNCLIP | {"augment.replace": 0.5, "ddpm.timesteps": 7, "conditioned.timesteps": 7}, None, []),
+    ("positives", UNCLIP | {"augment.replace": 0.5, "conditioned.timesteps": 7}, None, []),
     ("positives", UNCLIP | {"positives.weight": 0.1}, "positives.weight", ["null with kind unclip, not 0.1"]),
     ("positives", UNCLIP | {"positives.guidance": None}, "positives.guidance", ["a number with kind unclip, not null"]),
     ("positives", UNCLIP | {"positives.guidance": 0.5}, "positives.guidance", ["at least 1 with kind unclip", "0.5"]),

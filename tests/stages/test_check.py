@@ -28,7 +28,7 @@ def clone(tmp_path, monkeypatch):
     for folder in ("pipeline", "stages"):
         shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=ignored)
     shutil.copy(REPOSITORY / "params.yaml", tmp_path)
-    for key in ("dataset", "generator"):
+    for key in ("dataset", "generator", "unclip"):
         (tmp_path / COMMITTED[key]["path"]).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
@@ -246,3 +246,12 @@ def test_check_takes_no_longer_than_a_blink_in_the_running_process(clone, capsys
     started = time.process_time()
     assert outcome(capsys)[0] == 0
     assert time.process_time() - started < 1
+
+
+def test_unclip_wants_transformers_installed(clone, capsys, monkeypatch):
+    asked = {"kind": "unclip", "weight": None, "guidance": 10.0}
+    set_values(clone, {f"positives.{name}": value for name, value in asked.items()})
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    remedy = "pip install -r requirements-unclip.txt, or choose another"
+    line = f"check: params.yaml: positives.kind: unclip wants transformers, which is not installed - {remedy}"
+    assert outcome(capsys) == (2, [line])
