@@ -14,6 +14,7 @@ from pipeline import distributed, seeds, vit
 from pipeline.backbones import Encoder
 from pipeline.errors import UserError
 from pipeline.loop import Phase, groups_of
+from pipeline.losses import multi_positive
 from pipeline.methods import View
 from pipeline.params.methods import MixedAE as Params
 
@@ -173,16 +174,11 @@ def homologous(
 def homologous_contrast(x: torch.Tensor, maps: torch.Tensor, temperature: float) -> torch.Tensor:
     """Each patch against the others of its mixed image, positive those of the same source: float32 (G,), a mean each.
 
-    -1/|P_l| sum_{p in P_l} log exp(c_lp / t) / sum_{j != l} exp(c_lj / t), c the cosine of tokens, x float32 (G, N, D);
-    the supervised contrastive loss (Khosla et al., NeurIPS 2020, equation 2) with the source, maps (G, N), for a label.
+    -1/|P_l| sum_{p in P_l} log exp(c_lp / t) / sum_{j != l} exp(c_lj / t), c the cosine of tokens, x float32 (G, N, D),
+    of source maps (G, N).
     """
-    x = F.normalize(x, dim=2)
-    with torch.autocast(x.device.type, enabled=False):  # which would round the similarities to bf16
-        logits = x @ x.mT / temperature  # G N N
-    own = torch.eye(maps.shape[1], dtype=torch.bool, device=x.device)
-    log_p = logits - logits.masked_fill(own, float("-inf")).logsumexp(dim=2, keepdim=True)
-    positive = (maps[:, :, None] == maps[:, None]) & ~own
-    return (-(log_p * positive).sum(dim=2) / positive.sum(dim=2)).mean(dim=1)
+    found, _ = multi_positive(F.normalize(x, dim=2), maps, temperature)
+    return found.mean(dim=1)
 
 
 def patches(images: torch.Tensor, backbone: vit.SmallViT, normalised: bool) -> torch.Tensor:

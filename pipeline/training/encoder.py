@@ -118,7 +118,7 @@ def pretrain(
                 made_by["candidates"] = candidates
                 backbones.save(encoder, folder, **made_by, **facts)
                 files.write_json(folder / "rows.json", {"rows": rows})
-                kept = method.leave(folder) if hasattr(method, "leave") else []
+                kept = method.leave(folder, validation[0]) if hasattr(method, "leave") else []
                 names = ["encoder.safetensors", "card.json", "rows.json", *kept]
                 shards.seal(folder, names, {"fingerprint": fingerprint})
                 (folder / "checkpoint.pt").unlink()
