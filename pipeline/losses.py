@@ -54,3 +54,21 @@ def of_neighbours(neighbours: torch.Tensor, p: torch.Tensor, temperature: float)
 def alignment(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Mean squared distance of pairs of unit vectors, float32 (B, D) each: 2 - 2 cos (CLSP's added term)."""
     return (a - b).square().sum(dim=1).mean()
+
+
+def multi_positive(z: torch.Tensor, ids: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """-1/|P(a)| sum over p in P(a) of log [exp(s_ap / t) / sum over b != a of exp(s_ab / t)], of every anchor a.
+
+    The supervised contrastive loss (Khosla et al., NeurIPS 2020, equation 2) with the identity for a label.
+    z: float32 (..., V, D), unit vectors; ids: int64 (..., V); P(a): rows of a's identity but a, at least one. Returns
+    float32 (..., V), and whether the nearest other row is one of P(a), bool (..., V). With two views of each identity
+    it is NT-Xent.
+    """
+    with torch.autocast(z.device.type, enabled=False):  # which would round the similarities to bf16
+        similarity = z @ z.mT / temperature  # ... V V
+    itself = torch.eye(z.shape[-2], dtype=torch.bool, device=z.device)
+    positive = (ids[..., :, None] == ids[..., None, :]) & ~itself
+    others = similarity.masked_fill(itself, float("-inf"))
+    drawn = (similarity * positive).sum(dim=-1) / positive.sum(dim=-1)
+    right = positive.gather(-1, others.detach().argmax(dim=-1, keepdim=True))[..., 0]
+    return others.logsumexp(dim=-1) - drawn, right

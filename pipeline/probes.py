@@ -135,3 +135,21 @@ def uniformity(x: torch.Tensor) -> float:
     """log of the mean of exp(-2 d^2) over all pairs of unit features (Wang and Isola, with t = 2): lower is better."""
     distances = torch.pdist(F.normalize(x, dim=1).double())
     return float(torch.exp(-2 * distances**2).mean().log())
+
+
+def moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean (D,) and covariance (D, D) of features (N, D), float64: all that `frechet` knows of a set of images."""
+    x = x.double()
+    return x.mean(dim=0), torch.atleast_2d(x.T.cov())
+
+
+def frechet(one: tuple[torch.Tensor, torch.Tensor], other: tuple[torch.Tensor, torch.Tensor]) -> float:
+    """Frechet distance of two normal distributions by their `moments` (Heusel et al. 2017):
+
+    |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)).
+    """
+    (mean, covariance), (others, theirs) = one, other
+    values, vectors = torch.linalg.eigh(covariance)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    both = torch.linalg.eigvalsh(root @ theirs @ root).clamp(min=0).sqrt().sum()  # of one that has C C' 's values
+    return float((mean - others).square().sum() + covariance.trace() + theirs.trace() - 2 * both)

@@ -50,14 +50,15 @@ def judge(generated: np.ndarray, source: str, real: shards.RealSet, params: Qual
     x, a, b = (embed(images) for images in (judged, one, two))
     density, coverage = density_and_coverage(a, x)
     floor = density_and_coverage(a, b)
+    ours, theirs, others = (probes.moments(features) for features in (x, a, b))
     right, of = told_apart(judged, one, params, compute)
     low, high = probes.wilson(right, of)
     near, near_unseen = (memorisation.nearest(images, seen) for images in (judged, unseen[: 2 * n]))
     copied, limit = memorisation.copies(near, near_unseen)
     metrics = {
         "judged": n,
-        "frechet": frechet(a, x),
-        "frechet_floor": frechet(a, b),
+        "frechet": probes.frechet(theirs, ours),
+        "frechet_floor": probes.frechet(theirs, others),
         "density": density,
         "coverage": coverage,
         "told_apart": 100 * right / of,
@@ -248,18 +249,6 @@ def inception(weights: str, compute: Compute):
 
     network.to(compute.device)
     return embed
-
-
-def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Frechet distance of two sets of features, float (N, D) and (M, D), taken as normal (Heusel et al. 2017)."""
-    from torchmetrics.image.fid import FrechetInceptionDistance  # slow, so not before it is wanted
-
-    as_they_are = torch.nn.Identity()
-    as_they_are.num_features = a.shape[1]
-    metric = FrechetInceptionDistance(feature=as_they_are)
-    metric.update(a.double(), real=True)
-    metric.update(b.double(), real=False)
-    return float(metric.compute())
 
 
 def density_and_coverage(real: torch.Tensor, generated: torch.Tensor, k: int = NEIGHBOURS) -> tuple[float, float]:

@@ -3,22 +3,19 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
-
-from pipeline import distributed, files, heads, inflation, loop, machine, report, shards, stage
+from pipeline import distributed, files, heads, inflation, loop, machine, methods, report, shards, stage
 from pipeline.errors import UserError
 from pipeline.training import encoder
 
 SET = Path("data/generated/inflation")
 POSITIVES = Path("data/generated/positives")
-SNAPSHOTS = Path("plots/snapshots.png")
 READS = ("compute", "inflation", "augment", "pretrain", "${pretrain.method}")
 WRITES = (
     "data/encoder",
     "metrics/pretrain.json",
     "plots/pretrain.csv",
     "plots/validation.csv",
-    "plots/snapshots.png",
+    "plots/pretrain.png",
 )
 
 
@@ -58,27 +55,13 @@ def main(params: SimpleNamespace) -> None:
     report.table(
         Path("plots/validation.csv"), ["step", judged, "feature_spread"], [row for row in rows if judged in row]
     )
-    report.beside(SNAPSHOTS, snapshots(made), rows=1)
+    method = methods.module(params.pretrain.method)
+    report.beside(Path("plots/pretrain.png"), method.pictures(made) if hasattr(method, "pictures") else [], rows=1)
     last = {name: rows[-1][name] for name in ("loss", judged)}
     last["collapsed"] = int(rows[-1]["feature_spread"] < heads.COLLAPSED)
     there = ("n_real", "n_generated")  # in metrics/prepare.json and generate.json
     drawn = {name: value for name, value in facts.items() if name not in there}
     report.metrics(Path("metrics/pretrain.json"), {"steps": rows[-1]["step"], **last, **drawn})
-
-
-def snapshots(made: dict[str, Path]) -> list[tuple[str, np.ndarray]]:
-    """Of a method with generators: their images over time, those of the first, and of the second where they differ."""
-    if "gan_snapshots.h5" not in made:
-        return []
-    with shards.open_file(made["gan_snapshots.h5"]) as file:
-        steps, images, cosines = (shards.own(file, name)[:] for name in ("step", "images", "cosine"))
-    sets = []
-    for step, pairs, cosine in zip(steps, images, cosines, strict=True):
-        alike = bool((pairs[:, 0] == pairs[:, 1]).all())
-        sets.append((f"step {step}", pairs[:, 0]))
-        if not alike:
-            sets.append((f"step {step}, their partners, mean cosine {cosine.mean():.2f}", pairs[:, 1]))
-    return sets
 
 
 if __name__ == "__main__":

@@ -29,10 +29,11 @@ SOURCES = sorted(
 READING_ORDER = (
     "errors launch progress dvc_cache files store machine params/types params/methods params/schema params/rules "
     "params/reader cards seeds shards weights pictures datasets imports inflation transforms augment differentiable "
-    "checkpoint vit backbones distributed loop heads losses probes linear_probe clsp_probe folded generators methods "
-    "sampling anchored conditioned unclip training/classifier training/encoder training/generator training/conditioned "
-    "memorisation quality evaluation transfer finetune stage report preset fetch theory study/cells study/rows "
-    "study/experiments study/analysis study/tables study/__main__ page/figures page/studies page/run page/__main__"
+    "checkpoint vit backbones distributed loop heads losses probes linear_probe clsp_probe folded generators game "
+    "methods sampling anchored conditioned unclip training/classifier training/encoder training/generator "
+    "training/conditioned memorisation quality evaluation transfer finetune stage report preset fetch theory "
+    "study/cells study/rows study/experiments study/analysis study/tables study/__main__ page/figures page/studies "
+    "page/run page/__main__"
 )
 CHOICES = {  # templated file of dvc.yaml: the package that imports it on use, and the value that names it
     "pipeline/generators/${generator.kind}.py": ("generators", "generator", "kind"),

@@ -6,7 +6,10 @@ The contract. A method module has `build(params, encoder, seed)` -> an nn.Module
                    method whose steps differ a function of the step
     phases()       the players of a step (pipeline.loop.Phase): parameter groups and a loss over the batch's views
     before_step(step, progress), after_step(step, progress)   momentum updates, queues
-    leave(folder)  where there is something to keep beside the encoder: writes it there, returns the files' names
+    leave(folder, images)   where there is something to keep beside the encoder: writes it there when training is over,
+                   returns the files' names; images: those of validation, uint8 (N, H, W, C)
+A module whose method leaves something has `pictures(made)`, what is to be seen of it, made: file's name -> path; a list
+of (title, uint8 images (N, H, W, C)).
 A module that has GENERATOR, a kind of pipeline.generators, wants a trained one: its `build` gets `Given` as well.
 The module's state (heads, averages, queues) is persistent buffers and parameters. It owns no optimiser, no loop, no
 logging and no device call. The batch that reaches the loss is a list of float tensors (B, C, H, W), one a view: with

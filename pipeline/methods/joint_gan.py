@@ -13,21 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline import augment, differentiable, distributed, seeds, shards
+from pipeline import augment, differentiable, distributed, game, seeds
 from pipeline.backbones import Encoder
 from pipeline.distributed import gather
 from pipeline.generators import gan
 from pipeline.generators.gan import held
 from pipeline.heads import mlp
 from pipeline.loop import Own, Phase, groups_of
+from pipeline.losses import multi_positive
 from pipeline.methods import Given, View
 from pipeline.params.methods import JointGAN as Params
 
 GENERATOR = "gan"
-SNAPSHOTS = "gan_snapshots.h5"
 PLAYERS = {"static": 0, "static_pair": 0, "hard": 1, "pair": 2, "both": 2}  # generators that learn
-_TINY = 1e-12
-_ROWS = 256  # images a pass of the monitor
 
 
 def build(params: Params, encoder: Encoder, seed: int, given: Given) -> "JointGAN":
@@ -55,13 +53,9 @@ class JointGAN(nn.Module):
         self.generators.requires_grad_(True)
         self.discriminators.requires_grad_(True)
         if players:
-            self._begin_the_monitor(given.images)
+            self.monitor = game.Monitor(seed, params.monitor_images, trained, given.images)
         self.register_buffer("ramped", torch.zeros((), dtype=torch.int64))  # steps of the ramp that are done
-        shape, (_, height, width, channels) = (params.snapshots, params.snapshot_images), given.images.shape
-        self.register_buffer("taken", torch.zeros((), dtype=torch.int64))  # snapshots so far
-        self.register_buffer("snapshot_steps", torch.zeros(params.snapshots, dtype=torch.int64))
-        self.register_buffer("snapshot_cosines", torch.zeros(shape))
-        self.register_buffer("snapshot_images", torch.zeros((*shape, 2, height, width, channels), dtype=torch.uint8))
+        self.snapshots = game.Snapshots(params.snapshots, params.snapshot_images, given.images.shape[1:])
 
     def train(self, mode: bool = True) -> "JointGAN":
         """The GAN as it came stays in evaluation mode."""
@@ -99,14 +93,13 @@ class JointGAN(nn.Module):
         """Measure the generators, and keep a snapshot, where it is time."""
         since = step - self.params.real_steps
         if len(self.generators) and since >= 0 and since % self.params.monitor_every == 0:
-            self.distance.fill_(max(self._distance(generator) for generator in self.generators))
+            self.monitor.measure(self.generators, self.frozen)
         self.snapshot(step, progress)
 
     def after_step(self, step: int, progress: float) -> None:
         """A step of the ramp, unless the generators have gone too far; the last snapshot."""
         if len(self.generators) and step >= self.params.real_steps:
-            near = self.distance <= (1 + self.params.growth) * self.baseline
-            self.ramped.add_(near.long()).clamp_(max=self.params.ramp_steps)
+            self.ramped.add_(self.monitor.near(self.params.growth).long()).clamp_(max=self.params.ramp_steps)
         if progress == 1:
             self.snapshot(step + 1, progress)
 
@@ -139,10 +132,10 @@ class JointGAN(nn.Module):
         hardness, told = self.hardness(made, batch, step)
         pulling = params.weight * self.ramp() * hardness
         last = [generator.last.weight for generator in self.generators]
-        factor = guard(adversarial, pulling, last, params.guard)
+        factor = game.guard(adversarial, pulling, last, params.guard)
         loss = adversarial - factor * pulling + params.realism * realism
         told |= {"adversarial": adversarial, "realism": realism, "guard": factor, "weight": params.weight * self.ramp()}
-        return {"loss": loss, **told, "distance": self.distance}
+        return {"loss": loss, **told, "distance": self.monitor.distance}
 
     def discriminator_loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
         """The discriminator's hinge between the batch's images, as they are, and those of all generators."""
@@ -251,108 +244,34 @@ class JointGAN(nn.Module):
         """Random numbers of one purpose in one step."""
         return seeds.generator(self.seed, f"joint-gan: {purpose}", step, device=self.ramped.device.type)
 
-    # --- the monitor: Frechet distance to real images in the features of the GAN's discriminator as it came
-
-    def _begin_the_monitor(self, images: np.ndarray) -> None:
-        n = self.params.monitor_images
-        rows = seeds.permutation(self.seed, "monitor", 0, len(images), np.arange(n))
-        real = torch.from_numpy(images[np.sort(rows)]).permute(0, 3, 1, 2).float() / 127.5 - 1
-        with torch.no_grad():
-            features = [self.frozen.discriminator(part)[1] for part in real.split(_ROWS)]
-        mean, covariance = moments(torch.cat(features))
-        self.register_buffer("monitor_mean", mean)
-        self.register_buffer("monitor_covariance", covariance)
-        self.register_buffer("baseline", torch.zeros((), dtype=torch.float64))
-        self.baseline.fill_(self._distance(self.frozen.generator))
-        self.register_buffer("distance", self.baseline.clone())
-
-    @torch.no_grad()
-    def _distance(self, generator: nn.Module) -> float:
-        z = self.draw_fixed("monitor", self.params.monitor_images)
-        with held(generator):
-            features = [self.frozen.discriminator(generator(part))[1] for part in z.split(_ROWS)]
-        mean, covariance = moments(torch.cat(features).cpu())
-        return frechet(mean, covariance, self.monitor_mean.cpu(), self.monitor_covariance.cpu())
-
-    def draw_fixed(self, purpose: str, n: int) -> torch.Tensor:
-        """Latent rows that stay the same throughout, of any device: float (n, latent)."""
-        fixed = torch.randn(n, self.frozen.form["latent"], generator=seeds.generator(self.seed, f"joint-gan {purpose}"))
-        return fixed.to(next(self.network.parameters()).device)
-
     # --- snapshots
 
-    @torch.no_grad()
     def snapshot(self, step: int, progress: float) -> None:
-        """Keep the pairs of fixed noise after `step` steps, if that is due: so many, evenly over the run."""
-        k, last = int(self.taken), self.params.snapshots - 1
-        if k > last or progress * last < k:
+        """Keep the pairs of fixed noise after `step` steps, if that is due."""
+        if not self.snapshots.due(progress):
             return
-        z, fresh = (self.draw_fixed(name, self.params.snapshot_images) for name in ("snapshots", "fresh snapshots"))
-        with held(self.generators, self.network):
+        z, fresh = (self.fixed_noise(name) for name in ("snapshots", "fresh snapshots"))
+        with torch.no_grad(), held(self.generators, self.network):
             made = self.pair(z, fresh)
             f = [F.normalize(self.network(images), dim=1) for images in self.pixels(made)]
-        self.snapshot_steps[k] = step
-        self.snapshot_cosines[k] = torch.linalg.vecdot(*f)
-        self.snapshot_images[k] = torch.stack([torch.from_numpy(gan.to_uint8(images)) for images in made], dim=1)
-        self.taken.add_(1)
+        self.snapshots.keep(step, made, torch.linalg.vecdot(*f))
 
-    def leave(self, folder: Path) -> list[str]:
-        """Write the snapshots; returns the files' names.
+    def fixed_noise(self, purpose: str) -> torch.Tensor:
+        """Latent rows of the snapshots: float (M, latent)."""
+        return game.fixed_noise(self.seed, purpose, self.params.snapshot_images, self.frozen)
 
-        step int64 (T,), z float32 (M, latent), images uint8 (T, M, 2, H, W, C), cosine float32 (T, M).
-        """
-        arrays = {
-            "step": self.snapshot_steps,
-            "z": self.draw_fixed("snapshots", self.params.snapshot_images),
-            "images": self.snapshot_images,
-            "cosine": self.snapshot_cosines,
-        }
-        found = {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
-        shards.write_arrays(Path(folder) / SNAPSHOTS, found, {"mode": self.params.mode})
-        return [SNAPSHOTS]
+    def leave(self, folder: Path, images: np.ndarray) -> list[str]:
+        """Write the snapshots; returns the file's name. The images are not looked at."""
+        self.snapshots.write(folder, self.fixed_noise("snapshots"), self.params.mode)
+        return [game.SNAPSHOTS]
+
+
+def pictures(made: dict[str, Path]) -> list[tuple[str, np.ndarray]]:
+    """The generators' images over time."""
+    return game.pictures(made[game.SNAPSHOTS])
 
 
 def identities(views: list[torch.Tensor]) -> torch.Tensor:
     """Whose view each row is, of two views of the real images and any number of the synthetic ones: int64 (V,)."""
     real, device = len(views[0]), views[0].device
     return torch.cat([torch.arange(len(view), device=device) + real * (k > 1) for k, view in enumerate(views)])
-
-
-def multi_positive(z: torch.Tensor, ids: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """-1/|P(a)| sum over p in P(a) of log [exp(s_ap / t) / sum over b != a of exp(s_ab / t)], of every anchor a.
-
-    z: float32 (V, D), unit vectors; ids: int64 (V,); P(a): rows of a's identity but a, at least one. Returns float32
-    (V,), and whether the nearest other row is one of P(a), bool (V,). With two views of each identity it is NT-Xent.
-    """
-    with torch.autocast(z.device.type, enabled=False):  # which would round the similarities to bf16
-        similarity = z @ z.T / temperature  # V V
-    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    positive = (ids[:, None] == ids) & ~itself
-    others = similarity.masked_fill(itself, float("-inf"))
-    drawn = (similarity * positive).sum(dim=1) / positive.sum(dim=1)
-    right = positive.gather(1, others.detach().argmax(dim=1, keepdim=True))[:, 0]
-    return others.logsumexp(dim=1) - drawn, right
-
-
-def guard(adversarial: torch.Tensor, pulling: torch.Tensor, last: list[nn.Parameter], most: float) -> torch.Tensor:
-    """The largest factor up to 1 with which the gradient of `pulling` at the last layers has a norm of at most `most`
-    times that of `adversarial`."""
-    norms = []
-    for term in (adversarial, pulling):
-        own = torch.cat([part.flatten() for part in torch.autograd.grad(term, last, retain_graph=True)])
-        norms.append(gather([own[None]])[0].mean(dim=0).norm())  # over processes, as the loop averages
-    return (most * norms[0] / norms[1].clamp(min=_TINY)).clamp(max=1)
-
-
-def moments(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean (D,) and covariance (D, D) of features (n, D), float64."""
-    features = features.double()
-    return features.mean(dim=0), features.T.cov()
-
-
-def frechet(mean: torch.Tensor, covariance: torch.Tensor, others: torch.Tensor, theirs: torch.Tensor) -> float:
-    """|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) of two means (D,) and covariances (D, D) (Heusel et al. 2017)."""
-    values, vectors = torch.linalg.eigh(covariance)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    both = torch.linalg.eigvalsh(root @ theirs @ root).clamp(min=0).sqrt().sum()
-    return float((mean - others).square().sum() + covariance.trace() + theirs.trace() - 2 * both)

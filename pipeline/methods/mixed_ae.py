@@ -6,18 +6,25 @@ image, and a contrastive loss sees to it. Without mixing it is MAE (He et al., C
 is said in docs/methods.md.
 """
 
+from pathlib import Path
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline import distributed, seeds, vit
+from pipeline import distributed, seeds, shards, vit
 from pipeline.backbones import Encoder
 from pipeline.errors import UserError
 from pipeline.loop import Phase, groups_of
+from pipeline.losses import multi_positive
 from pipeline.methods import View
 from pipeline.params.methods import MixedAE as Params
 
 EPSILON = 1e-6  # added to a patch's variance, as in MAE's code
+RECONSTRUCTIONS = "reconstructions.h5"
+SHOWN = 16  # images that are reconstructed for a picture, or a group where that is more
+_UNSEEN = 128  # grey
 
 
 def build(params: Params, encoder: Encoder, seed: int) -> "MixedAE":
@@ -56,6 +63,7 @@ class MixedAE(nn.Module):
         super().__init__()
         self.params, self.encoder, self.seed = params, encoder, seed
         self.passes = (3 / params.sources,)  # one pass of all patches for so many images
+        self.together = params.sources if params.mixing else 1  # images that one map is of
         self.decoder = Decoder(params, encoder.backbone)
         if params.segments:
             drawn = torch.empty(params.sources, encoder.width)
@@ -78,17 +86,13 @@ class MixedAE(nn.Module):
         """
         params = self.params
         images = self.encoder.normalised(batch[0])
-        tokens = self.encoder.backbone.embed(images)  # B N D
-        size = params.sources if params.mixing else 1
-        if len(tokens) % size:
-            what = f"{len(tokens)} images a process are no whole groups of mixed_ae.sources {size}"
+        if len(images) % self.together:
+            what = f"{len(images)} images a process are no whole groups of mixed_ae.sources {self.together}"
             raise UserError(what, "PIPELINE_LAUNCH", "start fewer processes")
-        maps = self.maps(len(tokens) // size, tokens.shape[1], step).to(tokens.device)
-        encode = self.mixed if params.mixing else self.masked
-        tokens, seen, terms = encode(tokens, maps)
-        predicted = self.decoder(tokens, seen).float()
+        maps = self.maps(len(images) // self.together, self.encoder.backbone.patch_embed.num_patches, step)
+        predicted, seen, terms = self.predict(images, maps.to(images.device))
         error = (predicted - patches(images, self.encoder.backbone, params.normalised)).square().mean(dim=2)  # B N
-        terms = {"reconstruction": over_unseen(error, seen, size), **terms}
+        terms = {"reconstruction": over_unseen(error, seen, self.together), **terms}
         # A value a group, or an image, of equally many numbers each: the mean of all is that of the whole batch.
         (together,) = distributed.gather([torch.stack(list(terms.values()), dim=1)])
         found = dict(zip(terms, together.mean(dim=0), strict=True))
@@ -100,6 +104,16 @@ class MixedAE(nn.Module):
         draw = seeds.generator(self.seed, "mix", step)
         every = mixing_map(groups * distributed.size(), n, self.params.sources, draw)
         return every[distributed.share(len(every))]
+
+    def predict(self, images: torch.Tensor, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict]:
+        """Every patch's pixels as predicted, float32 (B, N, C p p), which patches were seen, bool (B, N), terms.
+
+        images: normalised, float (B, C, H, W), neighbours of which maps, int64 (B / together, N), are.
+        """
+        tokens = self.encoder.backbone.embed(images)  # B N D
+        encode = self.mixed if self.params.mixing else self.masked
+        tokens, seen, terms = encode(tokens, maps)
+        return self.decoder(tokens, seen).float(), seen, terms
 
     def mixed(self, tokens: torch.Tensor, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict]:
         """(B, N, D) of which maps (G, N) make G mixed images -> tokens of each image, bool (B, N), terms a group."""
@@ -135,6 +149,60 @@ class MixedAE(nn.Module):
         wide = places.expand(-1, -1, x.shape[2])
         back = x.new_zeros(len(maps), maps.shape[1], x.shape[2]).scatter(1, wide, x[:, 1:])
         return torch.cat([x[:, :1], back], dim=1), maps == self.params.sources - 1, {}
+
+    @torch.no_grad()
+    def leave(self, folder: Path, images: np.ndarray) -> list[str]:
+        """Reconstruct some of the images, uint8 (N, H, W, C), and write what is seen; returns the file's name.
+
+        uint8 (B, H, W, C) each: images; visible, their patches that the encoder sees, the others grey; reconstruction,
+        these and the others as predicted; mixed, (B / sources, H, W, C), what it is shown, where there is mixing.
+        """
+        backbone, rows = self.encoder.backbone, np.arange(max(SHOWN // self.together, 1) * self.together)
+        shown = torch.from_numpy(images[rows % len(images)]).to(self.decoder.unseen.device)
+        x = self.encoder.normalised(shown.permute(0, 3, 1, 2).float() / 255)
+        draw = seeds.generator(self.seed, "picture")
+        maps = mixing_map(len(rows) // self.together, backbone.patch_embed.num_patches, self.params.sources, draw)
+        maps = maps.to(x.device)
+        predicted, seen, _ = self.predict(x, maps)
+        pixels = patches(x, backbone, normalised=False)
+        if self.params.normalised:  # by the true patch's own numbers, which the method does not predict
+            mean, deviation = scale(pixels)
+            predicted = predicted * deviation + mean
+        seen = seen[:, :, None]
+        found = {
+            "images": self.picture(pixels),
+            "visible": self.picture(pixels).where(self.whole(seen.expand_as(pixels).float()) > 0, _UNSEEN),
+            "reconstruction": self.picture(pixels.where(seen, predicted)),
+        }
+        if self.params.mixing:
+            each = pixels.unflatten(0, (-1, self.together))  # groups sources N C p p
+            place = maps[:, None, :, None].expand(-1, -1, -1, each.shape[3])
+            found["mixed"] = self.picture(each.gather(1, place)[:, 0])
+        shards.write_arrays(Path(folder) / RECONSTRUCTIONS, {name: x.cpu().numpy() for name, x in found.items()}, {})
+        return [RECONSTRUCTIONS]
+
+    def whole(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Patches, (B, N, C p p), put together: (B, H, W, C)."""
+        grid, (side, _) = self.encoder.backbone.patch_embed.grid_size, self.encoder.backbone.patch_embed.patch_size
+        return F.fold(pixels.mT, (side * grid[0], side * grid[1]), side, stride=side).permute(0, 2, 3, 1)
+
+    def picture(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Normalised pixels of patches, (B, N, C p p), as images: uint8 (B, H, W, C)."""
+        x = self.whole(pixels) * self.encoder.std.flatten() + self.encoder.mean.flatten()
+        return (255 * x).round().clamp(0, 255).to(torch.uint8)
+
+
+def pictures(made: dict[str, Path]) -> list[tuple[str, np.ndarray]]:
+    """What the encoder is shown of images of validation, and what the decoder makes of it."""
+    with shards.open_file(made[RECONSTRUCTIONS]) as file:
+        images, visible, filled = (shards.own(file, name)[:] for name in ("images", "visible", "reconstruction"))
+        mixed = shards.own(file, "mixed")[:] if "mixed" in file else []
+    sets = [("validation images", images)]
+    if len(mixed):
+        together = len(images) // len(mixed)
+        what = f"each {together} of them mixed, as the encoder sees them"
+        sets.append((what, np.repeat(mixed, together, axis=0)))
+    return [*sets, ("what it sees of each", visible), ("each, reconstructed from that", filled)]
 
 
 def mixing_map(groups: int, n: int, sources: int, draw: torch.Generator) -> torch.Tensor:
@@ -173,16 +241,11 @@ def homologous(
 def homologous_contrast(x: torch.Tensor, maps: torch.Tensor, temperature: float) -> torch.Tensor:
     """Each patch against the others of its mixed image, positive those of the same source: float32 (G,), a mean each.
 
-    -1/|P_l| sum_{p in P_l} log exp(c_lp / t) / sum_{j != l} exp(c_lj / t), c the cosine of tokens, x float32 (G, N, D);
-    the supervised contrastive loss (Khosla et al., NeurIPS 2020, equation 2) with the source, maps (G, N), for a label.
+    -1/|P_l| sum_{p in P_l} log exp(c_lp / t) / sum_{j != l} exp(c_lj / t), c the cosine of tokens, x float32 (G, N, D),
+    of source maps (G, N).
     """
-    x = F.normalize(x, dim=2)
-    with torch.autocast(x.device.type, enabled=False):  # which would round the similarities to bf16
-        logits = x @ x.mT / temperature  # G N N
-    own = torch.eye(maps.shape[1], dtype=torch.bool, device=x.device)
-    log_p = logits - logits.masked_fill(own, float("-inf")).logsumexp(dim=2, keepdim=True)
-    positive = (maps[:, :, None] == maps[:, None]) & ~own
-    return (-(log_p * positive).sum(dim=2) / positive.sum(dim=2)).mean(dim=1)
+    found, _ = multi_positive(F.normalize(x, dim=2), maps, temperature)
+    return found.mean(dim=1)
 
 
 def patches(images: torch.Tensor, backbone: vit.SmallViT, normalised: bool) -> torch.Tensor:
@@ -194,7 +257,13 @@ def patches(images: torch.Tensor, backbone: vit.SmallViT, normalised: bool) -> t
     x = F.unfold(images.float(), side, stride=side).mT
     if not normalised:
         return x
-    return (x - x.mean(dim=2, keepdim=True)) / (x.var(dim=2, keepdim=True) + EPSILON).sqrt()
+    mean, deviation = scale(x)
+    return (x - mean) / deviation
+
+
+def scale(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation of each patch's pixels, x (B, N, C p p): (B, N, 1) each."""
+    return x.mean(dim=2, keepdim=True), (x.var(dim=2, keepdim=True) + EPSILON).sqrt()
 
 
 def over_unseen(error: torch.Tensor, seen: torch.Tensor, size: int) -> torch.Tensor:

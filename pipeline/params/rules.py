@@ -291,8 +291,6 @@ def joint(p) -> Iterator[Fault]:
     if g.kind != "gan" or g.source != "train":
         what = f"joint_gan needs generator.kind gan and source train, not {g.kind} and {g.source}"
         yield ("pretrain", "method"), what
-    if p.augment.replace > 0:  # or the discriminator would take positives for real images
-        yield ("augment", "replace"), f"must be 0 with joint_gan, not {p.augment.replace}"
     if p.inflation.ratio > 0:
         what = f"must be 0 with joint_gan, which makes its images as it trains, not {p.inflation.ratio}"
         yield ("inflation", "ratio"), what
@@ -401,7 +399,10 @@ def unfit(b, size: int) -> Iterator[tuple[str, str]]:
 
 
 def mixed_ae(p) -> Iterator[Fault]:
-    """MixedAE wants a ViT, whole groups in a batch, and patches enough; without mixing nothing of it is used."""
+    """MixedAE wants a ViT, whole groups in a batch, and patches enough; without mixing nothing of it is used.
+
+    It has one view, so that no view but the first is none.
+    """
     if p.pretrain.method != "mixed_ae":
         return
     own, b, batch, (size, _, _) = p.mixed_ae, p.pretrain.backbone, p.pretrain.batch_size, shape(p.dataset)
@@ -409,6 +410,8 @@ def mixed_ae(p) -> Iterator[Fault]:
         yield ("pretrain", "backbone", "kind"), f"must be vit with method mixed_ae, not {b.kind}"
     if p.compute.compile:
         yield ("compute", "compile"), "must be false with method mixed_ae, whose forward pass is not the one compiled"
+    if p.augment.replace > 0 and p.augment.replaced == "second":
+        yield ("augment", "replaced"), "must be both with method mixed_ae, which has no second view, not second"
     if own.mixing and batch % own.sources:
         yield ("pretrain", "batch_size"), f"{batch} is not a multiple of mixed_ae.sources {own.sources}"
     for name in () if own.mixing else ("attention", "segments", "contrast"):

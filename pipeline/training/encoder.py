@@ -118,7 +118,7 @@ def pretrain(
                 made_by["candidates"] = candidates
                 backbones.save(encoder, folder, **made_by, **facts)
                 files.write_json(folder / "rows.json", {"rows": rows})
-                kept = method.leave(folder) if hasattr(method, "leave") else []
+                kept = method.leave(folder, validation[0]) if hasattr(method, "leave") else []
                 names = ["encoder.safetensors", "card.json", "rows.json", *kept]
                 shards.seal(folder, names, {"fingerprint": fingerprint})
                 (folder / "checkpoint.pt").unlink()
@@ -148,15 +148,15 @@ def recipe(augmentation: Augment, view: View) -> augment.Recipe:
 
 
 def replacing(augmentation: Augment, views: tuple[View, ...]) -> list[int]:
-    """Which of a method's views may show a positive in the image's place, where `augment.replace` is above 0."""
+    """Which of a method's views may show a positive in the image's place, where `augment.replace` is above 0.
+
+    A part of the augmentation: what a method wants as it is, for a real image, stays that image.
+    """
     if augmentation.replace == 0:
         return []
     first = {"second": 1, "both": 0}[augmentation.replaced]
-    found = [k for k, view in enumerate(views) if view.source == "anchor" and k >= first]
-    if not found:
-        fault = f"second, and the method has {len(views)} view"
-        raise UserError(fault, "params.yaml: augment.replaced", "set it to both, or augment.replace to 0")
-    return found
+    augmented = [k for k, view in enumerate(views) if view.source == "anchor" and view.recipe is not None]
+    return [k for k in augmented if k >= first]
 
 
 def forwards(method: torch.nn.Module, images: np.ndarray, steps: int) -> float:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -153,3 +154,27 @@ def test_interrupted_training_ends_with_the_same_bits(name, tmp_path):
         with pytest.raises(Crash):
             run(tmp_path / "chain", crash_at)
     assert run(tmp_path / "chain") == straight
+
+
+@EVERY
+def test_what_a_method_leaves_changes_nothing_and_can_be_looked_at(name, tmp_path):
+    """Neither its state nor its mode nor torch's random numbers; written twice it is the same file."""
+    built, (module, _) = contract.build(name), contract.METHODS[name]
+    assert hasattr(built, "leave") == hasattr(module, "pictures")
+    if not hasattr(built, "leave"):
+        return
+    state = {path: value.clone() for path, value in built.state_dict().items()}
+    modes, random = [part.training for part in built.modules()], torch.get_rng_state()
+    images, found = contract.given().images, []
+    for _ in range(2):
+        (file,) = built.leave(tmp_path, images)
+        found.append((tmp_path / file).read_bytes())
+    assert found[0] == found[1]
+    assert all(torch.equal(value, state[path]) for path, value in built.state_dict().items())
+    assert [part.training for part in built.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), random)
+    assert not any(p.grad is not None for p in built.parameters())
+    for title, pictures in module.pictures({file: tmp_path / file}):
+        assert title
+        assert pictures.dtype == np.uint8
+        assert pictures.ndim == 4

@@ -5,13 +5,12 @@ import math
 import h5py
 import numpy as np
 import pytest
-import scipy.linalg
 import torch
 
 from pipeline import loop
 from pipeline.errors import UserError
 from pipeline.generators import gan
-from pipeline.losses import nt_xent
+from pipeline.losses import multi_positive, nt_xent
 from pipeline.methods import joint_gan
 from tests.methods import contract
 from tests.methods.contract import unit
@@ -42,7 +41,7 @@ def slow_multi_positive(z, ids, t):
 @pytest.mark.parametrize("t", [0.1, 0.5, 2.0])
 def test_the_loss_of_many_positives_is_the_slow_one(t):
     z, ids = unit(20, 6), torch.tensor([0, 1, 2, 3] * 2 + [4, 5, 6] * 4)
-    found, right = joint_gan.multi_positive(z, ids, t)
+    found, right = multi_positive(z, ids, t)
     assert (found - slow_multi_positive(z, ids, t)).abs().max() < 1e-5
     near = [max((b for b in range(20) if b != a), key=lambda b: z[a].dot(z[b])) for a in range(20)]
     assert right.tolist() == [bool(ids[a] == ids[b]) for a, b in enumerate(near)]
@@ -52,15 +51,15 @@ def test_the_loss_of_many_positives_by_hand():
     """Alike vectors: log(V - 1). Two orthogonal identities of four alike views, t = 1: log(3 e + 4) - 1."""
     ids = torch.tensor([0, 1] * 4)
     alike = torch.tensor([[1.0, 0.0]]).expand(8, 2)
-    assert torch.allclose(joint_gan.multi_positive(alike, ids, 0.3)[0], torch.full((8,), math.log(7)))
-    found, right = joint_gan.multi_positive(torch.eye(2)[ids], ids, 1.0)
+    assert torch.allclose(multi_positive(alike, ids, 0.3)[0], torch.full((8,), math.log(7)))
+    found, right = multi_positive(torch.eye(2)[ids], ids, 1.0)
     assert torch.allclose(found, torch.full((8,), math.log(3 * math.e + 4) - 1))
     assert right.all()
 
 
 def test_with_two_views_of_each_image_it_is_nt_xent():
     z = unit(12, 5)
-    found, right = joint_gan.multi_positive(z, torch.arange(6).repeat(2), 0.4)
+    found, right = multi_positive(z, torch.arange(6).repeat(2), 0.4)
     wanted = nt_xent(z, 0.4)
     assert found.mean() == pytest.approx(wanted["loss"].item(), rel=1e-6)
     assert right.float().mean() == wanted["agreement"]
@@ -69,32 +68,6 @@ def test_with_two_views_of_each_image_it_is_nt_xent():
 def test_identities_are_those_of_two_real_views_and_four_synthetic_ones():
     views = [torch.empty(3, 2)] * 2 + [torch.empty(2, 2)] * 4
     assert joint_gan.identities(views).tolist() == [0, 1, 2, 0, 1, 2, 3, 4, 3, 4, 3, 4, 3, 4]
-
-
-@pytest.mark.parametrize(("a", "b", "factor"), [(1.0, 0.1, 1.0), (1.0, 0.5, 1.0), (1.0, 2.0, 0.25), (0.0, 1.0, 0.0)])
-def test_the_guard_bounds_the_gradient_at_the_last_layer(a, b, factor):
-    """|grad| are |a| sqrt(2) and |b| sqrt(2) over the two weights of 3-4-5: rho = .5."""
-    weights = [torch.nn.Parameter(torch.tensor([3.0])), torch.nn.Parameter(torch.tensor([4.0]))]
-    adversarial, pulling = (x * sum(w.sum() for w in weights) for x in (a, b))
-    assert joint_gan.guard(adversarial, pulling, weights, 0.5).item() == pytest.approx(factor)
-
-
-def test_the_guard_lets_a_term_without_gradient_pass():
-    weight = torch.nn.Parameter(torch.ones(2))
-    assert joint_gan.guard(weight.sum(), 0 * weight.sum(), [weight], 0.5).item() == 1
-
-
-def test_the_frechet_distance_is_scipys_and_by_hand():
-    random = np.random.default_rng(0)
-    one, two = (torch.from_numpy(random.normal(size=(50, 4)) @ random.normal(size=(4, 4)) + k) for k in (0, 2))
-    (m, c), (n, d) = joint_gan.moments(one), joint_gan.moments(two)
-    assert np.allclose(c, np.cov(one.numpy().T))
-    root = torch.from_numpy(np.real(scipy.linalg.sqrtm(c.numpy() @ d.numpy())))
-    wanted = (m - n).square().sum() + (c + d - 2 * root).trace()
-    assert joint_gan.frechet(m, c, n, d) == pytest.approx(float(wanted), rel=1e-8)
-    diagonal = [torch.diag(torch.tensor(values, dtype=torch.float64)) for values in ([4.0, 1.0], [1.0, 9.0])]
-    means = [torch.tensor(values, dtype=torch.float64) for values in ([0.0, 0.0], [3.0, 4.0])]
-    assert joint_gan.frechet(means[0], diagonal[0], means[1], diagonal[1]) == pytest.approx(25 + 1 + 4)
 
 
 # --- the encoder
@@ -304,27 +277,27 @@ def test_the_ramp_begins_after_the_real_steps_and_ends():
 
 def test_the_ramp_waits_while_the_generators_are_too_far_from_the_images():
     made = built("pair", ramp_steps=10, real_steps=0)
-    assert made.baseline > 0
+    assert made.monitor.baseline > 0
     for distance, done in ((1.24, 1), (1.26, 1), (5.0, 1), (1.2, 2)):
-        made.distance.copy_(distance * made.baseline)
+        made.monitor.distance.copy_(distance * made.monitor.baseline)
         made.after_step(3, 0.5)
         assert made.ramped.item() == done
 
 
 def test_the_monitor_measures_the_farthest_generator_when_it_is_time():
     made = built("pair", real_steps=1, monitor_every=3)
-    assert made.distance == made.baseline
+    assert made.monitor.distance == made.monitor.baseline
     with torch.no_grad():
         made.generators[1].last.bias.add_(1)
     for step in (0, 2, 3):
         made.before_step(step, 0.1)
-        assert made.distance == made.baseline
+        assert made.monitor.distance == made.monitor.baseline
     made.before_step(4, 0.1)
-    assert made.distance > made.baseline
+    assert made.monitor.distance > made.monitor.baseline
     real = torch.from_numpy(contract.given().images)
     features = made.frozen.discriminator(real.permute(0, 3, 1, 2) / 127.5 - 1)[1]
     whole = built("pair", monitor_images=20)
-    assert torch.allclose(whole.monitor_mean, features.double().mean(dim=0), atol=1e-6)
+    assert torch.allclose(whole.monitor.mean, features.double().mean(dim=0), atol=1e-6)
 
 
 # --- snapshots
@@ -351,7 +324,7 @@ def test_snapshots_are_kept_evenly_and_written_alike_after_crashes(tmp_path):
     chain = run(tmp_path / "chain")
     files = []
     for name, made in (("straight", straight), ("chain", chain)):
-        assert made.leave(tmp_path / name) == ["gan_snapshots.h5"]
+        assert made.leave(tmp_path / name, contract.given().images) == ["gan_snapshots.h5"]
         files.append((tmp_path / name / "gan_snapshots.h5").read_bytes())
     assert files[0] == files[1]
     with h5py.File(tmp_path / "straight" / "gan_snapshots.h5") as file:
@@ -375,8 +348,8 @@ def test_static_arms_have_one_player_and_images_that_stay(tmp_path):
     for mode in ("static", "static_pair"):
         made = run(tmp_path / mode, mode=mode)
         assert len(made.phases()) == 1
-        assert torch.equal(made.snapshot_images[0], made.snapshot_images[2])
-        alike = torch.equal(made.snapshot_images[:, :, 0], made.snapshot_images[:, :, 1])
+        assert torch.equal(made.snapshots.images[0], made.snapshots.images[2])
+        alike = torch.equal(made.snapshots.images[:, :, 0], made.snapshots.images[:, :, 1])
         assert alike == (mode == "static")
 
 

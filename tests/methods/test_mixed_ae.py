@@ -1,5 +1,7 @@
 import math
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from lightly.loss import NTXentLoss
@@ -353,6 +355,93 @@ def test_the_error_is_of_unseen_patches_by_hand():
     seen = torch.tensor([[True, False, False], [False, True, True]])
     assert over_unseen(error, seen, 2).tolist() == [3.0]
     assert over_unseen(error, seen, 1).tolist() == [2.5, 4.0]
+
+
+# ---- the picture
+
+
+def bytes_of(n, size=16, channels=1, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (n, size, size, channels), dtype=np.uint8)
+
+
+def left(method, given, folder):
+    """The arrays of the written file."""
+    assert method.leave(folder, given) == ["reconstructions.h5"]
+    with h5py.File(folder / "reconstructions.h5") as file:
+        return {name: file[name][:] for name in file}
+
+
+def squares(image, side=4):
+    """Views of an image's (H, W, C) patches, row by row."""
+    size = len(image)
+    return [image[i : i + side, j : j + side] for i in range(0, size, side) for j in range(0, size, side)]
+
+
+@EVERY
+@pytest.mark.parametrize(("size", "channels", "normalised"), [(16, 1, True), (12, 3, False), (12, 3, True)])
+def test_a_decoder_that_knows_what_is_to_be_predicted_gives_the_images_back(arm, size, channels, normalised, tmp_path):
+    method, given = built(size, channels, normalised=normalised, **ARMS[arm]), bytes_of(20, size, channels)
+    x = method.encoder.normalised(torch.from_numpy(given[:16]).permute(0, 3, 1, 2) / 255)
+    method.decoder.forward = lambda tokens, seen: patches(x, method.encoder.backbone, normalised)
+    found = left(method, given, tmp_path)
+    assert np.array_equal(found["images"], given[:16])
+    assert np.array_equal(found["reconstruction"], given[:16])
+    sources = 4 if method.params.mixing else 1
+    maps = mixing_map(16 // sources, (size // 4) ** 2, 4, seeds.generator(0, "picture")).tolist()
+    assert ("mixed" in found) == method.params.mixing
+    for k, image in enumerate(given[:16]):
+        for place, (own, visible) in enumerate(zip(squares(image), squares(found["visible"][k]), strict=True)):
+            seen = maps[k // sources][place] == (k % 4 if method.params.mixing else 3)
+            assert np.array_equal(visible, own if seen else np.full_like(own, 128))
+            if seen and method.params.mixing:
+                assert np.array_equal(squares(found["mixed"][k // 4])[place], own)
+
+
+def test_without_a_prediction_a_patch_is_flat_and_what_was_seen_stays(tmp_path):
+    """Zeros are each patch's own mean where its numbers are put back, and the data's mean, .25, where not."""
+    given = bytes_of(16)
+    for normalised in (True, False):
+        method = built(normalised=normalised)
+        method.decoder.forward = lambda tokens, seen: torch.zeros(16, 16, 16)
+        found = left(method, given, tmp_path)
+        for image, visible, filled in zip(*(found[k] for k in ("images", "visible", "reconstruction")), strict=True):
+            for own, shown, there in zip(*map(squares, (image, visible, filled)), strict=True):
+                if np.array_equal(shown, own):
+                    assert np.array_equal(there, own)
+                else:
+                    flat = own.mean() if normalised else 0.25 * 255
+                    assert np.abs(there - flat).max() <= 0.51
+
+
+def test_the_picture_is_what_the_decoder_predicts_of_unseen_patches(tmp_path):
+    """Drawn twice it is the same; of fewer images than it shows some are shown again."""
+    method, given = built(), bytes_of(3)
+    found = left(method, given, tmp_path)
+    again = left(method, given, tmp_path)
+    assert all(np.array_equal(found[name], again[name]) for name in found)
+    assert np.array_equal(found["images"], given[np.arange(16) % 3])
+    x = method.encoder.normalised(torch.from_numpy(found["images"]).permute(0, 3, 1, 2) / 255)
+    maps = mixing_map(4, 16, 4, seeds.generator(0, "picture"))
+    predicted, seen, _ = method.predict(x, maps)
+    assert torch.equal(seen[5], maps[1] == 1)
+    own, place = x[5].double(), int((maps[1] != 1).nonzero()[0, 0])
+    patch = cut(own, 4)[place]
+    wanted = predicted[5, place].double() * (patch.var() + 1e-6).sqrt() + patch.mean()
+    wanted = ((wanted * 0.5 + 0.25) * 255).round().clamp(0, 255).view(4, 4).detach().numpy()
+    assert np.abs(squares(found["reconstruction"][5])[place][..., 0] - wanted).max() <= 1
+
+
+@pytest.mark.parametrize(("arm", "count"), [("full", 4), ("mae", 3)])
+def test_rows_of_the_picture(arm, count, tmp_path):
+    method = built(**ARMS[arm])
+    method.leave(tmp_path, bytes_of(20))
+    sets = mixed_ae.pictures({"reconstructions.h5": tmp_path / "reconstructions.h5"})
+    assert len(sets) == count
+    assert {images.shape for _, images in sets} == {(16, 16, 16, 1)}
+    if arm == "full":
+        title, mixed = sets[1]
+        assert title == "each 4 of them mixed, as the encoder sees them"
+        assert all(np.array_equal(mixed[k], mixed[k - k % 4]) for k in range(16))
 
 
 # ---- the whole

@@ -33,6 +33,7 @@ LARS = {"pretrain.optimizer": "lars", "pretrain.trust_coefficient": 0.02}
 ADAMW = {"pretrain.optimizer": "adamw", "pretrain.beta2": 0.95}
 VIT = {"kind": "vit", "width": 24, "blocks": None, "depth": 2, "heads": 3, "patch": 4}
 VIT = {f"pretrain.backbone.{name}": value for name, value in VIT.items()}
+REPLACED = {"augment.replace": 0.5}
 MIXED = VIT | {"pretrain.method": "mixed_ae"}
 MAE = MIXED | dict.fromkeys(("mixed_ae.mixing", "mixed_ae.attention", "mixed_ae.segments"), False)
 MAE |= {"mixed_ae.contrast": 0.0}
@@ -90,6 +91,7 @@ BASE = {
     "conditioned.encoder.evaluate_every": 200,
     "quality.images": 0,
     "augment.replace": 0.0,
+    "augment.replaced": "second",
     "inflation.ratio": 1.0,
     "inflation.real_weight": 1.0,
     "inflation.order": "slots",
@@ -287,7 +289,7 @@ TRIPS = [
     ("positives", CLSP, "clsp_simclr.third_view", ["candidate needs positives.kind anchored", "augmented"]),
     ("positives", CLSP_MOCO, "clsp_moco.third_view", ["candidate needs positives.kind anchored"]),
     ("positives", CLSP | ANCHORED, None, []),
-    ("joint", JOINT | CONDITIONED | {"augment.replace": 0.5}, "augment.replace", ["0 with joint_gan, not 0.5"]),
+    ("joint", JOINT | CONDITIONED | REPLACED, None, []),
     ("positives", CLSP | CONDITIONED, None, []),
     ("positives", CONDITIONED | {"generator.source": "none", "inflation.ratio": 0.0}, None, []),
     ("positives", CONDITIONED | {"positives.steps": 30}, "positives.steps", ["divide conditioned.timesteps 1000"]),
@@ -296,14 +298,14 @@ TRIPS = [
     ("positives", ANCHORED | {"positives.guidance": 1.0}, "positives.guidance", ["null with kind anchored, not 1.0"]),
     ("positives", ANCHORED | {"positives.weight": None}, "positives.weight", ["a number with kind anchored, not null"]),
     ("positives", CLSP | UNCLIP | {"generator.source": "none", "inflation.ratio": 0.0}, None, []),
-    ("positives", UNCLIP | {"augment.replace": 0.5, "conditioned.timesteps": 7}, None, []),
+    ("positives", UNCLIP | REPLACED | {"conditioned.timesteps": 7}, None, []),
     ("positives", UNCLIP | {"positives.weight": 0.1}, "positives.weight", ["null with kind unclip, not 0.1"]),
     ("positives", UNCLIP | {"positives.guidance": None}, "positives.guidance", ["a number with kind unclip, not null"]),
     ("positives", UNCLIP | {"positives.guidance": 0.5}, "positives.guidance", ["at least 1 with kind unclip", "0.5"]),
     ("positives", UNCLIP | {"positives.clip": True}, "positives.clip", ["false with kind unclip"]),
     ("positives", UNCLIP | {"positives.steps": 30}, "positives.steps", ["a published pipeline's timesteps 1000"]),
-    ("positives", {"augment.replace": 0.5}, "augment.replace", ["0 with positives.kind none, not 0.5"]),
-    ("positives", ANCHORED | {"augment.replace": 0.5}, None, []),
+    ("positives", REPLACED, "augment.replace", ["0 with positives.kind none, not 0.5"]),
+    ("positives", ANCHORED | REPLACED, None, []),
     ("batches", CONDITIONED | {"conditioned.batch_size": 5001}, "conditioned.batch_size", ["5001"]),
     ("batches", CONDITIONED | {"conditioned.encoder.batch_size": 5001}, "conditioned.encoder.batch_size", ["5001"]),
     ("batches", {"conditioned.batch_size": 5001, "conditioned.encoder.batch_size": 5001}, None, []),
@@ -397,6 +399,15 @@ TRIPS = [
     ("mixed_ae", MAE, None, []),
     ("mixed_ae", {"pretrain.method": "mixed_ae"}, "pretrain.backbone.kind", ["vit with method mixed_ae", "not resnet"]),
     ("mixed_ae", MIXED | {"compute.compile": True}, "compute.compile", ["must be false with method mixed_ae"]),
+    (
+        "mixed_ae",
+        MIXED | CONDITIONED | REPLACED,
+        "augment.replaced",
+        ["must be both with method mixed_ae", "not second"],
+    ),
+    ("mixed_ae", MAE | CONDITIONED | REPLACED, "augment.replaced", ["must be both with method mixed_ae"]),
+    ("mixed_ae", MIXED | CONDITIONED | REPLACED | {"augment.replaced": "both"}, None, []),
+    ("mixed_ae", CONDITIONED | REPLACED, None, []),
     ("mixed_ae", {"compute.compile": True}, None, []),
     (
         "mixed_ae",

@@ -62,7 +62,7 @@ def test_git_sees_the_lock_the_metrics_and_the_plots_and_nothing_else(base):
         "plots/per_class.csv",
         "plots/positives.png",
         "plots/pretrain.csv",
-        "plots/snapshots.png",
+        "plots/pretrain.png",
         "plots/validation.csv",
     }
 

@@ -425,13 +425,21 @@ def test_replacing_is_refused_without_positives(real, generated):
         pretrain(real, generated, augment=AUGMENT.model_copy(update={"replace": 0.5}))
 
 
-def test_a_method_of_one_view_has_no_second_to_replace():
+def test_positives_and_images_as_they_are_are_not_replaced():
     asked = AUGMENT.model_copy(update={"replace": 0.5})
-    with pytest.raises(UserError, match="the method has 1 view"):
-        encoder.replacing(asked, (encoder.View(),))
-    assert encoder.replacing(asked.model_copy(update={"replaced": "both"}), (encoder.View(),)) == [0]
-    views = (encoder.View(), encoder.View(source="positive"), encoder.View())
-    assert encoder.replacing(asked, views) == [2]  # a positive already is none's replacement
+    both = asked.model_copy(update={"replaced": "both"})
+    views = (View(), View(source="positive"), View(), View(recipe=None))
+    assert encoder.replacing(asked, views) == [2]
+    assert encoder.replacing(both, views) == [0, 2]
+    assert encoder.replacing(AUGMENT, views) == []
+
+
+@pytest.mark.parametrize("name", contract.METHODS)
+def test_every_method_has_a_view_to_replace_but_mixed_ae_no_second(name):
+    """Which its rule refuses."""
+    asked, views = AUGMENT.model_copy(update={"replace": 0.5}), contract.build(name).views
+    assert bool(encoder.replacing(asked, views)) == (name != "mixed_ae")
+    assert encoder.replacing(asked.model_copy(update={"replaced": "both"}), views)
 
 
 def test_the_controls_third_view_is_of_the_image_itself(real, generated, positives, batches):
@@ -522,12 +530,21 @@ def test_a_game_goes_on_from_crashes_to_the_same_files_snapshots_and_all(real, t
     assert rest == [rows, facts]
 
 
-def test_the_images_as_they_are_reach_the_game(real, trained_gan, monkeypatch):
+@pytest.mark.parametrize(("replace", "replaced"), [(0.0, "second"), (1.0, "second"), (1.0, "both")])
+def test_the_images_as_they_are_reach_the_game(real, trained_gan, positives, monkeypatch, replace, replaced):
+    """Its third view, which the discriminator takes for real, whatever takes the place of the first two."""
     seen, loss = [], joint_gan.JointGAN.loss
-    monkeypatch.setattr(joint_gan.JointGAN, "loss", lambda s, b, t: (seen.append(b[2]), loss(s, b, t))[1])
-    pretrain(real, NONE, method="joint_gan", own=contract.METHODS["joint_gan"][1], folder=trained_gan, steps=2)
-    found = {image.mul(255).round().byte().numpy().tobytes() for image in torch.cat(seen)}
-    assert found == {image.tobytes() for image in real.images[:12]}
+    monkeypatch.setattr(joint_gan.JointGAN, "loss", lambda s, b, t: (seen.append(b), loss(s, b, t))[1])
+    plain = AUGMENT.model_copy(update={"strength": 0.0, "replace": replace, "replaced": replaced})
+    named = {"own": contract.METHODS["joint_gan"][1], "folder": trained_gan, "augment": plain, "steps": 2}
+    pretrain(real, NONE, method="joint_gan", positives=positives, **named)
+    images = {image.tobytes() for image in real.images[:12]}
+    others = {image.tobytes() for part in positives for image in part}
+    pixels = [torch.cat(views).mul(255).round().byte().numpy() for views in zip(*seen, strict=True)]
+    found = [{image.tobytes() for image in views} for views in pixels]
+    assert found[2] == images
+    assert found[0] <= (others if replaced == "both" else images)
+    assert found[1] <= (others if replace else images)
 
 
 def test_a_game_wants_a_trained_gan_whose_files_are_its_cards(real, trained_gan, tmp_path):
