@@ -108,7 +108,7 @@ def _part(name: str, place: Path, where: Path, compute: Compute):
     weights = [file for file in own if file.endswith(".safetensors")]
     try:
         if weights:
-            config = files.read_json(place / own[0], CONFIGURATION)
+            config = files.read_json(where / own[0], CONFIGURATION)
             _bounded(config, where / own[0])
             _compare(kind, config, place / weights[0], where / weights[0])
             given = {"output_loading_info": True}
@@ -116,7 +116,8 @@ def _part(name: str, place: Path, where: Path, compute: Compute):
     except UserError:
         raise
     except Exception as fault:  # a foreign configuration may provoke anything inside the libraries
-        raise UserError(f"no {kind_name}: {_line(fault)}", where, "get it again") from fault
+        reason = _line(fault).replace(str(place), str(where))
+        raise UserError(f"no {kind_name}: {reason}", where, "get it again") from fault
     if not weights:
         return found
     model, info = found

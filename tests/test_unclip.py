@@ -215,6 +215,13 @@ def test_parts_that_do_not_fit_one_another_are_refused(folder):
     refused(folder, "its parts do not fit together")
 
 
+@pytest.mark.parametrize("name", ["unet/config.json", "tokenizer/tokenizer.json", "scheduler/scheduler_config.json"])
+def test_a_damaged_configuration_is_refused_by_its_own_place(folder, name):
+    (folder / name).write_text("{")
+    line = refused(folder, str(folder / name.partition("/")[0]))
+    assert "unclip-" not in line.replace(str(folder), "")
+
+
 def test_damaged_weights_are_refused(folder):
     path = folder / "vae/diffusion_pytorch_model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
