@@ -19,9 +19,9 @@ _INK, _PAPER, _GAP = 40, 255, 2
 
 
 def metrics(path: Path, values: dict[str, float]) -> None:
-    """Write a stage's metrics, at most ten: each is a column of `dvc exp show`. Floats to four decimals."""
-    if len(values) > 10:
-        raise ValueError(f"{len(values)} metrics in {path}: at most ten fit a table")
+    """Write a stage's metrics, at most fifteen: each is a column of `dvc exp show`. Floats to four decimals."""
+    if len(values) > 15:
+        raise ValueError(f"{len(values)} metrics in {path}: at most fifteen fit a table")
     files.write_json(path, {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()})
 
 

@@ -142,6 +142,7 @@ class JointGAN(nn.Module):
         factor = guard(adversarial, pulling, last, params.guard)
         loss = adversarial - factor * pulling + params.realism * realism
         told |= {"adversarial": adversarial, "realism": realism, "guard": factor, "weight": params.weight * self.ramp()}
+        told["growth"] = self.distance / self.baseline - 1
         return {"loss": loss, **told, "distance": self.distance}
 
     def discriminator_loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ parts:
     arms: {ARM: {inflation: {ratio: 0.0}}, ...}
     grid: {augment.strength: [1, 2], ...}   # every arm at every point; arms or grid may be left out
     contrasts: {WORDS: {ARM: 1, ARM: -1}}   # further comparisons: weighted sums of arms, weights that add up to 0
+    outcomes: [top1_10k]                    # columns of the CSV, of PERCENT the first, of OTHERS, too, any further ones
     base: {...}                             # over the study's base; an arm's parameters are over both
 """
 
@@ -20,7 +21,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
@@ -32,6 +33,10 @@ from pipeline.params.types import Count, Section
 
 FOLDER = Path("studies")
 MOST = 10_000  # cells of a part
+OUTCOME = "top1_10k"  # the same labels whatever train_size is
+_PROBED = ("top1", OUTCOME, "knn", "pixels", "untrained", "clsp", "top1_1pct", "top1_10pct")
+PERCENT = (*_PROBED, "finetuned", "from_scratch")
+OTHERS = ("reconstruction", "top_k", "synthetic", "synthetic_start", "cosine", "frechet_growth", "frechet_most")
 # What decides a cell's numbers, as sections of params.yaml and modules; the rest, as `quality`, only looks at images.
 SECTIONS = ("compute", "dataset", "generator", "generate", "inflation", "augment", "pretrain", "linear_eval")
 MODULES = ("datasets", "imports", "training/generator", "sampling", "training/encoder", "evaluation")
@@ -46,6 +51,7 @@ class PartFile(Section):
     arms: dict[str, dict] = Field(default={"": {}}, min_length=1)
     grid: dict[str, Annotated[list, Field(min_length=1)]] = Field(default={})
     contrasts: dict[str, dict[str, float]] = Field(default={})
+    outcomes: Annotated[list[Literal[PERCENT + OTHERS]], Field(min_length=1)] = Field(default=[OUTCOME])
     base: dict = Field(default={})
 
 
@@ -123,6 +129,10 @@ def _cells(file: StudyFile, path: Path):
     known = set(reader.keys())
     sections = {key[:-1] for key in known}
     for name, part in file.parts.items():
+        if part.outcomes[0] not in PERCENT:
+            raise UserError(f"outcomes: {part.outcomes[0]} is no percentage, as the first must be", f"{path}: {name}")
+        if len(set(part.outcomes)) < len(part.outcomes):
+            raise UserError("outcomes: one stands twice", f"{path}: {name}")
         count = part.seeds * len(part.arms) * math.prod(map(len, part.grid.values()))
         if count > MOST:
             raise UserError(f"{count:,} cells, more than {MOST:,}", f"{path}: {name}")
@@ -181,9 +191,10 @@ def key(params: Params) -> str:
     """16 hex digits of what decides a cell's numbers: resolved parameters, and the code that computes."""
     kind = params.positives.kind if wants_positives(params) else "none"
     positives = {"none": (), "anchored": ("positives",), "conditioned": ("positives", "conditioned")}[kind]
-    names = (*SECTIONS, *positives, params.generator.kind, params.pretrain.method)
+    tuned = ("finetune",) if params.finetune.labels else ()
+    names = (*SECTIONS, *positives, *tuned, params.generator.kind, params.pretrain.method)
     own = {name: getattr(params, name) for name in names}
     kinds = (f"generators/{params.generator.kind}", f"methods/{params.pretrain.method}")
     kinds += {"none": (), "anchored": ("anchored",), "conditioned": ("training/conditioned",)}[kind]
     dumped = {name: section.model_dump() for name, section in own.items()}
-    return store.fingerprint(params=dumped, code=store.code(*MODULES, *kinds))[:16]
+    return store.fingerprint(params=dumped, code=store.code(*MODULES, *kinds, *tuned))[:16]

@@ -217,8 +217,14 @@ class _Experiment:
     def row(self, commit: str) -> dict:
         """The row of a finished experiment."""
         ref = f"refs/exps/{commit[:2]}/{commit[2:]}/{self.name}"
-        wanted = [f for f in rows.FILES if f != "positives" or cells.wants_positives(self.one.params)]
-        metrics = {name: json.loads(rows.git("show", f"{ref}:metrics/{name}.json")) for name in wanted}
+        params = self.one.params
+        wanted = {f: f"metrics/{f}.json" for f in rows.FILES if f != "positives" or cells.wants_positives(params)}
+        if params.finetune.labels:
+            there, share = rows.git("ls-tree", "--name-only", ref, "metrics/finetune/"), max(params.finetune.labels)
+            texts = (str(share), f"{share:g}")  # params.yaml may have 1 for 1.0
+            named = (f"metrics/finetune/{text}.json" for text in texts)
+            wanted["finetune"] = next(path for path in named if path in there.splitlines())
+        metrics = {name: json.loads(rows.git("show", f"{ref}:{path}")) for name, path in wanted.items()}
         self.log.unlink()
         facts = {"seconds": round(self._spent(), 1), "commit": commit[:12], "key": self.one.key}
         self._clock.unlink(missing_ok=True)

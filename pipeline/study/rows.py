@@ -10,19 +10,20 @@ from pipeline.params import reader
 from pipeline.params.schema import Params
 from pipeline.params.types import Section
 from pipeline.study import cells
-from pipeline.study.cells import FOLDER, Cell
+from pipeline.study.cells import FOLDER, OTHERS, PERCENT, Cell
 
-OUTCOMES = ("top1", "top1_10k", "knn", "pixels", "untrained", "clsp", "top1_1pct", "top1_10pct")
 LABEL_FREE = ("rankme", "lidar", "alignment", "uniformity", "connectivity")
 JUDGED = ("frechet", "coverage", "told_apart", "distance", "same_class")
 _INFLATION = ("ratio", "real_weight", "order", "strength", "ddpm_steps", "ddpm_seed")
 _POSITIVES = ("positives", "weight", "candidates", "guidance", "replace", "replaced")
-SETTING = ("method", "n_real", *_INFLATION, "width", "batch", *_POSITIVES)
+_MIXED_AE = ("mixing", "attention", "segments", "contrast")  # 1 or 0, and lambda
+_KINDS = ("generator", "backbone", "mode", *_MIXED_AE, "finetune_labels")
+SETTING = ("method", "n_real", *_INFLATION, "width", "batch", *_POSITIVES, *_KINDS)
 DRAWN = ("steps", "beta", "real_passes", "images", "views", "forwards")
 MADE = ("seconds", "commit", "key", "cell")
 FILES = ("pretrain", "linear_eval", "label_free", "quality", "positives")
-COLUMNS = ["label", *SETTING, "seed", *DRAWN, "loss", *OUTCOMES, *LABEL_FREE, *JUDGED, *MADE]
-_WORDS = ("label", "method", "order", "positives", "replaced", "commit", "key", "cell")
+COLUMNS = ["label", *SETTING, "seed", *DRAWN, "loss", *PERCENT, *OTHERS, *LABEL_FREE, *JUDGED, *MADE]
+_WORDS = ("label", "method", "order", "positives", "replaced", "generator", "backbone", "mode", "commit", "key", "cell")
 NUMBERS = [name for name in COLUMNS if name not in _WORDS]
 
 
@@ -66,6 +67,8 @@ def add(path: Path, row: dict) -> None:
 def setting(cell: Cell, params: Params) -> dict:
     """What a row says of a cell before it is run."""
     p, positives = params, params.positives if cells.wants_positives(params) else None
+    own = getattr(p, p.pretrain.method)
+    mixed = {name: getattr(p.mixed_ae, name) for name in _MIXED_AE} if p.pretrain.method == "mixed_ae" else {}
     return {
         "label": cell.label,
         "method": p.pretrain.method,
@@ -82,6 +85,11 @@ def setting(cell: Cell, params: Params) -> dict:
         **{name: _or_nothing(positives, name) for name in ("weight", "candidates", "guidance")},
         "replace": p.augment.replace,
         "replaced": p.augment.replaced if p.augment.replace else "",
+        "generator": p.generator.kind,
+        "backbone": p.pretrain.backbone.kind,
+        "mode": _or_nothing(own, "mode"),
+        **{name: float(value) for name, value in mixed.items()},
+        "finetune_labels": max(p.finetune.labels, default=""),
         "seed": cell.seed,
         "steps": p.pretrain.steps,
         "images": p.pretrain.steps * p.pretrain.batch_size,
@@ -95,8 +103,11 @@ def _or_nothing(section: Section | None, name: str) -> object:
 
 
 def measured(metrics: dict[str, dict]) -> dict:
-    """What a row says of a finished experiment; metrics: names of FILES under metrics/ -> their values."""
-    everything = {name: value for values in metrics.values() for name, value in values.items()}
+    """What a row says of a finished experiment; metrics: names of FILES, and "finetune", under metrics/ -> values."""
+    tuned = metrics.get("finetune")
+    everything = {name: value for of, values in metrics.items() if of != "finetune" for name, value in values.items()}
+    if tuned is not None:  # a top-1 of its own
+        everything |= {"finetuned": tuned["top1"], "from_scratch": tuned["from_scratch"]}
     return {name: everything[name] for name in COLUMNS if name in everything}
 
 
