@@ -14,11 +14,11 @@ import pipeline
 from pipeline import files, report
 
 
-def test_ten_metrics_are_the_most_and_the_eleventh_leaves_no_file(tmp_path):
-    report.metrics(tmp_path / "ten.json", {f"m{i}": i for i in range(10)})
-    with pytest.raises(ValueError, match="at most ten"):
-        report.metrics(tmp_path / "eleven.json", {f"m{i}": i for i in range(11)})
-    assert [path.name for path in tmp_path.iterdir()] == ["ten.json"]
+def test_fifteen_metrics_are_the_most_and_the_sixteenth_leaves_no_file(tmp_path):
+    report.metrics(tmp_path / "fifteen.json", {f"m{i}": i for i in range(15)})
+    with pytest.raises(ValueError, match="at most fifteen"):
+        report.metrics(tmp_path / "sixteen.json", {f"m{i}": i for i in range(16)})
+    assert [path.name for path in tmp_path.iterdir()] == ["fifteen.json"]
 
 
 def test_metrics_are_sorted_and_have_four_decimals_and_counts_stay_whole(tmp_path):

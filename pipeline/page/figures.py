@@ -60,19 +60,20 @@ def _drawn(height: float, draw, title: str) -> str:
     return f"<figure>{svg}<figcaption>{html.escape(title)}</figcaption></figure>"
 
 
-def forest(title: str, rows: Sequence[tuple[str, Difference]]) -> str:
-    """Differences and their intervals, one below the other; what is told from nothing is filled."""
+def forest(title: str, rows: Sequence[tuple[str, Difference]], across: str, judged: bool = True) -> str:
+    """Differences and their intervals, one below the other, on an axis of that name; what is told from nothing is
+    filled. judged: green is better, red worse."""
 
     def draw(axes):
         finite = [abs(v) for _, d in rows for v in (d.low, d.high, d.points) if np.isfinite(v)]
         reach = 1.1 * max(finite, default=1.0)
         for y, (_, d) in enumerate(rows):
-            colour = {"better": COLOURS[2], "worse": COLOURS[4]}.get(d.verdict, _INK)
+            colour = {"better": COLOURS[2], "worse": COLOURS[4]}.get(d.verdict, _INK) if judged else _INK
             axes.plot([max(d.low, -reach), min(d.high, reach)], [y, y], color=colour, linewidth=2, alpha=0.8)
             filled = colour if d.verdict != "not resolved" else "none"
             axes.plot(d.points, y, "o", color=colour, markerfacecolor=filled, markersize=6)
         axes.axvline(0, color=_FAINT, linewidth=1)
-        axes.set(xlim=(-reach, reach), ylim=(len(rows) - 0.5, -0.5), xlabel="points of top-1, 95 % interval")
+        axes.set(xlim=(-reach, reach), ylim=(len(rows) - 0.5, -0.5), xlabel=f"{across}, 95 % interval")
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)

@@ -2,14 +2,15 @@
 
 import html
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
 
 from pipeline.page import figures
 from pipeline.study import analysis, tables
-from pipeline.study.analysis import EXPECTED, OUTCOME, STRENGTH, Difference
-from pipeline.study.cells import PartFile, Study
+from pipeline.study.analysis import EXPECTED, STRENGTH, Difference
+from pipeline.study.cells import PERCENT, PartFile, Study
 
 
 def section(study: Study) -> str:
@@ -23,7 +24,7 @@ def section(study: Study) -> str:
     return (
         f'<section id="study-{study.name}"><h2>{html.escape(study.file.title)}</h2>'
         f"<p class=made>{made} <code>python -m pipeline.study table {study.name}</code></p>"
-        f"{''.join(parts)}{_without_labels(ranked) if ranked else ''}<p>{tables.CAUTION}</p></section>"
+        f"{''.join(parts)}{_without_labels(ranked, study) if ranked else ''}<p>{tables.CAUTION}</p></section>"
     )
 
 
@@ -38,76 +39,96 @@ def _part(name: str, part: PartFile, data: pd.DataFrame) -> str:
     title = f"<h3>{html.escape(name)}: {html.escape(part.asks)}</h3>"
     if data.empty:
         return f"{title}<p>Not run yet.</p>"
-    drawn = []
-    found = analysis.differences(data, part.against)[0] if part.against else {}
-    if found:
-        less = part.against if part.against in set(data.arm) else f"{part.against} at the same point"
-        drawn.append(figures.forest(f"{name}: top-1 less that of {less}", list(found.items())))
-    compared = analysis.contrasts(data, part.contrasts)
-    if compared:
-        drawn.append(figures.forest(f"{name}: comparisons", list(compared.items())))
-    curves = analysis.curves(data)
+    outcome, *further = part.outcomes
+    further = [name for name in further if data[name].notna().any()]
+    differences = {each: _differences(data, part, each) for each in (outcome, *further)}
+    drawn = [figure for each in (outcome, *further) for figure in _forests(name, data, part, each, differences[each])]
+    curves = analysis.curves(data, outcome)
     if curves:
-        drawn.append(_heat(name, data, curves))
-    drawn += _lines(name, part, data)
-    rows = [
-        _row(arm, of) + (_difference(found.get(arm)) if found else []) for arm, of in data.groupby("arm", sort=False)
-    ]
-    columns = ["arm", "seeds", "beta", "passes", "top-1", "s.d.", "kNN"]
-    columns += ["difference", "95 % interval", "seen if", "verdict"] if found else []
+        drawn.append(_heat(name, data, curves, outcome))
+    drawn += _lines(name, part, data, outcome)
+    compared = {each: found for each, found in differences.items() if found}
+    columns = ["arm", "seeds", "beta", "passes"]
+    columns += [word for each in (outcome, *further) for word in (tables.named(each), "s.d.")] + ["kNN"]
+    for each in compared:
+        of = "" if each == outcome else f" in {tables.named(each)}"
+        columns += [f"difference{of}", "95 % interval", "seen if", "verdict"]
+    rows = []
+    for arm, of in data.groupby("arm", sort=False):
+        row = _row(arm, of, (outcome, *further))
+        rows.append(row + [cell for each in compared for cell in _difference(compared[each].get(arm), each)])
     return f"{title}<div class=figures>{''.join(drawn)}</div>{table(columns, rows)}"
 
 
-def _row(arm: str, of: pd.DataFrame) -> list:
+def _differences(data: pd.DataFrame, part: PartFile, outcome: str) -> dict[str, Difference]:
+    return analysis.differences(data, part.against, outcome)[0] if part.against else {}
+
+
+def _forests(
+    name: str, data: pd.DataFrame, part: PartFile, outcome: str, found: dict[str, Difference]
+) -> Iterator[str]:
+    """An outcome's differences, and its contrasts."""
+    word, percent = tables.named(outcome), outcome in PERCENT
+    across = f"points of {word}" if percent else word
+    of = "" if outcome == part.outcomes[0] else f" in {word}"
+    if found:
+        less = part.against if part.against in set(data.arm) else f"{part.against} at the same point"
+        yield figures.forest(f"{name}: {word} less that of {less}", list(found.items()), across, judged=percent)
+    compared = analysis.contrasts(data, part.contrasts, outcome)
+    if compared:
+        yield figures.forest(f"{name}: comparisons{of}", list(compared.items()), across, judged=percent)
+
+
+def _row(arm: str, of: pd.DataFrame, outcomes: tuple[str, ...]) -> list:
     mean = of.mean(numeric_only=True)
-    row = [arm, len(of), f"{mean.beta:.3f}", f"{mean.real_passes:.0f}", f"{mean[OUTCOME]:.2f}"]
-    return [*row, f"{of[OUTCOME].std():.2f}" if len(of) > 1 else "", f"{mean.knn:.2f}"]
+    row = [arm, len(of), tables.number(mean.beta, ".3f"), tables.number(mean.real_passes, ".0f")]
+    spreads = [cell for outcome in outcomes for cell in tables.mean_and_spread(of, outcome)]
+    return [*row, *spreads, tables.number(mean.knn, ".2f")]
 
 
-def _difference(d: Difference | None) -> list:
+def _difference(d: Difference | None, outcome: str) -> list:
     if d is None:
         return [""] * 4
-    if math.isinf(d.visible):
-        return [tables.signed(d.points), "", "", "one seed"]
-    interval = f"{tables.signed(d.low)} to {tables.signed(d.high)}"
-    return [tables.signed(d.points), interval, f"> {d.visible:.2f}", d.verdict]
+    points, interval, visible, verdict = tables.shown(d, outcome)
+    return [points, "", "", "one seed"] if math.isinf(d.visible) else [points, interval, f"> {visible}", verdict]
 
 
-def _heat(name: str, data: pd.DataFrame, curves: dict[str, dict[float, str]]) -> str:
-    blocks, means = analysis.fitted(data), data.groupby("arm")[OUTCOME].mean()
+def _heat(name: str, data: pd.DataFrame, curves: dict[str, dict[float, str]], outcome: str) -> str:
+    blocks, means, word = analysis.fitted(data, outcome), data.groupby("arm")[outcome].mean(), tables.named(outcome)
     strengths = sorted({s for curve in curves.values() for s in curve})
     values = np.array([[means.get(curve.get(s), np.nan) for s in strengths] for curve in curves.values()])
     best = [blocks.best(curve) for curve in curves.values()] if blocks.df else []
     said = ", with the top of each row's parabola and its 95 % interval" if best else ""
-    down = [rest or "top-1" for rest in curves]
-    return figures.heat(f"{name}: top-1 by strength of augmentation{said}", ("strength", strengths), down, values, best)
+    down = [rest or word for rest in curves]
+    title = f"{name}: {word} by strength of augmentation{said}"
+    return figures.heat(title, ("strength", strengths), down, values, best)
 
 
-def _lines(name: str, part: PartFile, data: pd.DataFrame) -> list[str]:
-    """Top-1 over a grid of one number other than the strength and a seed, a curve an arm."""
+def _lines(name: str, part: PartFile, data: pd.DataFrame, outcome: str) -> list[str]:
+    """The outcome over a grid of one number other than the strength and a seed, a curve an arm."""
     key, values = next(iter(part.grid.items()), ("", []))
     if len(part.grid) != 1 or key == STRENGTH or key.endswith("seed"):
         return []
     if not all(type(value) in (int, float) for value in values) or len({point[key] for point in data.point}) < 2:
         return []
-    series = {}
+    series, word = {}, tables.named(outcome)
     for arm, of in data.groupby("of", sort=False):
-        each = of.assign(x=[point[key] for point in of.point]).groupby("x")[OUTCOME]
-        series[arm or "top-1"] = (list(each.mean().index), list(each.mean()), list(each.std().fillna(0)))
+        each = of.assign(x=[point[key] for point in of.point]).groupby("x")[outcome]
+        series[arm or word] = (list(each.mean().index), list(each.mean()), list(each.std().fillna(0)))
     return [
         figures.lines(
-            f"{name}: mean and s.d. over seeds", key.rpartition(".")[2], "top-1, %", series, log=min(values) > 0
+            f"{name}: mean and s.d. over seeds", key.rpartition(".")[2], f"{word}, %", series, log=min(values) > 0
         )
     ]
 
 
-def _without_labels(parts: dict[str, pd.DataFrame]) -> str:
+def _without_labels(parts: dict[str, pd.DataFrame], study: Study) -> str:
     rows = []
     for name, data in parts.items():
-        found = analysis.ranking(data)
+        found = analysis.ranking(data, study.file.parts[name].outcomes[0])
         arms = data.arm.nunique()
-        each = (f"{r.rho:+.2f} ({r.regret:.2f})" for r in found.itertuples())
+        each = ("" if math.isnan(r.regret) else f"{r.rho:+.2f} ({r.regret:.2f})" for r in found.itertuples())
         rows.append([name, arms, f"{analysis.chance(arms):.2f}", *each])
-    return f"<h3>Choosing without labels</h3><p>{tables.RANKED} The points are in brackets.</p>" + table(
+    return f"<h3>Choosing without labels</h3><p>{tables.ranked(study)} The points are in brackets.</p>" + table(
         ["part", "arms", "by chance", *EXPECTED], rows
     )

@@ -14,9 +14,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline.study import rows
-from pipeline.study.cells import Study
+from pipeline.study.cells import OUTCOME, Study
 
-OUTCOME = "top1_10k"  # the same labels whatever train_size is
 STRENGTH = "augment.strength"
 # Measures without labels, and which way a better encoder is expected to move them: as their papers say; connectivity
 # as by AdaInf's theory, where classes are told apart more easily if augmentation connects images.
@@ -50,7 +49,8 @@ def student(confidence: float, df: int) -> float:
 
 @dataclass(frozen=True)
 class Difference:
-    """A contrast in percent points, its 95 % interval, and the true difference that would be found 4 times in 5."""
+    """A contrast in the outcome's unit (of a percentage: points), its 95 % interval, and the true difference that would
+    be found 4 times in 5."""
 
     points: float
     low: float
@@ -154,7 +154,8 @@ def fitted(data: pd.DataFrame, outcome: str = OUTCOME, within: bool = False) -> 
 
 def differences(data: pd.DataFrame, against: str, outcome: str = OUTCOME) -> tuple[dict[str, Difference], Blocks]:
     """Every other arm of a part less `against`, or where that is one of several arms over a grid, less that arm at the
-    same point; and the fit that they are of."""
+    same point; and the fit that they are of. An arm without the outcome is in none."""
+    data = data.dropna(subset=[outcome])
     one = against in set(data.arm)
     blocks = fitted(data, outcome, within=not one)
     at = {tuple(row.point.items()): row.arm for row in data.itertuples() if row.of == against}
@@ -166,16 +167,16 @@ def differences(data: pd.DataFrame, against: str, outcome: str = OUTCOME) -> tup
     return found, blocks
 
 
-def contrasts(data: pd.DataFrame, wanted: dict[str, dict[str, float]]) -> dict[str, Difference]:
-    """Further comparisons of a part, those whose arms are all there; seeds are the blocks."""
-    blocks = fitted(data)
+def contrasts(data: pd.DataFrame, wanted: dict[str, dict[str, float]], outcome: str = OUTCOME) -> dict[str, Difference]:
+    """Further comparisons of a part, those whose arms all have the outcome; seeds are the blocks."""
+    blocks = fitted(data, outcome)
     return {words: blocks.contrast(weights) for words, weights in wanted.items() if set(weights) <= set(blocks.arms)}
 
 
-def curves(data: pd.DataFrame) -> dict[str, dict[float, str]]:
+def curves(data: pd.DataFrame, outcome: str = OUTCOME) -> dict[str, dict[float, str]]:
     """Of a part with a grid of strengths: what else is fixed -> strength -> arm. Strength 0 has no logarithm."""
     found: dict[str, dict[float, str]] = {}
-    data = data.dropna(subset=[OUTCOME])
+    data = data.dropna(subset=[outcome])
     for arm, point in zip(data.arm, data.point, strict=True):
         if point.get(STRENGTH):
             rest = ", ".join(word for word in arm.split(", ") if not word.startswith("strength "))
@@ -194,15 +195,21 @@ def ranking(data: pd.DataFrame, outcome: str = OUTCOME) -> pd.DataFrame:
     """How well measures without labels order a part's arms (means over seeds).
 
     rho: Spearman's rank correlation with the outcome, times the expected sign. regret: points that are lost by taking
-    the arm which the measure likes best.
+    the arm which the measure likes best. Both are NaN of a measure that an arm lacks; arms without the outcome do not
+    count.
     """
+    data = data.dropna(subset=[outcome])
     names = list(data.arm.unique())
+    there = data.groupby("arm")[[outcome, *EXPECTED]].count().min()
     fits = {
-        name: fitted(data, name) for name in (outcome, *EXPECTED)
+        name: fitted(data, name) for name in there.index if there[name] > 0
     }  # a seed that an arm lacks is not held against it
     means = pd.DataFrame({n: [f.effects[f.arms.index(arm)] for arm in names] for n, f in fits.items()}, index=names)
     found = []
     for name, sign in EXPECTED.items():
+        if name not in means:
+            found.append({"measure": name, "arms": len(means), "rho": math.nan, "regret": math.nan})
+            continue
         rho = sign * means[name].rank().corr(means[outcome].rank()) if len(means) > 2 else math.nan
         regret = means[outcome].max() - means[outcome][(sign * means[name]).idxmax()]
         found.append({"measure": name, "arms": len(means), "rho": rho, "regret": regret})

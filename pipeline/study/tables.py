@@ -9,8 +9,8 @@ import pandas as pd
 from pipeline import files
 from pipeline.errors import UserError
 from pipeline.study import analysis
-from pipeline.study.analysis import EXPECTED, OUTCOME, Blocks, Difference
-from pipeline.study.cells import PartFile, Study
+from pipeline.study.analysis import EXPECTED, Blocks, Difference
+from pipeline.study.cells import OUTCOME, PERCENT, PartFile, Study
 
 CAUTION = (
     "Every interval has 95 % by itself, none is corrected for their number. They cover what differs between seeds of "
@@ -22,12 +22,12 @@ OFF = (
     "its top means little."
 )
 RANKED = (
-    "Rank correlation with top-1 over a part's arms (1: the measure orders them as labels do), and points lost by "
+    "Rank correlation with {} over a part's arms (1: the measure orders them as labels do), and points lost by "
     "taking the arm that the measure likes best. By chance: what 95 % of random orders of so many arms stay within, "
     "either way."
 )
 COSTS = "Encoder: its passes over those of {}. What generators take, in training and sampling, is not in them."
-_ARMS = ("arm", "seeds", "beta", "passes", "top-1, %", "kNN")
+_NAMES = {OUTCOME: "top-1", "finetuned": "fine-tuned top-1"}  # what others are called in the CSV does for people, too
 _FEW = {"top1_1pct": "1 % of labels", "top1_10pct": "10 %"}
 
 
@@ -43,7 +43,7 @@ def table(study: Study) -> str:
     measured = {name: data[data.part == name] for name in study.file.parts}
     measured = {name: of for name, of in measured.items() if of.arm.nunique() > 2}
     if measured:
-        lines += ["", "## Without labels", "", *_rankings(measured)]
+        lines += ["", "## Without labels", "", *_rankings(measured, study)]
     return "\n".join(lines) + "\n"
 
 
@@ -72,41 +72,87 @@ def _header(*names: str) -> list[str]:
     return [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
 
 
+def named(outcome: str) -> str:
+    """An outcome's name for people."""
+    return _NAMES.get(outcome, outcome.replace("_", " "))
+
+
+def ranked(study: Study) -> str:
+    """What the rank correlations of a study are with, and how they are read."""
+    first = dict.fromkeys(named(part.outcomes[0]) for part in study.file.parts.values())
+    return RANKED.format(" or ".join(first))
+
+
 def _part(data: pd.DataFrame, part: PartFile) -> list[str]:
-    few = [name for name in _FEW if data[name].notna().all()]
+    outcome, *further = part.outcomes
+    further = [name for name in further if data[name].notna().any()]
+    few = [name for name in _FEW if data[name].notna().all() and name not in part.outcomes]
     arms = set(data.arm)
     costs = data.groupby("arm").forwards.mean() / data[data.arm == part.against].forwards.mean()
     costly = part.against in arms and costs.nunique() > 1
-    lines = _header(*_ARMS, *(_FEW[name] for name in few), *(["encoder"] if costly else []), *EXPECTED)
+    head = ["arm", "seeds", "beta", "passes", *map(_titled, [outcome, *further]), "kNN", *(_FEW[name] for name in few)]
+    lines = _header(*head, *(["encoder"] if costly else []), *EXPECTED)
     for arm, of in data.groupby("arm", sort=False):
         mean = of.mean(numeric_only=True)
-        spread = f" +- {of[OUTCOME].std():.2f}" if len(of) > 1 else ""
-        cells = [arm, len(of), f"{mean.beta:.3f}", f"{mean.real_passes:.0f}", f"{mean[OUTCOME]:.2f}{spread}"]
-        cells += [f"{mean.knn:.2f}", *(f"{mean[name]:.2f}" for name in few), *([f"{costs[arm]:.2f}"] if costly else [])]
-        cells += [f"{mean[name]:.4g}" for name in EXPECTED]
+        cells = [arm, len(of), number(mean.beta, ".3f"), number(mean.real_passes, ".0f")]
+        cells += [" +- ".join(filter(None, mean_and_spread(of, name))) for name in (outcome, *further)]
+        cells += [number(mean.knn, ".2f"), *(number(mean[name], ".2f") for name in few)]
+        cells += [number(costs[arm], ".2f")] if costly else []
+        cells += [number(mean[name], ".4g") for name in EXPECTED]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     if costly:
         lines += ["", COSTS.format(part.against)]
+    lines += [*_compared(data, part, outcome), *_strengths(data, outcome)]
+    for name in further:
+        lines += _compared(data, part, name)
+    return lines
+
+
+def _titled(outcome: str) -> str:
+    return f"{named(outcome)}, %" if outcome in PERCENT else named(outcome)
+
+
+def _digits(outcome: str) -> int:
+    return 2 if outcome in PERCENT else 4
+
+
+def number(value: float, form: str) -> str:
+    """In that form; nothing where there is none."""
+    return "" if math.isnan(value) else f"{value:{form}}"
+
+
+def mean_and_spread(of: pd.DataFrame, outcome: str) -> tuple[str, str]:
+    """An arm's mean over seeds and their s.d.; nothing in place of what there is not."""
+    form = f".{_digits(outcome)}f"
+    return number(of[outcome].mean(), form), number(of[outcome].std(), form)
+
+
+def _compared(data: pd.DataFrame, part: PartFile, outcome: str) -> list[str]:
+    """The arms' differences in an outcome, and the part's contrasts; nothing where no two arms have it."""
+    of, lines = "" if outcome == part.outcomes[0] else f": {named(outcome)}", []
+    unit = "points" if outcome in PERCENT else "difference"
     if part.against is not None:
-        found, blocks = analysis.differences(data, part.against)
-        lines += ["", *_header(f"less {part.against}", "points", "95 % interval", "could have been seen", "")]
-        lines += [f"| {arm} | {_shown(d)} |" for arm, d in found.items()]
-        lines += _residual(blocks)
-    found = analysis.contrasts(data, part.contrasts)
+        found, blocks = analysis.differences(data, part.against, outcome)
+        if found or not of:
+            lines += ["", *_header(f"less {part.against}{of}", unit, "95 % interval", "could have been seen", "")]
+            lines += [f"| {arm} | {' | '.join(shown(d, outcome))} |" for arm, d in found.items()]
+            lines += _residual(blocks, outcome)
+    found = analysis.contrasts(data, part.contrasts, outcome)
     if found:
-        lines += ["", *_header("comparison", "points", "95 % interval", "could have been seen", "")]
-        lines += [f"| {words} | {_shown(d)} |" for words, d in found.items()]
-    return lines + _strengths(data)
+        lines += ["", *_header(f"comparison{of}", unit, "95 % interval", "could have been seen", "")]
+        lines += [f"| {words} | {' | '.join(shown(d, outcome))} |" for words, d in found.items()]
+    return lines
 
 
-def _residual(blocks: Blocks) -> list[str]:
+def _residual(blocks: Blocks, outcome: str) -> list[str]:
     if not blocks.df:
         return []
-    return ["", f"Residual s.d. {math.sqrt(blocks.variance):.2f} points, {blocks.df} degrees of freedom."]
+    deviation = f"{math.sqrt(blocks.variance):.{_digits(outcome)}f}{' points' if outcome in PERCENT else ''}"
+    return ["", f"Residual s.d. {deviation}, {blocks.df} degrees of freedom."]
 
 
-def _strengths(data: pd.DataFrame) -> list[str]:
-    found, blocks = analysis.curves(data), analysis.fitted(data)
+def _strengths(data: pd.DataFrame, outcome: str) -> list[str]:
+    found, blocks = analysis.curves(data, outcome), analysis.fitted(data, outcome)
     if not found:
         return []
     columns = ("best tried", "parabola's top", "95 % interval", "off it", "slope a doubling", "95 % interval")
@@ -128,8 +174,8 @@ def _strengths(data: pd.DataFrame) -> list[str]:
             continue
         base, weights = (analysis.slope({s: found[name][s] for s in both}) for name in (first, rest))
         tilt = blocks.contrast(weights | {arm: -weight for arm, weight in base.items()})
-        lines.append(f"| {rest} | {_shown(tilt)} |")
-    return [*lines, *_residual(blocks), "", OFF]
+        lines.append(f"| {rest} | {' | '.join(shown(tilt, outcome))} |")
+    return [*lines, *_residual(blocks, outcome), "", OFF]
 
 
 def _places(low: float, high: float, curve: dict[float, str]) -> str:
@@ -139,24 +185,29 @@ def _places(low: float, high: float, curve: dict[float, str]) -> str:
     return f"{low:.2f} to {high:.2f}"
 
 
-def _rankings(parts: dict[str, pd.DataFrame]) -> list[str]:
-    lines = [RANKED, "", *_header("part", "arms", "by chance", *EXPECTED)]
+def _rankings(parts: dict[str, pd.DataFrame], study: Study) -> list[str]:
+    lines = [ranked(study), "", *_header("part", "arms", "by chance", *EXPECTED)]
     for name, data in parts.items():
-        cells = [f"{row.rho:+.2f}, {row.regret:.2f}" for row in analysis.ranking(data).itertuples()]
+        found = analysis.ranking(data, study.file.parts[name].outcomes[0])
+        cells = ["" if math.isnan(row.regret) else f"{row.rho:+.2f}, {row.regret:.2f}" for row in found.itertuples()]
         arms = data.arm.nunique()
         lines.append(f"| {name} | {arms} | {analysis.chance(arms):.2f} | {' | '.join(cells)} |")
     return lines
 
 
-def _shown(d: Difference) -> str:
-    visible = "nothing: one seed" if math.isinf(d.visible) else f"{d.visible:.2f}"
-    return f"{signed(d.points)} | {_interval(d)} | {visible} | {d.verdict}"
+def shown(d: Difference, outcome: str) -> tuple[str, str, str, str]:
+    """A difference, its interval, what could have been seen, a verdict; of what is no percentage, higher or lower."""
+    digits, verdict = _digits(outcome), d.verdict
+    if outcome not in PERCENT:
+        verdict = {"better": "higher", "worse": "lower"}.get(verdict, verdict)
+    visible = "nothing: one seed" if math.isinf(d.visible) else f"{d.visible:.{digits}f}"
+    return signed(d.points, digits), _interval(d, digits), visible, verdict
 
 
-def _interval(d: Difference) -> str:
-    return "none" if math.isinf(d.low) else f"{signed(d.low)} to {signed(d.high)}"
+def _interval(d: Difference, digits: int = 2) -> str:
+    return "none" if math.isinf(d.low) else f"{signed(d.low, digits)} to {signed(d.high, digits)}"
 
 
-def signed(points: float) -> str:
-    """Two digits and a sign; what rounds to nothing is +0.00."""
-    return f"{round(points, 2) + 0.0:+.2f}"
+def signed(points: float, digits: int = 2) -> str:
+    """So many digits and a sign; what rounds to nothing is +0."""
+    return f"{round(points, digits) + 0.0:+.{digits}f}"

@@ -11,7 +11,7 @@ from pipeline.study.analysis import Difference
 
 ROWS = [("some <b>", Difference(1.0, 0.5, 1.5, 0.9)), ("other", Difference(-0.1, -math.inf, math.inf, math.inf))]
 DRAWN = {
-    "forest": lambda: figures.forest("A & B", ROWS),
+    "forest": lambda: figures.forest("A & B", ROWS, "points of top-1"),
     "heat": lambda: figures.heat(
         "Heat", ("strength", [1.0, 2.0, 4.0]), ["0", "20"], np.array([[80.0, 81.5, 79.0], [80, np.nan, 78]]), []
     ),
@@ -56,7 +56,9 @@ def test_a_forest_fills_what_is_told_from_nothing():
     drawn = DRAWN["forest"]()
     assert figures.COLOURS[2] in drawn  # better
     assert figures.COLOURS[4] not in drawn
-    assert figures.COLOURS[4] in figures.forest("x", [("w", Difference(-1.0, -1.5, -0.5, 0.9))])
+    worse = [("w", Difference(-1.0, -1.5, -0.5, 0.9))]
+    assert figures.COLOURS[4] in figures.forest("x", worse, "points of top-1")
+    assert figures.COLOURS[4] not in figures.forest("x", worse, "cosine", judged=False)
 
 
 def test_a_heat_map_shows_every_number_there_is_and_the_best_places():
