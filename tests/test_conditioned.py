@@ -18,22 +18,7 @@ from tests.batches import section
 from tests.toys import COMPUTE
 
 SIZE, N, WIDTH, STEPS = 8, 6, 5, 4
-_ENCODER = {
-    "method": "simclr",
-    "backbone": backbones.resnet(4, [1, 1, 1, 1]),
-    "optimizer": "sgd",
-    "momentum": 0.9,
-    "beta2": None,
-    "trust_coefficient": None,
-    "steps": 4,
-    "batch_size": 6,
-    "lr": 0.1,
-    "warmup_steps": 1,
-    "weight_decay": 0.01,
-    "log_every": 2,
-    "checkpoint_every": 2,
-    "evaluate_every": 2,
-    "seed": 0,
+_ENCODER = toys.pretrain_params(steps=4, evaluate_every=2).model_dump() | {
     "hidden_dim": 8,
     "output_dim": 4,
     "temperature": 0.2,

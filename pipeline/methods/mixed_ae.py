@@ -178,7 +178,8 @@ class MixedAE(nn.Module):
             each = pixels.unflatten(0, (-1, self.together))  # groups sources N C p p
             place = maps[:, None, :, None].expand(-1, -1, -1, each.shape[3])
             found["mixed"] = self.picture(each.gather(1, place)[:, 0])
-        shards.write_arrays(Path(folder) / RECONSTRUCTIONS, {name: x.cpu().numpy() for name, x in found.items()}, {})
+        arrays = {name: x.cpu().numpy() for name, x in found.items()}
+        shards.write_arrays(Path(folder) / RECONSTRUCTIONS, arrays, {"normalised": self.params.normalised})
         return [RECONSTRUCTIONS]
 
     def whole(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -197,12 +198,13 @@ def pictures(made: dict[str, Path]) -> list[tuple[str, np.ndarray]]:
     with shards.open_file(made[RECONSTRUCTIONS]) as file:
         images, visible, filled = (shards.own(file, name)[:] for name in ("images", "visible", "reconstruction"))
         mixed = shards.own(file, "mixed")[:] if "mixed" in file else []
+        told = " and each unseen patch's own mean and deviation" if file.attrs["normalised"] else ""
     sets = [("validation images", images)]
     if len(mixed):
         together = len(images) // len(mixed)
-        what = f"each {together} of them mixed, as the encoder sees them"
+        what = f"every {together} of them mixed into one, as the encoder sees it"
         sets.append((what, np.repeat(mixed, together, axis=0)))
-    return [*sets, ("what it sees of each", visible), ("each, reconstructed from that", filled)]
+    return [*sets, ("what it sees of each", visible), (f"each, reconstructed from that{told}", filled)]
 
 
 def mixing_map(groups: int, n: int, sources: int, draw: torch.Generator) -> torch.Tensor:

@@ -13,7 +13,8 @@ from pipeline.errors import UserError
 from pipeline.generators import gan
 from pipeline.params.schema import Compute, Generate
 from pipeline.training import generator
-from tests.toys import COMPUTE, gan_params
+from tests import toys
+from tests.toys import COMPUTE, contents, gan_params
 
 
 @pytest.fixture(scope="module")
@@ -114,21 +115,7 @@ def test_what_is_held_does_not_change_and_is_let_go():
 @pytest.fixture
 def steps(monkeypatch):
     """The steps whose discriminator's loss was computed; `crash` stops before one of them."""
-    loss = gan.Training.discriminator_loss
-
-    def counting(self, x, step):
-        if step == counting.crash:
-            raise KeyboardInterrupt
-        counting.seen.append(step)
-        return loss(self, x, step)
-
-    counting.seen, counting.crash = [], None
-    monkeypatch.setattr(gan.Training, "discriminator_loss", counting)
-    return counting
-
-
-def contents(made):
-    return {name: path.read_bytes() for name, path in made.items()}
+    return toys.counted(monkeypatch, gan.Training, "discriminator_loss")
 
 
 def test_trained_twice_it_has_the_same_bytes_and_trained_on_from_a_crash_too(images, steps, monkeypatch, tmp_path):

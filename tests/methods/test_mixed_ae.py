@@ -437,10 +437,11 @@ def test_rows_of_the_picture(arm, count, tmp_path):
     method.leave(tmp_path, bytes_of(20))
     sets = mixed_ae.pictures({"reconstructions.h5": tmp_path / "reconstructions.h5"})
     assert len(sets) == count
+    assert sets[-1][0] == "each, reconstructed from that and each unseen patch's own mean and deviation"
     assert {images.shape for _, images in sets} == {(16, 16, 16, 1)}
     if arm == "full":
         title, mixed = sets[1]
-        assert title == "each 4 of them mixed, as the encoder sees them"
+        assert title == "every 4 of them mixed into one, as the encoder sees it"
         assert all(np.array_equal(mixed[k], mixed[k - k % 4]) for k in range(16))
 
 

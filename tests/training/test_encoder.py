@@ -13,10 +13,11 @@ from pipeline.errors import UserError
 from pipeline.generators import gan
 from pipeline.methods import View, clsp_simclr, joint_gan, simclr
 from pipeline.params.methods import CLSPSimCLR, SimCLR
-from pipeline.params.schema import Augment, Inflation, Pretrain
+from pipeline.params.schema import Augment, Inflation
 from pipeline.training import encoder
+from tests import toys
 from tests.methods import contract
-from tests.toys import COMPUTE
+from tests.toys import COMPUTE, contents, pretrain_params
 
 NONE, NOWHERE = [], Path("no generator")
 OWN = SimCLR(hidden_dim=8, output_dim=4, temperature=0.2)
@@ -31,27 +32,6 @@ AUGMENT = Augment(
     replaced="second",
     **dict.fromkeys(OPTIONAL.split()),
 )
-
-
-def params(**changes):
-    given = {
-        "method": "simclr",
-        "backbone": backbones.resnet(4, [1, 1, 1, 1]),
-        "optimizer": "sgd",
-        "momentum": 0.9,
-        "beta2": None,
-        "trust_coefficient": None,
-        "steps": 5,
-        "batch_size": 6,
-        "lr": 0.1,
-        "warmup_steps": 1,
-        "weight_decay": 0.01,
-        "log_every": 2,
-        "checkpoint_every": 2,
-        "evaluate_every": 4,
-        "seed": 0,
-    }
-    return Pretrain(**given | changes)
 
 
 @pytest.fixture(scope="module")
@@ -71,25 +51,13 @@ def generated():
 @pytest.fixture
 def steps(monkeypatch):
     """The steps whose loss was computed; `crash` stops before one of them."""
-    loss = simclr.SimCLR.loss
-
-    def counting(self, batch, step):
-        if step == counting.crash:
-            raise KeyboardInterrupt
-        counting.seen.append(step)
-        return loss(self, batch, step)
-
-    counting.seen, counting.crash = [], None
-    monkeypatch.setattr(simclr.SimCLR, "loss", counting)
-    return counting
+    return toys.counted(monkeypatch, simclr.SimCLR, "loss")
 
 
 def pretrain(real, generated, mixing=MIXING, augment=AUGMENT, own=OWN, positives=NONE, folder=NOWHERE, **changes):
-    return encoder.pretrain(params(**changes), own, augment, mixing, real, generated, positives, folder, COMPUTE)
-
-
-def contents(made):
-    return {name: path.read_bytes() for name, path in made.items()}
+    return encoder.pretrain(
+        pretrain_params(**changes), own, augment, mixing, real, generated, positives, folder, COMPUTE
+    )
 
 
 def test_pretraining_twice_and_on_from_crashes_gives_the_same_files(real, generated, steps, monkeypatch, tmp_path):
@@ -231,7 +199,9 @@ def test_the_facts_count_what_the_mixture_really_draws(n_real, n_generated, weig
 def one_step(optimizer, gradients, rate, **changes):
     """A matrix and a vector after one step of the loop's own update, from weights of 2 and of 1."""
     matrix, vector = torch.nn.Parameter(torch.full((2, 2), 2.0)), torch.nn.Parameter(torch.ones(3))
-    chosen = params(optimizer=optimizer, lr=rate, steps=1, warmup_steps=0, momentum=0.0, weight_decay=0.1, **changes)
+    chosen = pretrain_params(
+        optimizer=optimizer, lr=rate, steps=1, warmup_steps=0, momentum=0.0, weight_decay=0.1, **changes
+    )
     module = torch.nn.ParameterList([matrix, vector])
     task = loop.Task(
         phases=[
@@ -283,7 +253,7 @@ def test_adamw_decays_matrices_alone_and_its_first_step_is_as_long_as_the_rate(t
 def test_adamw_has_the_betas_that_it_is_given():
     """Gradients 1 and 0, betas 1/2 and 1/4: m = 1/4 over 1 - 1/4, v = 3/16 over 1 - 1/16 at the second step."""
     vector = torch.nn.Parameter(torch.zeros(1))
-    chosen = params(optimizer="adamw", momentum=0.5, beta2=0.25)
+    chosen = pretrain_params(optimizer="adamw", momentum=0.5, beta2=0.25)
     built = encoder.optimiser(chosen, [{"params": [vector], "weight_decay": 0.0}], 0.1)
     for gradient in (1.0, 0.0):
         vector.grad = torch.full((1,), gradient)
@@ -295,7 +265,7 @@ def test_adamw_has_the_betas_that_it_is_given():
 def test_momentum_carries_the_last_step_on(optimizer):
     """Two equal gradients with momentum 1/2: steps of one and of one and a half, on a vector under either."""
     vector = torch.nn.Parameter(torch.zeros(1))
-    chosen = params(optimizer=optimizer, momentum=0.5, trust_coefficient=0.02 if optimizer == "lars" else None)
+    chosen = pretrain_params(optimizer=optimizer, momentum=0.5, trust_coefficient=0.02 if optimizer == "lars" else None)
     built = encoder.optimiser(chosen, [{"params": [vector], "weight_decay": 0.0}], 0.1)
     for _ in range(2):
         vector.grad = torch.ones(1)

@@ -13,7 +13,8 @@ from pipeline.errors import UserError
 from pipeline.generators import ddpm
 from pipeline.params.schema import Generator
 from pipeline.training import generator
-from tests.toys import COMPUTE, ddpm_params
+from tests import toys
+from tests.toys import COMPUTE, contents, ddpm_params
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
@@ -39,21 +40,7 @@ def images():
 @pytest.fixture
 def steps(monkeypatch):
     """The steps whose loss was computed; `crash` stops before one of them."""
-    loss = ddpm.Training.loss
-
-    def counting(self, x, step):
-        if step == counting.crash:
-            raise KeyboardInterrupt
-        counting.seen.append(step)
-        return loss(self, x, step)
-
-    counting.seen, counting.crash = [], None
-    monkeypatch.setattr(ddpm.Training, "loss", counting)
-    return counting
-
-
-def contents(made):
-    return {name: path.read_bytes() for name, path in made.items()}
+    return toys.counted(monkeypatch, ddpm.Training, "loss")
 
 
 def test_trained_twice_it_has_the_same_bytes_and_trained_on_from_a_crash_too(images, steps, monkeypatch, tmp_path):
