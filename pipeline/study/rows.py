@@ -68,7 +68,7 @@ def setting(cell: Cell, params: Params) -> dict:
     """What a row says of a cell before it is run."""
     p, positives = params, params.positives if cells.wants_positives(params) else None
     own = getattr(p, p.pretrain.method)
-    mixed = {name: getattr(p.mixed_ae, name) for name in _MIXED_AE} if p.pretrain.method == "mixed_ae" else {}
+    mixed = p.mixed_ae if p.pretrain.method == "mixed_ae" else None
     return {
         "label": cell.label,
         "method": p.pretrain.method,
@@ -88,7 +88,7 @@ def setting(cell: Cell, params: Params) -> dict:
         "generator": p.generator.kind,
         "backbone": p.pretrain.backbone.kind,
         "mode": _or_nothing(own, "mode"),
-        **{name: float(value) for name, value in mixed.items()},
+        **{name: float(getattr(mixed, name)) if mixed else "" for name in _MIXED_AE},
         "finetune_labels": max(p.finetune.labels, default=""),
         "seed": cell.seed,
         "steps": p.pretrain.steps,

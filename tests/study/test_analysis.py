@@ -181,6 +181,16 @@ def test_rankings_by_hand():
     )
 
 
+def test_a_measure_that_an_arm_lacks_ranks_nothing_and_an_arm_without_the_outcome_does_not_count():
+    data = pd.DataFrame({"arm": list("abcd"), "seed": 0, "point": [{}] * 4, "top1": [80.0, 82.0, 85.0, math.nan]})
+    measures = {name: [1.0, 2.0, 3.0, 4.0] for name in analysis.EXPECTED} | {"lidar": [1.0, math.nan, 3.0, 4.0]}
+    data = data.assign(**measures)
+    found = analysis.ranking(data, "top1").set_index("measure")
+    assert list(found.arms) == [3] * 5
+    assert found.loc["rankme", ["rho", "regret"]].tolist() == pytest.approx([1, 0], abs=1e-9)
+    assert found.loc["lidar", ["rho", "regret"]].isna().all()
+
+
 @pytest.mark.parametrize(("arms", "within"), [(4, 1.0), (5, 0.9), (6, 29 / 35), (7, 0.75), (8, 5 / 7)])
 def test_rank_correlations_beyond_chance_are_those_of_the_published_table(arms, within):
     """The next possible value is Zar's critical one, two-sided at 5 %: 1.000, .886, .786, .738 for 5 to 8 arms."""

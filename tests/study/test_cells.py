@@ -63,6 +63,9 @@ def test_a_grid_may_be_over_words(write):
         ("threads: 1", "treads: 1", "no parameter compute.treads"),
         ("    against: none\n", "    contrasts:\n      x:\n        none: 1\n", "x: weights of arms that add up to 0"),
         ("    against: none\n", "    contrasts:\n      x:\n        none: 1\n        any: -1\n", "x: weights of arms"),
+        ("    against: none\n", "    outcomes:\n      - cosine\n", "cosine is no percentage, as the first must be"),
+        ("    against: none\n", "    outcomes:\n      - top1\n      - cosin\n", r"parts\.arms\.outcomes\.1"),
+        ("    against: none\n", "    outcomes:\n      - knn\n      - knn\n", "outcomes: one stands twice"),
         ("pretrain.seed", "pretrain.sed", "no parameter pretrain.sed"),
         ("seeds: 1", "seeds: 0", "parts.grid.seeds"),
         ("  - smoke", "  - smok", "presets: no smok"),
@@ -121,6 +124,20 @@ def test_the_key_is_of_what_decides_the_numbers(write):
     assert len({keys[0], *map(cells.key, found)}) == 5
     simclr = params.model_copy(update={"simclr": params.simclr.model_copy(update={"temperature": 0.3})})
     assert cells.key(simclr) != keys[0]
+
+
+def test_the_key_is_of_fine_tuning_where_labels_are_asked_for_alone(write, monkeypatch):
+    params = cells.resolve(write().cells[0], reader.load())
+
+    def key(**values):
+        return cells.key(params.model_copy(update={"finetune": params.finetune.model_copy(update=values)}))
+
+    assert key(steps=77) == cells.key(params)
+    assert len({cells.key(params), *(key(labels=[0.1], steps=steps) for steps in (300, 77))}) == 3
+    asked = []
+    monkeypatch.setattr(store, "code", lambda *modules: asked.append(modules) or "other")
+    key(labels=[0.1])
+    assert set(store.closure(*store.imports(REPOSITORY / "stages/finetune.py"))) <= set(store.closure(*asked[0]))
 
 
 def test_the_key_changes_with_the_code_that_computes(write, monkeypatch):

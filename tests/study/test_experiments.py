@@ -48,6 +48,48 @@ def test_cells_that_ask_for_the_same_are_run_once_and_have_a_row_each(write):
     ]
 
 
+def test_a_row_tells_a_games_arms_and_mixed_aes_apart_and_knows_what_was_fine_tuned(write):
+    parts = """
+parts:
+  game:
+    asks: x
+    seeds: 1
+    base: {generator: {kind: gan}, generate: {sampler: direct, steps: 1}, inflation: {ratio: 0.0}}
+    arms: {hard: {pretrain: {method: joint_gan}, joint_gan: {mode: hard}}, real only: {}}
+  mixed:
+    asks: x
+    seeds: 1
+    base:
+      finetune: {labels: [0.1, 0.02]}
+      pretrain:
+        method: mixed_ae
+        backbone: {kind: vit, width: 24, blocks: null, depth: 1, heads: 2, patch: 4}
+    arms: {all: {mixed_ae: {sources: 4}, augment: {family: crop, strength: 1.0}}}
+"""
+    asked = experiments.wanted(write(STUDY.partition("parts:")[0] + parts))
+    names = ("generator", "backbone", "mode", "mixing", "attention", "segments", "contrast", "finetune_labels")
+    found = [tuple(rows.setting(one.cell, one.params)[name] for name in names) for one in asked]
+    assert found == [
+        ("gan", "resnet", "hard", "", "", "", "", ""),
+        ("gan", "resnet", "", "", "", "", "", ""),
+        ("ddpm", "vit", "", 1.0, 1.0, 1.0, 0.1, 0.1),
+    ]
+
+
+def test_fine_tunings_top1_is_a_column_of_its_own():
+    probed, tuned = {"top1": 70.0, "knn": 60.0}, {"top1": 81.0, "from_scratch": 75.0, "labels": 1000}
+    made = {"synthetic": 3.25, "views": 9, "collapsed": 0}
+    found = rows.measured({"pretrain": made, "linear_eval": probed, "finetune": tuned})
+    assert found == {
+        "top1": 70.0,
+        "knn": 60.0,
+        "finetuned": 81.0,
+        "from_scratch": 75.0,
+        "synthetic": 3.25,
+        "views": 9,
+    }
+
+
 def test_rows_of_another_study_are_taken_over(write):
     study = write()
     asked = experiments.wanted(study)

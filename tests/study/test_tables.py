@@ -99,6 +99,100 @@ def test_a_half_finished_study_has_what_there_is(study):
     assert "Not run yet." in studies.section(study)
 
 
+GAME = """    outcomes:
+      - finetuned
+      - cosine
+      - frechet_growth
+    against: static
+    contrasts:
+      "both less pair":
+        both: 1
+        pair: -1
+    arms:
+      real: {augment: {strength: 1.0}}
+      static: {augment: {strength: 1.5}}
+      pair: {augment: {strength: 2.0}}
+      both: {augment: {strength: 2.5}}
+"""
+TUNED = {"real": (70.0, 72.0), "static": (70.5, 72.5), "pair": (71.5, 73.5), "both": (72.0, 74.0)}
+COSINE = {"static": (1.0, 1.0), "pair": (0.7, 0.8), "both": (0.6, 0.7)}  # real images have no pairs
+GROWTH = {"pair": (0.02, 0.06), "both": (0.1, 0.14)}
+
+
+@pytest.fixture
+def game(write):
+    """Four arms at two seeds, of which three have a cosine and two a distance, none a measure without labels."""
+    study = write(STUDY.partition("parts:")[0] + f"parts:\n  game:\n    asks: x\n    seeds: 2\n{GAME}")
+    for one in experiments.wanted(study):
+        arm, seed = one.cell.arm, one.cell.seed
+        values = dict.fromkeys((*rows.LABEL_FREE, *rows.OTHERS, *rows.PERCENT), "") | {"knn": 60.0, "commit": "abc"}
+        values |= {"finetuned": TUNED[arm][seed]}
+        values |= {name: of[arm][seed] for name, of in (("cosine", COSINE), ("frechet_growth", GROWTH)) if arm in of}
+        rows.add(study.memory, row(one, **values))
+    return study
+
+
+def test_further_outcomes_by_hand(game):
+    text = tables.table(game)
+    assert "nan" not in text
+    lines = text.splitlines()
+    head = "| arm | seeds | beta | passes | fine-tuned top-1, % | cosine | frechet growth | kNN | rankme |"
+    assert any(line.startswith(head) for line in lines)
+    assert "| real | 2 | 1.000 | 1 | 71.00 +- 1.41 |  |  | 60.00 |  |  |  |  |  |" in lines
+    assert (
+        "| pair | 2 | 1.000 | 1 | 72.50 +- 1.41 | 0.7500 +- 0.0707 | 0.0400 +- 0.0283 | 60.00 |  |  |  |  |  |" in lines
+    )
+    assert "| both | +1.50 | +1.50 to +1.50 | 0.00 | better |" in lines  # seeds move all arms alike
+    # Cosines: residuals of arm + seed are -+ 1/30, +- 1/60, +- 1/60; their squares, 1/300, over two degrees of freedom.
+    # s.d. .0408, and of a difference of two arms over two seeds as much; t(2) is 4.3027, and at .8 more 1.0607
+    at = lines.index("| less static: cosine | difference | 95 % interval | could have been seen |  |")
+    assert lines[at + 2 : at + 6] == [
+        "| pair | -0.2500 | -0.4257 to -0.0743 | 0.2190 | lower |",
+        "| both | -0.3500 | -0.5257 to -0.1743 | 0.2190 | lower |",
+        "",
+        "Residual s.d. 0.0408, 2 degrees of freedom.",
+    ]
+    assert "| both less pair | -0.1000 | -0.2757 to +0.0757 | 0.2190 | not resolved |" in lines
+    assert not any(line.startswith("| less static: frechet growth") for line in lines)  # static has none
+    at = lines.index("| comparison: frechet growth | difference | 95 % interval | could have been seen |  |")
+    assert lines[at + 2] == "| both less pair | +0.0800 | +0.0800 to +0.0800 | 0.0000 | higher |"
+    assert "Rank correlation with fine-tuned top-1 over" in text
+    assert "| game | 4 | 1.00 |  |  |  |  |  |" in lines
+
+
+def test_the_page_shows_further_outcomes(game):
+    html = studies.section(game)
+    assert "nan" not in html.partition("<table>")[2]
+    assert html.count("<figure>") == 5  # differences and comparisons of two outcomes, comparisons of the third
+    assert "cosine, 95 % interval" in html
+    assert "points of fine-tuned top-1, 95 % interval" in html
+    cells = re.findall(r"<td>([^<]*)</td>", html)
+    at = cells.index("both")
+    assert cells[at : at + 11] == [
+        "both",
+        "2",
+        "1.000",
+        "1",
+        "73.00",
+        "1.41",
+        "0.6500",
+        "0.0707",
+        "0.1200",
+        "0.0283",
+        "60.00",
+    ]
+    assert cells[at + 11 : at + 19] == [
+        "+1.50",
+        "+1.50 to +1.50",
+        "&gt; 0.00",
+        "better",
+        "-0.3500",
+        "-0.5257 to -0.1743",
+        "&gt; 0.2190",
+        "lower",
+    ]
+
+
 def test_curves_over_a_number_start_where_it_does(write):
     """A ratio of 0 has no logarithm; a method is no number, a seed no quantity."""
     drawn = {}
