@@ -78,6 +78,7 @@ def test_views_replaced_by_conditioned_versions_killed_while_their_generator_tra
     assert card["candidates"] == 2
 
 
+@pytest.mark.slow
 def test_versions_by_a_pipeline_that_has_seen_outside_data_say_so_and_follow_its_bytes(base, tmp_path):
     clone, place = clones.copy(base.clone, tmp_path / "clone"), toys.unclip(tmp_path)
     before = json.loads((clone / "metrics/positives.json").read_text())

@@ -141,6 +141,7 @@ parts:
       both:
         joint_gan:
           mode: both
+          game_lr: 0.05
   tuned:
     asks: what the row of a fine-tuned autoencoder has
     seeds: 1
