@@ -294,7 +294,8 @@ def test_the_monitor_measures_the_farthest_generator_when_it_is_time():
         assert made.monitor.distance == made.monitor.baseline
     made.before_step(4, 0.1)
     assert made.monitor.distance > made.monitor.baseline
-    assert generator_loss(made)["growth"] == made.monitor.distance / made.monitor.baseline - 1  # a share of the GAN's as it came
+    grown = made.monitor.distance / made.monitor.baseline - 1
+    assert generator_loss(made)["growth"] == grown  # a share of the GAN's as it came
     real = torch.from_numpy(contract.given().images)
     features = made.frozen.discriminator(real.permute(0, 3, 1, 2) / 127.5 - 1)[1]
     whole = built("pair", monitor_images=20)
