@@ -132,6 +132,7 @@ def test_a_method_is_a_function_of_the_seed(name):
     assert not all(torch.equal(first[key], other[key]) for key in first)
 
 
+@pytest.mark.fault(4)
 @EVERY
 def test_interrupted_training_ends_with_the_same_bits(name, tmp_path):
     class Crash(Exception):
