@@ -33,9 +33,7 @@ def made(params, compute) -> np.ndarray:
 def distance(real: torch.Tensor, x: torch.Tensor) -> tuple[float, float]:
     """Frechet distance to the real features, and its noise."""
     rows = [torch.randint(len(x), (len(x),), generator=seeds.generator(0, "bench bootstrap", k)) for k in range(AGAIN)]
-    real = probes.moments(real)
-    found = [probes.frechet(real, probes.moments(part)) for part in (x, *(x[r] for r in rows))]
-    return found[0], float(np.std(found[1:], ddof=1))
+    return probes.frechet(real, x), float(np.std([probes.frechet(real, x[r]) for r in rows], ddof=1))
 
 
 def rows() -> list[pairs.Row]:

@@ -44,10 +44,7 @@ class Monitor(nn.Module):
         rows = seeds.permutation(seed, "monitor", 0, len(images), np.arange(n))
         real = torch.from_numpy(images[np.sort(rows)]).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.no_grad():
-            features = [frozen.discriminator(part)[1] for part in real.split(_ROWS)]
-        mean, covariance = probes.moments(torch.cat(features))
-        self.register_buffer("mean", mean)
-        self.register_buffer("covariance", covariance)
+            self.register_buffer("real", torch.cat([frozen.discriminator(part)[1] for part in real.split(_ROWS)]))
         self.register_buffer("baseline", torch.tensor(self._of(frozen.generator, frozen), dtype=torch.float64))
         self.register_buffer("distance", self.baseline.clone())
 
@@ -64,8 +61,7 @@ class Monitor(nn.Module):
         z = fixed_noise(self.seed, "monitor", self.n, frozen)
         with gan.held(generator):
             features = [frozen.discriminator(generator(part))[1] for part in z.split(_ROWS)]
-        made = probes.moments(torch.cat(features).cpu())
-        return probes.frechet(made, (self.mean.cpu(), self.covariance.cpu()))
+        return probes.frechet(self.real.cpu(), torch.cat(features).cpu())
 
 
 class Snapshots(nn.Module):
@@ -108,3 +104,9 @@ def pictures(path: Path) -> list[tuple[str, np.ndarray]]:
         if not np.array_equal(pairs[:, 0], pairs[:, 1]):
             sets.append((f"step {step}, their partners, mean cosine {cosine.mean():.2f}", pairs[:, 1]))
     return sets
+
+
+def last_cosine(path: Path) -> float:
+    """Of written snapshots: the mean cosine of the last one's pairs."""
+    with shards.open_file(path) as file:
+        return float(shards.own(file, "cosine")[-1].mean())

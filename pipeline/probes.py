@@ -137,19 +137,13 @@ def uniformity(x: torch.Tensor) -> float:
     return float(torch.exp(-2 * distances**2).mean().log())
 
 
-def moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean (D,) and covariance (D, D) of features (N, D), float64: all that `frechet` knows of a set of images."""
-    x = x.double()
-    return x.mean(dim=0), torch.atleast_2d(x.T.cov())
+def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Frechet distance of two sets of features, float (N, D) and (M, D), taken as normal (Heusel et al. 2017)."""
+    from torchmetrics.image.fid import FrechetInceptionDistance  # slow, so not before it is wanted
 
-
-def frechet(one: tuple[torch.Tensor, torch.Tensor], other: tuple[torch.Tensor, torch.Tensor]) -> float:
-    """Frechet distance of two normal distributions by their `moments` (Heusel et al. 2017):
-
-    |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)).
-    """
-    (mean, covariance), (others, theirs) = one, other
-    values, vectors = torch.linalg.eigh(covariance)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    both = torch.linalg.eigvalsh(root @ theirs @ root).clamp(min=0).sqrt().sum()  # of one that has C C' 's values
-    return float((mean - others).square().sum() + covariance.trace() + theirs.trace() - 2 * both)
+    as_they_are = torch.nn.Identity()
+    as_they_are.num_features = a.shape[1]
+    metric = FrechetInceptionDistance(feature=as_they_are)
+    metric.update(a.double(), real=True)
+    metric.update(b.double(), real=False)
+    return float(metric.compute())

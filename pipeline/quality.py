@@ -50,15 +50,14 @@ def judge(generated: np.ndarray, source: str, real: shards.RealSet, params: Qual
     x, a, b = (embed(images) for images in (judged, one, two))
     density, coverage = density_and_coverage(a, x)
     floor = density_and_coverage(a, b)
-    ours, theirs, others = (probes.moments(features) for features in (x, a, b))
     right, of = told_apart(judged, one, params, compute)
     low, high = probes.wilson(right, of)
     near, near_unseen = (memorisation.nearest(images, seen) for images in (judged, unseen[: 2 * n]))
     copied, limit = memorisation.copies(near, near_unseen)
     metrics = {
         "judged": n,
-        "frechet": probes.frechet(theirs, ours),
-        "frechet_floor": probes.frechet(theirs, others),
+        "frechet": probes.frechet(a, x),
+        "frechet_floor": probes.frechet(a, b),
         "density": density,
         "coverage": coverage,
         "told_apart": 100 * right / of,

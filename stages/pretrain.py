@@ -1,6 +1,5 @@
-"""Real and generated images + a method -> data/encoder/: encoder.safetensors and its card."""
+"""Real and generated images + a method -> data/encoder/: encoder.safetensors, its card, what else the method leaves."""
 
-import statistics
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -62,28 +61,8 @@ def main(params: SimpleNamespace) -> None:
     last["collapsed"] = int(rows[-1]["feature_spread"] < heads.COLLAPSED)
     there = ("n_real", "n_generated")  # in metrics/prepare.json and generate.json
     drawn = {name: value for name, value in facts.items() if name not in there}
-    report.metrics(Path("metrics/pretrain.json"), {"steps": rows[-1]["step"], **last, **drawn, **own(rows, made)})
-
-
-def own(rows: list[dict], made: dict[str, Path]) -> dict[str, float]:
-    """What a method says of itself, from its log's rows and its files; nothing for most methods.
-
-    synthetic, reconstruction, top_k: means of the rows of the last tenth of the steps. synthetic_start: of the first
-    row that has it. frechet_growth, frechet_most: of the generators' monitor, at the end and at most. cosine: mean over
-    the pairs of the last snapshot.
-    """
-    late = [row for row in rows if 10 * row["step"] > 9 * rows[-1]["step"]]
-    of_rows = {name: [row[name] for row in late if name in row] for name in ("synthetic", "reconstruction", "top_k")}
-    found = {name: statistics.fmean(values) for name, values in of_rows.items() if values}
-    if "synthetic" in found:
-        found["synthetic_start"] = next(row["synthetic"] for row in rows if "synthetic" in row)
-    growth = [row["generator_growth"] for row in rows if "generator_growth" in row]
-    if growth:
-        found |= {"frechet_growth": growth[-1], "frechet_most": max(growth)}
-    if "gan_snapshots.h5" in made:
-        with shards.open_file(made["gan_snapshots.h5"]) as file:
-            found["cosine"] = float(shards.own(file, "cosine")[-1].mean())
-    return found
+    own = method.outcomes(rows, made) if hasattr(method, "outcomes") else {}
+    report.metrics(Path("metrics/pretrain.json"), {"steps": rows[-1]["step"], **last, **drawn, **own})
 
 
 if __name__ == "__main__":

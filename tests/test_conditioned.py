@@ -3,7 +3,6 @@
 import itertools
 from types import SimpleNamespace
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -244,16 +243,11 @@ def test_a_set_goes_version_by_version_and_more_versions_add_shards(folder):
     large, again = fill(folder, candidates=3)
     assert fingerprint == again
     assert {name: large[name].read_bytes() for name in before} == before
-    images, anchors, versions = [], [], []
-    for name in sorted(large):
-        with h5py.File(large[name]) as file:
-            images.append(file["images"][:])
-            anchors += file["anchor_index"][:].tolist()
-            versions += file["candidate"][:].tolist()
+    images, anchors, versions = toys.positives(large)
     assert anchors[:18] == 3 * list(range(100, 106))
     assert versions[:18] == [0] * 6 + [1] * 6 + [2] * 6
     numbers = [sampled(folder, range(k, k + 2)) for k in range(0, 12, 2)]
-    assert np.array_equal(np.concatenate(images)[:12], ddpm.to_uint8(torch.cat(numbers), SIZE))
+    assert np.array_equal(images[:12], ddpm.to_uint8(torch.cat(numbers), SIZE))
 
 
 def test_whatever_decides_the_pixels_makes_another_set(folder):

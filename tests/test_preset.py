@@ -22,6 +22,8 @@ REPOSITORY = Path(pipeline.__file__).parent.parent
 COMMITTED = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
 ALL = preset.names()
 WHOLE = {"smoke", "adainf-cifar10"}  # the others are parts, which go over the second
+METHODS = get_args(Pretrain.model_fields["method"].annotation)
+OTHERS = ("clsp_simclr", "clsp_moco", "mixed_ae", "joint_gan")  # which bring positives, one view or a game
 CELLS = list(itertools.product(preset.DATASETS, preset.METHODS, preset.ARMS))
 NEIGHBOURS = {key: row for key, row in preset.published().items() if row["presets"]}
 
@@ -324,7 +326,7 @@ def test_mixed_aes_preset_and_its_arms():
 def test_the_small_vit_composes_with_every_method(first, folder):
     preset.write(preset.compose([*first, "vit"]), folder / "params.yaml")
     values = reader.load(folder / "params.yaml").model_dump()
-    for method in get_args(Pretrain.model_fields["method"].annotation):
+    for method in METHODS:
         values["pretrain"]["method"] = method
         game = method == "joint_gan"  # which plays on with a GAN, and without positives
         values["positives"]["kind"] = "none" if game else "anchored"
@@ -335,6 +337,23 @@ def test_the_small_vit_composes_with_every_method(first, folder):
         params, faults = reader.validate(values)
         assert faults == [], method
         assert params.pretrain.backbone.kind == "vit"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("none", method) for method in METHODS if method != "joint_gan"]
+    + [(kind, method) for kind in ("conditioned", "unclip") for method in METHODS if method not in OTHERS]
+    + [("gan", "joint_gan", arm) for arm in ("both", "static", "static_pair", "hard", "pair")],
+    ids=" ".join,
+)
+def test_what_documents_compose_passes_schema_and_rules(names, folder):
+    named = [name for name in names if name in ALL]  # simclr and both are what the others leave
+    preset.write(preset.compose(["adainf-cifar10", *named]), folder / "params.yaml")
+    params = reader.load(folder / "params.yaml")
+    assert params.pretrain.method == names[1]
+    assert params.augment.replace == (1.0 if names[0] in ("conditioned", "unclip") else 0.0)
+    assert params.inflation.ratio == 0
+    assert params.joint_gan.mode in names or params.pretrain.method != "joint_gan"
 
 
 def test_clsps_presets_are_the_papers_settings():

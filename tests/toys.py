@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import h5py
 import numpy as np
 import torch
 
@@ -172,3 +173,14 @@ def unclip(folder: Path, seed: int = 0) -> Path:
                 parameter.add_(torch.randn_like(parameter))
     StableUnCLIPImg2ImgPipeline(**parts).save_pretrained(folder / "pipeline", safe_serialization=True)
     return folder / "pipeline"
+
+
+def positives(shards: dict[str, Path]) -> tuple[np.ndarray, list[int], list[int]]:
+    """What shards of positives hold, in order: images, the name of each one's anchor, which of its versions it is."""
+    images, anchors, versions = [], [], []
+    for name in sorted(shards):
+        with h5py.File(shards[name]) as file:
+            images.append(file["images"][:])
+            anchors += file["anchor_index"][:].tolist()
+            versions += file["candidate"][:].tolist()
+    return np.concatenate(images), anchors, versions

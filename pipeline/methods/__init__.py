@@ -9,7 +9,8 @@ The contract. A method module has `build(params, encoder, seed)` -> an nn.Module
     leave(folder, images)   where there is something to keep beside the encoder: writes it there when training is over,
                    returns the files' names; images: those of validation, uint8 (N, H, W, C)
 A module whose method leaves something has `pictures(made)`, what is to be seen of it, made: file's name -> path; a list
-of (title, uint8 images (N, H, W, C)).
+of (title, uint8 images (N, H, W, C)). One that says more of a finished training than its loss has
+`outcomes(rows, made)`, numbers by name for metrics/pretrain.json, rows: of its log.
 A module that has GENERATOR, a kind of pipeline.generators, wants a trained one: its `build` gets `Given` as well.
 The module's state (heads, averages, queues) is persistent buffers and parameters. It owns no optimiser, no loop, no
 logging and no device call. The batch that reaches the loss is a list of float tensors (B, C, H, W), one a view: with
@@ -17,6 +18,7 @@ several processes, this one's rows. What is made of them passes through `distrib
 """
 
 import importlib
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -58,3 +60,8 @@ class Given:
 def module(name: str) -> ModuleType:
     """The module of one method, imported on use."""
     return importlib.import_module(f"pipeline.methods.{name}")
+
+
+def late(rows: list[dict], name: str) -> float:
+    """The mean of a number of the log over the rows of the last tenth of the steps."""
+    return statistics.fmean(row[name] for row in rows if 10 * row["step"] > 9 * rows[-1]["step"])

@@ -21,7 +21,7 @@ from pipeline.generators.gan import held
 from pipeline.heads import mlp
 from pipeline.loop import Own, Phase, groups_of
 from pipeline.losses import multi_positive
-from pipeline.methods import Given, View
+from pipeline.methods import Given, View, late
 from pipeline.params.methods import JointGAN as Params
 
 GENERATOR = "gan"
@@ -270,6 +270,17 @@ class JointGAN(nn.Module):
 def pictures(made: dict[str, Path]) -> list[tuple[str, np.ndarray]]:
     """The generators' images over time."""
     return game.pictures(made[game.SNAPSHOTS])
+
+
+def outcomes(rows: list[dict], made: dict[str, Path]) -> dict[str, float]:
+    """synthetic: L_CL of synthetic anchors, late, and synthetic_start, in the first row that has it; cosine of the last
+    snapshot's pairs; frechet_growth and frechet_most, of generators that learn: the monitor's, at the end and at most.
+    """
+    synthetic = [row["synthetic"] for row in rows if "synthetic" in row]
+    growth = [row["generator_growth"] for row in rows if "generator_growth" in row]
+    found = {"cosine": game.last_cosine(made[game.SNAPSHOTS])}
+    found |= {"synthetic": late(rows, "synthetic"), "synthetic_start": synthetic[0]} if synthetic else {}
+    return found | ({"frechet_growth": growth[-1], "frechet_most": max(growth)} if growth else {})
 
 
 def identities(views: list[torch.Tensor]) -> torch.Tensor:

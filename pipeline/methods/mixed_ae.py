@@ -18,7 +18,7 @@ from pipeline.backbones import Encoder
 from pipeline.errors import UserError
 from pipeline.loop import Phase, groups_of
 from pipeline.losses import multi_positive
-from pipeline.methods import View
+from pipeline.methods import View, late
 from pipeline.params.methods import MixedAE as Params
 
 EPSILON = 1e-6  # added to a patch's variance, as in MAE's code
@@ -205,6 +205,11 @@ def pictures(made: dict[str, Path]) -> list[tuple[str, np.ndarray]]:
         what = f"every {together} of them mixed into one, as the encoder sees it"
         sets.append((what, np.repeat(mixed, together, axis=0)))
     return [*sets, ("what it sees of each", visible), (f"each, reconstructed from that{told}", filled)]
+
+
+def outcomes(rows: list[dict], made: dict[str, Path]) -> dict[str, float]:
+    """The late reconstruction error, and where images are mixed `top_k`."""
+    return {name: late(rows, name) for name in ("reconstruction", "top_k") if name in rows[-1]}
 
 
 def mixing_map(groups: int, n: int, sources: int, draw: torch.Generator) -> torch.Tensor:
