@@ -90,14 +90,16 @@ class JointGAN(nn.Module):
         return real, real, (24 if mode == "both" else 18) * share
 
     def before_step(self, step: int, progress: float) -> None:
-        """Measure the generators, and keep a snapshot, where it is time."""
+        """Measure the generators, halve the ramp if they have gone too far, and keep a snapshot, where it is time."""
         since = step - self.params.real_steps
         if len(self.generators) and since >= 0 and since % self.params.monitor_every == 0:
             self.monitor.measure(self.generators, self.frozen)
+            near = self.monitor.near(self.params.growth)
+            self.ramped.copy_(torch.where(near, self.ramped, self.ramped // 2))
         self.snapshot(step, progress)
 
     def after_step(self, step: int, progress: float) -> None:
-        """A step of the ramp, unless the generators have gone too far; the last snapshot."""
+        """A step of the ramp, unless the generators are too far; the last snapshot."""
         if len(self.generators) and step >= self.params.real_steps:
             self.ramped.add_(self.monitor.near(self.params.growth).long()).clamp_(max=self.params.ramp_steps)
         if progress == 1:

@@ -284,6 +284,22 @@ def test_the_ramp_waits_while_the_generators_are_too_far_from_the_images():
         assert made.ramped.item() == done
 
 
+def test_every_measurement_of_generators_too_far_halves_the_ramp():
+    made, seen = built("pair", ramped=9, ramp_steps=10, real_steps=0, monitor_every=3), []
+    with torch.no_grad():
+        made.generators[1].last.bias.add_(1)
+    for step in range(7):
+        made.before_step(step, 0.1)
+        seen.append(made.ramped.item())
+        made.after_step(step, 0.1)
+    assert seen == [4, 4, 4, 2, 2, 2, 1]
+    made.generators[1].load_state_dict(made.frozen.generator.state_dict())
+    for step in (9, 10):
+        made.before_step(step, 0.1)
+        made.after_step(step, 0.1)
+    assert made.ramped.item() == 3  # near again: a step each
+
+
 def test_the_monitor_measures_the_farthest_generator_when_it_is_time():
     made = built("pair", real_steps=1, monitor_every=3)
     assert made.monitor.distance == made.monitor.baseline
