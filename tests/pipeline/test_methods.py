@@ -1,22 +1,43 @@
-"""Methods beside SimCLR under real DVC: each has its own dependencies, and is resumed to the bit."""
+"""Every way of using generated images under real DVC: to the end, with its own dependencies, resumed to the bit."""
 
 import json
+import re
+from types import SimpleNamespace
+from typing import get_args
 
+import h5py
 import pytest
+import yaml
 
+from pipeline.params.schema import Params
 from tests import toys
 from tests.pipeline import clones
 
+METHODS = get_args(Params.model_fields["pretrain"].annotation.model_fields["method"].annotation)
+GAN = {"generator__kind": "gan", "generate__sampler": "direct", "generate__steps": "1"}
+ANCHORED = {"positives__kind": "anchored"}
+VERSIONS = {"positives__weight": "null", "positives__guidance": "2.0", "augment__replace": "0.5"}
+UNCLIP = VERSIONS | {"positives__kind": "unclip", "positives__clip": "false"}
+# Run -> what it changes: every method, kind of positives, kind of generator and arm of a game.
+RUNS = {
+    **{name: {"pretrain__method": name} for name in METHODS},
+    "clsp_simclr": {"pretrain__method": "clsp_simclr"} | ANCHORED,
+    "clsp_moco": {"pretrain__method": "clsp_moco"} | ANCHORED,
+    "clsp_simclr augmented": {"pretrain__method": "clsp_simclr", "clsp_simclr__third_view": "augmented"},
+    "mixed_ae": {"pretrain__method": "mixed_ae", "augment__family": "crop", "finetune__labels": "[0.5]"},
+    "conditioned": {"positives__kind": "conditioned"} | VERSIONS,
+    "unclip": {"pretrain__method": "byol"} | UNCLIP,
+    "gan": GAN,
+    "joint_gan": {"pretrain__method": "joint_gan", "inflation__ratio": "0.0"} | GAN,
+}
+RUNS |= {
+    f"joint_gan {mode}": RUNS["joint_gan"] | {"joint_gan__mode": mode}
+    for mode in ("static", "static_pair", "hard", "pair")
+}
+PRESETS = {"mixed_ae": ["vit"]}  # it wants patches; the others run on the committed ResNet
 # Of every kind of state one: queues, followers, dropout, frozen parameters, positives, AdamW's; the contract's tests
 # resume all methods.
-KILLED = {
-    "all4one": {},
-    "swav": {},
-    "clsp_moco": {"positives__kind": "anchored"},
-    "mixed_ae": {"augment__family": "crop"},
-}
-PRESETS = {"mixed_ae": ["vit"]}
-OTHERS = (*KILLED, "moco", "byol", "barlow_twins", "simsiam", "nnclr", "clsp_simclr", "vicreg", "dino", "joint_gan")
+KILLED = ("all4one", "swav", "clsp_moco", "mixed_ae")
 
 
 def append(clone, method):
@@ -26,56 +47,122 @@ def append(clone, method):
 
 def test_an_edit_of_one_methods_file_reruns_nothing_of_another(base, tmp_path):
     clone = clones.copy(base.clone, tmp_path / "clone")
-    for method in OTHERS:
+    for method in set(METHODS) - {"simclr"}:
         append(clone, method)
     assert clones.would_run(clone) == []
     append(clone, "simclr")
     assert clones.would_run(clone)[:2] == ["positives", "pretrain"]  # the encoder that conditioned ones ask is SimCLR's
 
 
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [("pretrain", "method"), ("positives", "kind"), ("generator", "kind"), ("joint_gan", "mode")],
+)
+def test_every_kind_has_a_run(section, key):
+    kinds = get_args(Params.model_fields[section].annotation.model_fields[key].annotation)
+    committed = yaml.safe_load((clones.ROOT / "params.yaml").read_text())[section][key]
+    assert {run.get(f"{section}__{key}", committed) for run in RUNS.values()} == set(kinds)
+
+
+def ask(clone, name):
+    """Set a clone's parameters to those of a run."""
+    if name in PRESETS:
+        clones.run(clone, "python", "-m", "pipeline.preset", "--write", *PRESETS[name])
+    clones.edit(clone, **RUNS[name])
+
+
+def arrays(clone):
+    """HDF5 file under data/ -> {array: dtype}."""
+    found = {}
+    for path in (clone / "data").rglob("*.h5"):
+        with h5py.File(path) as file:
+            name = re.sub(r"shard-\d+", "shard-K", str(path.relative_to(clone)))
+            found[name] = {array: str(file[array].dtype) for array in file}
+    return found
+
+
+@pytest.fixture(scope="module")
+def walk(base, tmp_path_factory):
+    """Run -> what `dvc repro` of it left, in one clone that goes from run to run, as a user's does; each once."""
+    folder = tmp_path_factory.mktemp("walk")
+    clone, walked = clones.copy(base.clone, folder / "clone"), {}
+    committed, place = (clone / "params.yaml").read_text(), toys.unclip(folder)
+
+    def walk(name):
+        if name not in walked:
+            (clone / "params.yaml").write_text(committed)
+            ask(clone, name)
+            if name == "unclip":
+                clones.edit(clone, unclip__path=str(place))
+            clones.counts(clone)
+            clones.run(clone, "dvc", "repro")
+            assert clones.would_run(clone) == []
+            walked[name] = SimpleNamespace(
+                counts=clones.counts(clone),
+                data=clones.digests(clone, "data"),
+                arrays=arrays(clone),
+                card=json.loads((clone / "data/encoder/card.json").read_text()),
+                columns=(clone / "plots/pretrain.csv").read_text().splitlines()[0],
+                metrics={
+                    str(path.relative_to(clone / "metrics")): json.loads(path.read_text())
+                    for path in (clone / "metrics").rglob("*.json")
+                },
+            )
+        return walked[name]
+
+    return walk
+
+
+def told():
+    """File -> {array: dtype}, of the table in docs/methods.md."""
+    rows = re.findall(r"(?m)^\| `(data/\S+\.h5)` \|[^|]*\| (.*) \|$", (clones.ROOT / "docs/methods.md").read_text())
+    return {path: dict(re.findall(r"`(\w+)` (\w+) \(", described)) for path, described in rows}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_every_method_and_kind_runs_to_the_end(name, walk):
+    made, asked = walk(name), RUNS[name]
+    trained, judged = made.metrics["pretrain.json"], made.metrics["linear_eval.json"]
+    assert (trained["steps"], made.card["method"]) == (12, asked.get("pretrain__method", "simclr"))
+    assert 0 < judged["top1_low"] < judged["top1"] < judged["top1_high"] < 100
+    assert made.arrays.items() <= told().items()
+
+
+@pytest.mark.slow
+def test_every_run_has_an_encoder_of_its_own(walk):
+    assert len({walk(name).data["data/encoder/encoder.safetensors"] for name in RUNS}) == len(RUNS)
+
+
 @pytest.mark.fault(4)
 @pytest.mark.slow
 @pytest.mark.parametrize("method", KILLED)
-def test_a_method_killed_while_pretraining_ends_with_the_bytes_of_an_uninterrupted_run(method, base, tmp_path):
-    straight, killed = (clones.copy(base.clone, tmp_path / name) for name in ("straight", "killed"))
-    for clone in (straight, killed):
-        if method in PRESETS:
-            clones.run(clone, "python", "-m", "pipeline.preset", "--write", *PRESETS[method])
-        clones.edit(clone, pretrain__method=method, **KILLED[method])
-    clones.run(straight, "dvc", "repro", "pretrain")
-    also = ["positives"] if "positives__kind" in KILLED[method] else []
-    assert clones.starts(clones.counts(straight)) == ["check", *also, "pretrain"]
+def test_a_method_killed_while_pretraining_ends_with_the_bytes_of_an_uninterrupted_run(method, base, walk, tmp_path):
+    killed = clones.copy(base.clone, tmp_path / "killed")
+    ask(killed, method)
     clones.killed_at(killed, "pretrain.steps:7", "dvc", "repro", "pretrain")
-    clones.counts(killed)
+    also = ["positives"] if "positives__kind" in RUNS[method] else []
+    assert clones.starts(clones.counts(killed)) == ["check", *also, "pretrain"]
     clones.run(killed, "dvc", "repro", "pretrain")
-    counted = clones.counts(killed)
-    assert counted["pretrain.steps"] == 12 - 4
-    assert clones.digests(killed, "data") == clones.digests(straight, "data")
-    trained, before = (json.loads((clone / "metrics/pretrain.json").read_text()) for clone in (straight, base.clone))
-    assert trained["steps"] == 12
-    assert trained["loss"] != before["loss"]
+    assert clones.counts(killed)["pretrain.steps"] == 12 - 4
+    assert clones.digests(killed, "data") == walk(method).data
 
 
 @pytest.mark.fault(4)
 @pytest.mark.slow
-def test_views_replaced_by_conditioned_versions_killed_while_their_generator_trains(base, tmp_path):
+def test_views_replaced_by_conditioned_versions_killed_while_their_generator_trains(base, walk, tmp_path):
     """Of the stage's steps eight are the encoder's; then the DDPM's eight."""
-    straight, killed = (clones.copy(base.clone, tmp_path / name) for name in ("straight", "killed"))
-    asked = {"positives__kind": "conditioned", "positives__weight": "null", "positives__guidance": "2.0"}
-    for clone in (straight, killed):
-        clones.edit(clone, augment__replace="0.5", **asked)
-    clones.run(straight, "dvc", "repro", "pretrain")
-    counted = clones.counts(straight)
-    assert clones.starts(counted) == ["check", "positives", "pretrain"]
-    assert counted["positives.steps"] >= 16
+    killed, straight = clones.copy(base.clone, tmp_path / "killed"), walk("conditioned")
+    ask(killed, "conditioned")
     clones.killed_at(killed, "positives.steps:14", "dvc", "repro", "pretrain")
     clones.counts(killed)
     clones.run(killed, "dvc", "repro", "pretrain")
-    assert clones.counts(killed)["positives.steps"] <= counted["positives.steps"] - 8 - 4  # the checkpoint after four
-    assert clones.digests(killed, "data") == clones.digests(straight, "data")
-    assert json.loads((straight / "metrics/positives.json").read_text())["outside_data"] is False
-    card = json.loads((straight / "data/encoder/card.json").read_text())
-    assert card["candidates"] == 2
+    steps = straight.counts["positives.steps"]
+    assert steps >= 16
+    assert clones.counts(killed)["positives.steps"] <= steps - 8 - 4  # the checkpoint after four
+    assert clones.digests(killed, "data") == straight.data
+    assert straight.metrics["positives.json"]["outside_data"] is False
+    assert straight.card["candidates"] == 2
 
 
 @pytest.mark.slow
@@ -83,8 +170,7 @@ def test_versions_by_a_pipeline_that_has_seen_outside_data_say_so_and_follow_its
     clone, place = clones.copy(base.clone, tmp_path / "clone"), toys.unclip(tmp_path)
     before = json.loads((clone / "metrics/positives.json").read_text())
     assert before == {"sampled": 0}
-    asked = {"kind": "unclip", "weight": "null", "guidance": "2.0", "clip": "false"}
-    clones.edit(clone, unclip__path=str(place), **{f"positives__{name}": value for name, value in asked.items()})
+    clones.edit(clone, unclip__path=str(place), **UNCLIP)
     clones.run(clone, "dvc", "repro", "positives")
     assert clones.starts(clones.counts(clone)) == ["check", "positives"]
     found = json.loads((clone / "metrics/positives.json").read_text())
@@ -101,36 +187,25 @@ def test_versions_by_a_pipeline_that_has_seen_outside_data_say_so_and_follow_its
 
 
 @pytest.mark.slow
-def test_a_vit_pretrained_by_mixing_is_probed_and_fine_tuned(base, tmp_path):
-    clone = clones.copy(base.clone, tmp_path / "clone")
-    clones.run(clone, "python", "-m", "pipeline.preset", "--write", "vit")
-    clones.edit(clone, pretrain__method="mixed_ae", augment__family="crop", finetune__labels="[0.5]")
-    clones.run(clone, "dvc", "repro")
-    assert clones.starts(clones.counts(clone)) == ["check", "pretrain", "linear_eval"]
-    card = json.loads((clone / "data/encoder/card.json").read_text())
-    assert (card["kind"], card["size"], card["method"]) == ("vit", 28, "mixed_ae")
-    rows = (clone / "plots/pretrain.csv").read_text().splitlines()
-    assert rows[0] == "step,contrast,gradient_norm,loss,reconstruction,top_k,lr"
-    tuned = json.loads((clone / "metrics/finetune/0.5.json").read_text())
+def test_a_vit_pretrained_by_mixing_is_fine_tuned(walk):
+    made = walk("mixed_ae")
+    assert (made.card["kind"], made.card["size"]) == ("vit", 28)
+    assert made.columns == "step,contrast,gradient_norm,loss,reconstruction,top_k,lr"
+    tuned = made.metrics["finetune/0.5.json"]
     assert tuned["labels"] == 250
     assert tuned["top1"] != tuned["from_scratch"]
 
 
 @pytest.mark.fault(4)
 @pytest.mark.slow
-def test_a_game_killed_while_pretraining_ends_with_the_bytes_of_an_uninterrupted_run(base, tmp_path):
+def test_a_game_killed_while_pretraining_ends_with_the_bytes_of_an_uninterrupted_run(base, walk, tmp_path):
     """Encoder, generators, discriminator, their optimisers, ramp and snapshots; it plays in steps 3, 5, ... 11."""
-    gan = {"generator__kind": "gan", "generate__sampler": "direct", "generate__steps": "1", "inflation__ratio": "0.0"}
-    straight, killed = (clones.copy(base.clone, tmp_path / name) for name in ("straight", "killed"))
-    for clone in (straight, killed):
-        clones.edit(clone, pretrain__method="joint_gan", **gan)
-    clones.run(straight, "dvc", "repro", "pretrain")
-    counted = clones.counts(straight)
-    assert clones.starts(counted) == ["check", "generator", "generate", "positives", "pretrain"]
-    assert counted["pretrain.steps"] == 12 + 2 * 5
+    killed, straight = clones.copy(base.clone, tmp_path / "killed"), walk("joint_gan")
+    ask(killed, "joint_gan")
     clones.killed_at(killed, "pretrain.steps:11", "dvc", "repro", "pretrain")
-    clones.counts(killed)
+    assert clones.starts(clones.counts(killed)) == ["check", "generator", "generate", "positives", "pretrain"]
     clones.run(killed, "dvc", "repro", "pretrain")
     assert clones.counts(killed)["pretrain.steps"] == 8 + 2 * 4
-    assert clones.digests(killed) == clones.digests(straight)
-    assert (straight / "data/encoder/gan_snapshots.h5").exists()
+    assert straight.counts["pretrain.steps"] == 12 + 2 * 5
+    assert clones.digests(killed, "data") == straight.data
+    assert "data/encoder/gan_snapshots.h5" in straight.data
