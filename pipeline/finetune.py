@@ -1,6 +1,8 @@
 """Fine-tuning: the whole network trained on few labels, beside the same training of the untrained encoder.
 
 The number of steps is given, so that nothing is chosen: validation and test images are looked at once, after the last.
+The linear layer sees features standardised over the batch, as MAE's linear probe does (He et al., CVPR 2022): those of
+a masked autoencoder are nearly alike, and a layer that learns from nothing would begin by telling them apart.
 """
 
 from pipeline import augment, backbones, evaluation, probes, shards
@@ -27,7 +29,7 @@ def judge(
 
     def accuracies(what: str, start: backbones.Encoder) -> dict[str, float]:
         words = f"fine-tuning {what}, {len(rows):,} labels"
-        model = classifier.fit(words, start, schedule, labelled, classes, recipe, compute, params.head_lr)
+        model = classifier.fit(words, start, schedule, labelled, classes, recipe, compute, params.head_lr, True)
         return {
             name: probes.accuracy(probes.features(model, real.images[r], compute).argmax(dim=1), real.labels[r])
             for name, r in held_out.items()
@@ -48,7 +50,8 @@ def judge(
     }
     protocol = {
         "labels": f"the first {len(rows):,} of {len(real.labelled_rows()):,} fixed ones, {share:g} asked for",
-        "training": f"all weights, cross-entropy, AdamW, {params.steps:,} steps of "
+        "training": "all weights, a linear layer of standardised features, cross-entropy, AdamW, "
+        f"{params.steps:,} steps of "
         f"{min(params.batch_size, len(rows))} images; the last step's weights",
         "from_scratch": "the same training, from the encoder's weights before its first step",
         "test_images": n,

@@ -228,9 +228,10 @@ class JointGAN(Section):
     generators and discriminator move too, by Adam at game_lr.
     weight is lambda_h, reached after ramp_steps steps of the ramp, in which the margin goes from start to end as well;
     while the Frechet distance of monitor_images images, measured every monitor_every steps, is more than `growth` above
-    the pretrained generator's, the ramp waits, and each such measurement halves what is done of it. guard is rho: the largest norm of the weighted term's gradient at the
-    generators' last layer, as a share of the adversarial one's. realism is lambda_r. snapshots: so many, evenly over
-    the run, of snapshot_images images. The paper's values were not at hand: these are ours.
+    the pretrained generator's, the ramp waits, and each such measurement halves what is done of it. guard is rho: the
+    largest norm of the weighted term's gradient at the generators' last layer, as a share of the adversarial one's.
+    realism is lambda_r. snapshots: so many, evenly over the run, of snapshot_images images. The paper's values were not
+    at hand: these are ours.
     """
 
     mode: Literal["static", "static_pair", "hard", "pair", "both"]

@@ -17,14 +17,16 @@ _FILE = "classifier.safetensors"
 
 
 class Classifier(nn.Module):
-    """An encoder and a linear layer: float (N, C, H, W) in [0, 1] -> logits (N, classes)."""
+    """An encoder and a linear layer, of its features as they are or standardised over the batch: float (N, C, H, W) in
+    [0, 1] -> logits (N, classes)."""
 
-    def __init__(self, encoder: backbones.Encoder, classes: int):
+    def __init__(self, encoder: backbones.Encoder, classes: int, standardise: bool = False):
         super().__init__()
         self.encoder, self.head = encoder, nn.Linear(encoder.width, classes)
+        self.norm = nn.BatchNorm1d(encoder.width, affine=False) if standardise else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.encoder(x))
+        return self.head(self.norm(self.encoder(x)))
 
 
 def plan(steps: int, seed: int) -> Training:
@@ -58,15 +60,17 @@ def fit(
     recipe: augment.Recipe,
     compute: Compute,
     head_lr: float = 1.0,
+    standardise: bool = False,
 ) -> Classifier:
     """Train all of an encoder and a new linear layer on labelled images augmented by `recipe`; in evaluation mode.
 
     labelled: uint8 (N, H, W, C) and int64 (N,) in [0, classes); head_lr: the layer's rate, as a multiple of the
-    schedule's. Where there are fewer images than a batch, a batch is all of them. It resumes, or finds the work done.
+    schedule's; standardise: whether it sees features of mean 0 and variance 1 over the batch (of two at least). Where
+    there are fewer images than a batch, a batch is all of them. It resumes, or finds the work done.
     """
     parts = tuple(np.ascontiguousarray(part) for part in labelled)
     with seeds.scope(schedule.seed, "classifier"):
-        model = Classifier(encoder, classes).to(compute.device)
+        model = Classifier(encoder, classes, standardise).to(compute.device)
     fingerprint = store.fingerprint(
         params=schedule.model_dump(),
         head_lr=head_lr,

@@ -1,6 +1,9 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from pipeline import augment, backbones, loop, probes
 from pipeline.errors import Stopped, UserError
@@ -74,6 +77,25 @@ def test_fitting_goes_on_from_the_encoder_that_it_is_given_and_trains_all_of_it(
     again = fit(start(), labelled)
     assert all(torch.equal(one, two) for one, two in zip(again.parameters(), fitted[0].parameters(), strict=True))
     assert len(list(store.glob("classifier/*/manifest.json"))) == len(fitted)
+
+
+def test_a_standardised_layer_tells_features_apart_that_are_nearly_alike():
+    nearly, labelled = start(), bars(40)
+    with torch.no_grad():
+        nearly.backbone.layer4[0].bn2.weight.mul_(1e-2)
+        nearly.backbone.layer4[0].downsample[1].weight.mul_(1e-2)
+        nearly.backbone.layer4[0].downsample[1].bias.fill_(1.0)
+    plan = classifier.plan(100, 0).model_copy(update={"lr": 0.0003})
+    models = [
+        classifier.fit("test", copy.deepcopy(nearly), plan, labelled, 2, NONE, COMPUTE, 1.0, standardise)
+        for standardise in (False, True)
+    ]
+    first, last = (F.cross_entropy(probes.features(m, labelled[0], COMPUTE), torch.tensor(labelled[1])) for m in models)
+    assert last < first / 2
+    features = probes.features(models[1].encoder, labelled[0], COMPUTE)
+    norm, head = models[1].norm, models[1].head
+    by_hand = (features - norm.running_mean) / (norm.running_var + 1e-5).sqrt() @ head.weight.T + head.bias
+    assert torch.allclose(by_hand, probes.features(models[1], labelled[0], COMPUTE), atol=1e-4)
 
 
 def test_the_layer_s_rate_is_its_own(monkeypatch):
