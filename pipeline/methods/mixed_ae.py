@@ -62,7 +62,8 @@ class MixedAE(nn.Module):
     def __init__(self, params: Params, encoder: Encoder, seed: int):
         super().__init__()
         self.params, self.encoder, self.seed = params, encoder, seed
-        self.passes = (3 / params.sources,)  # one pass of all patches for so many images
+        # A pass of all patches for so many images; with full mixing one for each.
+        self.passes = (3.0 if params.mix == "full" else 3 / params.sources,)
         self.together = params.sources if params.mixing else 1  # images that one map is of
         self.decoder = Decoder(params, encoder.backbone)
         if params.segments:
@@ -90,7 +91,10 @@ class MixedAE(nn.Module):
             what = f"{len(images)} images a process are no whole groups of mixed_ae.sources {self.together}"
             raise UserError(what, "PIPELINE_LAUNCH", "start fewer processes")
         maps = self.maps(len(images) // self.together, self.encoder.backbone.patch_embed.num_patches, step)
-        predicted, seen, terms = self.predict(images, maps.to(images.device))
+        maps = maps.to(images.device)
+        if params.mix == "full":
+            images, maps = complementary(images, maps, params.sources)
+        predicted, seen, terms = self.predict(images, maps)
         error = (predicted - patches(images, self.encoder.backbone, params.normalised)).square().mean(dim=2)  # B N
         terms = {"reconstruction": over_unseen(error, seen, self.together), **terms}
         # A value a group, or an image, of equally many numbers each: the mean of all is that of the whole batch.
@@ -218,6 +222,16 @@ def mixing_map(groups: int, n: int, sources: int, draw: torch.Generator) -> torc
     Each has n // sources places, and the first n % sources ones one more.
     """
     return torch.rand(groups, n, generator=draw).argsort(dim=1) % sources
+
+
+def complementary(images: torch.Tensor, maps: torch.Tensor, sources: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each group, images (B, ...) and its map (G, N), `sources` times: with maps (M + s) mod sources, s = 0, 1, ...
+
+    Together these show every patch of each image once.
+    """
+    images = images.unflatten(0, (-1, sources)).repeat_interleave(sources, dim=0).flatten(0, 1)
+    turns = torch.arange(sources, device=maps.device)[:, None]
+    return images, ((maps[:, None] + turns) % sources).flatten(0, 1)
 
 
 def homologous(

@@ -200,15 +200,18 @@ class DINO(SmallViews):
 class MixedAE(Section):
     """MixedAE: how many images are mixed into one, by which means patches find their own image, the decoder.
 
-    sources: images mixed into one, of each of which 1 / sources of the patches is seen. mixing: false is MAE, which
-    sees as large a share of each image alone. attention: each patch attends to the N / sources patches most like it
-    alone; segments: tokens are told which of the images they are of; contrast: the weight (lambda) of the homologous
-    contrastive loss, at this temperature. normalised: a patch's pixels are predicted as deviations from its own mean.
+    sources: images mixed into one, of each of which 1 / sources of the patches is seen. mixing: false is MAE,
+    which sees as large a share of each image alone. mix: compose makes one image of a group; full as many as it
+    has sources, by maps that together show every patch of each once, at so many times the cost. attention: each
+    patch attends to the N / sources patches most like it alone; segments: tokens are told which of the images they
+    are of; contrast: the weight (lambda) of the homologous contrastive loss, at this temperature. normalised: a
+    patch's pixels are predicted as deviations from its own mean.
     Defaults at scale: 4, 0.1, 0.25 as recalled by our sources, not verified; decoder 512, 8, 16 (solo-learn's MAE).
     """
 
     sources: Several
     mixing: bool
+    mix: Literal["compose", "full"]
     attention: bool
     segments: bool
     contrast: NonNegative

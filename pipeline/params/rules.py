@@ -419,6 +419,8 @@ def mixed_ae(p) -> Iterator[Fault]:
         if given:
             wanted = "false" if given is True else 0
             yield ("mixed_ae", name), f"must be {wanted} without mixing, not {str(given).lower()}"
+    if own.mix == "full" and not own.mixing:
+        yield ("mixed_ae", "mix"), "must be compose without mixing, not full"
     if own.decoder_width % own.decoder_heads:
         yield ("mixed_ae", "decoder_heads"), f"{own.decoder_heads} do not divide decoder_width {own.decoder_width}"
     if own.decoder_width % 4:

@@ -53,7 +53,7 @@ _MOCO = {"temperature": 0.2, "queue_size": 12, "momentum_start": 0.9, "momentum_
 _CLSP = {"hidden_dim": 12, "output_dim": 5, "alignment": 0.5, "third_view": "candidate"}
 _SMALL = {"small_views": 2, "small_size": 8, "small_crop_min": 0.1, "small_crop_max": 0.4}
 _SWAV = {"prototypes": 7, "temperature": 0.1, "epsilon": 0.05, "iterations": 3, "queue_start": 2}
-_MIXED = {"mixing": True, "attention": True, "segments": True, "contrast": 0.1, "temperature": 0.25}
+_MIXED = {"mixing": True, "mix": "compose", "attention": True, "segments": True, "contrast": 0.1, "temperature": 0.25}
 _DINO = {"temperature": 0.1, "teacher_temperature_start": 0.04, "teacher_temperature_end": 0.07}
 _JOINT = {
     "hidden_dim": 12,

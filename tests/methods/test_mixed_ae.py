@@ -225,6 +225,35 @@ def test_maps_are_of_seed_and_step_and_the_groups_differ():
     assert not torch.equal(maps, other.maps(6, 16, 3))
 
 
+def test_complementary_maps_show_every_patch_of_every_image_once():
+    batch, maps = images(8), drawn(2, 9)  # which four sources cannot share evenly
+    again, turned = mixed_ae.complementary(batch, maps, 4)
+    assert len(again) == 4 * len(batch)
+    for group in range(2):
+        for s in range(4):
+            number = 4 * group + s
+            assert torch.equal(again[4 * number : 4 * number + 4], batch[4 * group : 4 * group + 4])
+            assert turned[number].tolist() == [(m + s) % 4 for m in maps[group].tolist()]
+        seen = turned[4 * group : 4 * group + 4]
+        assert all(sorted(seen[:, place].tolist()) == [0, 1, 2, 3] for place in range(9))
+
+
+@pytest.mark.parametrize("size", [16, 12])
+def test_the_loss_of_full_mixing_is_that_of_the_slow_form_over_all_turns_of_the_maps(size):
+    method, batch, n = built(size, contrast=0.5, mix="full"), images(8, size), (size // 4) ** 2
+    maps, seen = mixing_map(2, n, 4, seeds.generator(0, "mix", 5)), []
+    method.encoder.backbone.norm.register_forward_hook(lambda _, x, y: seen.append(y.shape))
+    found = method.loss([batch], 5)
+    assert seen == [(8, 1 + n, 8)]  # as many sequences of all patches as images
+    assert method.passes == (3,)
+    with torch.no_grad():
+        turns = [slow_loss(method, batch, ((maps + s) % 4).tolist()) for s in range(4)]
+    for name in ("reconstruction", "contrast", "top_k"):
+        assert found[name].item() == pytest.approx(sum(turn[name] for turn in turns) / 4, rel=1e-5)
+    total = found["reconstruction"] + 0.5 * found["contrast"]
+    assert found["loss"].item() == pytest.approx(total.item(), rel=1e-6)
+
+
 # ---- attention
 
 

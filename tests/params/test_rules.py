@@ -117,6 +117,7 @@ BASE = {
     "pretrain.evaluate_every": 100,
     "mixed_ae.sources": 4,
     "mixed_ae.mixing": True,
+    "mixed_ae.mix": "compose",
     "mixed_ae.contrast": 0.1,
     "mixed_ae.decoder_width": 16,
     "mixed_ae.decoder_heads": 2,
