@@ -194,13 +194,15 @@ def positives(p) -> Iterator[Fault]:
             yield ("positives", "guidance"), f"must be at least 1 with kind unclip, which has no less, not {s.guidance}"
         if s.clip:
             yield ("positives", "clip"), "must be false with kind unclip: latents have no range"
-    section = "ddpm" if anchored else "conditioned"
-    trained_here = s.kind == "conditioned" or (anchored and p.generator.source == "train")
-    timesteps = getattr(p, section).timesteps if trained_here else 1000  # what published models have
+    published = 1000
+    name, timesteps = {
+        "conditioned": ("conditioned.timesteps", p.conditioned.timesteps),
+        "unclip": ("a published pipeline's timesteps", published),
+        "anchored": ("ddpm.timesteps", p.ddpm.timesteps)
+        if p.generator.source == "train"
+        else ("a published DDPM's timesteps", published),
+    }[s.kind]
     if timesteps % s.steps:  # more than these do not divide them either
-        name = (
-            f"{section}.timesteps" if trained_here else f"a published {'DDPM' if anchored else 'pipeline'}'s timesteps"
-        )
         yield ("positives", "steps"), f"{s.steps} does not divide {name} {timesteps}"
 
 

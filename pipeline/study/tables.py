@@ -14,7 +14,7 @@ from pipeline.study.cells import OUTCOME, PERCENT, PartFile, Study
 
 CAUTION = (
     "Every interval has 95 % by itself, none is corrected for their number. They cover what differs between seeds of "
-    "the training, not the choice of train and test images, nor the DDPM's own seed where that is not varied."
+    "the training, not the choice of train and test images, nor the generator's own seed where that is not varied."
 )
 OFF = (
     "The parabola is one over the logarithm of the strength. Off it: by how many points the arm farthest from it lies "
