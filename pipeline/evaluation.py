@@ -197,7 +197,7 @@ def _once(probe: Callable[[], tuple[torch.Tensor, float]], of: dict, compute: Co
             predicted, l2 = probe()
             files.write_json(folder / "probe.json", {"predicted": predicted.tolist(), "l2": l2})
             shards.seal(folder, ["probe.json"], {"fingerprint": fingerprint})
-        shards.verify(folder, "linear_eval")
+        shards.verify(folder)
         found = files.read_json(folder / "probe.json")
     return torch.tensor(found["predicted"]), found["l2"]
 

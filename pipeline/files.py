@@ -97,10 +97,10 @@ def write_sealed(path: Path, value: dict) -> None:
     write_json(path, {**value, "seal": _seal(value)})
 
 
-def read_sealed(path: Path, maker: str, kinds: dict[str, type]) -> dict:
+def read_sealed(path: Path, maker: str | None, kinds: dict[str, type]) -> dict:
     """What `write_sealed` wrote, without its format and seal; a UserError where it is anything else.
 
-    maker: the stage that writes it. kinds: what it must hold, and as what.
+    maker: the stage that writes it, None of what lies in the store. kinds: what it must hold, and as what.
     """
     value = read_json(path)
     seal = value.pop("seal", None)
@@ -120,7 +120,7 @@ def _seal(value: dict) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def check_digests(folder: Path, digests: dict[str, str], listing: str, maker: str) -> None:
+def check_digests(folder: Path, digests: dict[str, str], listing: str, maker: str | None) -> None:
     """Refuse a folder whose files do not have these digests (name -> sha256), which `listing` in it has."""
     for name, digest in digests.items():
         path = Path(folder) / name
@@ -135,12 +135,14 @@ def check_digests(folder: Path, digests: dict[str, str], listing: str, maker: st
             raise UserError(fault, path, remade(path, folder, maker))
 
 
-def remade(path: Path, folder: Path, maker: str) -> str:
-    """What to do about a damaged file of `folder`, an output of the stage `maker`.
+def remade(path: Path, folder: Path, maker: str | None) -> str:
+    """What to do about a damaged file of `folder`, an output of the stage `maker`, or of the store (None).
 
     The folder goes, since a stage whose output is there may not run; the object of DVC's cache too, which DVC believes
-    and would put there again.
+    and would put there again. In the store several stages may find the same work, and whoever looks makes it.
     """
+    if maker is None:
+        return f"delete {folder}, then run the same command again"
     kept = dvc_cache.kept(path)
     gone = f"{folder} and {kept}" if kept else folder
     return f"delete {gone}, then run `dvc repro -f -s {maker}`"

@@ -88,7 +88,7 @@ def fit(
             files.write(folder / _FILE, lambda path: save_file(weights, path))
             shards.seal(folder, [_FILE], {"fingerprint": fingerprint})
             (folder / "checkpoint.pt").unlink()
-        shards.verify(folder, "quality")
+        shards.verify(folder)
         model.load_state_dict(load_file(folder / _FILE), strict=True)
     return model.eval()
 

@@ -124,7 +124,7 @@ def pretrain(
                 (folder / "checkpoint.pt").unlink()
         if not distributed.first():
             return {}, [], facts
-        names = shards.verify(folder, "pretrain")["files"]
+        names = shards.verify(folder)["files"]
         rows, card = (files.read_json(folder / f"{name}.json") for name in ("rows", "card"))
         facts |= {name: card[name] for name in ("views", "forwards")}
         return {name: folder / name for name in names if name != "rows.json"}, rows["rows"], facts

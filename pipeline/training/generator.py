@@ -43,7 +43,7 @@ def train(
                 (folder / "checkpoint.pt").unlink()
         if not distributed.first():
             return {}, []
-        names = shards.verify(folder, "generator")["files"]
+        names = shards.verify(folder)["files"]
         rows = files.read_json(folder / "rows.json")["rows"]
         return {name: folder / name for name in names if name != "rows.json"}, rows
 
