@@ -19,16 +19,17 @@ GAN = {"generator__kind": "gan", "generate__sampler": "direct", "generate__steps
 ANCHORED = {"positives__kind": "anchored"}
 VERSIONS = {"positives__weight": "null", "positives__guidance": "2.0", "augment__replace": "0.5"}
 UNCLIP = VERSIONS | {"positives__kind": "unclip", "positives__clip": "false"}
-# Run -> what it changes: every method, kind of positives, kind of generator and arm of a game.
+# Run -> what it changes: every method, kind of positives, kind of generator and arm of a game; a kind that any method
+# takes stands beside one that has no other run.
 RUNS = {
-    **{name: {"pretrain__method": name} for name in METHODS},
+    **{name: {"pretrain__method": name} for name in METHODS if name not in ("moco", "byol", "barlow_twins")},
     "clsp_simclr": {"pretrain__method": "clsp_simclr"} | ANCHORED,
     "clsp_moco": {"pretrain__method": "clsp_moco"} | ANCHORED,
     "clsp_simclr augmented": {"pretrain__method": "clsp_simclr", "clsp_simclr__third_view": "augmented"},
     "mixed_ae": {"pretrain__method": "mixed_ae", "augment__family": "crop", "finetune__labels": "[0.5]"},
-    "conditioned": {"positives__kind": "conditioned"} | VERSIONS,
+    "conditioned": {"pretrain__method": "barlow_twins", "positives__kind": "conditioned"} | VERSIONS,
     "unclip": {"pretrain__method": "byol"} | UNCLIP,
-    "gan": GAN,
+    "gan": {"pretrain__method": "moco"} | GAN,
     "joint_gan": {"pretrain__method": "joint_gan", "inflation__ratio": "0.0"} | GAN,
 }
 RUNS |= {
