@@ -29,7 +29,9 @@ def judge(
 
     def accuracies(what: str, start: backbones.Encoder) -> dict[str, float]:
         words = f"fine-tuning {what}, {len(rows):,} labels"
-        model = classifier.fit(words, start, schedule, labelled, classes, recipe, compute, params.head_lr, True)
+        model = classifier.fit(
+            words, start, schedule, labelled, classes, recipe, compute, params.head_lr, standardise=True
+        )
         return {
             name: probes.accuracy(probes.features(model, real.images[r], compute).argmax(dim=1), real.labels[r])
             for name, r in held_out.items()
