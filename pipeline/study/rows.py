@@ -17,13 +17,14 @@ JUDGED = ("frechet", "coverage", "told_apart", "distance", "same_class")
 _INFLATION = ("ratio", "real_weight", "order", "strength", "ddpm_steps", "ddpm_seed")
 _POSITIVES = ("positives", "weight", "candidates", "guidance", "replace", "replaced")
 _MIXED_AE = ("mixing", "attention", "segments", "contrast")  # 1 or 0, and lambda
-_KINDS = ("generator", "backbone", "mode", *_MIXED_AE, "finetune_labels")
+_KINDS = ("generator", "backbone", "mode", "mix", *_MIXED_AE, "finetune_labels")
 SETTING = ("method", "n_real", *_INFLATION, "width", "batch", *_POSITIVES, *_KINDS)
 DRAWN = ("steps", "beta", "real_passes", "images", "views", "forwards")
 MADE = ("seconds", "commit", "key", "cell")
 FILES = ("pretrain", "linear_eval", "label_free", "quality", "positives")
 COLUMNS = ["label", *SETTING, "seed", *DRAWN, "loss", *PERCENT, *OTHERS, *LABEL_FREE, *JUDGED, *MADE]
-_WORDS = ("label", "method", "order", "positives", "replaced", "generator", "backbone", "mode", "commit", "key", "cell")
+_CHOICES = ("method", "order", "positives", "replaced", "generator", "backbone", "mode", "mix")
+_WORDS = ("label", *_CHOICES, "commit", "key", "cell")
 NUMBERS = [name for name in COLUMNS if name not in _WORDS]
 
 
@@ -88,6 +89,7 @@ def setting(cell: Cell, params: Params) -> dict:
         "generator": p.generator.kind,
         "backbone": p.pretrain.backbone.kind,
         "mode": _or_nothing(own, "mode"),
+        "mix": mixed.mix if mixed and mixed.mixing else "",
         **{name: float(getattr(mixed, name)) if mixed else "" for name in _MIXED_AE},
         "finetune_labels": max(p.finetune.labels, default=""),
         "seed": cell.seed,

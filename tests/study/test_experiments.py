@@ -64,15 +64,19 @@ parts:
       pretrain:
         method: mixed_ae
         backbone: {kind: vit, width: 24, blocks: null, depth: 1, heads: 2, patch: 4}
-    arms: {all: {mixed_ae: {sources: 4}, augment: {family: crop, strength: 1.0}}}
+      augment: {family: crop, strength: 1.0}
+    arms:
+      all: {mixed_ae: {mix: full}}
+      mae: {mixed_ae: {mixing: false, attention: false, segments: false, contrast: 0.0}}
 """
     asked = experiments.wanted(write(STUDY.partition("parts:")[0] + parts))
-    names = ("generator", "backbone", "mode", "mixing", "attention", "segments", "contrast", "finetune_labels")
+    names = ("generator", "backbone", "mode", "mix", "mixing", "attention", "segments", "contrast", "finetune_labels")
     found = [tuple(rows.setting(one.cell, one.params)[name] for name in names) for one in asked]
     assert found == [
-        ("gan", "resnet", "hard", "", "", "", "", ""),
-        ("gan", "resnet", "", "", "", "", "", ""),
-        ("ddpm", "vit", "", 1.0, 1.0, 1.0, 0.1, 0.1),
+        ("gan", "resnet", "hard", "", "", "", "", "", ""),
+        ("gan", "resnet", "", "", "", "", "", "", ""),
+        ("ddpm", "vit", "", "full", 1.0, 1.0, 1.0, 0.1, 0.1),
+        ("ddpm", "vit", "", "", 0.0, 0.0, 0.0, 0.0, 0.1),
     ]
 
 
