@@ -19,6 +19,7 @@ from pathlib import Path
 from tests.pipeline import clones
 
 ODD = {"LC_ALL": "C", "LANG": "C", "TZ": "Pacific/Kiritimati", "PYTHONHASHSEED": "12345"}
+ODD_NAME = "ödd folder's name"
 
 
 @dataclass
@@ -32,17 +33,14 @@ class Compared:
     different: list[str]
 
 
-def verify(place: Path, kills: int, seed: int, say=print) -> Compared:
-    """Both runs in new folders of `place`, and every file that either made."""
-    began = time.monotonic()
-    plain = clones.smoke(place / "plain")
-    say("the first run, left alone")
-    clones.run(plain, "dvc", "repro")
-    longest = (time.monotonic() - began) / (kills + 1)
-    odd = clones.smoke(place / "ödd folder's name")
+def verify(plain: Path, odd: Path, seconds: float, kills: int, seed: int, say=print) -> Compared:
+    """Run the clone `odd`, of which nothing was made, and compare every file with `plain`, which took so many seconds.
+
+    Moments are chosen so that all the runs but the last take about as long as one alone.
+    """
     moments, runs, done = random.Random(seed), 0, False
     for killed in range(kills + 1):
-        moment = None if killed == kills else moments.uniform(0.3, 1) * longest
+        moment = None if killed == kills else moments.uniform(0.3, 1) * seconds / (kills + 1)
         say(f"the second, run {runs + 1}: {'to its end' if moment is None else f'killed after {moment:.1f} s'}")
         runs += 1
         done = oddly(odd, moment)
@@ -51,9 +49,8 @@ def verify(place: Path, kills: int, seed: int, say=print) -> Compared:
             kills = killed
             break
     assert done
-    different = compare(plain, odd)
     sizes = [(plain / name).stat().st_size for name in digests(plain)]
-    return Compared(len(sizes), sum(sizes), kills, runs, different)
+    return Compared(len(sizes), sum(sizes), kills, runs, compare(plain, odd))
 
 
 def compare(one: Path, two: Path) -> list[str]:
@@ -103,7 +100,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = verify(Path(folder), asked.kills, asked.seed)
+        plain, odd = clones.smoke(Path(folder) / "plain"), clones.smoke(Path(folder) / ODD_NAME)
+        print("the first run, left alone")
+        began = time.monotonic()
+        clones.run(plain, "dvc", "repro")
+        found = verify(plain, odd, time.monotonic() - began, asked.kills, asked.seed)
     print(f"{found.files} files, {found.bytes:,} bytes; {found.kills} kills; different: {len(found.different)}")
     if found.different:
         raise SystemExit("\n".join(found.different))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from types import SimpleNamespace
 from typing import get_args
 
@@ -11,6 +12,7 @@ import yaml
 
 from pipeline import preset
 from pipeline.params.schema import Params
+from pipeline.study import rows
 from tests import toys
 from tests.pipeline import clones
 
@@ -68,11 +70,14 @@ def test_every_kind_has_a_run(section, key):
     assert {run.get(f"{section}__{key}", committed) for run in RUNS.values()} == set(kinds)
 
 
-def ask(clone, name):
+def ask(base, clone, name):
     """Set a clone's parameters to those of a run."""
+    shutil.copy(base.clone / "params.yaml", clone / "params.yaml")
     if name in PRESETS:
         preset.write(PRESETS[name], clone / "params.yaml")
     clones.edit(clone, **RUNS[name])
+    if name == "unclip":
+        clones.edit(clone, unclip__path=str(clone.parent / "unclip"))
 
 
 def arrays(clone):
@@ -90,18 +95,16 @@ def walk(base, tmp_path_factory):
     """Run -> what `dvc repro` of it left, in one clone that goes from run to run, as a user's does; each once."""
     folder = tmp_path_factory.mktemp("walk")
     clone, walked = clones.copy(base.clone, folder / "clone"), {}
-    committed, place = (clone / "params.yaml").read_text(), toys.unclip(folder)
+    toys.unclip(folder)
 
     def walk(name):
         if name not in walked:
-            (clone / "params.yaml").write_text(committed)
-            ask(clone, name)
-            if name == "unclip":
-                clones.edit(clone, unclip__path=str(place))
+            ask(base, clone, name)
             clones.counts(clone)
             clones.run(clone, "dvc", "repro")
             assert clones.would_run(clone) == []
             walked[name] = SimpleNamespace(
+                clone=clone,  # as the last run left it
                 counts=clones.counts(clone),
                 data=clones.digests(clone, "data"),
                 arrays=arrays(clone),
@@ -143,7 +146,7 @@ def test_every_run_has_an_encoder_of_its_own(walk):
 @pytest.mark.parametrize("method", KILLED)
 def test_a_method_killed_while_pretraining_ends_with_the_bytes_of_an_uninterrupted_run(method, base, walk, tmp_path):
     killed = clones.copy(base.clone, tmp_path / "killed")
-    ask(killed, method)
+    ask(base, killed, method)
     clones.killed_at(killed, "pretrain.steps:7", "dvc", "repro", "pretrain")
     also = ["positives"] if "positives__kind" in RUNS[method] else []
     assert clones.starts(clones.counts(killed)) == ["check", *also, "pretrain"]
@@ -157,7 +160,7 @@ def test_a_method_killed_while_pretraining_ends_with_the_bytes_of_an_uninterrupt
 def test_views_replaced_by_conditioned_versions_killed_while_their_generator_trains(base, walk, tmp_path):
     """Of the stage's steps eight are the encoder's; then the DDPM's eight."""
     killed, straight = clones.copy(base.clone, tmp_path / "killed"), walk("conditioned")
-    ask(killed, "conditioned")
+    ask(base, killed, "conditioned")
     clones.killed_at(killed, "positives.steps:14", "dvc", "repro", "pretrain")
     clones.counts(killed)
     clones.run(killed, "dvc", "repro", "pretrain")
@@ -170,16 +173,17 @@ def test_views_replaced_by_conditioned_versions_killed_while_their_generator_tra
 
 
 @pytest.mark.slow
-def test_versions_by_a_pipeline_that_has_seen_outside_data_say_so_and_follow_its_bytes(base, tmp_path):
-    clone, place = clones.copy(base.clone, tmp_path / "clone"), toys.unclip(tmp_path)
-    before = json.loads((clone / "metrics/positives.json").read_text())
-    assert before == {"sampled": 0}
-    clones.edit(clone, unclip__path=str(place), **UNCLIP)
-    clones.run(clone, "dvc", "repro", "positives")
-    assert clones.starts(clones.counts(clone)) == ["check", "positives"]
-    found = json.loads((clone / "metrics/positives.json").read_text())
+def test_versions_by_a_pipeline_that_has_seen_outside_data_say_so_and_follow_its_bytes(base, walk):
+    assert json.loads((base.clone / "metrics/positives.json").read_text()) == {"sampled": 0}
+    made = walk("unclip")
+    clone, place, found = made.clone, made.clone.parent / "unclip", made.metrics["positives.json"]
     assert found["outside_data"] is True
     assert found["sampled"] == 2 * 400
+    ask(base, clone, "unclip")
+    clones.counts(clone)
+    clones.run(clone, "dvc", "repro")  # whatever ran since, DVC brings all of it back
+    assert clones.counts(clone) == {}
+    assert clones.digests(clone, "data") == made.data
     assert (clone / "plots/positives.png").stat().st_size > 0
     with open(place / "scheduler/scheduler_config.json", "a") as file:
         file.write("\n")
@@ -205,7 +209,7 @@ def test_a_vit_pretrained_by_mixing_is_fine_tuned(walk):
 def test_a_game_killed_while_pretraining_ends_with_the_bytes_of_an_uninterrupted_run(base, walk, tmp_path):
     """Encoder, generators, discriminator, their optimisers, ramp and snapshots; it plays in steps 3, 5, ... 11."""
     killed, straight = clones.copy(base.clone, tmp_path / "killed"), walk("joint_gan")
-    ask(killed, "joint_gan")
+    ask(base, killed, "joint_gan")
     clones.killed_at(killed, "pretrain.steps:11", "dvc", "repro", "pretrain")
     assert clones.starts(clones.counts(killed)) == ["check", "generator", "generate", "positives", "pretrain"]
     clones.run(killed, "dvc", "repro", "pretrain")
@@ -213,3 +217,18 @@ def test_a_game_killed_while_pretraining_ends_with_the_bytes_of_an_uninterrupted
     assert straight.counts["pretrain.steps"] == 12 + 2 * 5
     assert clones.digests(killed, "data") == straight.data
     assert "data/encoder/gan_snapshots.h5" in straight.data
+
+
+@pytest.mark.slow
+def test_a_studys_row_has_the_outcomes_of_a_game(walk):
+    static, both = (rows.measured(named(walk(name))) for name in ("joint_gan static", "joint_gan"))
+    assert static["cosine"] == pytest.approx(1, abs=1e-3)  # one image is its own partner
+    assert both["cosine"] < 1
+    assert static["synthetic"] > 0
+    assert both["frechet_most"] >= both["frechet_growth"]
+    assert not {"frechet_growth", "frechet_most"} & set(static)  # a GAN that stays as it came
+
+
+def named(made):
+    """A run's metrics as studies read them."""
+    return {name: made.metrics[f"{name}.json"] for name in rows.FILES if f"{name}.json" in made.metrics}
