@@ -9,6 +9,7 @@ import ctypes
 import math
 import platform
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,25 +18,41 @@ from typing import Any
 
 import torch
 
-from pipeline import checkpoint, distributed
+from pipeline import checkpoint, distributed, store
 from pipeline.errors import DIVERGED, Stopped, UserError
 from pipeline.params.schema import Compute, Training
 from pipeline.progress import bar, say
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of glibc
+_NOTABLY = 1.25  # times: a product's time varies by a tenth
 
 
 def prepare(compute: Compute) -> None:
-    """Set threads, determinism and what malloc keeps; warn where bf16 is emulated; meet the job's other processes.
+    """Set threads, determinism and what malloc keeps; warn where bf16 does not pay; meet the job's other processes.
 
     To be called before any tensor.
     """
     _keep_freed_memory()
     torch.set_num_threads(compute.threads)
     torch.use_deterministic_algorithms(compute.device == "cuda")  # what runs here on a CPU is deterministic anyway
-    if compute.device == "cpu" and compute.precision == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        say("warning: this processor has no bf16 instructions; compute.precision fp32 is faster here")
+    if compute.device == "cpu" and compute.precision == "bf16":
+        slower = product_seconds(torch.bfloat16) / product_seconds(torch.float32)
+        if slower > _NOTABLY:
+            say(f"warning: bf16 takes {slower:.1f} times fp32's time on this processor; see compute.precision")
     distributed.join(compute)
+
+
+def product_seconds(dtype: torch.dtype) -> float:
+    """The least time of a product of two matrices of 256 x 256, which tells what training in that arithmetic costs.
+
+    Having bf16 instructions does not make it fast: Intel's of AVX-512 without AMX work at half the rate of fp32's.
+    """
+    square, times = torch.ones(256, 256, dtype=dtype), []
+    for _ in range(6):  # the first makes the kernel
+        since = time.perf_counter()
+        square @ square
+        times.append(time.perf_counter() - since)
+    return min(times)
 
 
 def _keep_freed_memory() -> None:
@@ -48,12 +65,19 @@ def _keep_freed_memory() -> None:
 
 def arithmetic(compute: Compute) -> dict:
     """What decides the bits of a computation beside its code and its inputs; part of every fingerprint."""
-    if compute.device == "cuda":
-        hardware = torch.cuda.get_device_name()
-    else:
-        hardware = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    hardware = torch.cuda.get_device_name() if compute.device == "cuda" else processor()
     packages = ("torch", "torchvision", "diffusers", "numpy")
     return {"compute": compute.model_dump(), "hardware": hardware, "versions": {p: version(p) for p in packages}}
+
+
+def processor() -> str:
+    """What a CPU's bits depend on: make, instructions, caches. MKL and oneDNN choose their kernels by them.
+
+    AVX-512 on AMD's and on Intel's are not the same bits. The number of cores is left out: compute.threads counts.
+    """
+    facts = {name: fact for name, fact in torch.cpu.get_capabilities().items() if not name.startswith("num_")}
+    of = f"{platform.machine()} {facts.get('cpu_name', '')} {torch.backends.cpu.get_cpu_capability()}"
+    return f"{of} {store.fingerprint(**facts)[:8]}"
 
 
 @dataclass

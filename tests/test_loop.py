@@ -432,6 +432,31 @@ def test_the_forward_pass_runs_in_the_named_arithmetic(tmp_path):
     assert weight.dtype == torch.float32
 
 
+@pytest.mark.parametrize(("seconds", "said"), [(1.9, "bf16 takes 1.9 times fp32's time"), (0.4, "")])
+def test_bf16_that_is_slower_here_is_told(seconds, said, monkeypatch, capsys):
+    monkeypatch.setattr(loop, "product_seconds", {torch.bfloat16: seconds, torch.float32: 1.0}.get)
+    loop.prepare(COMPUTE.model_copy(update={"precision": "bf16"}))
+    assert said in capsys.readouterr().err
+    loop.prepare(COMPUTE)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_product_takes_some_time():
+    assert 2 * 256**3 / 1e13 < loop.product_seconds(torch.float32) < 1  # ten teraflops, and a thirtieth of a gigaflop
+
+
+def test_a_processors_make_and_instructions_decide_its_bits_and_its_cores_do_not(monkeypatch):
+    def named(**changes):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: here | changes)
+        return loop.arithmetic(COMPUTE)["hardware"]
+
+    here = torch.cpu.get_capabilities()
+    alone = named()
+    assert named(num_logical_cores=1000) == alone
+    others = [named(cpu_name="another"), named(avx512_fp16=not here.get("avx512_fp16")), named(l2_cache_size=7)]
+    assert len({alone, *others}) == 4
+
+
 _FAULTS = """
 import resource, torch
 from pipeline import loop

@@ -32,7 +32,7 @@ RUNS = {
     "conditioned": {"pretrain__method": "barlow_twins", "positives__kind": "conditioned"} | VERSIONS,
     "unclip": {"pretrain__method": "byol"} | UNCLIP,
     "gan": {"pretrain__method": "moco"} | GAN,
-    "joint_gan": {"pretrain__method": "joint_gan", "inflation__ratio": "0.0"} | GAN,
+    "joint_gan": {"pretrain__method": "joint_gan", "inflation__ratio": "0.0", "joint_gan__game_lr": "0.05"} | GAN,
 }
 RUNS |= {
     f"joint_gan {mode}": RUNS["joint_gan"] | {"joint_gan__mode": mode}
@@ -77,7 +77,7 @@ def ask(base, clone, name):
         preset.write(PRESETS[name], clone / "params.yaml")
     clones.edit(clone, **RUNS[name])
     if name == "unclip":
-        clones.edit(clone, unclip__path=str(clone.parent / "unclip"))
+        clones.edit(clone, unclip__path=str(clone.parent / "pipeline"))
 
 
 def arrays(clone):
@@ -176,7 +176,7 @@ def test_views_replaced_by_conditioned_versions_killed_while_their_generator_tra
 def test_versions_by_a_pipeline_that_has_seen_outside_data_say_so_and_follow_its_bytes(base, walk):
     assert json.loads((base.clone / "metrics/positives.json").read_text()) == {"sampled": 0}
     made = walk("unclip")
-    clone, place, found = made.clone, made.clone.parent / "unclip", made.metrics["positives.json"]
+    clone, place, found = made.clone, made.clone.parent / "pipeline", made.metrics["positives.json"]
     assert found["outside_data"] is True
     assert found["sampled"] == 2 * 400
     ask(base, clone, "unclip")
