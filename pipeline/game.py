@@ -16,6 +16,7 @@ from pipeline.generators import gan
 SNAPSHOTS = "gan_snapshots.h5"
 _TINY = 1e-12
 _ROWS = 256  # images a pass of the monitor
+_ROUNDED = 1e-9  # step / steps x snapshots may lie below a whole number
 
 
 def guard(adversarial: torch.Tensor, pulling: torch.Tensor, last: list[nn.Parameter], most: float) -> torch.Tensor:
@@ -77,7 +78,7 @@ class Snapshots(nn.Module):
     def due(self, progress: float) -> bool:
         """Whether the next one is to be kept at this share of the run, 0 to 1."""
         k, last = int(self.taken), len(self.steps) - 1
-        return k <= last and progress * last >= k
+        return k <= last and progress * last >= k - _ROUNDED
 
     def keep(self, step: int, pair: list[torch.Tensor], cosines: torch.Tensor) -> None:
         """The pair's images after `step` steps, float (M, C, H, W) in [-1, 1] each, and their cosines, float (M,)."""

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import shutil
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -72,9 +71,7 @@ def base(small, once):
 
     def made(folder):
         clone = clones.copy(small, folder / "clone")
-        since = time.monotonic()
-        seen = {"output": clones.run(clone, "dvc", "repro"), "seconds": time.monotonic() - since}
-        seen["counts"] = clones.counts(clone)
+        seen = {"output": clones.run(clone, "dvc", "repro"), "counts": clones.counts(clone)}
         seen["status"] = clones.run(clone, "git", "status", "--porcelain")
         clones.commit(clone, "Run")
         return seen

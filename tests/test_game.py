@@ -20,6 +20,18 @@ def test_the_guard_lets_a_term_without_gradient_pass():
     assert game.guard(weight.sum(), 0 * weight.sum(), [weight], 0.5).item() == 1
 
 
+@pytest.mark.parametrize("steps", [1, 22, 23, 100, 2600])
+def test_all_snapshots_are_kept_by_the_last_step_even_one_a_step(steps):
+    for n in {2, steps // 2 + 2, steps + 1}:
+        made = game.Snapshots(n, 1, (1, 1, 1))
+        for step in range(steps + 1):
+            if made.due(step / steps):
+                made.keep(step, [torch.zeros(1, 1, 1, 1)] * 2, torch.ones(1))
+        assert made.taken == n
+        assert made.steps[-1] == steps
+        assert len(set(made.steps.tolist())) == n
+
+
 def test_snapshots_are_due_evenly_and_drawn_with_their_partners_where_these_differ(tmp_path):
     made, due = game.Snapshots(3, 2, (2, 2, 1)), []
     grey, other = torch.zeros(2, 1, 2, 2), torch.ones(2, 1, 2, 2)

@@ -16,6 +16,7 @@ from torch import nn
 from pipeline import augment, differentiable, distributed, game, seeds
 from pipeline.backbones import Encoder
 from pipeline.distributed import gather
+from pipeline.errors import UserError
 from pipeline.generators import gan
 from pipeline.generators.gan import held
 from pipeline.heads import mlp
@@ -113,6 +114,7 @@ class JointGAN(nn.Module):
         Four views of each synthetic identity beside them, from step `real_steps` on: two of each image of its pair.
         """
         views = batch[:2]
+        self.shared(batch)  # or refused, before the first of `real_steps`
         if step >= self.params.real_steps:
             with torch.no_grad():
                 views = [*views, *self.synthetic_views(self.pair(*self.noise("encoder", batch, step)), batch, step)]
@@ -188,7 +190,8 @@ class JointGAN(nn.Module):
                 told["contrast"] = hard = found[2 * len(real[0]) :].mean()
             if self.params.mode in ("pair", "both"):
                 z = [F.normalize(each.float(), dim=1) for each in self.network(torch.cat(self.pixels(made))).chunk(2)]
-                cosine = torch.linalg.vecdot(*gather(z))
+                with torch.autocast(z[0].device.type, enabled=False):  # which would round the cosine to bf16
+                    cosine = torch.linalg.vecdot(*gather(z))
                 told["cosine"], told["margin"] = cosine.mean(), self.margin()
                 hard = hard + torch.minimum(1 - cosine, self.margin()).mean()
         return hard, told
@@ -207,10 +210,18 @@ class JointGAN(nn.Module):
 
     def noise(self, player: str, batch: list[torch.Tensor], step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """This process's latent rows of a player's step, and fresh ones beside them: float (B_s, latent) each."""
-        n = round(self.params.synthetic * len(batch[0]) * distributed.size())
+        n, own = self.shared(batch)
         draw = self.draw(f"latents of the {player}", step)
         both = torch.randn(2, n, self.frozen.form["latent"], generator=draw, device=self.ramped.device)
-        return tuple(both[:, distributed.share(n)])
+        return tuple(both[:, own])
+
+    def shared(self, batch: list[torch.Tensor]) -> tuple[int, slice]:
+        """B_s, the synthetic identities of a step, and which are this process's; refused where they share unevenly."""
+        n, processes = round(self.params.synthetic * len(batch[0]) * distributed.size()), distributed.size()
+        if n % processes:
+            what = f"{n} synthetic images a step among {processes} processes"
+            raise UserError(what, "PIPELINE_LAUNCH", "the number must divide joint_gan.synthetic x pretrain.batch_size")
+        return n, distributed.share(n)
 
     def pair(self, z: torch.Tensor, fresh: torch.Tensor) -> list[torch.Tensor]:
         """The two images of each identity, float (n, C, H, W) in [-1, 1]: the same where the arm has no pairs."""
@@ -278,10 +289,11 @@ def outcomes(rows: list[dict], made: dict[str, Path]) -> dict[str, float]:
     """synthetic: L_CL of synthetic anchors, late, and synthetic_start, in the first row that has it; cosine of the last
     snapshot's pairs; frechet_growth and frechet_most, of generators that learn: the monitor's, at the end and at most.
     """
-    synthetic = [row["synthetic"] for row in rows if "synthetic" in row]
+    synthetic = [row for row in rows if "synthetic" in row]  # the first rows may have real images alone
     growth = [row["generator_growth"] for row in rows if "generator_growth" in row]
     found = {"cosine": game.last_cosine(made[game.SNAPSHOTS])}
-    found |= {"synthetic": late(rows, "synthetic"), "synthetic_start": synthetic[0]} if synthetic else {}
+    if synthetic:
+        found |= {"synthetic": late(synthetic, "synthetic"), "synthetic_start": synthetic[0]["synthetic"]}
     return found | ({"frechet_growth": growth[-1], "frechet_most": max(growth)} if growth else {})
 
 

@@ -13,7 +13,6 @@ import random
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from tests.pipeline import clones
@@ -22,35 +21,20 @@ ODD = {"LC_ALL": "C", "LANG": "C", "TZ": "Pacific/Kiritimati", "PYTHONHASHSEED":
 ODD_NAME = "ödd folder's name"
 
 
-@dataclass
-class Compared:
-    """What two runs were compared by."""
+def again(odd: Path, seconds: float, kills: int, seed: int, say=print) -> int:
+    """Run a clone of which nothing was made to its end, under odd circumstances; how often it was killed.
 
-    files: int
-    bytes: int
-    kills: int
-    runs: int
-    different: list[str]
-
-
-def verify(plain: Path, odd: Path, seconds: float, kills: int, seed: int, say=print) -> Compared:
-    """Run the clone `odd`, of which nothing was made, and compare every file with `plain`, which took so many seconds.
-
-    Moments are chosen so that all the runs but the last take about as long as one alone.
+    seconds: about what a run takes that is left alone. All that are killed take about as long together.
     """
-    moments, runs, done = random.Random(seed), 0, False
-    for killed in range(kills + 1):
-        moment = None if killed == kills else moments.uniform(0.3, 1) * seconds / (kills + 1)
-        say(f"the second, run {runs + 1}: {'to its end' if moment is None else f'killed after {moment:.1f} s'}")
-        runs += 1
+    moments, killed = random.Random(seed), 0
+    while True:
+        moment = moments.uniform(0.3, 1) * seconds / (kills + 1) if killed < kills else None
+        say(f"the second, run {killed + 1}: {f'killed after {moment:.1f} s' if moment else 'to its end'}")
         done = oddly(odd, moment)
         future(odd)
         if done:
-            kills = killed
-            break
-    assert done
-    sizes = [(plain / name).stat().st_size for name in digests(plain)]
-    return Compared(len(sizes), sum(sizes), kills, runs, compare(plain, odd))
+            return killed
+        killed += 1
 
 
 def compare(one: Path, two: Path) -> list[str]:
@@ -104,10 +88,11 @@ def main() -> None:
         print("the first run, left alone")
         began = time.monotonic()
         clones.run(plain, "dvc", "repro")
-        found = verify(plain, odd, time.monotonic() - began, asked.kills, asked.seed)
-    print(f"{found.files} files, {found.bytes:,} bytes; {found.kills} kills; different: {len(found.different)}")
-    if found.different:
-        raise SystemExit("\n".join(found.different))
+        killed = again(odd, time.monotonic() - began, asked.kills, asked.seed)
+        different, sizes = compare(plain, odd), [(plain / name).stat().st_size for name in digests(plain)]
+    print(f"{len(sizes)} files, {sum(sizes):,} bytes; {killed} kills; different: {len(different)}")
+    if different:
+        raise SystemExit("\n".join(different))
 
 
 if __name__ == "__main__":

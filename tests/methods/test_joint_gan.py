@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import loop
+from pipeline import distributed, loop
 from pipeline.errors import UserError
 from pipeline.generators import gan
 from pipeline.losses import multi_positive, nt_xent
@@ -167,6 +167,26 @@ def test_the_generators_loss_is_the_sum_of_its_terms(mode):
     assert found["weight"].item() == pytest.approx(2 / 3)
     wanted = found["adversarial"] - found["guard"] * 2 / 3 * hard + 0.1 * found["realism"]
     assert found["loss"].item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_a_pairs_cosine_is_fp32_under_autocast():
+    """bf16 has steps of 1 / 256 below 1, where pairs begin."""
+    made, features = built("pair", 2), []
+    with torch.no_grad():
+        made.generators[-1].last.weight.mul_(1.1)
+    made.network.register_forward_hook(lambda _, x, z: features.append(torch.nn.functional.normalize(z.float(), dim=1)))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = generator_loss(made)["cosine"]
+    one, two = features[-1].detach().double().chunk(2)
+    assert found.item() == pytest.approx((one * two).sum(dim=1).mean().item(), abs=1e-6)
+
+
+def test_synthetic_images_that_processes_cannot_share_are_refused_at_the_first_step(monkeypatch):
+    """A quarter of four processes' 24 rows are 6."""
+    made, views = built("both", real_steps=5, synthetic=0.25), contract.views(6, name="joint_gan")
+    monkeypatch.setattr(distributed, "size", lambda: 4)
+    with pytest.raises(UserError, match=r"6 synthetic images a step among 4 processes.*joint_gan\.synthetic"):
+        made.loss(views, 0)
 
 
 def test_realism_is_the_mean_squared_distance_of_features_and_zero_for_the_same_images():

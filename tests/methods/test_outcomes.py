@@ -35,6 +35,8 @@ def test_static_arms_have_no_growth_and_a_game_that_never_begins_no_synthetic_lo
     found = joint_gan.outcomes([{"step": 1, "synthetic": 3.0}, {"step": 2, "synthetic": 1.0}], made)
     assert found == {"synthetic": 1.0, "synthetic_start": 3.0, "cosine": 0.625}
     assert joint_gan.outcomes([{"step": 1, "loss": 5.0}], made) == {"cosine": 0.625}
+    late = [{"step": 95, "loss": 5.0}, {"step": 100, "synthetic": 1.5}]  # it begins within the last tenth
+    assert joint_gan.outcomes(late, made) == {"synthetic": 1.5, "synthetic_start": 1.5, "cosine": 0.625}
 
 
 def test_late_rows_are_averaged_and_mae_has_no_top_k():
