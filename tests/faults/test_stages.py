@@ -108,8 +108,8 @@ def test_an_object_of_dvcs_cache_that_was_changed_in_place_is_found_by_its_reade
     assert shard.read_bytes() == bytes(harmed)
 
     clones.counts(clone)
-    output = clones.run(clone, *PRETRAIN, code=2)
-    found = re.fullmatch(rf"pretrain: {name}: damaged: .* - delete (\S+) and (\S+), then run `(.*)`\n", output)
+    output = clones.fault(clones.run(clone, *PRETRAIN, code=2))
+    found = re.fullmatch(rf"pretrain: {name}: damaged: .* - delete (\S+) and (\S+), then run `(.*)`", output)
     assert found, output
     assert "pretrain.steps" not in clones.counts(clone)
     folder, named, command = found.groups()

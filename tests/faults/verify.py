@@ -13,28 +13,47 @@ import random
 import subprocess
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.pipeline import clones
 
 ODD = {"LC_ALL": "C", "LANG": "C", "TZ": "Pacific/Kiritimati", "PYTHONHASHSEED": "12345"}
-ODD_NAME = "ödd folder's name"
 
 
-def again(odd: Path, seconds: float, kills: int, seed: int, say=print) -> int:
-    """Run a clone of which nothing was made to its end, under odd circumstances; how often it was killed.
+@dataclass
+class Compared:
+    """What two runs were compared by."""
 
-    seconds: about what a run takes that is left alone. All that are killed take about as long together.
-    """
-    moments, killed = random.Random(seed), 0
-    while True:
-        moment = moments.uniform(0.3, 1) * seconds / (kills + 1) if killed < kills else None
-        say(f"the second, run {killed + 1}: {f'killed after {moment:.1f} s' if moment else 'to its end'}")
+    files: int
+    bytes: int
+    kills: int
+    runs: int
+    different: list[str]
+
+
+def verify(place: Path, kills: int, seed: int, say=print) -> Compared:
+    """Both runs in new folders of `place`, and every file that either made."""
+    began = time.monotonic()
+    plain = clones.smoke(place / "plain")
+    say("the first run, left alone")
+    clones.run(plain, "dvc", "repro")
+    longest = (time.monotonic() - began) / (kills + 1)
+    odd = clones.smoke(place / "ödd folder's name")
+    moments, runs, done = random.Random(seed), 0, False
+    for killed in range(kills + 1):
+        moment = None if killed == kills else moments.uniform(0.3, 1) * longest
+        say(f"the second, run {runs + 1}: {'to its end' if moment is None else f'killed after {moment:.1f} s'}")
+        runs += 1
         done = oddly(odd, moment)
         future(odd)
         if done:
-            return killed
-        killed += 1
+            kills = killed
+            break
+    assert done
+    different = compare(plain, odd)
+    sizes = [(plain / name).stat().st_size for name in digests(plain)]
+    return Compared(len(sizes), sum(sizes), kills, runs, different)
 
 
 def compare(one: Path, two: Path) -> list[str]:
@@ -84,15 +103,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        plain, odd = clones.smoke(Path(folder) / "plain"), clones.smoke(Path(folder) / ODD_NAME)
-        print("the first run, left alone")
-        began = time.monotonic()
-        clones.run(plain, "dvc", "repro")
-        killed = again(odd, time.monotonic() - began, asked.kills, asked.seed)
-        different, sizes = compare(plain, odd), [(plain / name).stat().st_size for name in digests(plain)]
-    print(f"{len(sizes)} files, {sum(sizes):,} bytes; {killed} kills; different: {len(different)}")
-    if different:
-        raise SystemExit("\n".join(different))
+        found = verify(Path(folder), asked.kills, asked.seed)
+    print(f"{found.files} files, {found.bytes:,} bytes; {found.kills} kills; different: {len(found.different)}")
+    if found.different:
+        raise SystemExit("\n".join(found.different))
 
 
 if __name__ == "__main__":

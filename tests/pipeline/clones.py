@@ -56,6 +56,13 @@ def stage(clone: Path, name: str, code: int | None = 0) -> str:
     return run(clone, "python", "-m", f"stages.{name}", code=code)
 
 
+def fault(output: str) -> str:
+    """The one line of a stage that cannot run; warnings may stand before it, which depend on the machine."""
+    *before, line = output.splitlines()
+    assert all(words.startswith("warning: ") for words in before), output
+    return line
+
+
 def commit(clone: Path, message: str) -> None:
     """Commit all that is there and not ignored."""
     run(clone, "git", "add", "--all")

@@ -179,6 +179,7 @@ def test_versions_by_a_pipeline_that_has_seen_outside_data_say_so_and_follow_its
     clone, place, found = made.clone, made.clone.parent / "pipeline", made.metrics["positives.json"]
     assert found["outside_data"] is True
     assert found["sampled"] == 2 * 400
+    assert clones.starts(made.counts) == ["check", "positives", "pretrain", "linear_eval"]
     ask(base, clone, "unclip")
     clones.counts(clone)
     clones.run(clone, "dvc", "repro")  # whatever ran since, DVC brings all of it back

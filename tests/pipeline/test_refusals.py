@@ -146,4 +146,4 @@ def test_stage_alone_says_in_one_line_what_is_missing(small, base, tmp_path):
 
 
 def complaint(clone, name):
-    return clones.stage(clone, name, code=2).strip()
+    return clones.fault(clones.stage(clone, name, code=2))
