@@ -62,9 +62,12 @@ BOTH = OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-re
 test: $(VENV)/.dev
 	$(BOTH) -m "not slow"
 
+# The longest two files first, so that neither worker is at work much longer than the other.
+SLOW = tests/pipeline/test_study.py tests/pipeline/test_methods.py tests/pipeline tests/faults
+
 test-slow: $(VENV)/.dev
-	$(BOTH) -m "slow and not alone"
-	python -m pytest -m alone
+	$(BOTH) -m "slow and not alone" $(SLOW)
+	python -m pytest -m alone tests/pipeline/test_default.py
 
 verify: $(VENV)/.dev
 	OMP_NUM_THREADS=1 python -m tests.faults.verify

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import shutil
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -71,7 +72,9 @@ def base(small, once):
 
     def made(folder):
         clone = clones.copy(small, folder / "clone")
-        seen = {"output": clones.run(clone, "dvc", "repro"), "counts": clones.counts(clone)}
+        since = time.monotonic()
+        seen = {"output": clones.run(clone, "dvc", "repro"), "seconds": time.monotonic() - since}
+        seen["counts"] = clones.counts(clone)
         seen["status"] = clones.run(clone, "git", "status", "--porcelain")
         clones.commit(clone, "Run")
         return seen

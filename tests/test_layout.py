@@ -437,6 +437,16 @@ def test_readme_lists_the_library_in_reading_order():
     assert {name.rstrip("/") for name in listed if name.endswith("/")} == packages
 
 
+def test_slow_tests_lie_where_make_looks_for_them():
+    marked = {mark: set() for mark in ("slow", "alone")}
+    for path in (REPOSITORY / "tests").rglob("*.py"):
+        for mark, files in marked.items():
+            if f"pytest.mark.{mark}" in path.read_text(encoding="utf-8") and path != Path(__file__):
+                files.add(path.relative_to(REPOSITORY / "tests"))
+    assert {path.parts[0] for path in marked["slow"]} == {"pipeline", "faults"}
+    assert marked["alone"] == {Path("pipeline/test_default.py")}
+
+
 def test_no_file_holds_the_marks_of_a_merge():
     texts = ("*.md", "*.py", "*.yaml", "*.toml", "*.txt", "*.csv", "Makefile")
     files = {

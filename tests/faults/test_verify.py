@@ -8,8 +8,8 @@ from tests.pipeline import clones
 
 @pytest.mark.slow
 @pytest.mark.fault(32)
-def test_two_runs_have_the_same_bytes_whatever_happens_to_the_second(tmp_path):
-    found = verify.verify(tmp_path, kills=2, seed=0)
+def test_two_runs_have_the_same_bytes_whatever_happens_to_the_second(base, tmp_path):
+    found = verify.verify(base.clone, base.seconds, kills=2, seed=0, place=tmp_path)
     assert found.different == []
     assert 1 <= found.kills == found.runs - 1
     assert found.files > 30

@@ -182,8 +182,8 @@ def test_versions_by_a_pipeline_that_has_seen_outside_data_say_so_and_follow_its
     assert clones.starts(made.counts) == ["check", "positives", "pretrain", "linear_eval"]
     ask(base, clone, "unclip")
     clones.counts(clone)
-    clones.run(clone, "dvc", "repro")  # whatever ran since, DVC brings all of it back
-    assert clones.counts(clone) == {}
+    clones.run(clone, "dvc", "repro")  # whatever ran since, DVC brings it back
+    assert set(clones.counts(clone)) <= {"check.starts"}  # whose output is no data
     assert clones.digests(clone, "data") == made.data
     assert (clone / "plots/positives.png").stat().st_size > 0
     with open(place / "scheduler/scheduler_config.json", "a") as file:
