@@ -63,7 +63,7 @@ test: $(VENV)/.dev
 	$(BOTH) -m "not slow"
 
 # The longest two files first, so that neither worker is at work much longer than the other.
-SLOW = tests/pipeline/test_study.py tests/pipeline/test_methods.py tests/pipeline tests/faults
+SLOW = tests/pipeline/test_study.py tests/pipeline/test_methods.py tests/pipeline/test_*.py tests/faults/test_*.py
 
 test-slow: $(VENV)/.dev
 	$(BOTH) -m "slow and not alone" $(SLOW)
