@@ -224,9 +224,10 @@ def test_a_game_killed_while_pretraining_ends_with_the_bytes_of_an_uninterrupted
 def test_a_studys_row_has_the_outcomes_of_a_game(walk):
     static, both = (rows.measured(named(walk(name))) for name in ("joint_gan static", "joint_gan"))
     assert static["cosine"] == pytest.approx(1, abs=1e-3)  # one image is its own partner
-    assert both["cosine"] < 1
+    assert both["cosine"] < 0.995
     assert static["synthetic"] > 0
     assert both["frechet_most"] >= both["frechet_growth"]
+    assert abs(both["frechet_growth"]) > 0.01  # it was measured again, of generators that have moved
     assert not {"frechet_growth", "frechet_most"} & set(static)  # a GAN that stays as it came
 
 
