@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipeline import files
+from pipeline.core import files
 
 BENCHES = ("views", "step", "pretrain", "sample", "ddpm_train", "probe", "store", "startup", "changes")
 ORDER = (*BENCHES, "sample_quality")  # the last takes an hour and is asked for by name

@@ -10,7 +10,7 @@ import torch
 
 from bench import pairs, sample, views
 from bench.ddpm_train import gray
-from pipeline import loop
+from pipeline.engine import loop
 from pipeline.generators import ddpm
 from pipeline.params import reader
 

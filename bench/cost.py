@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline import backbones, inflation, preset
+from pipeline.data import mixture
 from pipeline.generators import ddpm
 from pipeline.methods import module
-from pipeline.params import reader, rules
+from pipeline.networks import backbones
+from pipeline.params import presets, reader, rules
 from pipeline.params.schema import Params
 
 FEW = 4  # images, or groups of those that are mixed, that a step is counted with: batch norm wants more than one
@@ -28,7 +29,7 @@ def composed(names: list[str]) -> Params:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "params.yaml"
         path.write_text(reader.FILE.read_text(encoding="utf-8"), encoding="utf-8")
-        preset.write({where: value for name in names for where, value in preset.load(name).items()}, path)
+        presets.write({where: value for name in names for where, value in presets.load(name).items()}, path)
         return reader.load(path)
 
 
@@ -43,7 +44,7 @@ def stages(params: Params) -> dict[str, tuple[str, float]]:
     """Stage -> (how often what is computed, FLOPs in all)."""
     d, g, p, real = params.ddpm, params.generate, params.pretrain, params.dataset.train_size
     side, channels, _ = rules.shape(params.dataset)
-    made = inflation.generated_count(real, params.inflation.ratio)
+    made = mixture.generated_count(real, params.inflation.ratio)
     unet, x = ddpm.unet(d, side, channels), torch.zeros(1, channels, side, side)
     with torch.no_grad():
         forward = counted(lambda: unet(x, 0))
@@ -82,7 +83,7 @@ def main() -> None:
         total += flops
         print(f"{stage:<12} {flops / 1e15:10,.1f} {flops / asked.tflops / 3.6e15:10.2f}  {what}")
     print(f"{'sum':<12} {total / 1e15:10,.1f} {total / asked.tflops / 3.6e15:10.2f}  at {asked.tflops:g} TFLOP/s")
-    made = inflation.generated_count(params.dataset.train_size, params.inflation.ratio)
+    made = mixture.generated_count(params.dataset.train_size, params.inflation.ratio)
     side, channels, _ = rules.shape(params.dataset)
     size, each = side * side * channels, params.generate.shard_size
     print(

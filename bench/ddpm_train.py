@@ -12,7 +12,7 @@ from diffusers.training_utils import EMAModel
 
 from bench import pairs
 from bench.views import images as rgb
-from pipeline import loop
+from pipeline.engine import loop
 from pipeline.generators import ddpm
 from pipeline.params import reader
 

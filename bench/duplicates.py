@@ -5,8 +5,8 @@ python -m bench.duplicates
 
 import numpy as np
 
-from pipeline import seeds
-from pipeline.inflation import Mixture
+from pipeline.core import seeds
+from pipeline.data.mixture import Mixture
 
 BATCHES = 500
 

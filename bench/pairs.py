@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline import files
+from pipeline.core import files
 from pipeline.params import reader
 
 PAIRS = 5

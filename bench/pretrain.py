@@ -16,12 +16,16 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from bench import pairs
 from bench.views import Pictures, images
-from pipeline import augment, backbones, inflation, loop, losses, seeds, shards
-from pipeline.methods import simclr
+from pipeline.augment import recipes
+from pipeline.core import seeds
+from pipeline.data import mixture, shards
+from pipeline.engine import loop
+from pipeline.evaluation.quality import plain
+from pipeline.methods import losses, simclr
+from pipeline.networks import backbones
 from pipeline.params import reader
 from pipeline.params.methods import SimCLR
 from pipeline.params.schema import Compute
-from pipeline.quality import plain
 from pipeline.training import encoder as training
 
 BATCH, WORKERS, RATE, TEMPERATURE = 128, 2, 0.05, 0.2
@@ -43,8 +47,8 @@ class Ours:
     def __init__(self, pixels: np.ndarray, width: int, compute: Compute):
         self.width, self.compute = width, compute
         self.bank = shards.ImageBank(pixels, [], "cpu")
-        self.mixture = inflation.Mixture(len(pixels), 0, 1.0, BATCH, 0)
-        self.recipes = [augment.recipe(plain(3, strength=2.0), 0)] * 2
+        self.mixture = mixture.Mixture(len(pixels), 0, 1.0, BATCH, 0)
+        self.recipes = [recipes.recipe(plain(3, strength=2.0), 0)] * 2
         steps = STEPS[width]
         self.schedule = reader.load().pretrain.model_copy(
             update=MADE_EQUAL | {"steps": steps, "log_every": steps, "checkpoint_every": steps}
@@ -52,7 +56,7 @@ class Ours:
 
     def batch(self, step: int) -> list[torch.Tensor]:
         """Two views of the step's images."""
-        return augment.views(self.bank[self.mixture.rows(step)], self.recipes, seeds.generator(0, "views", step))
+        return recipes.views(self.bank[self.mixture.rows(step)], self.recipes, seeds.generator(0, "views", step))
 
     def __call__(self) -> None:
         method = simclr.build(HEAD, encoder(self.width), 0).train()

@@ -13,7 +13,10 @@ import torch
 import torch.nn.functional as F
 
 from bench import pairs
-from pipeline import backbones, datasets, linear_probe, loop, probes, shards
+from pipeline.data import datasets, shards
+from pipeline.engine import loop
+from pipeline.measures import linear_probe, probes
+from pipeline.networks import backbones
 from pipeline.params import reader
 
 EPOCHS, BATCH, RATE = 100, 256, 30.0  # MoCo's rate; with 1 it ends 4.5 points lower

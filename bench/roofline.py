@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import pretrain, views
-from pipeline import loop
+from pipeline.engine import loop
 from pipeline.generators import ddpm
 from pipeline.methods import simclr
 from pipeline.params import reader

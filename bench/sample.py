@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from bench import pairs
-from pipeline import loop
+from pipeline.engine import loop
 from pipeline.generators import ddpm
 from pipeline.params import reader
 
@@ -45,7 +45,7 @@ def same_images(model, noise, theirs, compute) -> None:
     """From the same noise, in fp32, both make the same images (to one grey level)."""
     from diffusers.pipelines.ddim import pipeline_ddim
 
-    from pipeline import seeds
+    from pipeline.core import seeds
 
     start = torch.stack([seeds.noise((1, 28, 28), SEED, "image", i) for i in range(IMAGES)])
     drawn, pipeline_ddim.randn_tensor = pipeline_ddim.randn_tensor, lambda *words, **named: start

@@ -12,8 +12,12 @@ import numpy as np
 import torch
 
 from bench import pairs
-from pipeline import cards, loop, probes, quality, sampling, seeds, shards
-from pipeline.generators import ddpm
+from pipeline.core import seeds
+from pipeline.data import shards
+from pipeline.engine import loop
+from pipeline.evaluation import quality
+from pipeline.generators import cards, ddpm, sampling
+from pipeline.measures import probes
 from pipeline.params import reader
 
 IMAGES, AGAIN, BATCH = 2000, 20, 20

@@ -12,7 +12,7 @@ import torch
 from bench import pairs
 from bench.pretrain import HEAD, RATE, STEPS, Ours, encoder
 from bench.views import images
-from pipeline import loop
+from pipeline.engine import loop
 from pipeline.methods import simclr
 from pipeline.params import reader
 from pipeline.training import encoder as training

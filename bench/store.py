@@ -12,7 +12,7 @@ import torch
 
 from bench import pairs
 from bench.views import images
-from pipeline import inflation, shards
+from pipeline.data import mixture, shards
 
 BATCH, STEPS = 256, 50
 
@@ -20,7 +20,7 @@ BATCH, STEPS = 256, 50
 def rows() -> list[pairs.Row]:
     """The same rows of the same images, both ways."""
     pixels = images()
-    walk = inflation.Mixture(len(pixels), 0, 1.0, BATCH, 0)
+    walk = mixture.Mixture(len(pixels), 0, 1.0, BATCH, 0)
     bank = shards.ImageBank(pixels, [], "cpu")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "images.h5"

@@ -12,12 +12,14 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from bench import pairs
-from pipeline import augment, loop, seeds
+from pipeline.augment import recipes
+from pipeline.core import seeds
+from pipeline.engine import loop
+from pipeline.evaluation.quality import plain
 from pipeline.params import reader
-from pipeline.quality import plain
 
 SIZE, IMAGES, BATCH, WORKERS = 32, 4096, 512, 2  # the paper's batch
-RECIPE = augment.recipe(plain(3, strength=2.0), 0)
+RECIPE = recipes.recipe(plain(3, strength=2.0), 0)
 
 
 def images() -> np.ndarray:
@@ -30,7 +32,7 @@ def images() -> np.ndarray:
 def ours(pixels: torch.Tensor) -> Iterator[list[torch.Tensor]]:
     """Two views of every image, a batch at a time: float (B, 3, 32, 32) each."""
     for step, batch in enumerate(pixels.split(BATCH)):
-        yield augment.views(batch, [RECIPE, RECIPE], seeds.generator(0, "bench views", step))
+        yield recipes.views(batch, [RECIPE, RECIPE], seeds.generator(0, "bench views", step))
 
 
 class Pictures(Dataset):
@@ -50,7 +52,7 @@ class Pictures(Dataset):
             min_scale=RECIPE.crop_min,
             random_gray_scale=RECIPE.grayscale,
             gaussian_blur=RECIPE.blur,
-            sigmas=augment.BLUR_SIGMA,
+            sigmas=recipes.BLUR_SIGMA,
             hf_prob=RECIPE.flip,
             normalize=None,
         )
@@ -73,7 +75,7 @@ def kornia_transform() -> torch.nn.Module:
     """The recipe in kornia's words; its blur has the width that the largest sigma needs."""
     import kornia.augmentation as k
 
-    reach = 2 * int(4 * augment.BLUR_SIGMA[1]) + 1
+    reach = 2 * int(4 * recipes.BLUR_SIGMA[1]) + 1
     return torch.nn.Sequential(
         k.RandomResizedCrop(
             (SIZE, SIZE),
@@ -84,7 +86,7 @@ def kornia_transform() -> torch.nn.Module:
         k.RandomHorizontalFlip(p=RECIPE.flip),
         k.ColorJitter(RECIPE.brightness, RECIPE.contrast, RECIPE.saturation, RECIPE.hue, p=RECIPE.jitter_probability),
         k.RandomGrayscale(p=RECIPE.grayscale),
-        k.RandomGaussianBlur((reach, reach), augment.BLUR_SIGMA, p=RECIPE.blur),
+        k.RandomGaussianBlur((reach, reach), recipes.BLUR_SIGMA, p=RECIPE.blur),
     )
 
 

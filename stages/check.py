@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline import files, machine, stage
-from pipeline.errors import UserError
+from pipeline.core import files
+from pipeline.core.errors import UserError
 from pipeline.params.rules import shape
+from pipeline.run import machine, stage
 
 READS = (
     "compute",

@@ -3,7 +3,12 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline import backbones, files, finetune, loop, machine, report, shards, stage
+from pipeline.core import files, outputs
+from pipeline.data import shards
+from pipeline.engine import loop
+from pipeline.evaluation import finetune
+from pipeline.networks import backbones
+from pipeline.run import machine, stage
 
 FOREACH = "finetune.labels"
 READS = (
@@ -34,7 +39,7 @@ def main(params: SimpleNamespace) -> None:
     encoder = backbones.load(Path("data/encoder")).to(params.compute.device)
     metrics, protocol = finetune.judge(encoder, real, params.item, params.finetune, params.compute)
     metrics_file, protocol_file = map(Path, stage.named(WRITES, params.key))
-    report.metrics(metrics_file, metrics)
+    outputs.metrics(metrics_file, metrics)
     files.write_json(protocol_file, protocol)
 
 

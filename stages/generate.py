@@ -5,8 +5,12 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from pipeline import cards, distributed, files, imports, inflation, loop, machine, report, sampling, shards, stage
-from pipeline.errors import UserError
+from pipeline.core import files, outputs
+from pipeline.core.errors import UserError
+from pipeline.data import imports, mixture, shards
+from pipeline.engine import distributed, loop
+from pipeline.generators import cards, sampling
+from pipeline.run import machine, stage
 
 READS = ("compute", "generate", "inflation.ratio")
 SET = Path("data/generated/inflation")
@@ -15,7 +19,7 @@ WRITES = ("data/generated/inflation", "metrics/generate.json", "plots/generated.
 
 def needs(params: SimpleNamespace) -> machine.Needs:
     real, image = machine.images(Path("data/real"), shards.TRAIN)
-    size = inflation.generated_count(real, params.inflation.ratio) * image
+    size = mixture.generated_count(real, params.inflation.ratio) * image
     return machine.Needs(WRITES, size, size, params.generate.shard_size * image, params.compute.device)
 
 
@@ -23,7 +27,7 @@ def main(params: SimpleNamespace) -> None:
     loop.prepare(params.compute)
     images, _ = shards.read_real(Path("data/real")).part(shards.TRAIN)
     generator = Path("data/generator")
-    n, made, fingerprint = inflation.generated_count(len(images), params.inflation.ratio), {}, None
+    n, made, fingerprint = mixture.generated_count(len(images), params.inflation.ratio), {}, None
     card = cards.of_generator(generator)
     if n:
         if card["source"] == "none":
@@ -41,10 +45,10 @@ def main(params: SimpleNamespace) -> None:
     files.assemble(SET, made, lambda folder: shards.seal(folder, sorted(made), facts))
     generated = shards.map_generated(SET)  # a shard after the other: their sum need not fit into memory
     first = np.concatenate([images[:0], *generated[:64]])[:64]
-    report.beside(Path("plots/generated.png"), [(f"generated ({n:,})", first), (f"real ({len(images):,})", images)])
+    outputs.beside(Path("plots/generated.png"), [(f"generated ({n:,})", first), (f"real ({len(images):,})", images)])
     means = {"mean_pixel": sum(int(part.sum()) for part in generated) / (n * images[0].size)} if n else {}
     real_mean = float(images.mean())
-    report.metrics(
+    outputs.metrics(
         Path("metrics/generate.json"), {"images": n, "shards": len(made), "mean_pixel_real": real_mean, **means}
     )
 

@@ -3,8 +3,11 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline import distributed, files, imports, loop, machine, report, shards, stage
+from pipeline.core import files, outputs
+from pipeline.data import imports, shards
+from pipeline.engine import distributed, loop
 from pipeline.generators import module
+from pipeline.run import machine, stage
 from pipeline.training import generator
 
 READS = ("compute", "generator", "${generator.kind}")
@@ -42,9 +45,9 @@ def main(params: SimpleNamespace) -> None:
 
     files.assemble(Path("data/generator"), made, finish)
     first = ("step", "loss", "gradient_norm")
-    report.table(Path("plots/generator.csv"), [*first, *report.columns(rows, *first, "lr"), "lr"], rows)
+    outputs.table(Path("plots/generator.csv"), [*first, *outputs.columns(rows, *first, "lr"), "lr"], rows)
     last = {"steps": rows[-1]["step"], "loss": rows[-1]["loss"]} if rows else {"steps": 0}
-    report.metrics(Path("metrics/generator.json"), last)
+    outputs.metrics(Path("metrics/generator.json"), last)
 
 
 if __name__ == "__main__":

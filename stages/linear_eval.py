@@ -3,7 +3,12 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline import backbones, evaluation, files, loop, machine, report, shards, stage
+from pipeline.core import files, outputs
+from pipeline.data import shards
+from pipeline.engine import loop
+from pipeline.evaluation import linear_eval
+from pipeline.networks import backbones
+from pipeline.run import machine, stage
 
 READS = ("compute", "linear_eval")
 WRITES = (
@@ -25,12 +30,12 @@ def main(params: SimpleNamespace) -> None:
     loop.prepare(params.compute)
     real = shards.read_real(Path("data/real"))
     encoder = backbones.load(Path("data/encoder")).to(params.compute.device)
-    judged = evaluation.judge(encoder, real, params.linear_eval, params.compute)
-    report.metrics(Path("metrics/linear_eval.json"), judged.metrics)
-    report.metrics(Path("metrics/label_free.json"), judged.label_free)
+    judged = linear_eval.judge(encoder, real, params.linear_eval, params.compute)
+    outputs.metrics(Path("metrics/linear_eval.json"), judged.metrics)
+    outputs.metrics(Path("metrics/label_free.json"), judged.label_free)
     files.write_json(Path("metrics/linear_eval.protocol.json"), judged.protocol)
     for name, (columns, rows) in judged.tables.items():
-        report.table(Path(f"plots/{name}.csv"), columns, rows)
+        outputs.table(Path(f"plots/{name}.csv"), columns, rows)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline import files, launch, machine, report, stage
+from pipeline.core import files, outputs, processes
+from pipeline.run import machine, stage
 
 READS = ("compute", "positives", "conditioned", "unclip", "quality.steps", "quality.seed")
 SET = Path("data/generated/positives")
@@ -14,7 +15,7 @@ SHOWN = 16
 def needs(params: SimpleNamespace) -> machine.Needs:
     if params.positives.kind == "none":
         return machine.Needs(WRITES)
-    from pipeline import shards
+    from pipeline.data import shards
 
     real, image = machine.images(Path("data/real"), shards.TRAIN)
     size = params.positives.candidates * real * image
@@ -25,14 +26,16 @@ def needs(params: SimpleNamespace) -> machine.Needs:
 def main(params: SimpleNamespace) -> None:
     if params.positives.kind != "none":
         sample(params)
-    elif launch.rank() == 0:  # without torch: every run pays for it
+    elif processes.rank() == 0:  # without torch: every run pays for it
         files.assemble(SET, {}, lambda folder: files.write_sealed(folder / "manifest.json", {"files": {}, "n": 0}))
-        report.beside(Path("plots/positives.png"), [])
-        report.metrics(Path("metrics/positives.json"), {"sampled": 0})
+        outputs.beside(Path("plots/positives.png"), [])
+        outputs.metrics(Path("metrics/positives.json"), {"sampled": 0})
 
 
 def sample(params: SimpleNamespace) -> None:
-    from pipeline import distributed, loop, quality, shards
+    from pipeline.data import shards
+    from pipeline.engine import distributed, loop
+    from pipeline.evaluation import quality
 
     loop.prepare(params.compute)
     real = shards.read_real(Path("data/real"))
@@ -41,20 +44,21 @@ def sample(params: SimpleNamespace) -> None:
     distributed.leave()
     if not distributed.first():
         return
-    launch.alone()  # the network that judges is trained by one process
+    processes.alone()  # the network that judges is trained by one process
     facts = {"n": params.positives.candidates * len(images), "fingerprint": fingerprint}
     files.assemble(SET, made, lambda folder: shards.seal(folder, sorted(made), facts))
-    report.beside(Path("plots/positives.png"), [("real", images), *pictures()], columns=SHOWN, rows=1)
+    outputs.beside(Path("plots/positives.png"), [("real", images), *pictures()], columns=SHOWN, rows=1)
     parts = shards.map_positives(SET, names)
     found = {"distance": quality.distance(parts, images)}
     found |= quality.same_class(parts, real, params.quality, params.compute)
     found |= {"sampled": facts["n"], "shards": len(made), "outside_data": params.positives.kind == "unclip"}
-    report.metrics(Path("metrics/positives.json"), found)
+    outputs.metrics(Path("metrics/positives.json"), found)
 
 
 def of_anchors(params, real, images, names):
     """Shards, their set's fingerprint, and what draws the picture: positives of the first images over weights."""
-    from pipeline import anchored, cards
+    from pipeline.generators import cards
+    from pipeline.positives import anchored
 
     p, generator = params.positives, Path("data/generator")
     card = cards.of_generator(generator)
@@ -70,8 +74,8 @@ def of_anchors(params, real, images, names):
 
 def of_features(params, real, images, names):
     """The same of a conditioned DDPM, over guidances."""
-    from pipeline import conditioned
-    from pipeline.training import conditioned as training
+    from pipeline.positives import conditioned
+    from pipeline.positives import prepared as training
 
     p, own, shape = params.positives, params.conditioned, (images.shape[1], images.shape[3])
     folder, features = training.prepare(own, real, params.compute)
@@ -87,7 +91,7 @@ def of_features(params, real, images, names):
 
 def of_embeddings(params, real, images, names):
     """The same of a pipeline that has seen other images and is told CLIP's embedding, over guidances."""
-    from pipeline import unclip
+    from pipeline.positives import unclip
 
     p, own = params.positives, params.unclip
     made, fingerprint = unclip.fill(p, own, images, names, params.compute)

@@ -4,8 +4,10 @@ import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline import datasets, files, machine, report, shards, stage
+from pipeline.core import files, outputs
+from pipeline.data import datasets, shards
 from pipeline.params.rules import shape
+from pipeline.run import machine, stage
 
 READS = ("dataset",)
 WRITES = ("data/real", "metrics/prepare.json")
@@ -34,7 +36,7 @@ def main(params: SimpleNamespace) -> None:
     counts = {name: int((real.split == code).sum()) for name, code in names.items()}
     test = real.split == shards.TEST
     counts["shared_with_test"] = int(shards.among(real.images[~test], real.images[test]).sum())
-    report.metrics(Path("metrics/prepare.json"), counts)
+    outputs.metrics(Path("metrics/prepare.json"), counts)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,13 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline import distributed, files, heads, inflation, loop, machine, methods, report, shards, stage
-from pipeline.errors import UserError
+from pipeline import methods
+from pipeline.core import files, outputs
+from pipeline.core.errors import UserError
+from pipeline.data import mixture, shards
+from pipeline.engine import distributed, loop
+from pipeline.networks import heads
+from pipeline.run import machine, stage
 from pipeline.training import encoder
 
 SET = Path("data/generated/inflation")
@@ -29,7 +34,7 @@ def main(params: SimpleNamespace) -> None:
     real = shards.read_real(Path("data/real"))
     generated = shards.map_generated(SET)
     positives = shards.map_positives(POSITIVES, real.orig_index[real.rows(shards.TRAIN)])
-    asked = inflation.generated_count(len(real.rows(shards.TRAIN)), params.inflation.ratio)
+    asked = mixture.generated_count(len(real.rows(shards.TRAIN)), params.inflation.ratio)
     held = sum(map(len, generated))
     if held != asked:
         fault = f"holds {held:,} images, inflation.ratio {params.inflation.ratio} asks for {asked:,}"
@@ -50,19 +55,19 @@ def main(params: SimpleNamespace) -> None:
         return
     files.assemble(Path("data/encoder"), made)
     judged = "validation_knn" if "validation_knn" in rows[-1] else "rankme"
-    terms = report.columns(rows, "step", "lr", judged, "feature_spread")
-    report.table(Path("plots/pretrain.csv"), ["step", *terms, "lr"], rows)
-    report.table(
+    terms = outputs.columns(rows, "step", "lr", judged, "feature_spread")
+    outputs.table(Path("plots/pretrain.csv"), ["step", *terms, "lr"], rows)
+    outputs.table(
         Path("plots/validation.csv"), ["step", judged, "feature_spread"], [row for row in rows if judged in row]
     )
     method = methods.module(params.pretrain.method)
-    report.beside(Path("plots/pretrain.png"), method.pictures(made) if hasattr(method, "pictures") else [], rows=1)
+    outputs.beside(Path("plots/pretrain.png"), method.pictures(made) if hasattr(method, "pictures") else [], rows=1)
     last = {name: rows[-1][name] for name in ("loss", judged)}
     last["collapsed"] = int(rows[-1]["feature_spread"] < heads.COLLAPSED)
     there = ("n_real", "n_generated")  # in metrics/prepare.json and generate.json
     drawn = {name: value for name, value in facts.items() if name not in there}
     own = method.outcomes(rows, made) if hasattr(method, "outcomes") else {}
-    report.metrics(Path("metrics/pretrain.json"), {"steps": rows[-1]["step"], **last, **drawn, **own})
+    outputs.metrics(Path("metrics/pretrain.json"), {"steps": rows[-1]["step"], **last, **drawn, **own})
 
 
 if __name__ == "__main__":

@@ -3,7 +3,11 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline import files, loop, machine, quality, report, shards, stage
+from pipeline.core import files, outputs
+from pipeline.data import shards
+from pipeline.engine import loop
+from pipeline.evaluation import quality
+from pipeline.run import machine, stage
 
 READS = ("compute", "quality")
 SET = Path("data/generated/inflation")
@@ -21,9 +25,9 @@ def main(params: SimpleNamespace) -> None:
     generated = shards.read_generated(SET, most=params.quality.images)
     source = files.read_json(SET / "manifest.json")["source"]
     judged = quality.judge(generated, source, real, params.quality, params.compute)
-    report.metrics(Path("metrics/quality.json"), judged.metrics)
+    outputs.metrics(Path("metrics/quality.json"), judged.metrics)
     files.write_json(Path("metrics/quality.protocol.json"), judged.protocol)
-    report.beside(Path("plots/closest.png"), judged.pairs, columns=quality.SHOWN, rows=1)
+    outputs.beside(Path("plots/closest.png"), judged.pairs, columns=quality.SHOWN, rows=1)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,12 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline import backbones, files, loop, machine, report, stage, transfer
+from pipeline.core import files, outputs
+from pipeline.engine import loop
+from pipeline.evaluation import transfer
+from pipeline.networks import backbones
 from pipeline.params.rules import shape
+from pipeline.run import machine, stage
 
 FOREACH = "transfer"
 READS = (
@@ -34,7 +38,7 @@ def main(params: SimpleNamespace) -> None:
     real = transfer.load(params.item, size, channels)
     metrics, protocol = transfer.judge(params.key, encoder, real, params.linear_eval, params.compute)
     metrics_file, protocol_file = map(Path, stage.named(WRITES, params.key))
-    report.metrics(metrics_file, metrics)
+    outputs.metrics(metrics_file, metrics)
     files.write_json(protocol_file, protocol)
 
 

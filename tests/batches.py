@@ -3,13 +3,13 @@
 import numpy as np
 import torch
 
-from pipeline import augment
-from pipeline.augment import Recipe
+from pipeline.augment import recipes
+from pipeline.augment.recipes import Recipe
+from pipeline.augment.transforms import Drawn
 from pipeline.params.schema import Augment
-from pipeline.transforms import Drawn
 
 SHAPES = [(32, 32, 3), (28, 28, 1), (31, 27, 3), (31, 27, 1)]
-NOTHING = Recipe(**dict.fromkeys(augment.NUMBERS, 0.0))
+NOTHING = Recipe(**dict.fromkeys(recipes.NUMBERS, 0.0))
 
 
 def noise(n: int, shape: tuple[int, int, int], low: int = 0, high: int = 256) -> torch.Tensor:
@@ -36,9 +36,9 @@ def worst(one, other) -> float:
 
 
 def draws(recipe: Recipe, n: int, size: tuple[int, int], seed: int = 0) -> Drawn:
-    return augment.draw([recipe], n, size, torch.Generator().manual_seed(seed))
+    return recipes.draw([recipe], n, size, torch.Generator().manual_seed(seed))
 
 
 def section(family: str = "symmetric", form: str = "colour", strength: float = 2.0, **alone: float) -> Augment:
-    numbers = {name: alone.get(name) for name in augment.NUMBERS}
+    numbers = {name: alone.get(name) for name in recipes.NUMBERS}
     return Augment(family=family, form=form, strength=strength, replace=0.0, replaced="second", seed=0, **numbers)

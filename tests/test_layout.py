@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import pipeline
-from pipeline import store
+from pipeline.core import store
 from pipeline.params import reader
 from pipeline.params.schema import Params
 
@@ -333,7 +333,7 @@ def imported_packages(source: str) -> set[str]:
 
 
 def test_errors_import_nothing():
-    assert imported_packages("pipeline/errors.py") == set()
+    assert imported_packages("pipeline/core/errors.py") == set()
 
 
 def test_check_reaches_no_heavy_import_before_it_looks_for_cuda():
@@ -361,7 +361,7 @@ def test_randomness_comes_from_seeds_alone():
     drawing = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial", "rand_like", "randn_like"}
     drawing |= {"uniform_", "normal_", "random_", "bernoulli_", "exponential_", "dropout"}
     for source in SOURCES:
-        if source == "pipeline/seeds.py":
+        if source == "pipeline/core/seeds.py":
             continue
         assert "random" not in imported_packages(source), source
         assert "secrets" not in imported_packages(source), source
@@ -409,7 +409,7 @@ def test_no_file_that_is_read_can_run_code():
 def test_only_files_gives_final_names():
     """Whole or not there: writing in place is files.py's business, and of what it is handed a temporary name for."""
     for source in SOURCES:
-        if source == "pipeline/files.py":
+        if source == "pipeline/core/files.py":
             continue
         thrown_away = "tempfile" in imported_packages(source)
         for name, call in calls(source):

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import torch
 
-from pipeline import backbones
+from pipeline.networks import backbones
 from pipeline.params.schema import DDPM, GAN, Compute, Pretrain
 
 COMPUTE = Compute(device="cpu", precision="fp32", threads=1, compile=False)

@@ -14,8 +14,10 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.training_utils import EMAModel
 
-from pipeline import distributed, files, folded, loop, seeds, weights
-from pipeline.errors import DIVERGED, UserError
+from pipeline.core import files, seeds, weights
+from pipeline.core.errors import DIVERGED, UserError
+from pipeline.engine import distributed, loop
+from pipeline.generators import folded
 from pipeline.params.schema import DDPM, Compute, Generate
 
 UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -16,8 +16,11 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from pipeline import differentiable, distributed, files, inflation, loop, seeds, weights
-from pipeline.errors import DIVERGED, UserError
+from pipeline.augment import differentiable
+from pipeline.core import files, seeds, weights
+from pipeline.core.errors import DIVERGED, UserError
+from pipeline.data import mixture
+from pipeline.engine import distributed, loop
 from pipeline.params.schema import GAN as Params
 from pipeline.params.schema import Compute, Generate
 
@@ -180,7 +183,7 @@ class Training:
         average = get_ema_multi_avg_fn(params.ema_decay)
         self.average = AveragedModel(self.gan.generator, multi_avg_fn=average, use_buffers=True)
         distributed.synchronise(self.gan)
-        self.walk = inflation.Mixture(len(images), 0, 1.0, params.batch_size, params.seed)
+        self.walk = mixture.Mixture(len(images), 0, 1.0, params.batch_size, params.seed)
         self.task = loop.Task(
             phases=[
                 loop.Phase(loop.groups_of(self.gan.discriminator), self.discriminator_loss),

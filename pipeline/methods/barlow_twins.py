@@ -3,12 +3,12 @@
 import torch
 from torch import nn
 
-from pipeline import seeds
-from pipeline.backbones import Encoder
-from pipeline.distributed import gather
-from pipeline.heads import mlp
-from pipeline.loop import Phase, groups_of
+from pipeline.core import seeds
+from pipeline.engine.distributed import gather
+from pipeline.engine.loop import Phase, groups_of
 from pipeline.methods import View
+from pipeline.networks.backbones import Encoder
+from pipeline.networks.heads import mlp
 from pipeline.params.methods import BarlowTwins as Params
 
 _EPSILON = 1e-5  # batch normalisation's, which is how the paper's code standardises

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline import seeds
-from pipeline.backbones import Encoder
-from pipeline.distributed import gather
-from pipeline.heads import mlp
-from pipeline.loop import Phase, groups_of
-from pipeline.losses import alignment, nt_xent
+from pipeline.core import seeds
+from pipeline.engine.distributed import gather
+from pipeline.engine.loop import Phase, groups_of
 from pipeline.methods import View
+from pipeline.methods.losses import alignment, nt_xent
+from pipeline.networks.backbones import Encoder
+from pipeline.networks.heads import mlp
 from pipeline.params.methods import CLSPSimCLR as Params
 
 

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline import seeds
-from pipeline.backbones import Encoder
-from pipeline.distributed import gather
-from pipeline.heads import Follower, momentum, multi_crop
-from pipeline.loop import Group, Phase, groups_of
+from pipeline.core import seeds
+from pipeline.engine.distributed import gather
+from pipeline.engine.loop import Group, Phase, groups_of
 from pipeline.methods import View
+from pipeline.networks.backbones import Encoder
+from pipeline.networks.heads import Follower, momentum, multi_crop
 from pipeline.params.methods import DINO as Params
 
 

@@ -13,16 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline import augment, differentiable, distributed, game, seeds
-from pipeline.backbones import Encoder
-from pipeline.distributed import gather
-from pipeline.errors import UserError
+from pipeline.augment import differentiable, recipes
+from pipeline.core import seeds
+from pipeline.core.errors import UserError
+from pipeline.engine import distributed
+from pipeline.engine.distributed import gather
+from pipeline.engine.loop import Own, Phase, groups_of
 from pipeline.generators import gan
 from pipeline.generators.gan import held
-from pipeline.heads import mlp
-from pipeline.loop import Own, Phase, groups_of
-from pipeline.losses import multi_positive
-from pipeline.methods import Given, View, late
+from pipeline.methods import Given, View, game, late
+from pipeline.methods.losses import multi_positive
+from pipeline.networks.backbones import Encoder
+from pipeline.networks.heads import mlp
 from pipeline.params.methods import JointGAN as Params
 
 GENERATOR = "gan"
@@ -45,7 +47,7 @@ class JointGAN(nn.Module):
     def __init__(self, params: Params, encoder: Encoder, seed: int, trained: gan.GAN, given: Given):
         super().__init__()
         self.params, self.seed, self.draws = params, seed, given.augmentation.seed
-        self.recipes = [augment.recipe(given.augmentation, view) for view in (0, 1)]
+        self.recipes = [recipes.recipe(given.augmentation, view) for view in (0, 1)]
         self.network = nn.Sequential(encoder, mlp(encoder.width, params.hidden_dim, params.output_dim, norm=False))
         self.frozen = trained.requires_grad_(False).eval()
         players = PLAYERS[params.mode]
@@ -240,7 +242,7 @@ class JointGAN(nn.Module):
         n, own = len(images[0]) * distributed.size(), self.own_rows(len(images[0]))
         views = [image for image in images for _ in self.recipes]
         draw = seeds.generator(self.draws, f"synthetic views of the {player}", step, device=self.ramped.device.type)
-        drawn = augment.draw(self.recipes * len(images), n, tuple(images[0].shape[2:]), draw)
+        drawn = recipes.draw(self.recipes * len(images), n, tuple(images[0].shape[2:]), draw)
         rows = torch.arange(len(drawn.flip), device=self.ramped.device).view(-1, n)[:, own].flatten()
         return list(differentiable.apply(torch.cat(views), drawn.of(rows)).chunk(len(views)))
 

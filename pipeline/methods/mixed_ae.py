@@ -13,12 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline import distributed, seeds, shards, vit
-from pipeline.backbones import Encoder
-from pipeline.errors import UserError
-from pipeline.loop import Phase, groups_of
-from pipeline.losses import multi_positive
+from pipeline.core import seeds
+from pipeline.core.errors import UserError
+from pipeline.data import shards
+from pipeline.engine import distributed
+from pipeline.engine.loop import Phase, groups_of
 from pipeline.methods import View, late
+from pipeline.methods.losses import multi_positive
+from pipeline.networks import vit
+from pipeline.networks.backbones import Encoder
 from pipeline.params.methods import MixedAE as Params
 
 EPSILON = 1e-6  # added to a patch's variance, as in MAE's code

@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline import seeds
-from pipeline.backbones import Encoder
-from pipeline.distributed import gather
-from pipeline.heads import Follower, Queue, mlp, momentum
-from pipeline.loop import Phase, groups_of
-from pipeline.losses import info_nce
+from pipeline.core import seeds
+from pipeline.engine.distributed import gather
+from pipeline.engine.loop import Phase, groups_of
 from pipeline.methods import View
+from pipeline.methods.losses import info_nce
+from pipeline.networks.backbones import Encoder
+from pipeline.networks.heads import Follower, Queue, mlp, momentum
 from pipeline.params.methods import MoCo as Params
 
 

@@ -4,12 +4,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline import seeds
-from pipeline.backbones import Encoder
-from pipeline.distributed import gather
-from pipeline.heads import mlp
-from pipeline.loop import Phase, groups_of
+from pipeline.core import seeds
+from pipeline.engine.distributed import gather
+from pipeline.engine.loop import Phase, groups_of
 from pipeline.methods import View
+from pipeline.networks.backbones import Encoder
+from pipeline.networks.heads import mlp
 from pipeline.params.methods import VICReg as Params
 
 DEVIATION, EPSILON = 1.0, 1e-4  # gamma and epsilon of equation 1

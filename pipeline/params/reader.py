@@ -14,7 +14,7 @@ from typing import get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipeline.errors import UserError, UserErrors
+from pipeline.core.errors import UserError, UserErrors
 from pipeline.params import rules
 from pipeline.params.schema import Params
 

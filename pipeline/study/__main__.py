@@ -8,17 +8,17 @@ python -m pipeline.study table NAME                 every number, from the CSV a
 import argparse
 from pathlib import Path
 
-from pipeline import stage
-from pipeline.study import cells, experiments, rows
+from pipeline.run import stage
+from pipeline.study import cells, rows, runner
 
 
 def plan(study: cells.Study) -> str:
     """A line a part: its cells, how many have no row, about how long these take one after the other."""
-    asked, known = experiments.wanted(study), rows.everywhere()
-    lacking = experiments.missing(asked)
+    asked, known = runner.wanted(study), rows.everywhere()
+    lacking = runner.missing(asked)
     lines = [f"{study.file.title}", f"  {'part':<14} {'cells':>6} {'missing':>8} {'minutes':>8}  asks"]
     for name, part in study.file.parts.items():
-        each = [experiments.seconds(one, known) for one in lacking if one.cell.part == name]
+        each = [runner.seconds(one, known) for one in lacking if one.cell.part == name]
         cost = f"{sum(each) / 60:.0f}" if None not in each else "?"
         count = sum(cell.part == name for cell in study.cells)
         lines.append(f"  {name:<14} {count:>6} {len(each):>8} {cost:>8}  {part.asks}")
@@ -53,7 +53,7 @@ def main() -> None:
     if asked.command == "plan":
         print(plan(study))
     elif asked.command == "run":
-        experiments.run(study, asked.part, asked.minutes, asked.jobs)
+        runner.run(study, asked.part, asked.minutes, asked.jobs)
     else:
         from pipeline.study import tables  # pandas takes a second
 

@@ -25,9 +25,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from pipeline import preset, store
-from pipeline.errors import UserError
-from pipeline.params import reader
+from pipeline.core import store
+from pipeline.core.errors import UserError
+from pipeline.params import presets, reader
 from pipeline.params.schema import Params
 from pipeline.params.types import Count, Section
 
@@ -39,12 +39,13 @@ PERCENT = (*_PROBED, "finetuned", "from_scratch")
 OTHERS = ("reconstruction", "top_k", "synthetic", "synthetic_start", "cosine", "frechet_growth", "frechet_most")
 # What decides a cell's numbers, as sections of params.yaml and modules; the rest, as `quality`, only looks at images.
 SECTIONS = ("compute", "dataset", "generator", "generate", "inflation", "augment", "pretrain", "linear_eval")
-MODULES = ("datasets", "imports", "training/generator", "sampling", "training/encoder", "evaluation")
+MODULES = ("data/datasets", "data/imports", "training/generator", "generators/sampling", "training/encoder")
+MODULES += ("evaluation/linear_eval",)
 POSITIVES = {  # the same of each kind of positives
     "none": ((), ()),
-    "anchored": (("positives",), ("anchored",)),
-    "conditioned": (("positives", "conditioned"), ("training/conditioned",)),
-    "unclip": (("positives", "unclip"), ("unclip",)),
+    "anchored": (("positives",), ("positives/anchored",)),
+    "conditioned": (("positives", "conditioned"), ("positives/prepared",)),
+    "unclip": (("positives", "unclip"), ("positives/unclip",)),
 }
 
 
@@ -125,9 +126,9 @@ def load(name: str) -> Study:
     except ValidationError as error:
         what = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg'].lower()}" for e in error.errors())
         raise UserError(what, path) from error
-    unknown = [name for name in file.presets if name not in preset.names()]
+    unknown = [name for name in file.presets if name not in presets.names()]
     if unknown:
-        raise UserError(f"presets: no {', '.join(unknown)}", path, f"there are {', '.join(preset.names())}")
+        raise UserError(f"presets: no {', '.join(unknown)}", path, f"there are {', '.join(presets.names())}")
     return Study(name, file, list(_cells(file, path)))
 
 
@@ -146,9 +147,9 @@ def _cells(file: StudyFile, path: Path):
         for seed in range(part.seeds):
             points = ([(key, value) for value in values] for key, values in part.grid.items())
             for (arm, changes), *point in itertools.product(part.arms.items(), *points):
-                values = preset.compose(file.presets)
+                values = presets.compose(file.presets)
                 for over in (file.base, part.base, changes):
-                    values |= preset.leaves(over)
+                    values |= presets.leaves(over)
                 values |= {tuple(key.split(".")): value for key, value in point}
                 values |= {tuple(key.split(".")): seed for key in file.seed}
                 wrong = sorted(".".join(key) for key in set(values) if key not in known or key in sections)
@@ -202,4 +203,5 @@ def key(params: Params) -> str:
     own = {name: getattr(params, name) for name in names}
     kinds = (f"generators/{params.generator.kind}", f"methods/{params.pretrain.method}")
     dumped = {name: section.model_dump() for name, section in own.items()}
-    return store.fingerprint(params=dumped, code=store.code(*MODULES, *kinds, *modules, *tuned))[:16]
+    modules = (*MODULES, *kinds, *modules, *(f"evaluation/{name}" for name in tuned))
+    return store.fingerprint(params=dumped, code=store.code(*modules))[:16]

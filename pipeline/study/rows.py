@@ -4,8 +4,8 @@ import csv
 import subprocess
 from pathlib import Path
 
-from pipeline import report
-from pipeline.errors import UserError
+from pipeline.core import outputs
+from pipeline.core.errors import UserError
 from pipeline.params import reader
 from pipeline.params.schema import Params
 from pipeline.params.types import Section
@@ -62,7 +62,7 @@ def everywhere() -> list[dict[str, str]]:
 
 def add(path: Path, row: dict) -> None:
     """One more row, at the end; the file is whole before and after."""
-    report.table(path, COLUMNS, [*read(path), row])
+    outputs.table(path, COLUMNS, [*read(path), row])
 
 
 def setting(cell: Cell, params: Params) -> dict:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline import files
-from pipeline.errors import UserError
+from pipeline.core import files
+from pipeline.core.errors import UserError
 from pipeline.study import analysis
 from pipeline.study.analysis import EXPECTED, Blocks, Difference
 from pipeline.study.cells import OUTCOME, PERCENT, PartFile, Study

@@ -9,7 +9,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipeline import augment, backbones, files, inflation, loop, seeds, shards, store
+from pipeline.augment import recipes
+from pipeline.core import files, seeds, store
+from pipeline.data import mixture, shards
+from pipeline.engine import loop
+from pipeline.networks import backbones
 from pipeline.params.schema import Compute, Training
 
 BACKBONE = backbones.resnet(16, [1, 1, 1, 1])
@@ -44,7 +48,7 @@ def plan(steps: int, seed: int) -> Training:
 
 
 def train(
-    what: str, schedule: Training, images: np.ndarray, labels: np.ndarray, recipe: augment.Recipe, compute: Compute
+    what: str, schedule: Training, images: np.ndarray, labels: np.ndarray, recipe: recipes.Recipe, compute: Compute
 ) -> Classifier:
     """`fit` of a small network that starts from nothing, on labels from 0 on."""
     encoder = backbones.build(BACKBONE, *backbones.statistics(images), schedule.seed)
@@ -57,7 +61,7 @@ def fit(
     schedule: Training,
     labelled: shards.Part,
     classes: int,
-    recipe: augment.Recipe,
+    recipe: recipes.Recipe,
     compute: Compute,
     head_lr: float = 1.0,
     standardise: bool = False,
@@ -102,12 +106,12 @@ def _digest(model: nn.Module) -> list:
 def _train(what, model, schedule, parts, recipe, head_lr, compute, folder, fingerprint) -> None:
     images, labels = parts
     bank, answers = shards.ImageBank(images, [], compute.device), torch.from_numpy(labels).to(compute.device)
-    walk = inflation.Mixture(len(images), 0, 1.0, min(schedule.batch_size, len(images)), schedule.seed)
+    walk = mixture.Mixture(len(images), 0, 1.0, min(schedule.batch_size, len(images)), schedule.seed)
 
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rows = walk.rows(step)
         draw = seeds.generator(schedule.seed, "classifier views", step, device=compute.device)
-        (views,) = augment.views(bank[rows], [recipe], draw)
+        (views,) = recipes.views(bank[rows], [recipe], draw)
         return views, answers[torch.from_numpy(rows).to(answers.device)]
 
     def loss(batch: tuple[torch.Tensor, torch.Tensor], step: int) -> dict[str, torch.Tensor]:

@@ -9,12 +9,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline import augment, backbones, cards, distributed, files, heads, inflation, loop, probes, seeds, shards, store
-from pipeline.errors import UserError
+from pipeline.augment import recipes
+from pipeline.core import files, seeds, store
+from pipeline.core.errors import UserError
+from pipeline.core.progress import say
+from pipeline.data import mixture, shards
+from pipeline.engine import distributed, loop
+from pipeline.generators import cards
+from pipeline.measures import probes
 from pipeline.methods import Given, View, module
+from pipeline.networks import backbones, heads
 from pipeline.params.schema import Augment, Compute, Inflation, Pretrain
 from pipeline.params.types import Section
-from pipeline.progress import say
 
 
 def pretrain(
@@ -69,8 +75,8 @@ def pretrain(
         versions=backbones.versions(),
         processes=distributed.size(),
     )
-    mixture = inflation.mixture(len(images), n_generated, mixing, params.batch_size)
-    facts = mixture_facts(mixture, params.steps)
+    walk = mixture.mixture(len(images), n_generated, mixing, params.batch_size)
+    facts = mixture_facts(walk, params.steps)
     say(
         f"real share beta = {facts['beta']:.4f}: {facts['real_drawn']:,} draws of {len(images):,} real images "
         f"({facts['real_passes']:.1f} passes), {facts['generated_drawn']:,} of {n_generated:,} generated ones"
@@ -86,16 +92,16 @@ def pretrain(
 
             def batch(step: int) -> list[torch.Tensor]:
                 draw = seeds.generator(augmentation.seed, "views", step, device=compute.device)
-                rows, own = mixture.rows(step), distributed.share(params.batch_size)
+                rows, own = walk.rows(step), distributed.share(params.batch_size)
                 whose = {"anchor": rows}
                 there = len(images), n_generated, candidates, augmentation.seed, step
                 if candidates:
-                    whose["positive"] = inflation.positives(rows, *there)
+                    whose["positive"] = mixture.positives(rows, *there)
                 seen = {source: bank[found[own]] for source, found in whose.items()}
                 each = [seen[view.source] for view in method.views]
                 for k in replaced:
-                    each[k] = bank[inflation.replaced(rows, augmentation.replace, *there, k)[own]]
-                return augment.views(each, recipes, draw, (params.batch_size, own))
+                    each[k] = bank[mixture.replaced(rows, augmentation.replace, *there, k)[own]]
+                return recipes.views(each, recipes, draw, (params.batch_size, own))
 
             task = loop.Task(
                 phases=method.phases(),
@@ -138,13 +144,13 @@ def _digest(parts: list[np.ndarray]) -> list:
     return [sum(map(len, parts)), *(parts[0].shape[1:] if parts else ()), digest.hexdigest()]
 
 
-def recipe(augmentation: Augment, view: View) -> augment.Recipe:
+def recipe(augmentation: Augment, view: View) -> recipes.Recipe:
     """What a method's view goes through."""
     if view.recipe is None:
-        return augment.PLAIN
+        return recipes.PLAIN
     least, most = view.crop or (None, 1.0)
     numbers = augmentation if least is None else augmentation.model_copy(update={"crop_min": least})
-    return dataclasses.replace(augment.recipe(numbers, view.recipe), crop_max=most, size=view.size)
+    return dataclasses.replace(recipes.recipe(numbers, view.recipe), crop_max=most, size=view.size)
 
 
 def replacing(augmentation: Augment, views: tuple[View, ...]) -> list[int]:
@@ -173,7 +179,7 @@ def forwards(method: torch.nn.Module, images: np.ndarray, steps: int) -> float:
     return steps * of_a_step(method.passes)
 
 
-def mixture_facts(mixture: inflation.Mixture | inflation.Copies, steps: int) -> dict:
+def mixture_facts(mixture: mixture.Mixture | mixture.Copies, steps: int) -> dict:
     """What a run of `steps` draws: the real share, how many images there are and are drawn, passes over the real."""
     real = mixture.real_before(steps)
     return {

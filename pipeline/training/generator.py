@@ -7,8 +7,10 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from pipeline import distributed, files, loop, shards, store
-from pipeline.errors import UserError
+from pipeline.core import files, store
+from pipeline.core.errors import UserError
+from pipeline.data import shards
+from pipeline.engine import distributed, loop
 from pipeline.generators import module
 from pipeline.params.schema import Compute, Generator, Training
 

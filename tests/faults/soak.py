@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from pipeline import shards
+from pipeline.data import shards
 from tests.pipeline import clones
 
 CHOICES = {

@@ -14,9 +14,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline import backbones, cards, checkpoint, files, imports, pictures, shards
-from pipeline.errors import UserError
-from pipeline.generators import ddpm
+from pipeline.core import files
+from pipeline.core.errors import UserError
+from pipeline.data import imports, pictures, shards
+from pipeline.engine import checkpoint
+from pipeline.generators import cards, ddpm
+from pipeline.networks import backbones
 from pipeline.params import reader
 from pipeline.params.schema import Generator
 from pipeline.study import cells, rows

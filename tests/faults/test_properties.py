@@ -16,8 +16,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pipeline import backbones, checkpoint, files, heads, loop, shards
+from pipeline.core import files
+from pipeline.data import shards
+from pipeline.engine import checkpoint, loop
 from pipeline.generators import ddpm
+from pipeline.networks import backbones, heads
 from pipeline.params.schema import Training as Schedule
 from tests.toys import ddpm_params
 

@@ -143,7 +143,7 @@ def test_pictures_of_any_name_and_number_are_read_in_the_order_of_their_bytes(tm
     import numpy as np
     from PIL import Image
 
-    from pipeline import pictures
+    from pipeline.data import pictures
 
     picture = tmp_path / "one.png"
     Image.fromarray(np.full((8, 8), 7, np.uint8)).save(picture)

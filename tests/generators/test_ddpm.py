@@ -10,7 +10,7 @@ import torch
 from diffusers import DDPMPipeline, UNet2DModel
 from diffusers.models.attention_processor import Attention
 
-from pipeline.errors import DIVERGED, UserError
+from pipeline.core.errors import DIVERGED, UserError
 from pipeline.generators import ddpm
 from tests.toys import ddpm_params
 

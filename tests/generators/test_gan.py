@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import cards, files, loop, sampling, seeds
-from pipeline.errors import UserError
-from pipeline.generators import gan
+from pipeline.core import files, seeds
+from pipeline.core.errors import UserError
+from pipeline.engine import loop
+from pipeline.generators import cards, gan, sampling
 from pipeline.params.schema import Compute, Generate
 from pipeline.training import generator
 from tests import toys

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline import backbones, seeds
+from pipeline.core import seeds
 from pipeline.generators import gan
 from pipeline.methods import (
     Given,
@@ -29,6 +29,7 @@ from pipeline.methods import (
     swav,
     vicreg,
 )
+from pipeline.networks import backbones
 from pipeline.params.methods import (
     BYOL,
     DINO,

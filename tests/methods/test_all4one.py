@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from pipeline import backbones
 from pipeline.methods import all4one
+from pipeline.networks import backbones
 from tests.methods import contract
 from tests.methods.test_nnclr import by_the_paper, slow_nearest
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from pipeline.heads import momentum
 from pipeline.methods.byol import regression
+from pipeline.networks.heads import momentum
 from tests.methods import contract
 
 

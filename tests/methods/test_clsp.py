@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from pipeline import losses
-from pipeline.methods import View
+from pipeline.methods import View, losses
 from pipeline.params.methods import CLSPMoCo, CLSPSimCLR
 from tests.methods import contract
 from tests.methods.contract import build, unit, views

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import backbones, heads, loop, methods, vit
+from pipeline import methods
+from pipeline.engine import loop
+from pipeline.networks import backbones, heads, vit
 from pipeline.params.schema import Training
 from tests.methods import contract
 from tests.toys import COMPUTE

@@ -4,10 +4,11 @@ import pytest
 import torch
 from lightly.loss import DINOLoss
 
-from pipeline import backbones, loop
-from pipeline.heads import momentum
+from pipeline.engine import loop
 from pipeline.methods import dino
 from pipeline.methods.dino import Head, distillation, teacher_temperature
+from pipeline.networks import backbones
+from pipeline.networks.heads import momentum
 from pipeline.params.schema import Training
 from tests.methods import contract
 from tests.toys import COMPUTE

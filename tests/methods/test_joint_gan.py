@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import distributed, loop
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
+from pipeline.engine import distributed, loop
 from pipeline.generators import gan
-from pipeline.losses import multi_positive, nt_xent
 from pipeline.methods import joint_gan
+from pipeline.methods.losses import multi_positive, nt_xent
 from tests.methods import contract
 from tests.methods.contract import unit
 from tests.methods.test_contract import PLAYED, optimisation

@@ -7,10 +7,12 @@ import torch
 from lightly.loss import NTXentLoss
 from timm.layers.attention import Attention
 
-from pipeline import backbones, distributed, seeds
-from pipeline.errors import UserError
+from pipeline.core import seeds
+from pipeline.core.errors import UserError
+from pipeline.engine import distributed
 from pipeline.methods import mixed_ae
 from pipeline.methods.mixed_ae import homologous, homologous_contrast, mixing_map, over_unseen, patches
+from pipeline.networks import backbones
 from pipeline.params.methods import MixedAE as Params
 from tests.methods import contract
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from lightly.loss import NTXentLoss
 
-from pipeline.heads import momentum
-from pipeline.losses import info_nce
+from pipeline.methods.losses import info_nce
+from pipeline.networks.heads import momentum
 from tests.methods import contract
 
 

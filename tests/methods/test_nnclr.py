@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from pipeline.losses import of_neighbours
+from pipeline.methods.losses import of_neighbours
 from tests.methods import contract
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline import shards
+from pipeline.data import shards
 from pipeline.methods import joint_gan, mixed_ae
 
 

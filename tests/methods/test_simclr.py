@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightly.loss import NTXentLoss
 
-from pipeline import losses
+from pipeline.methods import losses
 from tests.methods.contract import build, unit, views
 
 

@@ -6,9 +6,10 @@ from lightly.loss import SwaVLoss
 from lightly.loss.swav_loss import sinkhorn as lightlys
 from timm.optim import Lars
 
-from pipeline import backbones, loop
+from pipeline.engine import loop
 from pipeline.methods import swav
 from pipeline.methods.swav import sinkhorn, swapped_prediction, usage
+from pipeline.networks import backbones
 from pipeline.params.schema import Training
 from tests.methods import contract
 from tests.toys import COMPUTE

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 import pipeline
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from pipeline.params import reader
 from pipeline.params.schema import Params
 

@@ -508,8 +508,8 @@ def test_absurd_numbers_are_refused_without_overflow():
 
 
 def test_mixture_rule_refuses_exactly_what_the_mixture_refuses():
-    from pipeline import inflation
-    from pipeline.errors import UserError
+    from pipeline.core.errors import UserError
+    from pipeline.data import mixture
 
     counts = {True: 0, False: 0}
     for n in (1, 2, 3, 5, 7, 10, 15):
@@ -523,7 +523,7 @@ def test_mixture_rule_refuses_exactly_what_the_mixture_refuses():
                     )
                     said = [message for _, message in rules.mixture(params)]
                     try:
-                        inflation.Mixture(n, inflation.generated_count(n, ratio), weight, batch, 0)
+                        mixture.Mixture(n, mixture.generated_count(n, ratio), weight, batch, 0)
                     except UserError as refusal:
                         needed = str(refusal).split(" needs ")[1].split(" and ")[0]  # "3 real images"
                         agreed = any(f" needs {needed};" in message for message in said)

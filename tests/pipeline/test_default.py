@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import loop
+from pipeline.engine import loop
 from tests.pipeline import classifier, clones
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]

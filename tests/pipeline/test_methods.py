@@ -10,7 +10,7 @@ import h5py
 import pytest
 import yaml
 
-from pipeline import preset
+from pipeline.params import presets
 from pipeline.params.schema import Params
 from pipeline.study import rows
 from tests import toys
@@ -40,7 +40,7 @@ RUNS |= {
 }
 # It wants patches; the others run on the committed ResNet. The preset's own size would take a minute to judge.
 SMALL = {("pretrain", "backbone", name): size for name, size in (("width", 24), ("depth", 1), ("heads", 2))}
-PRESETS = {"mixed_ae": preset.compose(["vit"]) | SMALL}
+PRESETS = {"mixed_ae": presets.compose(["vit"]) | SMALL}
 # Of every kind of state one: queues, followers, dropout, frozen parameters, positives, AdamW's; the contract's tests
 # resume all methods.
 KILLED = ("all4one", "swav", "clsp_moco", "mixed_ae")
@@ -74,7 +74,7 @@ def ask(base, clone, name):
     """Set a clone's parameters to those of a run."""
     shutil.copy(base.clone / "params.yaml", clone / "params.yaml")
     if name in PRESETS:
-        preset.write(PRESETS[name], clone / "params.yaml")
+        presets.write(PRESETS[name], clone / "params.yaml")
     clones.edit(clone, **RUNS[name])
     if name == "unclip":
         clones.edit(clone, unclip__path=str(clone.parent / "pipeline"))

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline import heads
+from pipeline.networks import heads
 from tests.pipeline import clones
 
 

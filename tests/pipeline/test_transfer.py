@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline import fetch, preset
+from pipeline.data import fetch
+from pipeline.params import presets
 from tests.pipeline import clones
 
 FOLDER = {"name": "folder", "seed": 0}
@@ -30,7 +31,7 @@ def asked(base, tmp_path_factory):
     clone = clones.copy(base.clone, tmp_path_factory.mktemp("transfer") / "clone")
     fetch.fetch("digits", clone / "data")
     pictures(clone / "data/colours")
-    preset.write({("transfer", "colours"): COLOURS, ("finetune", "labels"): [0.1]}, clone / "params.yaml")
+    presets.write({("transfer", "colours"): COLOURS, ("finetune", "labels"): [0.1]}, clone / "params.yaml")
     clones.run(clone, "dvc", "repro")
     first = clones.counts(clone)
     word = ",".join(f"{key}:{value}" for key, value in DIGITS.items())
@@ -82,7 +83,7 @@ def test_dvc_knows_the_pictures_and_the_numbers(asked):
 
 def test_a_set_that_is_not_there_is_refused_before_anything_runs(asked, base, tmp_path):
     clone = clones.copy(base.clone, tmp_path / "clone")
-    preset.write({("transfer", "colours"): COLOURS}, clone / "params.yaml")
+    presets.write({("transfer", "colours"): COLOURS}, clone / "params.yaml")
     said = clones.run(clone, "dvc", "repro", code=None)
     assert "data/colours" in said
     assert "transfer.starts" not in clones.counts(clone)

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 import pipeline
-from pipeline import machine, stage
 from pipeline.params import reader
+from pipeline.run import machine, stage
 from stages import check
 
 REPOSITORY = Path(pipeline.__file__).parent.parent

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from pipeline import preset, shards, stage
-from pipeline.params import reader
+from pipeline.data import shards
+from pipeline.params import presets, reader
+from pipeline.run import stage
 from stages import linear_eval, pretrain
 from tests.pipeline.clones import ROOT
 
@@ -18,7 +19,7 @@ def test_images_that_are_all_alike_give_features_that_are_and_the_metrics_say_so
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
     (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    preset.write(preset.load("smoke"), tmp_path / "params.yaml")
+    presets.write(presets.load("smoke"), tmp_path / "params.yaml")
     params = reader.load(tmp_path / "params.yaml")
     small = params.pretrain.model_copy(update={"steps": 2, "batch_size": 8, "evaluate_every": 2, "warmup_steps": 0})
     params = params.model_copy(

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 import pipeline
-from pipeline import store
-from pipeline.errors import UserError
+from pipeline.core import store
+from pipeline.core.errors import UserError
 from pipeline.params import reader
 from pipeline.study import cells, rows
 from tests.study.toy import STUDY

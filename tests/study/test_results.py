@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from pipeline.errors import UserError
+from pipeline.core.errors import UserError
 from pipeline.study import cells, tables
 from tests.pipeline.clones import ROOT
 

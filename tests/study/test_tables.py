@@ -3,10 +3,10 @@
 import re
 
 import pytest
-
-from pipeline.page import studies
-from pipeline.study import experiments, rows, tables
 from tests.study.test_experiments import row
+
+from pipeline.report import studies
+from pipeline.study import rows, runner, tables
 from tests.study.toy import STUDY
 
 TOP1 = {"none": (80.0, 82.0), "some": (81.0, 83.4)}  # of seeds 0 and 1: differences 1 and 1.4
@@ -20,7 +20,7 @@ def study(write):
         "    against: none\n", "    against: none\n    contrasts:\n      turned:\n        none: 2\n        some: -2\n"
     )
     study = write(text.replace("title: a toy", 'title: "a toy, n < 10 & co"'))
-    for one in experiments.wanted(study):
+    for one in runner.wanted(study):
         if one.cell.part == "arms":
             top1 = TOP1[one.cell.arm][one.cell.seed]
         else:
@@ -123,7 +123,7 @@ GROWTH = {"pair": (0.02, 0.06), "both": (0.1, 0.14)}
 def game(write):
     """Four arms at two seeds, of which three have a cosine and two a distance, none a measure without labels."""
     study = write(STUDY.partition("parts:")[0] + f"parts:\n  game:\n    asks: x\n    seeds: 2\n{GAME}")
-    for one in experiments.wanted(study):
+    for one in runner.wanted(study):
         arm, seed = one.cell.arm, one.cell.seed
         values = dict.fromkeys((*rows.LABEL_FREE, *rows.OTHERS, *rows.PERCENT), "") | {"knn": 60.0, "commit": "abc"}
         values |= {"finetuned": TUNED[arm][seed]}
@@ -205,7 +205,7 @@ def test_curves_over_a_number_start_where_it_does(write):
         part = f"parts:\n  one:\n    asks: x\n    seeds: 1\n    grid:\n      {name}: {values}\n"
         study = write(STUDY.partition("parts:")[0] + part)
         study.memory.unlink(missing_ok=True)
-        for i, one in enumerate(experiments.wanted(study)):
+        for i, one in enumerate(runner.wanted(study)):
             rows.add(study.memory, row(one, top1_10k=80.0 + i))
         drawn[name] = studies.section(study)
     assert [html.count("<figure>") for html in drawn.values()] == [1, 1, 0, 0]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pipeline import loop
+from pipeline.engine import loop
 from tests.toys import COMPUTE
 
 

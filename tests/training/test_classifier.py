@@ -6,13 +6,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline import augment, backbones, loop, probes
-from pipeline.errors import Stopped, UserError
-from pipeline.quality import plain
+from pipeline.augment import recipes
+from pipeline.core.errors import Stopped, UserError
+from pipeline.engine import loop
+from pipeline.evaluation.quality import plain
+from pipeline.measures import probes
+from pipeline.networks import backbones
 from pipeline.training import classifier
 from tests.toys import COMPUTE
 
-NONE = augment.recipe(plain(1, 0.0), 0)
+NONE = recipes.recipe(plain(1, 0.0), 0)
 
 
 def bars(n, seed=0):
@@ -48,7 +51,7 @@ def test_the_same_work_is_found_done_and_another_is_not(store):
     assert [path.stat().st_mtime_ns for path in sorted(store.glob("classifier/*/manifest.json"))] == times
     for name, value in first.state_dict().items():
         assert torch.equal(value, again.state_dict()[name])
-    weak = augment.recipe(plain(1, 1.0), 0)
+    weak = recipes.recipe(plain(1, 1.0), 0)
     others = [train(images, labels, steps=4), train(images, labels, steps=3, seed=1)]
     others += [train(images, 1 - labels, steps=3), train(images, labels, steps=3, recipe=weak)]
     weights = [m.head.weight for m in (first, *others)]

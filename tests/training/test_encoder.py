@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import augment, backbones, files, heads, inflation, loop, seeds, shards
-from pipeline.errors import UserError
+from pipeline.augment import recipes
+from pipeline.core import files, seeds
+from pipeline.core.errors import UserError
+from pipeline.data import mixture, shards
+from pipeline.engine import loop
 from pipeline.generators import gan
 from pipeline.methods import View, clsp_simclr, joint_gan, simclr
+from pipeline.networks import backbones, heads
 from pipeline.params.methods import CLSPSimCLR, SimCLR
 from pipeline.params.schema import Augment, Inflation
 from pipeline.training import encoder
@@ -186,9 +190,9 @@ def test_a_damaged_encoder_in_the_store_is_refused(real, generated):
     [(12, 10, 2.0, 6, 7), (50, 500, 10.0, 16, 31), (7, 0, 3.0, 5, 9), (30, 7, 1.0, 8, 1)],
 )
 def test_the_facts_count_what_the_mixture_really_draws(n_real, n_generated, weight, batch, steps):
-    mixture = inflation.Mixture(n_real, n_generated, weight, batch, 0)
-    drawn = np.concatenate([mixture.rows(step) for step in range(steps)])
-    facts = encoder.mixture_facts(mixture, steps)
+    walk = mixture.Mixture(n_real, n_generated, weight, batch, 0)
+    drawn = np.concatenate([walk.rows(step) for step in range(steps)])
+    facts = encoder.mixture_facts(walk, steps)
     assert facts["real_drawn"] == (drawn < n_real).sum()
     assert facts["generated_drawn"] == (drawn >= n_real).sum()
     assert facts["beta"] == pytest.approx(weight * n_real / (weight * n_real + n_generated))
@@ -454,7 +458,7 @@ def stop():
 
 
 def test_a_views_crop_and_size_are_the_methods_and_the_rest_is_the_users():
-    usual = augment.recipe(AUGMENT, 1)
+    usual = recipes.recipe(AUGMENT, 1)
     assert encoder.recipe(AUGMENT, View(recipe=1)) == usual
     small = encoder.recipe(AUGMENT.model_copy(update={"crop_min": 0.7}), View(recipe=1, size=6, crop=(0.1, 0.5)))
     assert small == dataclasses.replace(usual, crop_min=0.1, crop_max=0.5, size=6)

@@ -8,8 +8,8 @@ import huggingface_hub
 import pytest
 import torch
 
-from pipeline import files
-from pipeline.errors import UserError
+from pipeline.core import files
+from pipeline.core.errors import UserError
 from pipeline.generators import ddpm
 from pipeline.params.schema import Generator
 from pipeline.training import generator

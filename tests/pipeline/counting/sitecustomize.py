@@ -53,7 +53,7 @@ def count_assemblies(module):
 AFTER_IMPORT = {
     "torch.optim.optimizer": count_steps,
     "torch.nn.modules.module": count_forwards,
-    "pipeline.files": count_assemblies,
+    "pipeline.core.files": count_assemblies,
 }
 
 

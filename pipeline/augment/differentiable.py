@@ -1,0 +1,98 @@
+"""Augmentations through which a gradient reaches the images, and so the generator that made them: no value in place.
+
+`apply` does to float images what transforms.apply does to stored ones, from the same drawn parameters and by the same
+matrices; `diff_augment` is what a discriminator sees (DiffAugment, Zhao et al., NeurIPS 2020, arXiv 2006.10738).
+"""
+
+import torch
+
+from pipeline.augment import transforms
+from pipeline.augment.transforms import BRIGHTNESS, CONTRAST, HUE, SATURATION, Drawn
+
+GREYISH = 1e-6  # chroma below which a pixel has no hue to turn
+SHIFT, CUTOUT = 1 / 8, 1 / 2  # of the side, at most; of the side (DiffAugment, section 3.2 and its code)
+
+
+def apply(images: torch.Tensor, drawn: Drawn) -> torch.Tensor:
+    """images: float (n, C, H, W) in [0, 1]; drawn: of n rows, or of 2 n for two views each, and so on.
+
+    Returns float (rows, C, H, W) in [0, 1], of the images' type, whatever autocast says.
+    """
+    with torch.autocast(images.device.type, enabled=False):
+        x = images[torch.arange(len(drawn.flip), device=images.device) % len(images)]
+        down, across = (m.to(x.dtype)[:, None] for m in transforms.crop_matrices(drawn, x.shape[2:], None))
+        x = _jitter((down @ x @ across.transpose(2, 3)).clamp(0, 1), drawn)
+        x = torch.where(_of_image(drawn.grey), transforms.luma(x), x)
+        rows = drawn.sigma.nonzero()[:, 0]
+        if len(rows):
+            x = x.index_copy(0, rows, transforms.blur(x[rows], drawn.sigma[rows]))
+        return torch.where(_of_image(drawn.solarize), transforms.solarized(x), x)
+
+
+def _jitter(x: torch.Tensor, drawn: Drawn) -> torch.Tensor:
+    """Brightness, contrast, saturation and hue in each image's own order."""
+    for place in range(4):
+        which = drawn.order[:, place]
+        factor = drawn.factors.gather(1, which[:, None])[:, 0].to(x.dtype)
+        grey = transforms.luma(x)
+        mean = grey.mean(dim=(2, 3), keepdim=True)
+        other = torch.where(_of_image(which == CONTRAST), mean, torch.where(_of_image(which == SATURATION), grey, 0.0))
+        blended = (which == BRIGHTNESS) | (which == CONTRAST) | (which == SATURATION)
+        by = _of_image(factor)
+        mixed = torch.where(_of_image(blended & (factor != 1)), (by * x + (1 - by) * other).clamp(0, 1), x)
+        rows = ((which == HUE) & (factor != 0)).nonzero()[:, 0]
+        x = mixed.index_copy(0, rows, _hue(mixed[rows], factor[rows])) if len(rows) else mixed
+    return x
+
+
+def _hue(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """RGB images (n, 3, H, W) with their hue turned by `shift` (n,) of a full circle (Smith 1978); grey ones stay."""
+    r, g, b = x.unbind(1)
+    value, low = x.amax(dim=1), x.amin(dim=1)
+    chroma = value - low
+    coloured = chroma > GREYISH
+    by = torch.where(coloured, chroma, 1.0)  # or the gradient of a grey pixel would be 0 / 0
+    sixths = torch.where(value == r, (g - b) / by, torch.where(value == g, 2 + (b - r) / by, 4 + (r - g) / by))
+    sixths = sixths + 6 * shift[:, None, None]
+    channels = []
+    for start in (5, 3, 1):
+        k = (start + sixths).remainder(6)
+        channels.append(value - chroma * torch.minimum(k, 4 - k).clamp(0, 1))
+    return torch.where(coloured[:, None], torch.stack(channels, dim=1), x).clamp(0, 1)
+
+
+def diff_augment(images: torch.Tensor, generator: torch.Generator, whole: tuple[int, slice]) -> torch.Tensor:
+    """DiffAugment's colour, translation and cutout of images, float (n, C, H, W) in [-1, 1]; each draws its own.
+
+    Colour: brightness + U(-.5, .5), saturation x U(0, 2) about the pixel's mean, contrast x U(.5, 1.5) about the
+    image's. Translation by up to an eighth of the side, and a square of half of it cut out: what is missing is 0.
+    whole = (n, rows): the images are these rows of a batch of n, and get what they would get in all of it.
+    """
+    (n, rows), (height, width) = whole, images.shape[2:]
+    u = torch.rand(n, 7, generator=generator, device=images.device)[rows].to(images.dtype)
+    light, colour, contrast, *places = u.unbind(1)
+    x = images + _of_image(light - 0.5)
+    mean = x.mean(dim=1, keepdim=True)
+    x = mean + _of_image(2 * colour) * (x - mean)
+    mean = x.mean(dim=(1, 2, 3), keepdim=True)
+    x = mean + _of_image(contrast + 0.5) * (x - mean)
+    lines = []
+    for side, moved, cut in ((height, *places[:2]), (width, *places[2:])):
+        most, half = int(side * SHIFT + 0.5), int(side * CUTOUT + 0.5)
+        shift = (moved * (2 * most + 1)).floor() - most
+        start = (cut * (side + 1 - half % 2)).floor() - half // 2  # so that the middle may be anywhere
+        at = torch.arange(side, device=x.device)
+        source = at - shift[:, None]  # n side
+        inside = (source >= 0) & (source < side)
+        hidden = (at >= start[:, None]) & (at < (start + half)[:, None])
+        lines.append((source.clamp(0, side - 1).long(), inside, hidden))
+    (down, inside_y, hidden_y), (across, inside_x, hidden_x) = lines
+    x = x.gather(2, down[:, None, :, None].expand(-1, x.shape[1], -1, width))
+    x = x.gather(3, across[:, None, None, :].expand(-1, x.shape[1], height, -1))
+    kept = (inside_y[:, :, None] & inside_x[:, None, :]) & ~(hidden_y[:, :, None] & hidden_x[:, None, :])
+    return x * kept[:, None].to(x.dtype)
+
+
+def _of_image(values: torch.Tensor) -> torch.Tensor:
+    """One value an image, shaped to stand beside (n, C, H, W)."""
+    return values[:, None, None, None]

@@ -1,0 +1,230 @@
+"""Files that are whole or not there: write to a temporary name, fsync, rename. Digests and locks."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from pipeline.core import dvc_cache
+from pipeline.core.errors import RESOURCE, UserError
+from pipeline.core.progress import say
+
+SEALED = 2  # the format of manifests and cards; 1 had no seal
+
+
+@contextlib.contextmanager
+def disk_faults(path: Path) -> Iterator[None]:
+    """Turn a full disk or a folder that cannot be written into a UserError that names the path."""
+    try:
+        yield
+    except (OSError, RuntimeError) as fault:
+        number = _errno(fault)
+        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = shutil.disk_usage(existing(path)).free
+            raise UserError(
+                f"disk full, {free / 1e6:,.0f} MB free",
+                path,
+                "make room and run the same command again; finished parts are kept",
+                RESOURCE,
+            ) from fault
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+            raise UserError(f"cannot write: {os.strerror(number)}", path, "check the path and its owner") from fault
+        raise
+
+
+def _errno(fault: Exception) -> int | None:
+    """The system's number of a fault; h5py tells one that comes while a file is closed in words alone."""
+    told = re.search(r"errno = (\d+)", str(fault))
+    return getattr(fault, "errno", None) or (int(told[1]) if told else None)
+
+
+def write(path: Path, writer: Callable[[Path], None]) -> None:
+    """The only way to a final name: `writer` fills a temporary file in the same folder, which is then renamed."""
+    path = Path(path)
+    with disk_faults(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            writer(temporary)
+            _fsync(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _fsync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text with the line ends it has."""
+    write(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline=""))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Sorted, indented JSON; non-finite numbers are a bug and raise ValueError."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, largest: int = 100_000_000) -> dict:
+    """The object in a JSON file of at most so many bytes, or a UserError that names it."""
+    try:
+        if not Path(path).exists():
+            raise FileNotFoundError
+        if not Path(path).is_file():  # a pipe would be waited for
+            raise ValueError("no file")
+        if Path(path).stat().st_size > largest:
+            raise ValueError(f"more than {largest:,} bytes")
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError("not an object")
+        return value
+    except FileNotFoundError as fault:
+        raise UserError("not found", path, "run `dvc repro`, which makes it") from fault
+    except (ValueError, OSError, RecursionError) as fault:
+        raise UserError(f"not readable as JSON: {fault}", path, "delete it and run `dvc repro`") from fault
+
+
+def write_sealed(path: Path, value: dict) -> None:
+    """An object as JSON with its format and a seal: the sha256 of all of it, so that no value can change unnoticed."""
+    value = {**json.loads(json.dumps(value, allow_nan=False)), "schema": SEALED}
+    write_json(path, {**value, "seal": _seal(value)})
+
+
+def read_sealed(path: Path, maker: str | None, kinds: dict[str, type]) -> dict:
+    """What `write_sealed` wrote, without its format and seal; a UserError where it is anything else.
+
+    maker: the stage that writes it, None of what lies in the store. kinds: what it must hold, and as what.
+    """
+    value = read_json(path)
+    seal = value.pop("seal", None)
+    odd = [f"{name} as {kind.__name__}" for name, kind in kinds.items() if not isinstance(value.get(name), kind)]
+    if value.get("schema") != SEALED:
+        fault = f"written by format {value.get('schema', 1)}; this reads {SEALED}"
+    elif seal != _seal(value):
+        fault = "damaged: its seal is not that of its values"
+    elif odd:
+        fault = f"lacks {', '.join(odd)}"
+    else:
+        return {name: item for name, item in value.items() if name != "schema"}
+    raise UserError(fault, path, remade(path, Path(path).parent, maker))
+
+
+def _seal(value: dict) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def check_digests(folder: Path, digests: dict[str, str], listing: str, maker: str | None) -> None:
+    """Refuse a folder whose files do not have these digests (name -> sha256), which `listing` in it has."""
+    for name, digest in digests.items():
+        path = Path(folder) / name
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise UserError(f"names {name[:100]}, which is not in its folder", Path(folder) / listing)
+        try:
+            found = sha256(path) if path.is_file() else None
+        except OSError:
+            found = None
+        if found != digest:
+            fault = "missing or not readable" if found is None else f"damaged: its sha256 is not that in {listing}"
+            raise UserError(fault, path, remade(path, folder, maker))
+
+
+def remade(path: Path, folder: Path, maker: str | None) -> str:
+    """What to do about a damaged file of `folder`, an output of the stage `maker`, or of the store (None).
+
+    The folder goes, since a stage whose output is there may not run; the object of DVC's cache too, which DVC believes
+    and would put there again. In the store several stages may find the same work, and whoever looks makes it.
+    """
+    if maker is None:
+        return f"delete {folder}, then run the same command again"
+    kept = dvc_cache.kept(path)
+    gone = f"{folder} and {kept}" if kept else folder
+    return f"delete {gone}, then run `dvc repro -f -s {maker}`"
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def assemble(folder: Path, sources: dict[str, Path], finish: Callable[[Path], None] = lambda fresh: None) -> None:
+    """Replace `folder` by copies of `sources` (name -> file) in one go; the old folder goes at the very end.
+
+    finish(fresh) may add to the new folder before it gets its name.
+    """
+    folder = Path(folder)
+    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    with disk_faults(folder):
+        for torn in folder.parent.glob(f".{folder.name}.*.tmp"):  # a killed process's
+            shutil.rmtree(torn)
+        fresh.mkdir(parents=True)
+        try:
+            for name, source in sources.items():
+                (fresh / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source, fresh / name)
+            finish(fresh)
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(fresh, folder)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+
+def existing(path: Path) -> Path:
+    """The path, or the first folder above it that is there, as far as one may look."""
+    for place in (Path(path), *Path(path).absolute().parents):
+        with contextlib.suppress(PermissionError):
+            if place.exists():
+                return place
+    return Path("/")
+
+
+@contextlib.contextmanager
+def lock(path: Path, what: str, patient: bool = True) -> Iterator[None]:
+    """Hold `path` locked; wait, and say so, while another process has it. The lock dies with its process.
+
+    Without patience it is refused (a UserError).
+    """
+    held = FileLock(path)
+    with disk_faults(Path(path)):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held.acquire(timeout=0)
+        except Timeout as fault:
+            who = holder(path) or "another process"
+            if not patient:
+                raise UserError(f"{who} works on {what}", path, "wait for it, or stop it") from fault
+            say(f"waiting: {who} works on {what} ({path})")
+            held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def holder(path: Path) -> str:
+    """Who has a file locked, as Linux tells it: the process and since when it runs; nothing where it tells of none."""
+    with contextlib.suppress(OSError, ValueError, psutil.Error):
+        facts = os.stat(path)
+        place = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
+        for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines():
+            words = line.split()  # 1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE FIRST LAST
+            if len(words) == 8 and words[1] == "FLOCK" and words[5] == place:
+                since = time.strftime("%H:%M:%S", time.localtime(psutil.Process(int(words[4])).create_time()))
+                return f"process {words[4]} (since {since})"
+    return ""
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

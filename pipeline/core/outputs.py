@@ -1,0 +1,55 @@
+"""What people read of a stage: metrics as JSON, curves as CSV, contact sheets as PNG."""
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.core import files
+
+_INK, _PAPER, _GAP = 40, 255, 2
+
+
+def metrics(path: Path, values: dict[str, float]) -> None:
+    """Write a stage's metrics, at most fifteen: each is a column of `dvc exp show`. Floats to four decimals."""
+    if len(values) > 15:
+        raise ValueError(f"{len(values)} metrics in {path}: at most fifteen fit a table")
+    files.write_json(path, {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()})
+
+
+def columns(rows: list[dict], *but: str) -> list[str]:
+    """The names that a log's rows have, in the order in which they first appear; players of a game may begin late."""
+    return list(dict.fromkeys(name for row in rows for name in row if name not in but))
+
+
+def table(path: Path, columns: list[str], rows: list[dict]) -> None:
+    """Write rows as CSV; a value that a row lacks stays empty, floats have six digits."""
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(columns)
+    for row in rows:
+        values = (row.get(column, "") for column in columns)
+        lines.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in values])
+    files.write_text(path, text.getvalue())
+
+
+def beside(path: Path, sets: list[tuple[str, np.ndarray]], columns: int = 16, rows: int = 4, scale: int = 2) -> None:
+    """A PNG of the first images of each set under its name; images: uint8 (N, H, W, 1 or 3), N may be 0.
+
+    Without a set it says that there is none.
+    """
+    sets = sets or [("none", np.empty((0, 1, 1, 1), np.uint8))]
+    height, width, _ = next((images.shape[1:] for _, images in sets if len(images)), (1, 1, 1))
+    cell_h, cell_w, title = height * scale + _GAP, width * scale + _GAP, 26
+    sheet = Image.new("RGB", (columns * cell_w + _GAP, len(sets) * (rows * cell_h + title)), (_PAPER,) * 3)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
+    for i, (name, images) in enumerate(sets):
+        top = i * (rows * cell_h + title)
+        draw.text((_GAP + 2, top + 3), name, fill=(_INK,) * 3, font=font)
+        for j, image in enumerate(images[: rows * columns]):
+            tile = Image.fromarray(np.broadcast_to(image, (height, width, 3)).copy())
+            tile = tile.resize((width * scale, height * scale), Image.Resampling.NEAREST)
+            sheet.paste(tile, (_GAP + j % columns * cell_w, top + title + j // columns * cell_h))
+    files.write(path, lambda temporary: sheet.save(temporary, format="PNG"))

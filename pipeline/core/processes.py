@@ -1,0 +1,18 @@
+"""Which process of its job this one is, as torchrun and accelerate tell it: RANK and WORLD_SIZE."""
+
+import os
+
+
+def rank() -> int:
+    """The number of this process in its job, from 0 on."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def size() -> int:
+    """How many processes the job has."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def alone() -> None:
+    """From here on this process, the first of its job, works by itself; the others have left."""
+    os.environ["WORLD_SIZE"] = "1"

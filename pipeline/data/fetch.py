@@ -1,0 +1,111 @@
+"""Get a published data set once, outside every stage: python -m pipeline.fetch NAME (or `make data NAME=...`).
+
+It goes to data/NAME, the checksum of what is downloaded is verified, and `dataset.path` is then that folder. `digits`
+is a folder of pictures for `transfer`.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+from PIL import Image
+
+from pipeline.core import files
+from pipeline.core.errors import UserError
+from pipeline.core.progress import say
+from pipeline.run import stage
+
+TINY_IMAGENET = "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
+
+
+def _cifar10(folder: Path) -> Path:
+    from torchvision.datasets import CIFAR10
+
+    CIFAR10(str(folder), download=True)
+    return folder
+
+
+def _cifar100(folder: Path) -> Path:
+    from torchvision.datasets import CIFAR100
+
+    CIFAR100(str(folder), download=True)
+    return folder
+
+
+def _stl10(folder: Path) -> Path:
+    from torchvision.datasets import STL10
+
+    STL10(str(folder), split="test", download=True)  # which fetches and unpacks all of it
+    return folder
+
+
+def _svhn(folder: Path) -> Path:
+    from torchvision.datasets import SVHN
+    from torchvision.datasets.utils import download_url
+
+    for part in ("train", "test"):  # not by SVHN(download=True), which also reads it and wants scipy for that
+        url, name, md5 = SVHN.split_list[part]
+        download_url(url, str(folder), name, md5)
+    return folder
+
+
+def _tiny_imagenet(folder: Path) -> Path:
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    url, md5 = TINY_IMAGENET
+    download_and_extract_archive(url, str(folder), md5=md5)
+    return folder / "tiny-imagenet-200"
+
+
+def _digits(folder: Path) -> Path:
+    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, which come with the package, as pictures by class."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as fault:
+        raise UserError("the digits come with scikit-learn", folder, "pip install scikit-learn") from fault
+    digits = load_digits()
+    grey = (digits.images * 255 / 16).round().astype(np.uint8)  # of 17 levels
+    for i, (image, label) in enumerate(zip(grey, digits.target, strict=True)):
+        path = folder / str(label) / f"{i:04}.png"
+        if not path.exists():
+            files.write(path, lambda temporary, image=image: Image.fromarray(image).save(temporary, format="PNG"))
+    return folder
+
+
+SETS: dict[str, Callable[[Path], Path]] = {
+    "cifar10": _cifar10,
+    "cifar100": _cifar100,
+    "stl10": _stl10,
+    "svhn": _svhn,
+    "tiny-imagenet": _tiny_imagenet,
+    "digits": _digits,
+}
+
+
+def fetch(name: str, under: Path = Path("data")) -> Path:
+    """Download and verify a set; returns the folder for dataset.path. What is there and whole is not fetched again."""
+    if name not in SETS:
+        raise UserError(f"no set {name!r} to fetch", remedy=f"there are {', '.join(SETS)}")
+    folder = under / name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return SETS[name](folder)
+    except (URLError, TimeoutError, ConnectionError) as fault:
+        raise UserError(f"cannot be reached: {fault}", name, "fetch the archive elsewhere and put it there") from fault
+    except OSError as fault:
+        raise UserError(str(fault), folder, "make room, or the folder writable") from fault
+    except RuntimeError as fault:  # torchvision's for a checksum that is wrong
+        raise UserError(str(fault), folder, "delete the archive and try again") from fault
+
+
+def main() -> None:
+    """Fetch one set."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.fetch", description=main.__doc__)
+    parser.add_argument("name", help=", ".join(SETS))
+    say(f"path: {fetch(parser.parse_args().name)}")
+
+
+if __name__ == "__main__":
+    stage.command(main)

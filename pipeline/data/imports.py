@@ -1,0 +1,240 @@
+"""Ready-made generated images, of whoever made them -> uint8 RGB or grey of the data's size, checked before use.
+
+Read are: .npz with the key `image` (as AdaInf publishes) or `images`; .npy of (N, H, W, C), or of (N, K, H, W, C): K
+candidates of each of N images (as CLSP keeps), taken candidate by candidate; .h5 with `images`; a folder of pictures.
+Channels may come first. Nothing pickled is opened. The images are shuffled, as a set may be sorted by class and a small
+ratio takes the first ones.
+"""
+
+import math
+import tokenize
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO
+
+import h5py
+import numpy as np
+from PIL import Image
+
+from pipeline.core import seeds, store
+from pipeline.core.errors import UserError
+from pipeline.data import pictures, shards
+from pipeline.params.schema import Generator
+
+FILE = "images.h5"  # in data/generator
+KEYS = ("image", "images")
+# NotImplementedError: a compression that zipfile does not know; TokenError: a header that numpy makes nothing of.
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, SyntaxError, OverflowError)
+_DAMAGED += (zipfile.BadZipFile, zlib.error, NotImplementedError, tokenize.TokenError)
+_UNPACKS = 1_200  # a byte of deflate becomes 1,032 at most
+
+
+def load(params: Generator, real: shards.RealSet) -> np.ndarray:
+    """What `generator.path` names, fit to stand beside the real images, shuffled: uint8 (N, H, W, C), RGB or grey."""
+    _, size, _, channels = real.images.shape
+    images = read(Path(params.path), size, channels)
+    seen, _ = real.part(shards.TRAIN)
+    images = in_order(images, seen, params.channel_order, params.path)
+    unseen, _ = real.part(shards.VALIDATION, shards.TEST, shards.SPARE)  # what no generator may have seen
+    leaked = np.flatnonzero(shards.among(images, unseen))
+    if len(leaked):
+        what = (
+            f"{len(leaked):,} of {len(images):,} are test, validation or spare images, the first is number {leaked[0]}"
+        )
+        raise UserError(what, params.path, "remove them, or every number is of what was seen")
+    return images[seeds.permutation(0, "import", 0, len(images), np.arange(len(images)))]
+
+
+def read(path: Path, size: int, channels: int) -> np.ndarray:
+    """uint8 (N, size, size, channels) of a file or folder; UserError where they cannot stand beside such data."""
+    path = Path(path)
+    if path.is_dir():
+        found = pictures.find(path)
+        if not found:
+            raise UserError("holds no pictures", path, f"they end in {', '.join(pictures.ENDINGS)}")
+        return pictures.read_all(found, size, channels)
+    if path.suffix not in _READERS:
+        raise UserError("neither a folder nor .npz, .npy or .h5", path, "name one of these in generator.path")
+    try:
+        _shape(path)
+        images = _READERS[path.suffix][1](path)
+    except _DAMAGED as fault:
+        raise UserError(f"not readable: {fault or type(fault).__name__}", path, "replace it") from fault
+    images = _channels_last(_one_list(images, path), path)
+    if images.shape[3] != channels:
+        raise UserError(f"images of {images.shape[3]} channels, the data has {channels}", path, "import images alike")
+    height, width = images.shape[1:3]
+    if height != width or not size / 2 <= height <= 4 * size:
+        raise UserError(
+            f"images of {height} x {width} pixels, the data has {size} x {size}",
+            path,
+            "they must be square, at least half and at most four times as wide",
+        )
+    return images if height == size else _resized(images, size)
+
+
+def in_order(images: np.ndarray, real: np.ndarray, order: str | None, where: Path) -> np.ndarray:
+    """The images as RGB. order: "rgb" or "bgr" as stated; None: refused if their mean colour is nearer to BGR.
+
+    AdaInf's published script writes what OpenCV reads, blue first (papers' code, generated_data.py).
+    """
+    if images.shape[3] == 1:
+        return images
+    if order is not None:
+        return images[..., ::-1] if order == "bgr" else images
+    mean, wanted = (x.mean(axis=(0, 1, 2), dtype=np.float64) for x in (images, real))
+    as_is, turned = np.abs(mean - wanted).sum(), np.abs(mean[::-1] - wanted).sum()
+    if turned < as_is:
+        shown = [", ".join(f"{value:.0f}" for value in values) for values in (mean, wanted)]
+        raise UserError(
+            f"mean colour ({shown[0]}) is nearer to the real ({shown[1]}) in the reversed order: blue may come first",
+            where,
+            "state generator.channel_order: bgr, or rgb if it is right as it is",
+        )
+    return images
+
+
+def fill(folder: Path, n: int, shard_size: int, digest: str) -> tuple[dict[str, Path], str]:
+    """The first n images of data/generator's `FILE`, whose sha256 is `digest`, as shards in the store.
+
+    Returns (shard name -> file, fingerprint of the set), as pipeline.sampling does for images that are made here.
+    """
+    fingerprint = store.fingerprint(images=digest, shard_size=shard_size, code=store.code("data/imports"))
+    with shards.open_file(Path(folder) / FILE) as source, store.work("shards", fingerprint) as kept:
+        images = source["images"]
+        if n > len(images):
+            raise UserError(
+                f"inflation.ratio asks for {n:,} generated images and {len(images):,} were imported",
+                "params.yaml: inflation.ratio",
+                "lower it, or import more",
+            )
+        made = {}
+        for k in range(-(-n // shard_size)):
+            path = kept / shards.shard_name(k)
+            part = images[k * shard_size : (k + 1) * shard_size]
+            shards.write_arrays(path, {"images": part}, {"shard": k})
+            made[path.name] = path
+        return made, fingerprint
+
+
+def count(path: Path) -> int:
+    """How many images a file or folder holds, by its header or its pictures' names; 0 of what `read` will refuse."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return len(pictures.find(path))
+        shape = _shape(path)
+        return shape[0] * (shape[1] if len(shape) == 5 else 1)
+    except (UserError, *_DAMAGED):
+        return 0
+
+
+def _shape(path: Path) -> tuple[int, ...]:
+    """What the file's header claims, if it is of images that such a file can hold."""
+    if not path.is_file():  # a pipe would be waited for
+        raise ValueError("no file")
+    shape, kind = _READERS[path.suffix][0](path)
+    if kind != np.uint8:
+        raise ValueError(f"values are {kind}, not uint8: save them as 0 to 255, rounded")
+    if not 3 <= len(shape) <= 5:
+        raise ValueError(f"shape {shape} is no list of images: save (N, H, W, C)")
+    if any(not 0 <= side < 2**40 for side in shape):
+        raise ValueError(f"shape {shape}")
+    size, there = math.prod(shape), path.stat().st_size
+    if size > _UNPACKS * there:
+        raise ValueError(f"claims {size:,} bytes of images in a file of {there:,}")
+    return shape
+
+
+def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    try:
+        shape, _, kind = read(file)
+    except (MemoryError, RecursionError) as fault:  # of the parser, which the header's brackets exhaust
+        raise ValueError("its header is none") from fault
+    return shape, kind
+
+
+def _header_of_npy(path: Path) -> tuple[tuple[int, ...], np.dtype]:
+    with open(path, "rb") as file:
+        return _npy_header(file)
+
+
+def _npy(path: Path) -> np.ndarray:
+    return np.load(path, allow_pickle=False, mmap_mode="r")
+
+
+def _header_of_npz(path: Path) -> tuple[tuple[int, ...], np.dtype]:
+    with zipfile.ZipFile(path) as archive, archive.open(_member(archive)) as file:
+        return _npy_header(file)
+
+
+def _npz(path: Path) -> np.ndarray:
+    with zipfile.ZipFile(path) as archive, archive.open(_member(archive)) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _member(archive: zipfile.ZipFile) -> str:
+    """The entry that holds the images."""
+    names = archive.namelist()
+    found = [f"{key}.npy" for key in KEYS if f"{key}.npy" in names]
+    if not found:
+        shown = ", ".join(name.removesuffix(".npy") for name in names[:5]) or "nothing"
+        raise ValueError(f"has none of the keys {', '.join(KEYS)} but {shown}")
+    return found[0]
+
+
+def _header_of_hdf5(path: Path) -> tuple[tuple[int, ...], np.dtype]:
+    with h5py.File(path, "r") as file:
+        images = shards.own(file, "images")
+        chunk = math.prod(images.chunks or ())
+        if chunk > _UNPACKS * path.stat().st_size:  # which is unpacked whole
+            raise ValueError(f"claims chunks of {chunk:,} bytes in a file of {path.stat().st_size:,}")
+        return images.shape, images.dtype
+
+
+def _hdf5(path: Path) -> np.ndarray:
+    with h5py.File(path, "r") as file:
+        return file["images"][:]
+
+
+_READERS = {  # ending: what its header says (shape, dtype), and the array itself
+    ".npz": (_header_of_npz, _npz),
+    ".npy": (_header_of_npy, _npy),
+    ".h5": (_header_of_hdf5, _hdf5),
+    ".hdf5": (_header_of_hdf5, _hdf5),
+}
+
+
+def _one_list(images: np.ndarray, path: Path) -> np.ndarray:
+    if images.ndim == 5:  # candidate by candidate, so that fewer candidates are a prefix
+        images = images.swapaxes(0, 1).reshape(-1, *images.shape[2:])
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or not images.size:
+        raise UserError(f"shape {images.shape} is no list of images", path, "save (N, H, W, C)")
+    return images
+
+
+def _channels_last(images: np.ndarray, path: Path) -> np.ndarray:
+    if images.shape[3] in (1, 3):
+        return images
+    if images.shape[1] in (1, 3):
+        return images.transpose(0, 2, 3, 1)
+    raise UserError(f"shape {images.shape}: neither first nor last has 1 or 3 channels", path, "save (N, H, W, C)")
+
+
+def _resized(images: np.ndarray, size: int) -> np.ndarray:
+    out = np.empty((len(images), size, size, images.shape[3]), np.uint8)
+    for i, image in enumerate(images):
+        picture = Image.fromarray(np.squeeze(np.ascontiguousarray(image)))
+        resized = picture.resize((size, size), Image.Resampling.BICUBIC)
+        out[i] = np.asarray(resized).reshape(out.shape[1:])
+    return out
+
+
+def write(images: np.ndarray, path: Path) -> None:
+    """`FILE`: what `fill` cuts into shards."""
+    shards.write_arrays(path, {"images": np.ascontiguousarray(images)}, {"source": "import"})

@@ -1,0 +1,150 @@
+"""The mixture of real and generated images: which image stands in which slot of which batch.
+
+Data inflation with re-weighting (AdaInf, ICLR 2024, section 3): a real image is drawn N times as often as a generated
+one. Every batch is a pure function of (seed, step); no list is built.
+"""
+
+from fractions import Fraction
+
+import numpy as np
+import torch
+
+from pipeline.core import seeds
+from pipeline.core.errors import UserError
+from pipeline.params.schema import Inflation
+
+
+def generated_count(n_real: int, ratio: float) -> int:
+    """round(ratio * n_real), halves up: how many generated images take part."""
+    return int(Fraction(str(ratio)) * n_real + Fraction(1, 2))  # the decimal of params.yaml: 0.3 of 5 is 1.5 -> 2
+
+
+def mixture(n_real: int, n_generated: int, params: Inflation, batch_size: int) -> "Mixture | Copies":
+    """Who decides the batches: slots of ours, or the authors' list of copies, as `params.order` says."""
+    kind = {"slots": Mixture, "copies": Copies}[params.order]
+    return kind(n_real, n_generated, params.real_weight, batch_size, params.seed)
+
+
+def positives(rows: np.ndarray, n_real: int, n_generated: int, candidates: int, seed: int, step: int) -> np.ndarray:
+    """int64 (B,): the rows of an image bank that hold a positive of each of `rows`, in a bank of n_real real images,
+    n_generated generated ones and, candidate by candidate, a positive of each real one.
+
+    One of a real image's candidates, drawn anew in each step; a generated image has none and stands in for itself.
+    """
+    drawn = torch.randint(candidates, (len(rows),), generator=seeds.generator(seed, "candidate", step)).numpy()
+    return np.where(rows < n_real, n_real + n_generated + drawn * n_real + rows, rows)
+
+
+def replaced(
+    rows: np.ndarray,
+    probability: float,
+    n_real: int,
+    n_generated: int,
+    candidates: int,
+    seed: int,
+    step: int,
+    view: int,
+) -> np.ndarray:
+    """int64 (B,): `rows`, each with this probability replaced by one of its positives, as `positives` has them.
+
+    T0 of GenSSL (Ayromlou et al., AAAI 2025, arXiv 2403.05966, section 3): every view draws for itself.
+    """
+    drawn = torch.rand(len(rows), generator=seeds.generator(seed, "replace", step, view)).numpy() < probability
+    others = positives(rows, n_real, n_generated, candidates, seeds.key(seed, "replaced view", view), step)
+    return np.where(drawn, others, rows)
+
+
+class Mixture:
+    """Slots of every batch: real ones first, then generated ones.
+
+    The real share is exactly beta = N n / (N n + m); a batch has round(beta B) real slots and the remainder is carried
+    to the next, so that after any number of steps the count is off by less than one image. Real and generated slots
+    walk permutations of their own; no index stands twice in a batch.
+    """
+
+    def __init__(self, n_real: int, n_generated: int, real_weight: float, batch_size: int, seed: int):
+        weight = Fraction(str(real_weight)) * n_real  # the decimal that params.yaml holds, so that beta is exact
+        self.beta = weight / (weight + n_generated)
+        self.n_real, self.n_generated, self.batch_size, self.seed = n_real, n_generated, batch_size, seed
+        for kind, share, n in (("real", self.beta, n_real), ("generated", 1 - self.beta, n_generated)):
+            most = -int(-share * batch_size // 1)  # the ceiling
+            if most > n:
+                raise UserError(
+                    f"a batch of {batch_size} needs {most} {kind} images and there are {n}",
+                    "params.yaml: pretrain.batch_size",
+                    "lower it, or take more images",
+                )
+
+    def real_before(self, step: int) -> int:
+        """Real slots in all batches before `step`."""
+        return int(self.beta * self.batch_size * step + Fraction(1, 2))
+
+    def rows(self, step: int) -> np.ndarray:
+        """int64 (B,): rows of the image bank for batch `step`; rows >= n_real are generated images."""
+        first, last = self.real_before(step), self.real_before(step + 1)
+        real = self._walk("real", self.n_real, self.beta, first, last)
+        first, last = step * self.batch_size - first, (step + 1) * self.batch_size - last
+        generated = self._walk("generated", self.n_generated, 1 - self.beta, first, last)
+        return np.concatenate([real, self.n_real + generated])
+
+    def _walk(self, kind: str, n: int, share: Fraction, first: int, last: int) -> np.ndarray:
+        """Places first..last-1 of an endless walk over range(n), each pass a permutation of it."""
+        if first == last:
+            return np.empty(0, np.int64)
+        slots = -int(-share * self.batch_size // 1)
+        if n < 3 * slots:  # passes of about a batch: one permutation, round and round, cannot repeat within n places
+            return seeds.permutation(self.seed, kind, 0, n, np.arange(first, last) % n)
+        passes = [
+            self._pass(kind, n, slots, number, max(first, number * n), min(last, (number + 1) * n))
+            for number in range(first // n, (last - 1) // n + 1)
+        ]
+        return np.concatenate(passes)
+
+    def _pass(self, kind: str, n: int, slots: int, number: int, first: int, last: int) -> np.ndarray:
+        """Places first..last-1, all of them in pass `number`.
+
+        A batch may straddle two passes. So that it holds nothing twice, the head of a pass (its first `slots` places)
+        is kept clear of the tail of the pass before: the first 2 `slots` places are reordered, clear ones first.
+        """
+        places = np.arange(first, last) - number * n
+        entries = seeds.permutation(self.seed, kind, number, n, places)
+        if number == 0 or places[0] >= 2 * slots:
+            return entries
+        head = seeds.permutation(self.seed, kind, number, n, np.arange(2 * slots))
+        tail = seeds.permutation(self.seed, kind, number - 1, n, np.arange(n - slots, n))
+        taken = np.isin(head, tail)
+        clear = np.flatnonzero(~taken)[:slots]
+        head = np.concatenate([head[clear], np.delete(head, clear)])
+        inside = places < 2 * slots
+        entries[inside] = head[places[inside]]
+        return entries
+
+
+class Copies:
+    """Batches as the authors draw them: N copies of each real image and one of each generated one, shuffled, in order.
+
+    main_pretrain.py of PKU-ML/adainf@233a6bd. The real share is beta on average and not in a batch, and a batch may
+    hold an image twice, which is then its own negative. Only for comparison with `Mixture`.
+    """
+
+    def __init__(self, n_real: int, n_generated: int, real_weight: float, batch_size: int, seed: int):
+        self.copies = int(real_weight) * n_real
+        self.length = self.copies + n_generated
+        self.beta = Fraction(self.copies, self.length)
+        self.n_real, self.n_generated, self.batch_size, self.seed = n_real, n_generated, batch_size, seed
+
+    def real_before(self, step: int) -> int:
+        """Real images in all batches before `step`; O(length)."""
+        passes, rest = divmod(step * self.batch_size, self.length)
+        return passes * self.copies + int((self._list(passes, np.arange(rest)) < self.n_real).sum())
+
+    def rows(self, step: int) -> np.ndarray:
+        """int64 (B,): rows of the image bank for batch `step`; rows >= n_real are generated images."""
+        places = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        numbers = places // self.length
+        each = [self._list(number, places[numbers == number] % self.length) for number in np.unique(numbers)]
+        return np.concatenate(each)
+
+    def _list(self, number: int, places: np.ndarray) -> np.ndarray:
+        entries = seeds.permutation(self.seed, "copies", int(number), self.length, places)
+        return np.where(entries < self.copies, entries % self.n_real, self.n_real + entries - self.copies)

@@ -1,0 +1,110 @@
+"""Picture files of any kind -> uint8 (H, W, C) of one size, by this rule and no other.
+
+Turned as its EXIF orientation says. Sixteen-bit grey is divided by 257. Transparency lies on white. Palettes, CMYK and
+the like become RGB; one channel is ITU-R 601 luma. Then the middle square is cut out and resized to `size` (bicubic,
+antialiased). Several frames, floating-point pixels and anything damaged are refused by name.
+"""
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from pipeline.core.errors import UserError
+from pipeline.core.progress import bar, say
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")  # by content; others start programs (EPS) or are rarely read
+LARGEST = 100_000_000  # pixels; a small file can unpack to more memory than there is
+_TURNS = {  # EXIF's orientations; 1 is upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+def find(folder: Path) -> list[Path]:
+    """All pictures below a folder, in the order of their paths' bytes; hidden files are passed over in silence.
+
+    What lies among them and is no picture by its ending is named and left out. A link that leads out of the folder is
+    refused.
+    """
+    folder = Path(folder)
+    pictures, others = [], []
+    for path in folder.rglob("*"):
+        if any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            continue
+        if path.is_dir():
+            raise UserError("a link to a folder, which is not followed", path, "copy the folder there")
+        if not _leads_inside(path, folder):
+            raise UserError("a link that leads out of the folder", path, "copy the file there, or remove the link")
+        if not path.is_file():
+            raise UserError("no file that can be read", path, "remove it")
+        (pictures if path.suffix.lower() in ENDINGS else others).append(path)
+    if others:
+        first = ", ".join(sorted(path.name for path in others)[:3])
+        say(f"{folder}: {len(others)} files are no pictures and are left out ({first}{', ...' if others[3:] else ''})")
+    return sorted(pictures, key=lambda path: os.fsencode(path.relative_to(folder)))
+
+
+def _leads_inside(path: Path, folder: Path) -> bool:
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links that lead to one another
+        return False
+
+
+def read_all(paths: list[Path], size: int, channels: int) -> np.ndarray:
+    """uint8 (N, size, size, channels) of N files."""
+    images = np.empty((len(paths), size, size, channels), np.uint8)
+    with bar("reading pictures", len(paths), "picture") as progress:
+        for i, path in enumerate(paths):
+            images[i] = read(path, size, channels)
+            progress.update()
+    return images
+
+
+def read(path: Path, size: int, channels: int) -> np.ndarray:
+    """One picture as uint8 (size, size, channels), channels 1 or 3; UserError where it cannot be."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata, and of size, for which LARGEST stands
+            with Image.open(path, formats=FORMATS) as picture:
+                width, height = picture.size
+                if width * height > LARGEST:
+                    raise UserError(f"{width} x {height} pixels are more than {LARGEST:,}", path, "make it smaller")
+                if getattr(picture, "n_frames", 1) > 1:
+                    raise UserError(f"has {picture.n_frames} frames", path, "save the one that you mean alone")
+                turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
+                plain = _plain(picture if turn is None else picture.transpose(turn), channels, path)
+    except UserError:
+        raise
+    except Exception as fault:  # a foreign file may provoke anything inside Pillow
+        raise UserError(
+            f"not readable as a picture: {fault or type(fault).__name__}", path, "replace or remove it"
+        ) from fault
+    fitted = ImageOps.fit(plain, (size, size), Image.Resampling.BICUBIC)
+    return np.asarray(fitted, np.uint8).reshape(size, size, channels)
+
+
+def _plain(picture: Image.Image, channels: int, path: Path) -> Image.Image:
+    if picture.mode == "F":
+        raise UserError("has floating-point pixels, whose white is unknown", path, "save it with 8 or 16 bits")
+    if picture.mode in _SIXTEEN_BITS:
+        values = np.asarray(picture, np.int32)
+        if values.min() < 0 or values.max() > 65_535:
+            raise UserError("has more than 16 bits a pixel", path, "save it with 8 or 16 bits")
+        picture = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if "A" in picture.getbands() or "transparency" in picture.info:
+        above = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
+    return picture.convert("L" if channels == 1 else "RGB")

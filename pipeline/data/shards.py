@@ -1,0 +1,263 @@
+"""The HDF5 formats of real and generated images: write, seal, verify, read; and the bank they are drawn from.
+
+A folder is sealed by its manifest.json, which holds a sha256 a file. Readers verify it before the first pixel is used.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from pipeline.core import files
+from pipeline.core.errors import UserError
+
+SCHEMA = 1  # of an HDF5 file
+Part = tuple[np.ndarray, np.ndarray]  # images uint8 (N, H, W, C), labels int64 (N,)
+# Codes of `split`. LABELLED images serve the probe alone, SPARE ones the judges of generated images and theory.
+TRAIN, VALIDATION, TEST, LABELLED, SPARE = 0, 1, 2, 3, 4
+
+
+@dataclass(frozen=True)
+class RealSet:
+    """Real images with their labels and split.
+
+    images: uint8 (N, H, W, C), C = 1 (grey) or 3 (RGB); labels: int64 (N,), -1 = unlabelled;
+    split: uint8 (N,); orig_index: int64 (N,), the row in the source's own order.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    split: np.ndarray
+    orig_index: np.ndarray
+    classes: tuple[str, ...]
+    source: str
+    labelled_size: int
+
+    def rows(self, *codes: int) -> np.ndarray:
+        """int64: where the images of the named splits stand, in the stored order."""
+        return np.flatnonzero(np.isin(self.split, codes))
+
+    def part(self, *codes: int) -> Part:
+        """Images and labels of the named splits, in the stored order."""
+        rows = self.rows(*codes)
+        return self.images[rows], self.labels[rows]
+
+    def labelled_rows(self) -> np.ndarray:
+        """The probe's fixed images: the same `labelled_size` ones for every train size, none of validation or test."""
+        rows = self.rows(TRAIN, LABELLED)  # in a stratified order that train_size does not change
+        return self.with_labels(rows)[: self.labelled_size]
+
+    def with_labels(self, rows: np.ndarray) -> np.ndarray:
+        """Those of the rows whose image has a label."""
+        return rows[self.labels[rows] >= 0]
+
+
+def among(images: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which images (N, H, W, C) are, byte for byte, among the others (M, H, W, C): bool (N,)."""
+
+    def digests(x: np.ndarray) -> list[bytes]:
+        return [hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest() for image in x]
+
+    known = set(digests(others))
+    return np.array([digest in known for digest in digests(images)], dtype=bool)
+
+
+def write_arrays(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str, object]) -> None:
+    """One HDF5 file, byte-identical for equal content: default libver, contiguous, no times, attributes sorted."""
+
+    def writer(temporary: Path) -> None:
+        with h5py.File(temporary, "w") as file:
+            for name, array in arrays.items():
+                file.create_dataset(name, data=array, track_times=False)
+            for name, value in sorted({"schema": SCHEMA, **attributes}.items()):
+                file.attrs[name] = value
+
+    files.write(path, writer)
+
+
+def seal(folder: Path, names: list[str], facts: dict[str, object]) -> None:
+    """Write the manifest of a folder: the digest of each named file, and `facts` (no times, no host)."""
+    digests = {name: files.sha256(Path(folder) / name) for name in names}
+    files.write_sealed(Path(folder) / "manifest.json", {"files": digests, **facts})
+
+
+def verify(folder: Path, maker: str | None = None) -> dict:
+    """The manifest of a sealed folder, after each file's digest was checked.
+
+    maker: the stage whose output it is; None: finished work in the store.
+    """
+    folder = Path(folder)
+    if maker is not None and not (folder / "manifest.json").exists():
+        raise UserError("not made yet", folder, f"run `dvc repro {maker}`, or `python -m stages.{maker}`")
+    manifest = files.read_sealed(folder / "manifest.json", maker, {"files": dict})
+    files.check_digests(folder, manifest["files"], "manifest.json", maker)
+    return manifest
+
+
+def write_real(folder: Path, real: RealSet) -> None:
+    """data/real: images.h5 and its manifest."""
+    write_arrays(
+        Path(folder) / "images.h5",
+        {"images": real.images, "labels": real.labels, "split": real.split, "orig_index": real.orig_index},
+        {
+            "source": real.source,
+            "labelled_size": real.labelled_size,
+            "classes": "\n".join(real.classes),
+            "channels": "grey" if real.images.shape[3] == 1 else "RGB",
+        },
+    )
+    seal(folder, ["images.h5"], {"n": len(real.images)})
+
+
+def read_real(folder: Path) -> RealSet:
+    """The real images of data/real, verified."""
+    verify(folder, "prepare")
+    path = Path(folder) / "images.h5"
+    images = _images(path)
+    with open_file(path) as file:
+        labels, split, orig_index = (
+            _column(file, path, name, kind, len(images))
+            for name, kind in (("labels", np.int64), ("split", np.uint8), ("orig_index", np.int64))
+        )
+        facts = {name: file.attrs.get(name) for name in ("classes", "source", "labelled_size")}
+    if not isinstance(facts["classes"], str) or not isinstance(facts["labelled_size"], np.integer):
+        raise UserError("does not say its classes, or how many labels the probe has", path)
+    classes, size = tuple(facts["classes"].split("\n")), int(facts["labelled_size"])
+    return RealSet(images, labels, split, orig_index, classes, facts["source"], size)
+
+
+def shard_name(k: int) -> str:
+    """File name of shard k."""
+    return f"shard-{k:05d}.h5"
+
+
+def read_generated(folder: Path, most: int | None = None) -> np.ndarray:
+    """The first n images of a generated set, n from its manifest, verified: uint8 (n, H, W, C); all zero if n = 0.
+
+    most: read no more than so many.
+    """
+    parts = map_generated(folder, most)
+    return np.concatenate(parts) if parts else np.empty((0, 0, 0, 0), np.uint8)
+
+
+def map_generated(folder: Path, most: int | None = None, maker: str = "generate") -> list[np.ndarray]:
+    """The same images, verified, a memory map a shard: they take no memory that the system cannot have back.
+
+    maker: the stage that makes the set.
+    """
+    manifest, again = verify(folder, maker), f"run `dvc repro -f -s {maker}`"
+    paths = [Path(folder) / name for name in sorted(manifest["files"])]
+    found = [_images(path) for path in paths]
+    n, held = manifest.get("n"), sum(map(len, found))
+    if not isinstance(n, int) or not 0 <= n <= held:
+        raise UserError(f"holds {held} images, its manifest says {n}", folder, again)
+    left, parts = n if most is None else min(n, most), []
+    for path, part in zip(paths, found, strict=True):
+        if parts and not left:
+            break
+        if part.shape[1:] != found[0].shape[1:]:
+            raise UserError(f"images of {part.shape[1:]} beside {found[0].shape[1:]}", path, again)
+        parts.append(part[:left])
+        left -= len(parts[-1])
+    return parts
+
+
+def map_positives(folder: Path, anchors: np.ndarray) -> list[np.ndarray]:
+    """Positives of every anchor, candidate by candidate, verified and mapped: uint8 (N, H, W, C) a shard; or none.
+
+    anchors: int64 (n,), the `orig_index` of the train images in order, of which each shard's must be.
+    """
+    parts = map_generated(folder, maker="positives")
+    first, again = 0, "run `dvc repro -f -s positives`"
+    for k, part in enumerate(parts):
+        path = Path(folder) / shard_name(k)
+        with open_file(path) as file:
+            found = own(file, "anchor_index")
+            whose = found[: len(part)] if found.dtype == np.int64 and found.ndim == 1 else None
+        if not np.array_equal(whose, anchors[np.arange(first, first + len(part)) % len(anchors)]):
+            raise UserError("holds positives of other images than the train images", path, again)
+        first += len(part)
+    if first % len(anchors):
+        raise UserError(f"holds {first} images, not as many of each of {len(anchors)} train images", folder, again)
+    return parts
+
+
+def open_file(path: Path) -> h5py.File:
+    """An HDF5 file opened for reading, or a UserError that names it."""
+    try:
+        return h5py.File(path, "r")
+    except OSError as fault:
+        raise UserError(f"not readable as HDF5: {fault}", path, "delete it and make it again") from fault
+
+
+def own(file: h5py.File, name: str) -> h5py.Dataset:
+    """A dataset of the file itself: HDF5 can also point to other files, which are no part of what was given."""
+    found = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+    if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
+        raise UserError(f"has no `{name}` of its own", file.filename)
+    return found
+
+
+def _images(path: Path) -> np.ndarray:
+    """`images` of a file, mapped; writing to them changes no file."""
+    with open_file(path) as file:
+        images = own(file, "images")
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+            found = f"{images.dtype} {images.shape}"
+            raise UserError(f"expected images as uint8 (N, H, W, 1 or 3), found {found}", path)
+        shape, place = images.shape, images.id.get_offset()
+        if place is None:  # none at all, or in chunks, as `write_arrays` never writes them
+            return images[:]
+    # Not numpy's map, which keeps a file open: a thousand shards would be a thousand open files.
+    whole = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
+    return whole[place : place + math.prod(shape)].view(shape).numpy()
+
+
+def _column(file: h5py.File, path: Path, name: str, kind: type, n: int) -> np.ndarray:
+    values = own(file, name)
+    if values.dtype != kind or values.shape != (n,):
+        raise UserError(f"expected {name} as {np.dtype(kind)} ({n},), found {values.dtype} {values.shape}", path)
+    return values[:]
+
+
+class ImageBank:
+    """Real images, then generated ones, as uint8 (N, H, W, C): whole on a GPU, and on a CPU where they already are.
+
+    A batch is an index: rows below `n_real` are real. There are no worker processes and no decoding.
+    """
+
+    def __init__(self, real: np.ndarray, generated: list[np.ndarray], device: str):
+        """generated: its parts, in order; memory maps stay such on a CPU."""
+        for part in generated:
+            if len(part) and real.shape[1:] != part.shape[1:]:
+                raise UserError(
+                    f"real images are {real.shape[1:]}, generated ones {part.shape[1:]} (H, W, C)",
+                    "data/generated",
+                    "use a generator of the data's size and channels",
+                )
+        self.n_real, self.n_generated = len(real), sum(map(len, generated))
+        parts = [torch.from_numpy(part) for part in (real, *generated) if len(part)]
+        if device != "cpu":
+            whole = torch.empty((self.n_real + self.n_generated, *real.shape[1:]), dtype=torch.uint8, device=device)
+            for place, part in zip(whole.split([len(part) for part in parts]), parts, strict=True):
+                place.copy_(part)
+            parts = [whole]
+        self.parts, self.starts = parts, np.cumsum([0, *map(len, parts)])
+
+    def __getitem__(self, rows: np.ndarray) -> torch.Tensor:
+        """uint8 (len(rows), H, W, C) on the device."""
+        first = self.parts[0]
+        which = np.searchsorted(self.starts, rows, side="right") - 1
+        found = first.new_empty((len(rows), *first.shape[1:]))
+        for k in np.unique(which):
+            here = np.flatnonzero(which == k)
+            own = torch.from_numpy(rows[here] - self.starts[k]).to(first.device)
+            picked = self.parts[k].index_select(0, own)
+            if len(here) == len(rows):
+                return picked
+            found[torch.from_numpy(here).to(first.device)] = picked
+        return found

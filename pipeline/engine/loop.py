@@ -1,0 +1,313 @@
+"""THE training loop, for diffusion models and encoders alike: step, log, stop on non-finite, checkpoint, signals.
+
+A run of n steps and any chain of interrupted runs that reaches step n leave the same bits: batches and noise are
+functions of the step, and a checkpoint holds weights, buffers, optimiser, averages and the log.
+"""
+
+import contextlib
+import ctypes
+import math
+import platform
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.core import store
+from pipeline.core.errors import DIVERGED, Stopped, UserError
+from pipeline.core.progress import bar, say
+from pipeline.engine import checkpoint, distributed
+from pipeline.params.schema import Compute, Training
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of glibc
+_NOTABLY = 1.25  # times: a product's time varies by a tenth
+
+
+def prepare(compute: Compute) -> None:
+    """Set threads, determinism and what malloc keeps; warn where bf16 does not pay; meet the job's other processes.
+
+    To be called before any tensor.
+    """
+    _keep_freed_memory()
+    torch.set_num_threads(compute.threads)
+    torch.use_deterministic_algorithms(compute.device == "cuda")  # what runs here on a CPU is deterministic anyway
+    if compute.device == "cpu" and compute.precision == "bf16":
+        slower = product_seconds(torch.bfloat16) / product_seconds(torch.float32)
+        if slower > _NOTABLY:
+            say(f"warning: bf16 takes {slower:.1f} times fp32's time on this processor; see compute.precision")
+    distributed.join(compute)
+
+
+def product_seconds(dtype: torch.dtype) -> float:
+    """The least time of a product of two matrices of 256 x 256, which tells what training in that arithmetic costs.
+
+    Having bf16 instructions does not make it fast: Intel's of AVX-512 without AMX work at half the rate of fp32's.
+    """
+    square, times = torch.ones(256, 256, dtype=dtype), []
+    for _ in range(6):  # the first makes the kernel
+        since = time.perf_counter()
+        square @ square
+        times.append(time.perf_counter() - since)
+    return min(times)
+
+
+def _keep_freed_memory() -> None:
+    # Or glibc gives freed tensors back to the system, and each step faults every page in anew (docs/performance.md).
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.libc_ver()[0] == "glibc" else None
+    if mallopt:
+        mallopt(_M_TRIM_THRESHOLD, 2**30)  # bytes that lie free at the heap's end before any go back
+        mallopt(_M_MMAP_MAX, 0)  # large tensors on the heap, too
+
+
+def arithmetic(compute: Compute) -> dict:
+    """What decides the bits of a computation beside its code and its inputs; part of every fingerprint."""
+    hardware = torch.cuda.get_device_name() if compute.device == "cuda" else processor()
+    packages = ("torch", "torchvision", "diffusers", "numpy")
+    return {"compute": compute.model_dump(), "hardware": hardware, "versions": {p: version(p) for p in packages}}
+
+
+def processor() -> str:
+    """What a CPU's bits depend on: make, instructions, caches. MKL and oneDNN choose their kernels by them.
+
+    AVX-512 on AMD's and on Intel's are not the same bits. The number of cores is left out: compute.threads counts.
+    """
+    facts = {name: fact for name, fact in torch.cpu.get_capabilities().items() if not name.startswith("num_")}
+    of = f"{platform.machine()} {facts.get('cpu_name', '')} {torch.backends.cpu.get_cpu_capability()}"
+    return f"{of} {store.fingerprint(**facts)[:8]}"
+
+
+@dataclass
+class Group:
+    """Parameters that share a learning-rate factor. Without `decay` they have no weight decay and, under LARS, no trust
+    ratio either: so it is with biases and normalisation."""
+
+    parameters: list[torch.nn.Parameter]
+    lr_factor: float = 1.0
+    decay: bool = True
+
+
+@dataclass
+class Own:
+    """A player's own optimiser, build(groups, rate) -> torch optimiser, at a constant rate and without weight decay."""
+
+    build: Callable[[list[dict], float], torch.optim.Optimizer]
+    rate: float
+
+
+@dataclass
+class Phase:
+    """One player of a step: its parameters and its loss. A method that plays a game has several, in order.
+
+    loss(batch, step) -> {name: scalar}; the entry "loss" is what is minimised, the others are logged. With several
+    processes `batch` is this one's share, and the scalars are those of the whole batch (distributed.gather).
+    name: of the player, before the names that it logs; "" for the one whose "loss" is the run's. due(step): whether it
+    plays in a step. own: its optimiser's builder and constant rate, where they are not the plan's; without decay.
+    """
+
+    groups: list[Group]
+    loss: Callable[[Any, int], dict[str, torch.Tensor]]
+    name: str = ""
+    due: Callable[[int], bool] = lambda step: True
+    own: Own | None = None
+
+
+@dataclass
+class Task:
+    """What the loop trains.
+
+    batch(step) -> anything, a pure function of the step: this process's share (distributed.share). objects: name ->
+    what has state_dict and load_state_dict and changes while training (modules, averages). before_step and
+    after_step(step, progress), progress = step / steps, run outside autocast; evaluate(step) -> {name: number} joins
+    the log's row, in the first process.
+    """
+
+    phases: list[Phase]
+    batch: Callable[[int], Any]
+    objects: dict[str, Any]
+    before_step: Callable[[int, float], None] = lambda step, progress: None
+    after_step: Callable[[int, float], None] = lambda step, progress: None
+    evaluate: Callable[[int], dict[str, float]] = lambda step: {}
+
+
+@dataclass
+class Optimisation:
+    """A schedule with its optimiser: build(groups, lr) -> torch optimiser; clip: largest gradient norm, or None."""
+
+    schedule: Training
+    build: Callable[[list[dict], float], torch.optim.Optimizer]
+    clip: float | None = None
+    evaluate_every: int | None = None
+
+
+def learning_rate(schedule: Training, step: int) -> float:
+    """Linear warm-up from lr / warmup to lr, then half a cosine to 0: the rate of step `step` (0-based)."""
+    if step < schedule.warmup_steps:
+        return schedule.lr * (step + 1) / schedule.warmup_steps
+    left = max(1, schedule.steps - schedule.warmup_steps)
+    return 0.5 * schedule.lr * (1 + math.cos(math.pi * (step - schedule.warmup_steps) / left))
+
+
+def autocast(compute: Compute) -> torch.autocast:
+    """The arithmetic of forward passes."""
+    return torch.autocast(compute.device, torch.bfloat16, enabled=compute.precision == "bf16")
+
+
+def train(what: str, task: Task, plan: Optimisation, compute: Compute, folder: Path, fingerprint: str) -> list[dict]:
+    """Run the task to its last step, going on from the checkpoint in `folder` if there is one.
+
+    Returns the log: one row {"step", ...} every `log_every` steps and after the last, losses averaged since the row
+    before. Raises UserError with code 4 at the first non-finite loss or gradient (the checkpoint before it stays), and
+    Stopped after SIGINT or SIGTERM, once the step in hand is finished and saved.
+    """
+    schedule = plan.schedule
+    distributed.share(schedule.batch_size)  # or refused
+    optimisers = [_optimiser(phase, plan) for phase in task.phases]
+    meter = Meter()
+    objects = {**task.objects, **{f"optimiser-{i}": o for i, o in enumerate(optimisers)}, "meter": meter}
+    path = Path(folder) / "checkpoint.pt"
+    start, rows = checkpoint.load(path, fingerprint, objects)
+    if distributed.differ(start):
+        raise UserError("not the same checkpoint in all processes", path, "run the same command again")
+    if start:
+        say(f"{what}: resuming after step {start} of {schedule.steps}")
+    with bar(what, schedule.steps, "step", start) as progress, _signals() as received:
+        for step in range(start, schedule.steps):
+            rate = learning_rate(schedule, step)
+            task.before_step(step, step / schedule.steps)
+            batch = task.batch(step)
+            for phase, optimiser in zip(task.phases, optimisers, strict=True):
+                if phase.due(step):
+                    meter.add(_update(phase, optimiser, batch, step, rate, plan.clip, compute))
+            task.after_step(step, (step + 1) / schedule.steps)
+            done = step + 1
+            stopping = distributed.anywhere(bool(received))
+            logging = done % schedule.log_every == 0 or done == schedule.steps
+            saving = done % schedule.checkpoint_every == 0 or done == schedule.steps or stopping
+            if logging or saving:
+                meter.check(what, done, rate, path)
+            if saving:
+                _check_weights(what, task.phases, done, rate, path)
+            if logging:
+                row = {"step": done, "lr": rate, **meter.means()}
+                evaluating = plan.evaluate_every and (done % plan.evaluate_every == 0 or done == schedule.steps)
+                if evaluating and distributed.first():
+                    row |= task.evaluate(done)
+                if evaluating:
+                    distributed.wait()
+                rows.append(row)
+                progress.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k not in ("step", "lr")}, refresh=False)
+            if saving and distributed.first():
+                checkpoint.save(path, fingerprint, done, objects, rows)
+            progress.update()
+            if stopping and done < schedule.steps:
+                number = received[0] if received else signal.SIGTERM  # another process's
+                raise Stopped(f"{what}: stopped after step {done}; run the same command to go on", number)
+    return rows
+
+
+class Meter:
+    """Running means of the step's scalars, kept on the device; it notices the first step that is not finite."""
+
+    def __init__(self):
+        self.sums: dict[str, torch.Tensor] = {}
+        self.counts: dict[str, int] = {}  # a name apiece: the players of a game need not log the same
+
+    def add(self, values: dict[str, torch.Tensor]) -> None:
+        """Take in the scalars of one player's step."""
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach().double()
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def check(self, what: str, step: int, rate: float, path: Path) -> None:
+        """Raise a UserError (code 4) if a scalar since the last row was not finite."""
+        bad = [name for name, total in self.sums.items() if not math.isfinite(total)]
+        if bad:
+            raise _diverged(f"{what}: {', '.join(bad)} not finite at step {step} or since the row before", rate, path)
+
+    def means(self) -> dict[str, float]:
+        """The means since the last call; starts anew."""
+        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        self.sums, self.counts = {}, {}
+        return means
+
+    def state_dict(self) -> dict:
+        """For the checkpoint: a row that is half full is saved half full."""
+        return {"sums": dict(self.sums), "counts": dict(self.counts)}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on where the saved meter was."""
+        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
+
+
+def _check_weights(what: str, phases: list[Phase], step: int, rate: float, path: Path) -> None:
+    # The losses of a step are those before its update: the last update shows in the weights alone.
+    weights = [p for phase in phases for group in phase.groups for p in group.parameters]
+    if not all(bool(torch.isfinite(p).all()) for p in weights):
+        raise _diverged(f"{what}: weights not finite after step {step}", rate, path)
+    if distributed.apart(weights):
+        raise RuntimeError(f"{what}: the processes' weights differ after step {step}")
+
+
+def _diverged(fault: str, rate: float, path: Path) -> UserError:
+    kept = f"the last good checkpoint is {path}" if Path(path).exists() else "there is no checkpoint yet"
+    remedy = f"lower the learning rate or use precision fp32; {kept}"
+    return UserError(f"{fault}, at rate {rate:.3g}", remedy=remedy, code=DIVERGED)
+
+
+def groups_of(module: torch.nn.Module) -> list[Group]:
+    """A module's parameters as two groups: matrices and kernels with decay, vectors (biases, normalisation) without."""
+    parameters = list(module.parameters())
+    return [
+        Group([p for p in parameters if p.ndim > 1]),
+        Group([p for p in parameters if p.ndim <= 1], decay=False),
+    ]
+
+
+def _optimiser(phase: Phase, plan: Optimisation) -> torch.optim.Optimizer:
+    if phase.own is None:
+        return plan.build(_torch_groups(phase.groups, plan.schedule), plan.schedule.lr)
+    undecayed = plan.schedule.model_copy(update={"weight_decay": 0.0})
+    return phase.own.build(_torch_groups(phase.groups, undecayed), phase.own.rate)
+
+
+def _torch_groups(groups: list[Group], schedule: Training) -> list[dict]:
+    return [
+        {
+            "params": group.parameters,
+            "lr_factor": group.lr_factor,
+            "weight_decay": schedule.weight_decay if group.decay else 0.0,
+        }
+        for group in groups
+    ]
+
+
+def _update(phase: Phase, optimiser, batch, step: int, rate: float, clip: float | None, compute: Compute) -> dict:
+    for group in optimiser.param_groups:
+        group["lr"] = (phase.own.rate if phase.own else rate) * group["lr_factor"]
+    with autocast(compute):
+        losses = phase.loss(batch, step)
+    optimiser.zero_grad(set_to_none=True)
+    losses["loss"].backward()
+    parameters = [p for group in phase.groups for p in group.parameters]
+    distributed.average_gradients(parameters)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip)
+    optimiser.step()
+    logged = {**losses, "gradient_norm": norm}
+    return {f"{phase.name}_{name}": value for name, value in logged.items()} if phase.name else logged
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of them; the list holds those that came."""
+    received: list[int] = []
+    kept = {s: signal.signal(s, lambda n, frame: received.append(n)) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)

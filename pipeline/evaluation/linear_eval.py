@@ -1,0 +1,266 @@
+"""The protocol of a linear evaluation: which features, which labels, which numbers.
+
+The train images' labels, or a number of labels that does not depend on train_size; regularisation chosen on
+validation; the test images are used once, for the number.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from pipeline.augment import recipes
+from pipeline.core import files, seeds, store
+from pipeline.core.progress import bar
+from pipeline.data import shards
+from pipeline.engine import loop
+from pipeline.measures import clsp_probe, linear_probe, probes
+from pipeline.networks import backbones
+from pipeline.params.schema import Augment, Compute, LinearEval
+
+BUDGETS = {"train": "top1", "labelled": "top1_10k", "1pct": "top1_1pct", "10pct": "top1_10pct"}  # labels: metric
+FEW = {"1pct": 0.01, "10pct": 0.1}  # of the fixed labelled images
+CLEAN, OBJECTS, VIEWS = 2_000, 1_000, 10  # for measures without labels: validation images, those seen in views, views
+CHUNK = 500  # images whose views are drawn together
+YARDSTICKS = 3  # measures of `compare` beside a probe for each budget
+KEPT = ("family", "form", "seed")  # of an encoder's own augmentation, where the strength is another
+LARGEST = 32  # pixels a side of the raw-pixel probe
+PER_CLASS, CONFUSION = ["class", "top1"], ["actual", "predicted", "count"]  # columns
+
+
+@dataclass
+class Judged:
+    """metrics: at most ten numbers, none without labels; label_free: those that want no labels; protocol: how each came
+    about; tables: name -> (columns, rows) for plots/."""
+
+    metrics: dict[str, float]
+    label_free: dict[str, float]
+    protocol: dict
+    tables: dict[str, tuple[list[str], list[dict]]] = field(default_factory=dict)
+
+
+@dataclass
+class Compared:
+    """An encoder beside its yardsticks. Of the test images: predicted[features, labels] -> int64 (n,), l2 likewise.
+
+    metrics: common to all sets; protocol: how they came about; validation: features (n, D) of the validation images.
+    """
+
+    predicted: dict[tuple[str, str], torch.Tensor]
+    metrics: dict[str, float]
+    protocol: dict
+    validation: torch.Tensor
+
+
+def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, compute: Compute) -> Judged:
+    """All numbers of one encoder; the label-free ones alone where no image to learn from or to test on has a label."""
+    card = encoder.card
+    point = {"ratio": round(card["n_generated"] / card["n_real"], 4), "strength": card["augment"]["strength"]}
+    rows = {
+        "train": real.with_labels(real.rows(shards.TRAIN)),
+        "labelled": real.labelled_rows(),
+        **{name: share_of(real, share) for name, share in FEW.items()},
+        "validation": real.with_labels(real.rows(shards.VALIDATION)),
+        "test": real.with_labels(real.rows(shards.TEST)),
+    }
+    lacking = [name for name, found in rows.items() if not len(found) and name not in FEW]
+    if lacking:
+        empty = {"per_class": PER_CLASS, "confusion": CONFUSION, "grid": [*point, "top1"]}
+        why = f"no linear probe: no image of {', '.join(lacking)} has a label"
+        seen = probes.features(encoder, real.part(shards.VALIDATION)[0][:CLEAN], compute)
+        unlabelled = label_free(encoder, real, seen, params, compute)
+        return Judged({}, unlabelled, {"note": why}, {name: (columns, []) for name, columns in empty.items()})
+    with bar("linear evaluation", len(BUDGETS) + YARDSTICKS + 1, "measure") as progress:
+        found = compare(encoder, real, rows, tuple(BUDGETS), params, compute, progress)
+        clean = found.validation[:CLEAN]
+        unlabelled = label_free(encoder, real, clean, params, compute)
+        progress.update()
+    actual = real.labels[rows["test"]]
+    top1 = {name: probes.accuracy(found.predicted["encoder", labels], actual) for labels, name in BUDGETS.items()}
+    metrics = found.metrics | top1
+    objects = min(OBJECTS, len(clean))
+    protocol = found.protocol | {
+        "fixed_labels": len(rows["labelled"]),
+        "few_labels": {name: len(rows[name]) for name in FEW},
+        "label_free": f"{len(clean):,} validation images as they are (rankme, uniformity), {objects:,} in {VIEWS} "
+        f"views of strength {params.view_strength:g} (lidar; alignment and connectivity: in two)",
+    }
+    tables = _tables(real.classes, actual, found.predicted["encoder", "train"].numpy())
+    tables["grid"] = ([*point, "top1"], [{**point, "top1": metrics["top1"]}])
+    return Judged(metrics, unlabelled, protocol, tables)
+
+
+def share_of(real: shards.RealSet, share: float) -> np.ndarray:
+    """int64: the first so many of the fixed labelled images, in their stratified order: `share` of them.
+
+    More where a class would have none: the shortest prefix with an image of each.
+    """
+    fixed = real.labelled_rows()
+    _, first = np.unique(real.labels[fixed], return_index=True)
+    return fixed[: max(round(share * len(fixed)), *(first + 1), 0)]
+
+
+def compare(
+    encoder: backbones.Encoder,
+    real: shards.RealSet,
+    rows: dict[str, np.ndarray],
+    budgets: tuple[str, ...],
+    params: LinearEval,
+    compute: Compute,
+    progress: tqdm,
+) -> Compared:
+    """Probe, kNN and CLSP's protocol on frozen features; the probe on raw pixels and on the untrained encoder's.
+
+    rows: of real.images, int64, with labels: "train", "validation", "test" and each of `budgets`, whose labels the
+    probe learns from. The progress moves by one a budget and by YARDSTICKS.
+    """
+    labels = {name: torch.from_numpy(real.labels[r]) for name, r in rows.items()}
+    used = np.unique(np.concatenate(list(rows.values())))
+    classes, l2, predicted = len(real.classes), {}, {}
+
+    def probe(x: torch.Tensor, budget: str) -> tuple[torch.Tensor, float]:
+        x = {name: x[np.searchsorted(used, r)] for name, r in rows.items()}
+        fit, validation = (x[budget], labels[budget]), (x["validation"], labels["validation"])
+        return linear_probe.linear_probe(fit, validation, x["test"], classes, params.l2)
+
+    def untrained() -> tuple[torch.Tensor, float]:
+        before = backbones.untrained(encoder).to(compute.device)
+        return probe(probes.features(before, real.images[used], compute), "train")
+
+    def pixels() -> tuple[torch.Tensor, float]:
+        return probe(probes.pixels(small(real.images[used])), "train")
+
+    x = probes.features(encoder, real.images[used], compute)
+    train, validation, test = (x[np.searchsorted(used, rows[name])] for name in ("train", "validation", "test"))
+    for budget in budgets:
+        predicted["encoder", budget], l2[f"encoder, {budget}"] = probe(x, budget)
+        progress.update()
+    neighbours = probes.knn(train, labels["train"], test)
+    mirror = probes.features(encoder, clsp_probe.mirrored(real.images[rows["train"]]), compute)
+    layer = clsp_probe.train((train, labels["train"]), mirror, classes, params.clsp_lr, params.seed)
+    clsp = F.linear(test, *layer)
+    progress.update()
+    parts = [real.images[used], *(part for r in rows.values() for part in (r, real.labels[r]))]
+    of = {"data": [hashlib.sha256(part).hexdigest() for part in parts], "l2": params.l2}
+    built = {name: encoder.card[name] for name in backbones.MADE_FROM} | backbones.versions()
+    predicted["untrained", "train"], l2["untrained, train"] = _once(untrained, of | {"encoder": built}, compute)
+    progress.update()
+    predicted["pixels", "train"], l2["pixels, train"] = _once(pixels, of, compute)
+    progress.update()
+
+    right = {key: found.numpy() == real.labels[rows["test"]] for key, found in predicted.items()}
+    best = right["encoder", "train"]
+    low, high = probes.wilson(int(best.sum()), len(best))
+    metrics = {
+        "top1": 100 * float(best.mean()),
+        "top1_low": low,
+        "top1_high": high,
+        "knn": probes.accuracy(neighbours, real.labels[rows["test"]]),
+        "clsp": clsp_probe.top(clsp, labels["test"], 1),
+        "pixels": 100 * float(right["pixels", "train"].mean()),
+        "untrained": 100 * float(right["untrained", "train"].mean()),
+    }
+    protocol = _protocol(rows, right, l2, params, real.images.shape[1:3])
+    protocol["clsp_top5"] = round(clsp_probe.top(clsp, labels["test"], 5), 4)
+    return Compared(predicted, metrics, protocol | {"encoder_sha256": encoder.card["sha256"]}, validation)
+
+
+def _protocol(rows: dict, right: dict, l2: dict, params: LinearEval, size: tuple[int, int]) -> dict:
+    """How the numbers came about, and by how much the encoder beats what was not trained."""
+
+    def over(what: str) -> dict[str, float]:
+        found = probes.paired_difference(right["encoder", "train"], right[what, "train"])
+        return dict(zip(("points", "low", "high"), (round(v, 4) for v in found), strict=True))
+
+    return {
+        "test_images": len(rows["test"]),
+        "train_labels": len(rows["train"]),
+        "validation_images": len(rows["validation"]),
+        "probe": "multinomial logistic regression, mean cross-entropy + l2/2 |W|^2, features standardised; "
+        "l2 by validation top-1",
+        "l2": l2,
+        "pixels": f"averaged to {LARGEST} x {LARGEST}" if max(size) > LARGEST else "as they are",
+        "knn": {"k": probes.KNN_K, "temperature": probes.KNN_TEMPERATURE, "bank": "train"},
+        "clsp": f"features as they are, {clsp_probe.EPOCHS} epochs of SGD from rate {params.clsp_lr:g}, flips; last",
+        "top1_interval": "Wilson, 95 %",
+        "over_pixels": over("pixels"),
+        "over_untrained": over("untrained"),
+        "differences": "paired by test image, normal, 95 %",
+    }
+
+
+def _once(probe: Callable[[], tuple[torch.Tensor, float]], of: dict, compute: Compute) -> tuple[torch.Tensor, float]:
+    """A probe that does not depend on the encoder's training: its test predictions and l2, made or from the store."""
+    parts = {"of": of, "code": store.code("evaluation/linear_eval"), "arithmetic": loop.arithmetic(compute)}
+    fingerprint = store.fingerprint(probe=probe.__name__, **parts)
+    with store.work("baseline", fingerprint) as folder:
+        if not (folder / "manifest.json").exists():
+            predicted, l2 = probe()
+            files.write_json(folder / "probe.json", {"predicted": predicted.tolist(), "l2": l2})
+            shards.seal(folder, ["probe.json"], {"fingerprint": fingerprint})
+        shards.verify(folder)
+        found = files.read_json(folder / "probe.json")
+    return torch.tensor(found["predicted"]), found["l2"]
+
+
+def label_free(
+    encoder: backbones.Encoder, real: shards.RealSet, clean: torch.Tensor, params: LinearEval, compute: Compute
+) -> dict[str, float]:
+    """Measures without labels on the first validation images, whose features are `clean` (n, D).
+
+    Views are those of the encoder's own family of augmentations at strength `params.view_strength`, so that encoders
+    trained at different strengths are looked at alike.
+    """
+    batch = torch.from_numpy(real.part(shards.VALIDATION)[0][: min(len(clean), OBJECTS)])
+    recipes = [recipes.recipe(at_strength(encoder, params.view_strength), view % 2) for view in range(VIEWS)]
+    seen = []
+    for first in range(0, len(batch), CHUNK):
+        draw = seeds.generator(params.seed, "label-free views", first)
+        views = recipes.views(batch[first : first + CHUNK], recipes, draw)
+        seen.append(torch.stack([probes.embed(encoder, view, compute) for view in views], dim=1))
+    views = torch.cat(seen)  # images views D
+    return {
+        "rankme": probes.rankme(clean),
+        "lidar": probes.lidar(views),
+        "alignment": probes.alignment(views[:, 0], views[:, 1]),
+        "uniformity": probes.uniformity(clean),
+        "connectivity": probes.connectivity(views[:, 0], views[:, 1]),
+    }
+
+
+def at_strength(encoder: backbones.Encoder, strength: float) -> Augment:
+    """The family and form of augmentation that an encoder was trained with, at this strength and as that gives it."""
+    own = encoder.card["augment"]
+    kept = {name: own[name] for name in KEPT} | {"replace": 0.0, "replaced": "second"}  # every view is of the image
+    return Augment(**dict.fromkeys(own) | kept | {"strength": strength})
+
+
+def small(images: np.ndarray) -> np.ndarray:
+    """uint8 (N, H, W, C), averaged down to at most 32 x 32: raw pixels are a yardstick, and its cost grows as D^3."""
+    height, width = (min(side, LARGEST) for side in images.shape[1:3])
+    if (height, width) == images.shape[1:3]:
+        return images
+    chunks = torch.from_numpy(images).split(500)
+    means = [F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2).float(), (height, width)) for x in chunks]
+    return torch.cat([x.round().to(torch.uint8) for x in means]).permute(0, 2, 3, 1).numpy()
+
+
+def _tables(classes: tuple[str, ...], actual: np.ndarray, predicted: np.ndarray) -> dict:
+    count = np.zeros((len(classes), len(classes)), dtype=int)
+    np.add.at(count, (actual, predicted), 1)
+    per_class = [
+        {"class": name, "top1": float(100 * count[i, i] / max(1, count[i].sum()))} for i, name in enumerate(classes)
+    ]
+    confusion = [
+        {"actual": a, "predicted": b, "count": int(count[i, j])}
+        for i, a in enumerate(classes)
+        for j, b in enumerate(classes)
+    ]
+    return {
+        "per_class": (PER_CLASS, per_class),
+        "confusion": (CONFUSION, confusion),
+    }

@@ -1,0 +1,1 @@
+"""Numbers of features and of images. Nothing here trains anything that lasts."""

@@ -1,0 +1,149 @@
+"""Judging a frozen encoder: its features, weighted kNN, measures that need no labels, intervals.
+
+linear_probe.py has the probe that is trained; the encoder's training uses what is here, and not that.
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.fx.experimental.optimization import fuse
+
+from pipeline.engine import loop
+from pipeline.params.schema import Compute
+
+KNN_K, KNN_TEMPERATURE = 20, 0.07  # fixed beforehand: solo-learn's defaults
+_BATCH = 500
+
+
+@torch.inference_mode()
+def features(encoder: nn.Module, images: np.ndarray, compute: Compute) -> torch.Tensor:
+    """Features of uint8 images (N, H, W, C): float32 (N, D) on the CPU. The encoder's mode is put back after."""
+    was_training = encoder.training
+    folded = encoder.eval()
+    if any(isinstance(module, nn.BatchNorm2d) for module in encoder.modules()):  # a ViT cannot be traced, and has none
+        folded = fuse(folded)  # a copy whose convolutions do what batch normalisation did: a tenth faster
+    encoder.train(was_training)
+    chunks = torch.from_numpy(images).split(_BATCH)
+    return torch.cat([embed(folded, chunk.permute(0, 3, 1, 2).float() / 255, compute) for chunk in chunks])
+
+
+@torch.inference_mode()
+def embed(encoder: nn.Module, x: torch.Tensor, compute: Compute) -> torch.Tensor:
+    """Features of one chunk of float images (N, C, H, W) in [0, 1]: float32 (N, D) on the CPU."""
+    was_training = encoder.training
+    encoder.eval()
+    with loop.autocast(compute):
+        found = encoder(x.to(compute.device)).float().cpu()
+    encoder.train(was_training)
+    return found
+
+
+def pixels(images: np.ndarray) -> torch.Tensor:
+    """Raw pixels as features: uint8 (N, H, W, C) -> float32 (N, H W C) in [0, 1]."""
+    return torch.from_numpy(images).flatten(1).float() / 255
+
+
+def knn(
+    bank: torch.Tensor,
+    labels: torch.Tensor,
+    queries: torch.Tensor,
+    k: int = KNN_K,
+    temperature: float = KNN_TEMPERATURE,
+):
+    """Class with the most votes among the k nearest by cosine, weighing exp(cosine / temperature) (Wu et al. 2018).
+
+    bank: float (N, D) with labels int64 (N,); queries: (M, D). Returns int64 (M,).
+    """
+    bank, found = F.normalize(bank, dim=1), []
+    k, classes = min(k, len(bank)), int(labels.max()) + 1
+    for chunk in F.normalize(queries, dim=1).split(_BATCH):
+        cosine, nearest = (chunk @ bank.T).topk(k, dim=1)
+        votes = torch.zeros(len(chunk), classes).scatter_add_(1, labels[nearest], (cosine / temperature).exp())
+        found.append(votes.argmax(dim=1))
+    return torch.cat(found)
+
+
+def accuracy(predicted: torch.Tensor, labels: np.ndarray) -> float:
+    """Top-1 in percent."""
+    return 100 * float((predicted.numpy() == labels).mean())
+
+
+def wilson(correct: int, n: int) -> tuple[float, float]:
+    """95 % score interval (Wilson 1927) of a proportion, in percent."""
+    z = 1.959964
+    p = correct / n
+    centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return 100 * (centre - half) / (1 + z * z / n), 100 * (centre + half) / (1 + z * z / n)
+
+
+def paired_difference(right_a: np.ndarray, right_b: np.ndarray) -> tuple[float, float, float]:
+    """Difference of two accuracies on the same n images and its 95 % interval, in percent points (paired normal).
+
+    right_a, right_b: bool (n,), whether each is right on each image.
+    """
+    d = right_a.astype(np.float64) - right_b.astype(np.float64)
+    half = 1.959964 * d.std(ddof=1) / math.sqrt(len(d))
+    return 100 * d.mean(), 100 * (d.mean() - half), 100 * (d.mean() + half)
+
+
+def rankme(x: torch.Tensor) -> float:
+    """RankMe (Garrido et al., ICML 2023): exp of the entropy of the normalised singular values of features (N, D)."""
+    s = torch.linalg.svdvals(x.double())
+    p = s / s.sum().clamp(min=1e-12) + 1e-7  # features that are all zero have rank 1, not nan
+    return float(torch.exp(-(p * p.log()).sum()))
+
+
+def lidar(views: torch.Tensor) -> float:
+    """LiDAR (Thilak et al., arXiv 2312.04000): exp of the entropy of the eigenvalues of a linear discriminant analysis.
+
+    views: float (images, views, D), features of several views of each image; an image is a class of its own. The
+    covariance between images is taken in units of that within them, to which 1e-4 is added when the features' mean
+    variance is 1. The paper takes the projector's output; here it is what the probes see.
+    """
+    x = views.double()
+    means = x.mean(dim=1)
+    scale = x.var(dim=(0, 1), correction=0).mean().clamp(min=1e-24)
+    between, within = means - means.mean(dim=0), (x - means[:, None]).flatten(0, 1)
+    within = within.T @ within / len(within) / scale + 1e-4 * torch.eye(x.shape[2], dtype=x.dtype)
+    root = torch.linalg.cholesky(within)
+    # Eigenvalues of within^-1/2 between within^-1/2 are squared singular values of root^-1 between'.
+    s = torch.linalg.svdvals(torch.linalg.solve_triangular(root, between.T / scale.sqrt(), upper=False)).square()
+    p = s / s.sum().clamp(min=1e-12) + 1e-7
+    return float(torch.exp(-(p * p.log()).sum()))
+
+
+def connectivity(one: torch.Tensor, two: torch.Tensor) -> float:
+    """Views whose nearest other view, by cosine, is of another image, in percent; features (N, D) of two views of each.
+
+    How well the augmentation's graph connects images, as the encoder sees it: 0 tells all images apart, and at
+    100 (1 - 1/(2N - 1)) views of an image have nothing in common.
+    """
+    x = F.normalize(torch.cat([one, two]), dim=1)
+    nearest = (x @ x.T).fill_diagonal_(-torch.inf).argmax(dim=1)
+    return 100 * float((nearest % len(one) != torch.arange(len(x)) % len(one)).float().mean())
+
+
+def alignment(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Mean squared distance of two views' unit features (Wang and Isola, ICML 2020, with alpha = 2): 0 is best."""
+    return float((F.normalize(a, dim=1) - F.normalize(b, dim=1)).pow(2).sum(dim=1).mean())
+
+
+def uniformity(x: torch.Tensor) -> float:
+    """log of the mean of exp(-2 d^2) over all pairs of unit features (Wang and Isola, with t = 2): lower is better."""
+    distances = torch.pdist(F.normalize(x, dim=1).double())
+    return float(torch.exp(-2 * distances**2).mean().log())
+
+
+def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Frechet distance of two sets of features, float (N, D) and (M, D), taken as normal (Heusel et al. 2017)."""
+    from torchmetrics.image.fid import FrechetInceptionDistance  # slow, so not before it is wanted
+
+    as_they_are = torch.nn.Identity()
+    as_they_are.num_features = a.shape[1]
+    metric = FrechetInceptionDistance(feature=as_they_are, sync_on_compute=False)  # all processes have all features
+    metric.update(a.double(), real=True)
+    metric.update(b.double(), real=False)
+    return float(metric.compute())

@@ -1,0 +1,115 @@
+"""What bounds a game that generators play on with an encoder, and what shows it: a guard, a monitor, snapshots.
+
+All that is remembered is buffers: it stands in the checkpoint of the method that has them.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.core import seeds
+from pipeline.data import shards
+from pipeline.engine.distributed import gather
+from pipeline.generators import gan
+from pipeline.measures import probes
+
+SNAPSHOTS = "gan_snapshots.h5"
+_TINY = 1e-12
+_ROWS = 256  # images a pass of the monitor
+_ROUNDED = 1e-9  # step / steps x snapshots may lie below a whole number
+
+
+def guard(adversarial: torch.Tensor, pulling: torch.Tensor, last: list[nn.Parameter], most: float) -> torch.Tensor:
+    """The largest factor up to 1 with which the gradient of `pulling` at the last layers has a norm of at most `most`
+    times that of `adversarial`."""
+    norms = []
+    for term in (adversarial, pulling):
+        own = torch.cat([part.flatten() for part in torch.autograd.grad(term, last, retain_graph=True)])
+        norms.append(gather([own[None]])[0].mean(dim=0).norm())  # over processes, as the loop averages
+    return (most * norms[0] / norms[1].clamp(min=_TINY)).clamp(max=1)
+
+
+def fixed_noise(seed: int, purpose: str, n: int, frozen: gan.GAN) -> torch.Tensor:
+    """Latent rows that stay the same throughout, of any device: float (n, latent), on the GAN's."""
+    fixed = torch.randn(n, frozen.form["latent"], generator=seeds.generator(seed, f"joint-gan {purpose}"))
+    return fixed.to(next(frozen.parameters()).device)
+
+
+class Monitor(nn.Module):
+    """Frechet distance of n generated images to n of `images`, uint8 (N, H, W, C), in the features of the GAN's
+    discriminator as it came: that of the GAN's own generator (`baseline`), and the last one measured (`distance`)."""
+
+    def __init__(self, seed: int, n: int, frozen: gan.GAN, images: np.ndarray):
+        super().__init__()
+        self.seed, self.n = seed, n
+        rows = seeds.permutation(seed, "monitor", 0, len(images), np.arange(n))
+        real = torch.from_numpy(images[np.sort(rows)]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        with torch.no_grad():
+            self.register_buffer("real", torch.cat([frozen.discriminator(part)[1] for part in real.split(_ROWS)]))
+        self.register_buffer("baseline", torch.tensor(self._of(frozen.generator, frozen), dtype=torch.float64))
+        self.register_buffer("distance", self.baseline.clone())
+
+    def measure(self, generators: nn.ModuleList, frozen: gan.GAN) -> None:
+        """The distance of the farthest generator."""
+        self.distance.fill_(max(self._of(generator, frozen) for generator in generators))
+
+    def near(self, growth: float) -> torch.Tensor:
+        """Whether the distance is at most so much above the baseline, as a share of it: bool ()."""
+        return self.distance <= (1 + growth) * self.baseline
+
+    @torch.no_grad()
+    def _of(self, generator: nn.Module, frozen: gan.GAN) -> float:
+        z = fixed_noise(self.seed, "monitor", self.n, frozen)
+        with gan.held(generator):
+            features = [frozen.discriminator(generator(part))[1] for part in z.split(_ROWS)]
+        return probes.frechet(self.real.cpu(), torch.cat(features).cpu())
+
+
+class Snapshots(nn.Module):
+    """`n` times, evenly over the run, what pairs of fixed noise look like: `rows` pairs of images (H, W, C)."""
+
+    def __init__(self, n: int, rows: int, shape: tuple[int, int, int]):
+        super().__init__()
+        self.register_buffer("taken", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("steps", torch.zeros(n, dtype=torch.int64))
+        self.register_buffer("cosines", torch.zeros(n, rows))
+        self.register_buffer("images", torch.zeros((n, rows, 2, *shape), dtype=torch.uint8))
+
+    def due(self, progress: float) -> bool:
+        """Whether the next one is to be kept at this share of the run, 0 to 1."""
+        k, last = int(self.taken), len(self.steps) - 1
+        return k <= last and progress * last >= k - _ROUNDED
+
+    def keep(self, step: int, pair: list[torch.Tensor], cosines: torch.Tensor) -> None:
+        """The pair's images after `step` steps, float (M, C, H, W) in [-1, 1] each, and their cosines, float (M,)."""
+        k = int(self.taken)
+        self.steps[k] = step
+        self.cosines[k] = cosines
+        self.images[k] = torch.stack([torch.from_numpy(gan.to_uint8(images)) for images in pair], dim=1)
+        self.taken.add_(1)
+
+    def write(self, folder: Path, z: torch.Tensor, mode: str) -> None:
+        """step int64 (T,), z float32 (M, latent), images uint8 (T, M, 2, H, W, C), cosine float32 (T, M)."""
+        arrays = {"step": self.steps, "z": z, "images": self.images, "cosine": self.cosines}
+        found = {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
+        shards.write_arrays(Path(folder) / SNAPSHOTS, found, {"mode": mode})
+
+
+def pictures(path: Path) -> list[tuple[str, np.ndarray]]:
+    """Of written snapshots, titles and uint8 (M, H, W, C): the first of each pair, and the second where they differ."""
+    with shards.open_file(path) as file:
+        steps, images, cosines = (shards.own(file, name)[:] for name in ("step", "images", "cosine"))
+    sets = []
+    for step, pairs, cosine in zip(steps, images, cosines, strict=True):
+        sets.append((f"step {step}", pairs[:, 0]))
+        if not np.array_equal(pairs[:, 0], pairs[:, 1]):
+            sets.append((f"step {step}, their partners, mean cosine {cosine.mean():.2f}", pairs[:, 1]))
+    return sets
+
+
+def last_cosine(path: Path) -> float:
+    """Of written snapshots: the mean cosine of the last one's pairs."""
+    with shards.open_file(path) as file:
+        return float(shards.own(file, "cosine")[-1].mean())

@@ -1,0 +1,174 @@
+"""Presets: small params files that compose from left to right, printed as words for `dvc exp run`.
+
+dvc exp run $(python -m pipeline.preset adainf-cifar10)    run it as an experiment (also --temp, --queue)
+python -m pipeline.preset --write smoke                    write it into params.yaml, for `dvc repro`
+python -m pipeline.preset --list
+python -m pipeline.preset --cells                          the papers' tables: each cell's command and published number
+"""
+
+import argparse
+import csv
+import itertools
+import json
+import re
+from pathlib import Path
+
+from ruamel.yaml import YAML
+from ruamel.yaml.representer import RoundTripRepresenter
+
+from pipeline.core import files
+from pipeline.core.errors import UserError
+from pipeline.params import reader
+from pipeline.run import stage
+
+# AdaInf's main table (Wang, Zhang and Wang, ICLR 2024): every cell is a composition of presets.
+DATASETS = ("cifar10", "cifar100", "tiny-imagenet")
+METHODS = ("simclr", "moco", "byol", "barlow_twins")
+ARMS = ("none", "vanilla", "adainf")
+_PLAIN = re.compile(r"[\w./+-]+")
+FOLDER = Path(__file__).parent.parent / "presets"
+
+
+def load(name: str) -> dict[tuple, object]:
+    """A preset's values by their path, entries of a mapping whole; keys that the schema does not know are refused."""
+    path = FOLDER / f"{name}.yaml"
+    if not path.exists():
+        raise UserError(f"no preset {name}", FOLDER, f"there are {', '.join(names())}")
+    values, _, faults = reader.parse(reader.text_of(path))
+    flat, known = leaves(values), set(reader.keys())
+    for where, value in flat.items():
+        if not reader.is_entry(where):
+            faults += [(where, "unknown key")] * (where not in known)
+            faults += [(where, "a section needs keys")] * (reader.section(where) is not None)
+        elif not isinstance(value, dict) or set(value) != set(reader.section(where).model_fields):
+            faults.append((where, f"an entry has the keys {', '.join(reader.section(where).model_fields)}"))
+    if faults:
+        raise UserError("; ".join(f"{'.'.join(map(str, where))}: {what}" for where, what in faults), path)
+    return flat
+
+
+def compose(names: list[str]) -> dict[tuple, object]:
+    """The values of several presets; later ones win."""
+    return {where: value for name in names for where, value in load(name).items()}
+
+
+def names() -> list[str]:
+    """All presets."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def cell(dataset: str, method: str, arm: str) -> list[str]:
+    """The presets of one cell: adainf-cifar10 is the table's first column and last row, and the others change it."""
+    changes = {"cifar10": [], "simclr": [], "adainf": []}
+    return ["adainf-cifar10", *(name for part in (dataset, method, arm) for name in changes.get(part, [part]))]
+
+
+def published() -> dict[tuple[str, str, str], dict[str, str]]:
+    """(dataset, method, arm) -> top1 in percent, its source and, outside AdaInf's table, its presets.
+
+    For the cells whose number could be read.
+    """
+    with open(FOLDER / "published.csv", encoding="utf-8", newline="") as file:
+        return {(row["dataset"], row["method"], row["arm"]): row for row in csv.DictReader(file)}
+
+
+def table() -> str:
+    """A line a cell, AdaInf's and then its neighbours': what it is, the published linear top-1, the command."""
+    known, lines = published(), []
+    cells = {key: " ".join(cell(*key)) for key in itertools.product(DATASETS, METHODS, ARMS)}
+    for key, words in (cells | {key: row["presets"] for key, row in known.items() if row["presets"]}).items():
+        number = (
+            f"{known[key]['top1']} ({known[key]['source']})" if key in known else "not published in what we could read"
+        )
+        named = " ".join(f"{part:<13}" for part in key)
+        lines.append(f"{named} {number}\n    dvc exp run $(python -m pipeline.preset {words})")
+    return "\n".join(lines)
+
+
+def words(flat: dict[tuple, object]) -> list[str]:
+    """-S words of `dvc exp run`; they hold no blanks, so that a shell's `$(...)` takes them apart rightly."""
+    found = []
+    for where, value in flat.items():
+        key = ".".join(where)
+        if reader.is_entry(where):  # a new one, or in place of one that is there
+            inner = ",".join(f"{name}:{_word((*where, name), part)}" for name, part in value.items())
+            found += ["-S", f"++{key}={{{inner}}}"]
+        else:
+            found += ["-S", f"{key}={_word(where, value)}"]
+    return found
+
+
+def write(flat: dict[tuple, object], path: Path = reader.FILE) -> None:
+    """Set the values in params.yaml in place, comments kept."""
+    reader.load(path)  # a file with faults is not written to
+    yaml = YAML()
+    yaml.Representer = _Representer
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    document = yaml.load(path.read_text(encoding="utf-8"))
+    for where, value in flat.items():
+        section = document
+        for key in where[:-1]:
+            section = section[key]
+        if reader.is_entry(where) and not section:
+            section.fa.set_block_style()  # it was {}
+        section[where[-1]] = value
+    files.write(path, lambda temporary: yaml.dump(document, temporary))
+
+
+class _Representer(RoundTripRepresenter):
+    """Writes null where ruamel.yaml would leave nothing, and quotes text that some reader takes for something else."""
+
+    def text(self, value: str):
+        return self.represent_scalar("tag:yaml.org,2002:str", value, None if _reads_as_text(value) else '"')
+
+
+_Representer.add_representer(type(None), lambda self, none: self.represent_scalar("tag:yaml.org,2002:null", "null"))
+_Representer.add_representer(str, _Representer.text)
+
+
+def _reads_as_text(value: str) -> bool:
+    read, _, faults = reader.parse(f"a: {value}")
+    return not faults and read == {"a": value}
+
+
+def leaves(values: dict, path: tuple = ()) -> dict[tuple, object]:
+    """Values of nested sections by their path; an entry of a mapping, and what is empty, is a value."""
+    flat = {}
+    for key, value in values.items():
+        here = (*path, key)
+        nested = isinstance(value, dict) and value and not reader.is_entry(here)
+        flat |= leaves(value, here) if nested else {here: value}
+    return flat
+
+
+def _word(where: tuple, value: object) -> str:
+    if not isinstance(value, str):
+        return json.dumps(value, separators=(",", ":"))
+    if not _PLAIN.fullmatch(value) or not _reads_as_text(value):
+        raise UserError(f"{value!r} does not survive as a word of a shell", ".".join(where), "use --write")
+    return value
+
+
+def main() -> None:
+    """Print presets as -S words, or write them into params.yaml."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.preset", description=main.__doc__)
+    parser.add_argument("names", nargs="*", help="presets; later ones win")
+    parser.add_argument("--write", action="store_true", help="write into params.yaml instead of printing")
+    parser.add_argument("--list", action="store_true", help="print the presets there are")
+    parser.add_argument("--cells", action="store_true", help="the papers' tables: commands and published numbers")
+    asked = parser.parse_args()
+    if asked.cells:
+        print(table())
+        return
+    if asked.list or not asked.names:
+        print("\n".join(names()))
+        return
+    flat = compose(asked.names)
+    if asked.write:
+        write(flat)
+    else:
+        print(" ".join(words(flat)))
+
+
+if __name__ == "__main__":
+    stage.command(main)

@@ -1,0 +1,1 @@
+"""How a stage starts, stops and speaks; what it needs of the machine; many processes for one stage."""

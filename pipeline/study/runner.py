@@ -1,0 +1,250 @@
+"""Running what a study lacks: every cell a DVC experiment in a copy of the repository, its numbers a row of the CSV.
+
+A cell that is stopped goes on from its checkpoint, which is in the store; a finished one is never run again.
+"""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.core import files, store
+from pipeline.core.errors import Stopped, UserError
+from pipeline.core.progress import say
+from pipeline.params import presets, reader
+from pipeline.params.schema import Params
+from pipeline.run import launch
+from pipeline.study import cells, rows
+
+PATIENCE = 90  # seconds for a stopped experiment to save what it has
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A cell, all its parameters and the key under which its row is known."""
+
+    cell: cells.Cell
+    params: Params
+    key: str
+
+
+def wanted(study: cells.Study) -> list[Wanted]:
+    """Every cell of a study, in order."""
+    base = reader.load()
+    resolved = [(cell, cells.resolve(cell, base)) for cell in study.cells]
+    return [Wanted(cell, params, cells.key(params)) for cell, params in resolved]
+
+
+def missing(asked: list[Wanted]) -> list[Wanted]:
+    """What no row of any study has the key of; each key once."""
+    done, found = {row["key"] for row in rows.everywhere()}, []
+    for one in asked:
+        if one.key not in done:
+            done.add(one.key)
+            found.append(one)
+    return found
+
+
+def adopt(study: cells.Study, asked: list[Wanted]) -> None:
+    """Rows of other studies, and of other cells of this one, for cells that ask for the same."""
+    here = {(row["cell"], row["key"]) for row in rows.read(study.memory)}
+    known = {row["key"]: row for row in rows.everywhere()}
+    for one in asked:
+        if one.key in known and (one.cell.name, one.key) not in here:
+            here.add((one.cell.name, one.key))
+            rows.add(study.memory, known[one.key] | {"label": one.cell.label, "cell": one.cell.name})
+
+
+def seconds(one: Wanted, known: list[dict]) -> float | None:
+    """About how long it takes: the median of seconds an image drawn over rows of its method and width, or over all.
+
+    None where there is no row yet.
+    """
+    t = one.params.pretrain
+    alike = [row for row in known if (row["method"], row["width"]) == (t.method, str(t.backbone.width))] or known
+    if not alike:
+        return None
+    return statistics.median(float(r["seconds"]) / int(r["images"]) for r in alike) * t.steps * t.batch_size
+
+
+def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) -> None:
+    """Run what is missing, `jobs` experiments at a time, for so many minutes; the rows so far are there at any time.
+
+    A cell that fails is told, and the others go on. Nothing is started that would hardly be finished in time, unless it
+    is the first.
+    """
+    unknown = sorted(set(parts or ()) - set(study.file.parts))
+    if unknown:
+        raise UserError(f"no part {', '.join(unknown)}", study.name, f"there are {', '.join(study.file.parts)}")
+    if not (minutes > 0 and math.isfinite(minutes) and jobs > 0):
+        raise UserError("must be above 0", "--minutes and --jobs")
+    with files.lock(store.root() / "studies.lock", "a study in this clone"), _signals() as signals:
+        commit, end = rows.commit(), time.monotonic() + 60 * minutes
+        asked = [one for one in wanted(study) if parts is None or one.cell.part in parts]
+        adopt(study, asked)
+        todo = missing(asked)
+        say(f"study {study.name}: {len(todo)} of {len(asked)} cells to run, for {minutes:g} minutes")
+        running: list[_Experiment] = []
+        failed, started = {}, 0
+        try:
+            while True:
+                if not all(experiment.settled() for experiment in running):
+                    time.sleep(0.2)
+                    continue
+                stopping = bool(signals) or time.monotonic() >= end
+                chosen = None
+                if not stopping and len(running) < jobs:
+                    chosen = _affordable(todo, end - time.monotonic(), anyway=not started)
+                if chosen is not None:
+                    _unchanged(commit)
+                    todo.remove(chosen)
+                    running.append(_Experiment(study.name, chosen))
+                    started += 1
+                    continue
+                if not running:
+                    break
+                if stopping:
+                    _stop(running)
+                for experiment in [e for e in running if e.process.poll() is not None]:
+                    _unchanged(commit)
+                    running.remove(experiment)
+                    label = experiment.one.cell.label
+                    if experiment.process.returncode == 0:
+                        row = experiment.row(commit)
+                        rows.add(study.memory, row)
+                        adopt(study, asked)
+                        outcome = next((f"{row[name]:.2f}" for name in ("top1_10k", "rankme") if name in row), "")
+                        say(f"{label}: {outcome} in {row['seconds']:.0f} s; {len(todo)} to start")
+                    elif stopping:
+                        experiment.keep_time()
+                        say(f"{label}: stopped")
+                    else:
+                        failed[label] = experiment.fault()
+                        say(f"{label}: {failed[label]}")
+                time.sleep(0.2)
+        finally:
+            _stop(running)
+            for experiment in running:  # of a run that was broken off
+                experiment.keep_time()
+        left = len(missing(asked))
+        say(f"{study.memory}: {left} of {len(asked)} cells missing; commit it")
+    if signals:
+        raise Stopped(f"stopped; `python -m pipeline.study run {study.name}` goes on", signals[0])
+    if failed:
+        raise UserError(f"{len(failed)} cells failed: {'; '.join(failed)}", study.name, "see above", code=1)
+
+
+def _affordable(todo: list[Wanted], left: float, anyway: bool) -> Wanted | None:
+    """The first cell that is finished in the seconds that are left, as far as rows tell; or the first, `anyway`."""
+    known = rows.everywhere()
+    fitting = (one for one in todo if (seconds(one, known) or 0) <= left)
+    return next(fitting, todo[0] if todo and anyway else None)
+
+
+def _unchanged(commit: str) -> None:
+    if rows.commit() != commit:
+        raise UserError("another commit than when the study began", "HEAD", "run the same command again", code=1)
+
+
+def _stop(running: list["_Experiment"]) -> None:
+    """As Ctrl-C does, all at once: stages save and end, DVC removes its copies. What takes too long is killed."""
+    for number, patience in ((signal.SIGINT, PATIENCE), (signal.SIGKILL, PATIENCE)):
+        for experiment in running:
+            if experiment.process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(experiment.process.pid, number)
+        end = time.monotonic() + patience
+        while any(experiment.process.poll() is None for experiment in running) and time.monotonic() < end:
+            time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The numbers of the signals that ask this process to stop, as they come."""
+    came: list[int] = []
+    kept = {number: signal.signal(number, lambda n, _: came.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+class _Experiment:
+    """One `dvc exp run --temp`, in a process group of its own."""
+
+    def __init__(self, study: str, one: Wanted):
+        self.one, self.since, self._settled = one, time.monotonic(), False
+        self.name = f"{study}-{one.cell.name}-{one.key[:6]}"
+        dvc = [sys.executable, "-m", "dvc", "exp"]
+        subprocess.run([*dvc, "remove", self.name], capture_output=True, check=False)  # whose row was lost
+        out, log = tempfile.mkstemp(".log", f"{self.name}-")
+        self.log = Path(log)
+        self.process = subprocess.Popen(
+            [*dvc, "run", "--temp", "--name", self.name, *presets.words(one.cell.values)],
+            stdout=out,
+            stderr=out,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            # Or its name would be taken when the cell is run again. Its stage lives on, and what it makes is found.
+            preexec_fn=lambda: launch.end_with_the_parent(signal.SIGKILL),
+        )
+        os.close(out)
+
+    def settled(self) -> bool:
+        """Whether it has its copy.
+
+        Until then DVC stashes this folder's changes and has the experiment's parameters in it: a row that is added
+        meanwhile is lost, params.yaml is not what was committed, and a second experiment fails. One that does not get
+        there in PATIENCE seconds is not waited for.
+        """
+        self._settled = (
+            self._settled
+            or self.process.poll() is not None
+            or time.monotonic() > self.since + PATIENCE
+            or "Reproducing experiment" in self.log.read_text(errors="replace")
+        )
+        return self._settled
+
+    def row(self, commit: str) -> dict:
+        """The row of a finished experiment."""
+        ref = f"refs/exps/{commit[:2]}/{commit[2:]}/{self.name}"
+        params = self.one.params
+        wanted = {f: f"metrics/{f}.json" for f in rows.FILES if f != "positives" or cells.wants_positives(params)}
+        if params.finetune.labels:
+            there, share = rows.git("ls-tree", "--name-only", ref, "metrics/finetune/"), max(params.finetune.labels)
+            texts = (str(share), f"{share:g}")  # params.yaml may have 1 for 1.0
+            named = (f"metrics/finetune/{text}.json" for text in texts)
+            wanted["finetune"] = next(path for path in named if path in there.splitlines())
+        metrics = {name: json.loads(rows.git("show", f"{ref}:{path}")) for name, path in wanted.items()}
+        self.log.unlink()
+        facts = {"seconds": round(self._spent(), 1), "commit": commit[:12], "key": self.one.key}
+        self._clock.unlink(missing_ok=True)
+        return rows.setting(self.one.cell, self.one.params) | rows.measured(metrics) | facts
+
+    def fault(self) -> str:
+        """The end of what a failed experiment said, and where all of it is."""
+        said = [line.strip()[-200:] for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        return f"failed, {' / '.join(said[-3:])} ({self.log})"
+
+    def keep_time(self) -> None:
+        """Of a stopped experiment: the seconds that its cell has taken so far, for the row that it will have."""
+        files.write_json(self._clock, {"seconds": self._spent()})
+        self.log.unlink()
+
+    @property
+    def _clock(self) -> Path:
+        return store.root() / "studies" / f"{self.one.key}.json"
+
+    def _spent(self) -> float:
+        before = files.read_json(self._clock)["seconds"] if self._clock.exists() else 0.0
+        return before + time.monotonic() - self.since

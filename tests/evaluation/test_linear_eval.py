@@ -1,0 +1,283 @@
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.data import shards
+from pipeline.evaluation import linear_eval
+from pipeline.measures import clsp_probe, linear_probe, probes
+from pipeline.networks import backbones
+from pipeline.params.schema import LinearEval
+from tests.toys import COMPUTE
+
+PARAMS = LinearEval(l2=[1e-3, 1e-1], clsp_lr=1.0, view_strength=2.0, seed=0)
+NO_AUGMENTATION = {
+    "family": "symmetric",
+    "form": "grey",
+    "strength": 0.0,
+    **dict.fromkeys(
+        ("crop_min", "jitter_probability", "brightness", "contrast", "saturation", "hue", "grayscale", "blur")
+    ),
+    "solarize": None,
+    "flip": None,
+    "seed": 0,
+}
+TRAIN, LABELLED, VALIDATION, TEST = slice(0, 30), slice(30, 70), slice(70, 100), slice(100, 150)
+
+
+@pytest.fixture(scope="module")
+def real():
+    """Noise, and in it stripes across, stripes down, or none: enough for better than chance, too few for perfection."""
+    random = np.random.default_rng(2)
+    labels = np.arange(150) % 3
+    stripes = np.where(np.arange(12) % 2, 25, -25)
+    patterns = np.stack([np.tile(stripes, (12, 1)), np.tile(stripes[:, None], (1, 12)), np.zeros((12, 12))])
+    images = 128 + patterns[labels][..., None] + random.normal(0, 45, (150, 12, 12, 1))
+    split = np.repeat(
+        np.array([shards.TRAIN, shards.LABELLED, shards.VALIDATION, shards.TEST], np.uint8), [30, 40, 30, 50]
+    )
+    return shards.RealSet(
+        images.clip(0, 255).astype(np.uint8), labels, split, np.arange(150), ("a", "b", "c"), "stripes", 60
+    )
+
+
+def make(folder, form=None, **augmented):
+    built = backbones.build(form or backbones.resnet(4, [1, 1, 1, 1]), [0.5], [0.25], 0, 12)
+    with torch.no_grad():
+        next(built.backbone.parameters()).mul_(-1)  # not as it was before its first step
+    backbones.save(built, folder, n_real=30, n_generated=45, augment=NO_AUGMENTATION | augmented)
+    return backbones.load(folder)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def store_of_its_own(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LEAVEN_STORE", str(tmp_path_factory.mktemp("store")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def judged(encoder, real):
+    return linear_eval.judge(encoder, real, PARAMS, COMPUTE)
+
+
+def judge_with(encoder, real, rows, change):
+    labels = real.labels.copy()
+    labels[rows] = change(labels[rows])
+    return linear_eval.judge(encoder, dataclasses.replace(real, labels=labels), PARAMS, COMPUTE)
+
+
+def turn(labels):
+    return (labels + 1) % 3
+
+
+def test_there_are_at_most_ten_numbers_and_all_are_finite(judged):
+    assert len(judged.metrics) <= 10
+    assert all(isinstance(v, float) and math.isfinite(v) for v in (judged.metrics | judged.label_free).values())
+    assert judged.metrics["top1_low"] < judged.metrics["top1"] < judged.metrics["top1_high"]
+
+
+def test_a_vit_is_judged_as_a_resnet_is_and_beside_its_own_self_untrained(real, judged, tmp_path):
+    vit = make(tmp_path, backbones.vit(16, 1, 2, 4))
+    found = linear_eval.judge(vit, real, PARAMS, COMPUTE)
+    assert set(found.metrics) == set(judged.metrics)
+    assert all(math.isfinite(value) for value in (found.metrics | found.label_free).values())
+    assert found.metrics["pixels"] == judged.metrics["pixels"]
+    x, y = probes.features(backbones.untrained(vit), real.images, COMPUTE), torch.from_numpy(real.labels)
+    fit = (x[TRAIN], y[TRAIN]), (x[VALIDATION], y[VALIDATION])
+    before, _ = linear_probe.linear_probe(*fit, x[TEST], 3, PARAMS.l2)
+    assert found.metrics["untrained"] == pytest.approx(100 * float((before == y[TEST]).float().mean()))
+
+
+def test_the_numbers_are_those_of_the_measures_on_the_right_images(judged, encoder, real):
+    def percent(found):
+        return 100 * float((found.numpy() == real.labels[TEST]).mean())
+
+    def top1(features, fit):
+        x = features(real.images)
+        y = torch.from_numpy(real.labels)
+        found, _ = linear_probe.linear_probe((x[fit], y[fit]), (x[VALIDATION], y[VALIDATION]), x[TEST], 3, PARAMS.l2)
+        return percent(found)
+
+    def made_by(network):
+        return lambda images: probes.features(network, images, COMPUTE)
+
+    def by_clsp(features):
+        plain, mirror = features(real.images[TRAIN]), features(real.images[TRAIN][:, :, ::-1].copy())
+        layer = clsp_probe.train((plain, torch.from_numpy(real.labels[TRAIN])), mirror, 3, PARAMS.clsp_lr, PARAMS.seed)
+        return percent(torch.nn.functional.linear(features(real.images[TEST]), *layer).argmax(dim=1))
+
+    trained, before = made_by(encoder), made_by(backbones.untrained(encoder))
+    expected = {
+        "top1": top1(trained, TRAIN),
+        "top1_10k": top1(trained, slice(0, 60)),  # labelled_size
+        "top1_10pct": top1(trained, slice(0, 6)),
+        "top1_1pct": top1(trained, slice(0, 3)),  # one image is 1 %, and there are three classes
+        "clsp": by_clsp(trained),
+        "untrained": top1(before, TRAIN),
+        "pixels": top1(probes.pixels, TRAIN),
+        "knn": percent(
+            probes.knn(trained(real.images[TRAIN]), torch.from_numpy(real.labels[TRAIN]), trained(real.images[TEST]))
+        ),
+        "rankme": probes.rankme(trained(real.images[VALIDATION])),
+        "uniformity": probes.uniformity(trained(real.images[VALIDATION])),
+    }
+    for name, value in expected.items():
+        assert (judged.metrics | judged.label_free)[name] == pytest.approx(value, rel=1e-5), name
+    assert len({expected[name] for name in ("top1", "top1_10k", "untrained", "pixels")}) == 4  # or a mix-up would pass
+
+
+def test_the_fixed_budget_alone_uses_the_further_labels(judged, encoder, real):
+    found = judge_with(encoder, real, slice(30, 60), turn)
+    changed = {name for name in found.metrics if found.metrics[name] != judged.metrics[name]}
+    assert changed == {"top1_10k"}  # the few labels are the first of them
+    beyond = judge_with(encoder, real, slice(60, 70), turn)  # labelled, but more than labelled_size
+    assert beyond.metrics == judged.metrics
+
+
+def test_test_labels_choose_nothing(judged, encoder, real):
+    found = judge_with(encoder, real, TEST, turn)
+    assert found.protocol["l2"] == judged.protocol["l2"]
+
+    def predicted(tables):
+        rows = tables["confusion"][1]
+        return {name: sum(row["count"] for row in rows if row["predicted"] == name) for name in real.classes}
+
+    assert predicted(found.tables) == predicted(judged.tables)
+    assert found.metrics["top1"] != judged.metrics["top1"]
+
+
+def test_the_protocol_says_how_many_labels_and_images_there_were(judged, real):
+    expected = {"train_labels": 30, "fixed_labels": 60, "validation_images": 30, "test_images": 50}
+    assert {name: judged.protocol[name] for name in expected} == expected
+    assert judged.protocol["few_labels"] == {"1pct": 3, "10pct": 6}
+    assert judged.protocol["clsp_top5"] == 100  # of three classes
+    assert set(judged.protocol["l2"].values()) <= set(PARAMS.l2)
+    points = judged.metrics["top1"] - judged.metrics["pixels"]
+    assert judged.protocol["over_pixels"]["points"] == pytest.approx(points, abs=1e-3)
+    assert judged.protocol["over_pixels"]["low"] < points < judged.protocol["over_pixels"]["high"]
+
+
+def test_the_tables_agree_with_the_numbers(judged):
+    columns, confusion = judged.tables["confusion"]
+    assert columns == ["actual", "predicted", "count"]
+    assert sum(row["count"] for row in confusion) == 50
+    right = {row["actual"]: row["count"] for row in confusion if row["actual"] == row["predicted"]}
+    assert 2 * sum(right.values()) == pytest.approx(judged.metrics["top1"])
+    actual = {name: sum(row["count"] for row in confusion if row["actual"] == name) for name in "abc"}
+    assert actual == {"a": 16, "b": 17, "c": 17}  # test rows 100 to 149, labelled i mod 3: 100 mod 3 = 1
+    for row in judged.tables["per_class"][1]:
+        assert row["top1"] == pytest.approx(100 * right[row["class"]] / actual[row["class"]])
+    assert judged.tables["grid"][1] == [{"ratio": 1.5, "strength": 0.0, "top1": judged.metrics["top1"]}]
+
+
+def test_measures_of_views_see_every_encoder_in_the_same_ones(judged, encoder, real, tmp_path):
+    """Whatever it was trained with: its own strength, and numbers set alone, do not count."""
+    assert judged.label_free["alignment"] > 1e-3
+    assert linear_eval.judge(make(tmp_path, strength=2.0), real, PARAMS, COMPUTE).label_free == judged.label_free
+    alone = make(tmp_path, crop_min=0.01, blur=1.0)
+    assert linear_eval.judge(alone, real, PARAMS, COMPUTE).label_free == judged.label_free
+    still = linear_eval.judge(encoder, real, PARAMS.model_copy(update={"view_strength": 0.0}), COMPUTE).label_free
+    assert still["alignment"] == pytest.approx(0, abs=1e-6)
+    assert still["connectivity"] == 0
+    assert still["rankme"] == judged.label_free["rankme"]  # of the clean images
+
+
+def test_what_does_not_depend_on_the_training_is_computed_once(judged, encoder, real, monkeypatch):
+    asked = []
+    probe = linear_probe.linear_probe
+
+    def counted(train, *rest):
+        asked.append(train[0].shape[1])
+        return probe(train, *rest)
+
+    monkeypatch.setattr(linear_probe, "linear_probe", counted)
+    assert linear_eval.judge(encoder, real, PARAMS, COMPUTE).metrics == judged.metrics
+    assert asked == [encoder.width] * 4  # all budgets of the encoder; not the untrained one, not the pixels
+    asked.clear()
+    judge_with(encoder, real, TRAIN, turn)
+    assert sorted(asked) == [encoder.width] * 5 + [144]  # other labels, other baselines
+    asked.clear()
+    linear_eval.judge(encoder, real, PARAMS.model_copy(update={"l2": [1e-2]}), COMPUTE)
+    assert sorted(asked) == [encoder.width] * 5 + [144]
+
+
+def test_train_images_without_a_label_are_passed_over(judged, encoder, real):
+    found = judge_with(encoder, real, slice(0, 30, 3), lambda labels: -1)
+    kept = np.setdiff1d(np.arange(150), np.arange(0, 30, 3))
+    fewer = {name: getattr(real, name)[kept] for name in ("images", "labels", "split", "orig_index")}
+    expected = linear_eval.judge(encoder, dataclasses.replace(real, **fewer), PARAMS, COMPUTE)
+    assert found.protocol["train_labels"] == 20
+    assert found.metrics == pytest.approx(expected.metrics, rel=1e-5, abs=1e-6)
+    assert found.metrics["top1"] != judged.metrics["top1"]
+
+
+@pytest.mark.parametrize("rows", [slice(None), TRAIN, VALIDATION, TEST], ids=["all", "train", "validation", "test"])
+def test_a_set_without_labels_to_learn_or_to_judge_from_is_judged_without_labels(judged, encoder, real, rows):
+    found = judge_with(encoder, real, rows, lambda labels: -1)
+    assert found.metrics == {}
+    assert set(found.label_free) == {"rankme", "lidar", "alignment", "uniformity", "connectivity"}
+    for name, value in found.label_free.items():  # other images share a batch, which moves the last bits
+        assert value == pytest.approx(judged.label_free[name], rel=1e-4, abs=1e-6)
+    assert "label" in found.protocol["note"]
+    for name, (columns, table) in found.tables.items():
+        assert columns == judged.tables[name][0]
+        assert table == []
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_large_images_are_averaged_for_the_pixel_probe_and_small_ones_left_alone(channels):
+    large = np.random.default_rng(0).integers(0, 256, (3, 64, 96, channels), dtype=np.uint8)
+    expected = large.reshape(3, 32, 2, 32, 3, channels).mean(axis=(2, 4))
+    assert np.abs(linear_eval.small(large) - expected).max() <= 0.5
+    assert linear_eval.small(large).dtype == np.uint8
+    kept = large[:, :32, :20]
+    assert linear_eval.small(kept) is kept
+
+
+def test_judging_twice_gives_the_same(judged, encoder, real):
+    again = linear_eval.judge(encoder, real, PARAMS, COMPUTE)
+    assert (again.metrics, again.protocol, again.tables) == (judged.metrics, judged.protocol, judged.tables)
+
+
+@pytest.mark.fault(15)
+def test_an_encoder_that_has_collapsed_is_judged_and_no_number_is_lost(judged, real, tmp_path):
+    """Its features are all the same; the probe is as good as chance, of a third."""
+    encoder = make(tmp_path)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.zero_()
+    found = linear_eval.judge(encoder, real, PARAMS, COMPUTE)
+    assert set(found.metrics) == set(judged.metrics)
+    assert all(math.isfinite(value) for value in (found.metrics | found.label_free).values())
+    assert found.metrics["top1"] == pytest.approx(100 / 3, abs=2)
+    assert found.label_free["alignment"] == 0
+
+
+def test_the_protocol_counts_the_images_that_there_were(judged):
+    assert judged.protocol["label_free"].startswith("30 validation images as they are (rankme, uniformity), 30 in 10 ")
+
+
+@pytest.mark.parametrize(("share", "expected"), [(1.0, 100), (0.5, 50), (0.1, 10), (0.02, 2), (0.01, 2), (0.001, 2)])
+def test_a_share_of_the_labels_is_a_prefix_with_an_image_of_every_class(share, expected):
+    """The third image of the split is no labelled one; class 1 is first met among the labelled at place 1."""
+    labels = np.array([0, -1, 1] + [0, 1] * 49 + [0, 1, 1, 1])
+    split = np.repeat(np.array([shards.TRAIN, shards.LABELLED, shards.TEST], np.uint8), [50, 53, 2])
+    real = shards.RealSet(np.zeros((105, 2, 2, 1), np.uint8), labels, split, np.arange(105), ("a", "b"), "toy", 100)
+    found = linear_eval.share_of(real, share)
+    assert np.array_equal(found, real.labelled_rows()[:expected])
+    assert set(labels[found]) == {0, 1}
+
+
+def test_a_rare_class_lengthens_the_prefix_until_it_is_met():
+    labels = np.array([0] * 30 + [1] + [0] * 69)
+    split = np.full(100, shards.TRAIN, np.uint8)
+    real = shards.RealSet(np.zeros((100, 2, 2, 1), np.uint8), labels, split, np.arange(100), ("a", "b"), "toy", 100)
+    assert [len(linear_eval.share_of(real, share)) for share in (0.01, 0.1, 0.31, 0.5)] == [31, 31, 31, 50]

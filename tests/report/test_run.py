@@ -1,0 +1,117 @@
+"""The run's part of the page, of whatever a run may have left: any kind of set, half of the files, or none."""
+
+import base64
+import io
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.core import files
+from pipeline.data import shards
+from pipeline.engine import loop
+from pipeline.networks import backbones
+from pipeline.report import run
+from tests.evaluation.test_linear_eval import NO_AUGMENTATION
+from tests.pipeline.clones import ROOT
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """Makes data/ of a run in a folder of its own, and goes there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loop, "prepare", lambda compute: None)  # threads are this process's
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+
+    def make(generated: int, channels: int = 1, validation: int = 20, labelled: bool = True) -> None:
+        random, n = np.random.default_rng(0), 30 + validation
+        images = random.integers(0, 256, (n + generated, 12, 12, channels), dtype=np.uint8)
+        labels = np.arange(n) % 3 if labelled else np.full(n, -1)
+        split = np.repeat(np.array([shards.TRAIN, shards.VALIDATION], np.uint8), [30, validation])
+        real = shards.RealSet(images[:n], labels, split, np.arange(n), ("a", "b", "c"), "toy", 30)
+        (tmp_path / "data/real").mkdir(parents=True)
+        shards.write_real(tmp_path / "data/real", real)
+        folder = tmp_path / "data/generated/inflation"
+        folder.mkdir(parents=True)
+        names = ["shard-00000.h5"] if generated else []
+        for name in names:
+            shards.write_arrays(folder / name, {"images": images[n:]}, {})
+        shards.seal(folder, names, {"n": generated, "shard_size": 50})
+        mean = [0.5] * channels
+        encoder = backbones.build(backbones.resnet(4, [1, 1, 1, 1]), mean, mean, 0)
+        backbones.save(encoder, tmp_path / "data/encoder", augment=NO_AUGMENTATION)
+        files.write_json(tmp_path / "metrics/label_free.json", {"rankme": 12.5})
+        files.write_json(tmp_path / "metrics/linear_eval.json", {"top1": 81.25} if labelled else {})
+
+    return make
+
+
+def neighbours(html: str) -> Image.Image:
+    """The picture of nearest images, the last on the page."""
+    return Image.open(io.BytesIO(base64.b64decode(re.findall(r"data:image/png;base64,([^\"]+)", html)[-1])))
+
+
+def framed(html: str) -> bool:
+    """Whether some neighbour is a generated image."""
+    return (np.asarray(neighbours(html)) == run._FRAME).all(axis=2).any()
+
+
+def test_a_run_with_generated_images_marks_them(made):
+    made(generated=40)
+    html = run.section()
+    assert "rings: 40 generated ones" in html
+    assert framed(html)
+    assert "81.25" in html
+    assert neighbours(html).height == 3 * (2 * 12 + 6)  # a row a class
+
+
+def test_other_evaluations_are_among_all_numbers(made):
+    made(generated=0)
+    files.write_json(Path("metrics/transfer/digits.json"), {"top1": 93.5})
+    files.write_json(Path("metrics/finetune/0.01.json"), {"from_scratch": 61.25})
+    html = run.section()
+    for words in ("transfer/digits", "93.5", "finetune/0.01", "61.25"):
+        assert words in html
+
+
+def test_a_run_without_generated_images_has_a_map_and_neighbours_too(made):
+    made(generated=0)
+    html = run.section()
+    assert "t-SNE" in html
+    assert "rings" not in html
+    assert not framed(html)
+
+
+def test_a_set_without_labels_has_points_without_colours_and_measures_that_want_none(made):
+    made(generated=10, labelled=False)
+    html = run.section()
+    assert ">no label<" in html
+    assert "<b>12.50</b><span>rankme</span>" in html
+    assert neighbours(html).height == run.QUERIES * (2 * 12 + 6)
+
+
+def test_colour_images_are_shown_in_colour(made):
+    made(generated=10, channels=3)
+    shown = np.asarray(neighbours(run.section())).reshape(-1, 3)
+    inner = shown[(shown != run._FRAME).any(axis=1)]
+    assert (inner[:, 0] != inner[:, 1]).any()
+
+
+def test_too_few_images_for_a_map_have_neighbours_all_the_same(made):
+    made(generated=0, validation=1)
+    html = run.section()
+    assert "t-SNE" not in html
+    assert neighbours(html).height == 2 * 12 + 6
+
+
+def test_what_is_not_there_is_said_or_left_out(made):
+    made(generated=10)
+    shutil.rmtree("data/generated")
+    html = run.section()
+    assert "Not drawn here, data/generated/inflation: not made yet" in html
+    assert "81.25" in html
+    shutil.rmtree("metrics")
+    assert run.section() == ""
