@@ -7,14 +7,11 @@ import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 from filelock import FileLock, Timeout
 
-from pipeline.core import dvc_cache
 from pipeline.core.errors import RESOURCE, UserError
 from pipeline.core.progress import say
 
@@ -38,6 +35,8 @@ def disk_faults(path: Path) -> Iterator[None]:
             ) from fault
         if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
             raise UserError(f"cannot write: {os.strerror(number)}", path, "check the path and its owner") from fault
+        if number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise UserError(f"cannot lock: {os.strerror(number)}", path, "use another disk, as a local one") from fault
         raise
 
 
@@ -143,9 +142,22 @@ def remade(path: Path, folder: Path, maker: str | None) -> str:
     """
     if maker is None:
         return f"delete {folder}, then run the same command again"
-    kept = dvc_cache.kept(path)
+    kept = _cached(path)
     gone = f"{folder} and {kept}" if kept else folder
     return f"delete {gone}, then run `dvc repro -f -s {maker}`"
+
+
+def _cached(path: Path) -> Path | None:
+    """The object of DVC's cache that dvc.lock names for a file; None where DVC knows of none."""
+    with contextlib.suppress(Exception):  # or a fault of DVC would hide the fault that is being told
+        from dvc.repo import Repo  # a second
+
+        with Repo() as repo:
+            md5 = repo.dvcfs.info(Path(path).as_posix())["dvc_info"]["md5"]
+            found = Path(repo.cache.local.oid_to_path(md5))
+            if found.exists():
+                return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
+    return None
 
 
 def sha256(path: Path) -> str:
@@ -192,16 +204,16 @@ def lock(path: Path, what: str, patient: bool = True) -> Iterator[None]:
 
     Without patience it is refused (a UserError).
     """
-    held = FileLock(path)
+    held = FileLock(path, fallback_to_soft=False)  # a soft lock outlives a killed process
     with disk_faults(Path(path)):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         try:
             held.acquire(timeout=0)
         except Timeout as fault:
-            who = holder(path) or "another process"
             if not patient:
-                raise UserError(f"{who} works on {what}", path, "wait for it, or stop it") from fault
-            say(f"waiting: {who} works on {what} ({path})")
+                what = f"another process works on {what}"
+                raise UserError(what, path, "wait for it, or stop it") from fault
+            say(f"waiting: another process works on {what} ({path})")
             held.acquire()
     try:
         yield
@@ -209,17 +221,15 @@ def lock(path: Path, what: str, patient: bool = True) -> Iterator[None]:
         held.release()
 
 
-def holder(path: Path) -> str:
-    """Who has a file locked, as Linux tells it: the process and since when it runs; nothing where it tells of none."""
-    with contextlib.suppress(OSError, ValueError, psutil.Error):
-        facts = os.stat(path)
-        place = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
-        for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines():
-            words = line.split()  # 1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE FIRST LAST
-            if len(words) == 8 and words[1] == "FLOCK" and words[5] == place:
-                since = time.strftime("%H:%M:%S", time.localtime(psutil.Process(int(words[4])).create_time()))
-                return f"process {words[4]} (since {since})"
-    return ""
+def locked(path: Path) -> bool:
+    """Whether some process holds `path` locked; looking makes no file."""
+    try:
+        if Path(path).exists():
+            with FileLock(path, timeout=0, fallback_to_soft=False):
+                pass
+    except OSError as fault:  # also of a file that one may not write, or of a disk without locks
+        return isinstance(fault, Timeout)
+    return False
 
 
 def _fsync(path: Path) -> None:

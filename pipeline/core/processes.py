@@ -1,6 +1,9 @@
-"""Which process of its job this one is, as torchrun and accelerate tell it: RANK and WORLD_SIZE."""
+"""Which process of its job this one is, by RANK and WORLD_SIZE of torchrun and accelerate; signals that stop it."""
 
+import contextlib
 import os
+import signal
+from collections.abc import Callable, Iterator
 
 
 def rank() -> int:
@@ -16,3 +19,20 @@ def size() -> int:
 def alone() -> None:
     """From here on this process, the first of its job, works by itself; the others have left."""
     os.environ["WORLD_SIZE"] = "1"
+
+
+@contextlib.contextmanager
+def signals(act: Callable[[int], None] = lambda number: None) -> Iterator[list[int]]:
+    """Collect the numbers of SIGINT and SIGTERM inside the block, instead of being stopped; call `act` at each."""
+    received: list[int] = []
+
+    def handle(number: int, frame: object) -> None:
+        received.append(number)
+        act(number)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

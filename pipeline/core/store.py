@@ -30,7 +30,6 @@ PLUMBING = (
     "core/processes",
     "core/progress",
     "core/files",
-    "core/dvc_cache",
     "core/store",
     "core/outputs",
     "params",

@@ -1,31 +1,27 @@
-"""Many processes for one stage: under $PIPELINE_LAUNCH a stage starts itself again in each, and speaks with one voice.
+"""One stage in several processes: under $PIPELINE_LAUNCH a stage starts itself again in each, and reports for all.
 
 PIPELINE_LAUNCH holds what stands before `-m stages.NAME`: "torchrun --nproc-per-node 2", "accelerate launch --multi_gpu
---num_processes 2". Who a process is, it reads from RANK and WORLD_SIZE (and its GPU from LOCAL_RANK), which those set.
+--num_processes 2". Processes read who they are from RANK, WORLD_SIZE and LOCAL_RANK, which the launcher sets.
 """
 
-import contextlib
-import ctypes
 import json
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.core import files
 from pipeline.core.errors import RESOURCE, Stopped, UserError
-from pipeline.core.processes import rank, size
+from pipeline.core.processes import rank, signals, size
 
 LOST = "another process of the job is gone; run the same command to go on"
 _STOPPED = "stopped; run the same command to go on"
-_FOLDER, _SPEAK = "LEAVEN_RANKS", "LEAVEN_STDERR"
-_PDEATHSIG = 1  # prctl.h of Linux
-_LIBC = ctypes.CDLL(None)
-_PATIENCE = "110"  # seconds that torchrun leaves its processes to stop in; its own 30 are less than a step may take
+_FOLDER = "LEAVEN_RANKS"
+_PATIENCE = "110"  # seconds that torchrun gives its processes to stop; a step may take longer than its default, 30
+_GUARD = "import psutil, sys; p = psutil.Process(int(sys.argv[1])); sys.stdin.read(); p.send_signal(int(sys.argv[2]))"
 
 
 def leads() -> bool:
@@ -34,7 +30,7 @@ def leads() -> bool:
 
 
 def wanted() -> str | None:
-    """The launcher that is asked for, unless this process came from one: of this or of the user."""
+    """The launcher to use; None inside a job, whether a stage or the user started it."""
     started = _FOLDER in os.environ or "RANK" in os.environ
     return None if started else os.environ.get("PIPELINE_LAUNCH")
 
@@ -48,24 +44,16 @@ def run(module: str, launcher: str, root: Path) -> int:
         words = [*shlex.split(launcher), "-m", module]
     except ValueError as fault:
         raise UserError(f"{launcher}: {fault}", "PIPELINE_LAUNCH") from fault
-    # A launcher tells of a process's end in dozens of lines: to a file here, and the processes write past it.
     with tempfile.TemporaryDirectory(prefix="job-", dir=root) as folder, tempfile.TemporaryFile() as log:
-        variables = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": _PATIENCE} | os.environ
-        variables |= {_FOLDER: folder, _SPEAK: f"{socket.gethostname()}:/proc/{os.getpid()}/fd/2"}
+        variables = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": _PATIENCE} | os.environ | {_FOLDER: folder}
         try:
-            process = subprocess.Popen(
-                words,
-                env=variables,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=lambda: end_with_the_parent(signal.SIGTERM),
-            )
+            # Launchers report the end of a process in dozens of lines on standard error, which goes to a file. What
+            # they pass on as standard output is this stage's standard error; `enter` has the processes write there.
+            process = subprocess.Popen(words, env=variables, stdout=2, stderr=log, start_new_session=True)
         except OSError as fault:
             raise UserError(f"{words[0]}: {fault.strerror}", "PIPELINE_LAUNCH", "name a launcher") from fault
-        with _passing_signals_on(process) as received:
+        with guard(process, signal.SIGTERM), signals(lambda number: process.terminate()) as received:
             code = process.wait()
-        with contextlib.suppress(OSError):
-            os.lseek(2, 0, os.SEEK_END)  # where it is a file: behind what the processes have appended
         if code:
             log.seek(0)
             code, said = _verdict(Path(folder), received, log.read().decode(errors="replace"))
@@ -74,85 +62,60 @@ def run(module: str, launcher: str, root: Path) -> int:
 
 
 def enter() -> None:
-    """What a process of a job does first: speak past the launcher, and take SIGTERM for an order to stop."""
+    """Begin as one process of a job: write where the stage writes, and let SIGTERM stop the work."""
+    if _FOLDER in os.environ:
+        os.dup2(1, 2)
+        signal.signal(signal.SIGTERM, _stop)
     folder = _folder()
-    if folder is None:
-        return
-    host, _, path = os.environ[_SPEAK].partition(":")
-    with contextlib.suppress(OSError):
-        if host == socket.gethostname():
-            past = os.open(path, os.O_WRONLY | os.O_APPEND)
-            os.dup2(past, 2)
-            os.close(past)
-    (folder / f"{rank()}.began").write_text(str(size()))
-    signal.signal(signal.SIGTERM, _stop)
+    if folder:
+        files.write_json(folder / f"{rank()}", [None, size()])
 
 
 def tell(code: int, said: str) -> None:
-    """How this process ends: on standard error; in a job, to the one that started it, which tells it once for all."""
+    """Say how this process ends: on standard error, or in a job to the stage, which says it once for all."""
     folder = _folder()
-    if folder is None:
-        sys.stderr.write(said)
+    if folder:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # or a launcher that stops the rest would be told as well
+        files.write_json(folder / f"{rank()}", [code, said])
     else:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is said
-        temporary = folder / f".{rank()}"
-        temporary.write_text(json.dumps([code, said]))
-        temporary.rename(folder / f"{rank()}.ended")
+        sys.stderr.write(said)
 
 
-def elsewhere() -> bool:
-    """Whether this process's standard error is on another machine than that of the stage that started the job."""
-    return _folder() is not None and os.environ[_SPEAK].partition(":")[0] != socket.gethostname()
+def guard(process: subprocess.Popen, number: int) -> subprocess.Popen:
+    """Start a helper that sends `process` this signal when the present process ends, even by SIGKILL.
+
+    It waits at a pipe whose other end is here, so it acts as soon as the returned object is closed or forgotten, too;
+    a process that has ended before is left alone, whoever has its number by then.
+    """
+    words = [sys.executable, "-c", _GUARD, str(process.pid), str(int(number))]
+    return subprocess.Popen(words, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
 def _folder() -> Path | None:
+    """Where the processes of a job leave how they ended; None outside a job, or where this machine does not see it."""
     folder = Path(os.environ.get(_FOLDER, ""))
     return folder if _FOLDER in os.environ and folder.is_dir() else None
 
 
 def _verdict(folder: Path, received: list[int], log: str) -> tuple[int, str]:
     """The exit code of a job that failed and what its processes told; or an error, where they could tell nothing."""
-    began = {int(path.stem): path.read_text() for path in folder.glob("*.began")}
-    ends = {int(path.stem): tuple(json.loads(path.read_text())) for path in folder.glob("*.ended")}
-    killed = sorted(set(began) - set(ends))
-    told = [ends[number] for number in sorted(ends) if ends[number][0]]
+    ends = sorted((int(path.name), *json.loads(path.read_text())) for path in folder.glob("[0-9]*"))
+    killed = ", ".join(f"{number + 1} of {of}" for number, code, of in ends if code is None)
+    told = [(code, said) for _, code, said in ends if code]
     stops = [end for end in told if end[0] > 128]
     lost = [end for end in told if LOST in end[1]]
-    bugs = [end for end in told if end[0] == 1 and end[1][:9] in ("", "Traceback")]  # told already, or with it
+    bugs = [end for end in told if end[1].startswith("Traceback")]
     refusals = [end for end in told if end not in stops + lost + bugs]
+    if received and stops:
+        return 128 + received[0], stops[0][1]
     if received:
-        if stops:
-            return 128 + received[0], stops[0][1]
         raise Stopped(_STOPPED, received[0])
     if killed and not refusals:
-        names = ", ".join(f"{number + 1} of {began[number]}" for number in killed)
-        raise UserError(f"process {names} was killed", remedy="run the same command to go on", code=RESOURCE)
-    for found in (refusals, bugs, lost, stops):
-        if found:
-            return found[0]
+        raise UserError(f"process {killed} was killed", remedy="run the same command to go on", code=RESOURCE)
+    if told:
+        return (refusals + bugs + lost + stops)[0]
     last = next((line.strip() for line in reversed(log.split("\n")) if line.strip()), "ended without a word")
     raise UserError(f"no process was started: {last}", "PIPELINE_LAUNCH")
-
-
-def end_with_the_parent(number: int) -> None:
-    """What a child calls before it becomes another program: it gets this signal when its parent ends, however that."""
-    _LIBC.prctl(_PDEATHSIG, number)  # a killed stage must leave no job behind that holds its lock
-
-
-@contextlib.contextmanager
-def _passing_signals_on(process: subprocess.Popen) -> Iterator[list[int]]:
-    received: list[int] = []
-
-    def pass_on(number: int, frame: object) -> None:
-        received.append(number)
-        process.send_signal(signal.SIGTERM)
-
-    kept = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
 
 
 def _stop(number: int, frame: object) -> None:

@@ -6,19 +6,21 @@ and what a training step takes come on top.
 
 import math
 import os
-import resource
 import shutil
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import psutil
 
-from pipeline.core import dvc_cache, files, store
+from pipeline.core import files, store
 from pipeline.core.errors import RESOURCE, UserError
+from pipeline.run import launch
 
-_GROUPS, _OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_LEAST_ON_GPU = 500e6  # bytes for the kernels of CUDA's libraries, before any network
 
 
 @dataclass(frozen=True)
@@ -38,18 +40,19 @@ class Needs:
 
 
 def lacking(needs: Needs) -> list[UserError]:
-    """A line for each thing that is not there."""
+    """Find what is not there; one error for each."""
     places = [*((Path(path), bool(Path(path).suffix)) for path in needs.writes), (store.root(), False)]
     found = [*needs.faults, *(fault for path, file in places if (fault := _unwritable(path, file)))]
-    free = shutil.disk_usage(".").free
-    if free < needs.made:
-        what = f"{_mb(free)} free, at least {_mb(needs.made)} needed"
-        found.append(UserError(what, "this disk", "make room, or take fewer images", RESOURCE))
-    if available() < needs.memory:
-        what = f"{_mb(available())} available, at least {_mb(needs.memory)} needed"
-        found.append(UserError(what, "memory", "take fewer images, or a larger machine", RESOURCE))
+    disk, memory = shutil.disk_usage(".").free, psutil.virtual_memory().available
+    for place, free, least, remedy in (
+        ("this disk", disk, needs.made, "make room, or take fewer images"),
+        ("memory", memory, needs.memory, "take fewer images, or a larger machine"),
+        ("GPU memory", _gpu(needs.device), _LEAST_ON_GPU, "stop what else runs on the GPU, or set compute.device: cpu"),
+    ):
+        if free is not None and free < least:
+            found.append(UserError(f"{_mb(free)} free, at least {_mb(least)} needed", place, remedy, RESOURCE))
     if needs.device == "cuda":
-        import torch  # three seconds, so only where the question is put
+        import torch
 
         if not torch.cuda.is_available():
             found.append(UserError("torch finds no CUDA device", "params.yaml: compute.device", "set it to cpu"))
@@ -57,7 +60,7 @@ def lacking(needs: Needs) -> list[UserError]:
 
 
 def tight(needs: Needs) -> str:
-    """A warning where the images would not fit in all places, were nothing of them there yet; or nothing."""
+    """Warn where the images may not fit in all places, as if none of them were there yet; "" where they do."""
     short = [
         f"{place}: {_mb(free)} free, up to {_mb(wanted)} of images"
         for place, wanted, free in disks(needs)
@@ -67,10 +70,12 @@ def tight(needs: Needs) -> str:
 
 
 def told(needs: Needs) -> str:
-    """What is needed and what there is, in one line."""
+    """Say in one line what is needed and what there is."""
     each = [f"up to {_mb(wanted)} of disk for images ({_mb(free)} free)" for _, wanted, free in disks(needs)]
-    memory = f"at least {_mb(needs.memory)} of memory ({_mb(available())} available)"
-    return f"needs {', '.join(each)}, {memory}, {needs.device}; writes {', '.join(needs.writes)}"
+    memory = f"at least {_mb(needs.memory)} of memory ({_mb(psutil.virtual_memory().available)} free)"
+    gpu = _gpu(needs.device)
+    device = needs.device if gpu is None else f"{needs.device} ({_mb(gpu)} free)"
+    return f"needs {', '.join(each)}, {memory}, {device}; writes {', '.join(needs.writes)}"
 
 
 def images(folder: Path, *splits: int) -> tuple[int, int]:
@@ -85,59 +90,40 @@ def images(folder: Path, *splits: int) -> tuple[int, int]:
         return 0, 0
 
 
-def available() -> int:
-    """Bytes of memory that this process may still take: of the machine, its control groups and its own limit."""
-    left = [psutil.virtual_memory().available, *_groups()]
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY:
-        left.append(limit - psutil.Process().memory_info().vms)
-    return max(0, min(left))
-
-
-def _groups() -> Iterator[int]:
-    """What each memory control group above this process leaves, of either version of them; caches can be had back."""
-    try:
-        lines = _OWN_GROUPS.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, kinds, path = line.split(":", 2)
-        if not kinds:
-            root, most, now, cache = _GROUPS, "memory.max", "memory.current", ""
-        elif "memory" in kinds.split(","):
-            root, most = _GROUPS / "memory", "memory.limit_in_bytes"
-            now, cache = "memory.usage_in_bytes", "total_"
-        else:
-            continue
-        own = root / path.strip("/")
-        for folder in dict.fromkeys([own, *own.parents]):
-            if not folder.is_relative_to(root):
-                break
-            try:
-                limit, held = (folder / most).read_text().strip(), int((folder / now).read_text())
-                facts = dict(row.split() for row in (folder / "memory.stat").read_text().splitlines())
-                if limit != "max":
-                    yield (
-                        int(limit)
-                        - held
-                        + sum(int(facts.get(f"{cache}{kind}_file", 0)) for kind in ("active", "inactive"))
-                    )
-            except (OSError, ValueError):
-                continue
-
-
 def disks(needs: Needs) -> list[tuple[str, float, int]]:
     """(place, bytes of images at most, bytes free) of each file system that is written to."""
     work = Path(tempfile.gettempdir()) if os.environ.get("LEAVEN_STORE") == "off" else store.root()
+    cached = _dvc_cache() if needs.made else None
+    wanted = [(Path(), needs.made), *([(cached, needs.made)] if cached else []), (work, needs.kept)]
     found: dict[int, tuple[str, float, int]] = {}
-    for place, wanted in ((Path(), needs.made), (dvc_cache.place(), needs.made), (work, needs.kept)):
+    for place, size in wanted:
         there = files.existing(place)
         device = there.stat().st_dev
-        if device not in found:
-            found[device] = (str(place.absolute()), 0, shutil.disk_usage(there).free)
-        name, before, free = found[device]
-        found[device] = (name, before + wanted, free)
+        name, before, free = found.get(device) or (str(place.absolute()), 0, shutil.disk_usage(there).free)
+        found[device] = (name, before + size, free)
     return list(found.values())
+
+
+@cache
+def _dvc_cache() -> Path | None:
+    """The folder of DVC's cache, as DVC's configuration of all levels says; None where there is no DVC project."""
+    done = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True, check=False)
+    return Path(done.stdout.strip()) if done.returncode == 0 else None
+
+
+def _gpu(device: str) -> int | None:
+    """Bytes free on this process's GPU; None without one.
+
+    Also None in a stage that only starts others: to ask takes some of that memory for as long as the process lives.
+    """
+    if device != "cuda" or launch.wanted():
+        return None
+    import torch  # three seconds
+
+    try:
+        return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
+    except RuntimeError:  # not even room for the question
+        return 0
 
 
 def _unwritable(path: Path, file: bool) -> UserError | None:

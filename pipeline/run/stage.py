@@ -106,8 +106,8 @@ def _ready(name: str, needs: Callable, params: SimpleNamespace, asked: argparse.
     with blocked:
         wanted = needs(params)
         if asked.check:
-            busy = files.holder(place)
-            say(f"{name}: {machine.told(wanted)}{f'; {busy} runs it here' if busy else ''}")
+            busy = "; another process runs it here" if files.locked(place) else ""
+            say(f"{name}: {machine.told(wanted)}{busy}")
         faults = machine.lacking(wanted)
         if faults:
             raise UserErrors(faults)
@@ -136,8 +136,8 @@ def _told(work: Callable[[], int | None], before: str) -> int:
     except Exception as fault:
         known = _resource(fault)
         if not known:
-            launch.tell(1, traceback.format_exc() if launch.elsewhere() else "")
-            raise
+            launch.tell(1, traceback.format_exc())
+            return 1
         said, code = f"{before}{known}\n", RESOURCE
         if os.environ.get("LEAVEN_DEBUG"):
             traceback.print_exc()

@@ -13,11 +13,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core import files, store
+from pipeline.core import files, processes, store
 from pipeline.core.errors import Stopped, UserError
 from pipeline.core.progress import say
 from pipeline.params import presets, reader
@@ -87,7 +86,7 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) 
         raise UserError(f"no part {', '.join(unknown)}", study.name, f"there are {', '.join(study.file.parts)}")
     if not (minutes > 0 and math.isfinite(minutes) and jobs > 0):
         raise UserError("must be above 0", "--minutes and --jobs")
-    with files.lock(store.root() / "studies.lock", "a study in this clone"), _signals() as signals:
+    with files.lock(store.root() / "studies.lock", "a study in this clone"), processes.signals() as signals:
         commit, end = rows.commit(), time.monotonic() + 60 * minutes
         asked = [one for one in wanted(study) if parts is None or one.cell.part in parts]
         adopt(study, asked)
@@ -167,18 +166,6 @@ def _stop(running: list["_Experiment"]) -> None:
             time.sleep(0.1)
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """The numbers of the signals that ask this process to stop, as they come."""
-    came: list[int] = []
-    kept = {number: signal.signal(number, lambda n, _: came.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield came
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
-
-
 class _Experiment:
     """One `dvc exp run --temp`, in a process group of its own."""
 
@@ -195,9 +182,9 @@ class _Experiment:
             stderr=out,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            # Or its name would be taken when the cell is run again. Its stage lives on, and what it makes is found.
-            preexec_fn=lambda: launch.end_with_the_parent(signal.SIGKILL),
         )
+        # Or its name would be taken when the cell is run again. Its stage lives on, and what it makes is found.
+        self._guard = launch.guard(self.process, signal.SIGKILL)
         os.close(out)
 
     def settled(self) -> bool:

@@ -1,6 +1,7 @@
+import errno
+import fcntl
 import json
 import os
-import re
 import resource
 import select
 import signal
@@ -107,7 +108,7 @@ def test_a_process_killed_inside_a_writer_leaves_no_half_file_under_the_name(tmp
     process = start(
         """
         import os, signal, sys
-        from pipeline import files
+        from pipeline.core import files
 
         def writer(temporary):
             temporary.write_text("half")
@@ -210,7 +211,7 @@ def test_assemble_killed_leaves_the_old_folder_whole(tmp_path):
         """
         import os, signal, sys
         from pathlib import Path
-        from pipeline import files
+        from pipeline.core import files
 
         at = Path(sys.argv[1])
         files.assemble(at / "set", {"new": at / "a"}, lambda fresh: os.kill(os.getpid(), signal.SIGKILL))
@@ -225,7 +226,7 @@ def test_assemble_killed_leaves_the_old_folder_whole(tmp_path):
 HOLD = """
     import sys
     from pathlib import Path
-    from pipeline import files, store
+    from pipeline.core import files, store
 
     def hold(kind, path):
         return files.lock(Path(path), "shards") if kind == "lock" else store.work("shards", path)
@@ -254,9 +255,7 @@ def test_a_second_process_waits_until_the_first_lets_go_or_dies(tmp_path, monkey
     try:
         assert line(first, first.stdout, 30) == "held"
         second = start(HOLD, kind, path)
-        assert re.search(
-            rf"waiting: process {first.pid} \(since \d\d:\d\d:\d\d\) works on shards", line(second, second.stderr, 30)
-        )
+        assert line(second, second.stderr, 30).startswith("waiting: another process works on shards (")
         assert line(second, second.stdout, 0.3) is None, "both hold the lock"
         if end == "kill":
             first.kill()
@@ -279,6 +278,30 @@ def test_lock_is_let_go_when_its_block_raises(tmp_path):
             raise ValueError("inside")
 
 
+def test_who_looks_for_a_lock_learns_of_it_and_leaves_nothing(tmp_path):
+    path = tmp_path / "x.lock"
+    assert not files.locked(path)
+    assert names(tmp_path) == []
+    with files.lock(path, "work"):
+        assert files.locked(path)
+        with pytest.raises(UserError, match="another process works on work - wait for it, or stop it"):
+            files.lock(path, "work", patient=False).__enter__()
+    assert not files.locked(path)
+    with files.lock(path, "work", patient=False):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, number):
+    def none(handle, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with pytest.raises(UserError, match=r"x\.lock: cannot lock: .* - use another disk"):
+        files.lock(tmp_path / "x.lock", "work").__enter__()
+    assert not files.locked(tmp_path / "x.lock")
+
+
 @pytest.mark.fault(12)
 @pytest.mark.parametrize("what", ["write", "assemble"])
 def test_a_full_disk_is_a_resource_error_and_keeps_what_was_there(tmp_path, what):
@@ -291,8 +314,8 @@ def test_a_full_disk_is_a_resource_error_and_keeps_what_was_there(tmp_path, what
     script = """
         import sys
         from pathlib import Path
-        from pipeline import files
-        from pipeline.errors import UserError
+        from pipeline.core import files
+        from pipeline.core.errors import UserError
 
         at = Path(sys.argv[1])
         try:

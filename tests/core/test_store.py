@@ -92,7 +92,7 @@ def test_work_that_is_cut_short_keeps_its_parts():
 def test_off_keeps_nothing_but_lasts_until_the_process_ends(tmp_path):
     # The stage copies the results out after the block, as pipeline.sampling and pipeline.training hand out paths.
     script = """
-        from pipeline import store
+        from pipeline.core import store
 
         with store.work("shards", "f" * 64) as one:
             (one / "part").write_text("done")
@@ -143,7 +143,7 @@ def test_fingerprint_is_the_same_in_every_process():
         sys.executable,
         "-B",
         "-c",
-        "from pipeline import store; print(store.fingerprint(b=[1.5, 'é'], a={'x': 1}))",
+        "from pipeline.core import store; print(store.fingerprint(b=[1.5, 'é'], a={'x': 1}))",
     ]
     runs = {
         subprocess.run(

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import pipeline
+from pipeline.core import processes
 from pipeline.run import launch, stage
 
 REPOSITORY = Path(pipeline.__file__).parent.parent
@@ -40,14 +41,15 @@ if any(process.returncode for process in here):
 STAGE = """
 import os, signal, sys, time
 from pathlib import Path
-from pipeline import launch, machine, progress, stage
-from pipeline.errors import UserError
+from pipeline.core import processes, progress
+from pipeline.core.errors import UserError
+from pipeline.run import machine, stage
 def alive_no_more(name):
     return Path(name).exists() and not Path("/proc", Path(name).read_text()).exists()
 def needs(params):
     return machine.Needs(("made",))
 def main(params):
-    rank = launch.rank()
+    rank = processes.rank()
     Path(f"pid{{rank}}").write_text(str(os.getpid()))
     {body}
 if __name__ == "__main__":
@@ -101,8 +103,16 @@ def alive(pid: int) -> bool:
         return False
 
 
+def until_gone(*there: int) -> None:
+    for _ in range(500):
+        if not any(map(alive, there)):
+            return
+        time.sleep(0.02)
+    raise AssertionError("still there")
+
+
 def test_stage_runs_in_every_process_and_the_first_alone_speaks_and_is_recorded(clone):
-    assert run(clone, "progress.say(f'here {rank} of {launch.size()}')") == (0, "here 0 of 2\n")
+    assert run(clone, "progress.say(f'here {rank} of {processes.size()}')") == (0, "here 0 of 2\n")
     assert (clone / "pid0").exists()
     assert (clone / "pid1").exists()
     assert json.loads((clone / "store/records/pretrain.json").read_text())["stage"] == "pretrain"
@@ -121,8 +131,9 @@ def test_error_comes_before_what_it_does_to_the_others(clone):
     assert run(clone, body) == (4, "pretrain: diverged\n")
 
 
-def test_fault_of_the_code_keeps_its_traceback(clone):
-    code, said = run(clone, "if rank == 1:\n    raise KeyError('x')\ntime.sleep(60)")
+@pytest.mark.parametrize("who", ["True", "rank == 1"])
+def test_fault_of_the_code_keeps_its_traceback_and_is_told_once(clone, who):
+    code, said = run(clone, f"if {who}:\n    raise KeyError('x')\ntime.sleep(60)")
     assert code == 1
     assert said.count("Traceback") == 1
     assert said.endswith("KeyError: 'x'\n")
@@ -181,11 +192,34 @@ def test_killed_stage_leaves_no_process_behind(clone):
     there = pids(clone)
     process.kill()
     process.wait()
-    for _ in range(500):
-        if not any(map(alive, there)):
-            return
-        time.sleep(0.02)
-    raise AssertionError("still there")
+    until_gone(*there)
+
+
+@pytest.mark.parametrize("end", ["close", "kill"])
+def test_guard_ends_a_process_with_the_one_that_began_both(tmp_path, end):
+    program = (
+        "import subprocess, sys\nfrom pipeline.run import launch\n"
+        "process = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "guard = launch.guard(process, 9)\nprint(process.pid, flush=True)\nsys.stdin.read()"
+    )
+    words = [sys.executable, "-c", program]
+    with subprocess.Popen(words, cwd=REPOSITORY, stdin=-1, stdout=-1, text=True) as owner:
+        pid = int(owner.stdout.readline())
+        time.sleep(0.5)
+        assert alive(pid)
+        if end == "close":
+            owner.stdin.close()
+        else:
+            owner.kill()
+        until_gone(pid)
+
+
+def test_guard_leaves_alone_what_has_ended_or_been_let_go():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=-1) as process:
+        with launch.guard(process, signal.SIGKILL) as guard:
+            process.communicate(b"\n")
+        assert process.returncode == 0
+        assert guard.returncode is not None
 
 
 @pytest.mark.parametrize(
@@ -205,13 +239,13 @@ def test_launcher_that_starts_nothing_is_told(clone, launcher, said):
 
 @pytest.mark.parametrize("name", ["check", "quality", "linear_eval"])
 def test_other_stages_take_no_notice(clone, name):
-    process = start(clone, "assert (rank, launch.size()) == (0, 1)", "nosuch", name)
+    process = start(clone, "assert (rank, processes.size()) == (0, 1)", "nosuch", name)
     assert ended(clone, process) == (0, "")
 
 
 def test_launcher_that_makes_one_process_and_tells_it_no_number_starts_it_once(clone):
     (clone / "one.py").write_text("import subprocess, sys; sys.exit(subprocess.call([sys.executable, *sys.argv[1:]]))")
-    body = "with open('starts', 'a') as file:\n    file.write('.')\nprogress.say(f'one of {launch.size()}')"
+    body = "with open('starts', 'a') as file:\n    file.write('.')\nprogress.say(f'one of {processes.size()}')"
     assert run(clone, body, f"{sys.executable} one.py") == (0, "one of 1\n")
     assert (clone / "starts").read_text() == "."
 
@@ -231,7 +265,7 @@ def test_who_a_process_is_comes_from_its_environment(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setenv("PIPELINE_LAUNCH", "torchrun")
-    assert (launch.rank(), launch.size(), launch.wanted()) == (0, 1, "torchrun")
+    assert (processes.rank(), processes.size(), launch.wanted()) == (0, 1, "torchrun")
     monkeypatch.setenv("RANK", "3")
     monkeypatch.setenv("WORLD_SIZE", "4")
-    assert (launch.rank(), launch.size(), launch.wanted()) == (3, 4, None)
+    assert (processes.rank(), processes.size(), launch.wanted()) == (3, 4, None)

@@ -1,19 +1,19 @@
 """What a stage asks of the machine: counted where it is, refused by name, in places that do not let it write."""
 
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import h5py
 import numpy as np
-import psutil
 import pytest
+import torch
 
 from pipeline.core.errors import UserError
 from pipeline.data import shards
 from pipeline.run import machine
 from pipeline.run.machine import Needs
+from tests.pipeline import clones
 
 
 @pytest.fixture(autouse=True)
@@ -21,10 +21,10 @@ def here(tmp_path, monkeypatch):
     """A workspace with its store; 8 GB of memory, 10 GB of disk."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
-    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.delenv("PIPELINE_LAUNCH", raising=False)
     monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: SimpleNamespace(available=8_000_000_000))
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000_000_000))
-    monkeypatch.setattr(machine, "_OWN_GROUPS", tmp_path / "no-groups")
+    monkeypatch.setattr(machine, "_dvc_cache", lambda: Path(".dvc/cache"))
     return tmp_path
 
 
@@ -37,7 +37,7 @@ def test_enough_of_everything_is_told_in_one_line():
     assert lines(needs) == []
     # made stands in the workspace and in DVC's cache
     assert machine.told(needs) == (
-        "needs up to 240 MB of disk for images (10,000 MB free), at least 47 MB of memory (8,000 MB available), cpu; "
+        "needs up to 240 MB of disk for images (10,000 MB free), at least 47 MB of memory (8,000 MB free), cpu; "
         "writes data/encoder, metrics/pretrain.json"
     )
     assert machine.tight(needs) == ""
@@ -74,7 +74,7 @@ def test_every_file_system_is_asked_for_its_own_part(here, monkeypatch, kept_in)
 def test_too_little_memory_is_refused_with_what_there_is():
     (fault,) = machine.lacking(Needs((), memory=9e9))
     assert fault.code == 3
-    assert str(fault).startswith("memory: 8,000 MB available, at least 9,000 MB needed")
+    assert str(fault).startswith("memory: 8,000 MB free, at least 9,000 MB needed")
 
 
 @pytest.mark.fault(13)
@@ -127,55 +127,62 @@ def test_what_the_stage_itself_found_missing_comes_first():
     assert len(found) == 2
 
 
-def group(folder: Path, **files: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (folder / name.replace("__", ".")).write_text(text)
+def test_a_gpu_that_is_full_is_refused_and_its_room_told(monkeypatch):
+    free = SimpleNamespace(now=400_000_000)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free.now, 8_000_000_000))
+    needs = Needs((), device="cuda")
+    (fault,) = machine.lacking(needs)
+    assert fault.code == 3
+    assert str(fault).startswith("GPU memory: 400 MB free, at least 500 MB needed - ")
+    assert "cuda (400 MB free)" in machine.told(needs)
+    assert machine.lacking(Needs(())) == []
+    monkeypatch.setenv("PIPELINE_LAUNCH", "torchrun")  # its processes ask; this one would hold memory to no end
+    assert machine.lacking(needs) == []
+    monkeypatch.delenv("PIPELINE_LAUNCH")
+    free.now = 600_000_000
+    assert machine.lacking(needs) == []
+
+    def full():
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", full)
+    assert str(*machine.lacking(needs)).startswith("GPU memory: 0 MB free")
 
 
-def test_control_groups_leave_what_is_not_held_by_anyone_and_caches_come_back(here, monkeypatch):
-    """Version 2: the group's own limit, 1 GB of which .7 are held, .2 of them caches; its parent's, a wider one."""
-    monkeypatch.setattr(machine, "_GROUPS", here / "fs")
-    (here / "no-groups").write_text("0::/slice/job\n")
-    stat = "anon 500000000\nactive_file 50000000\ninactive_file 150000000\n"
-    group(here / "fs/slice/job", memory__max="1000000000", memory__current="700000000", memory__stat=stat)
-    group(here / "fs/slice", memory__max="4000000000", memory__current="900000000", memory__stat=stat)
-    group(here / "fs", memory__max="max", memory__current="1", memory__stat="")
-    assert machine.available() == 500_000_000
-    (here / "fs/slice/job/memory.max").write_text("max\n")
-    assert machine.available() == 3_300_000_000
-    (here / "fs/slice/memory.max").unlink()
-    assert machine.available() == 8_000_000_000
+def test_a_device_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert lines(Needs((), device="cuda")) == [
+        "params.yaml: compute.device: torch finds no CUDA device - set it to cpu"
+    ]
 
 
-def test_control_groups_of_the_first_version_count_too(here, monkeypatch):
-    """In a container the path is that of the host, and the container's own group stands at the root."""
-    monkeypatch.setattr(machine, "_GROUPS", here / "fs")
-    (here / "no-groups").write_text("5:cpu:/\n4:memory:/docker/abc\n0::/\n")
-    group(
-        here / "fs/memory",
-        memory__limit_in_bytes="2000000000",
-        memory__usage_in_bytes="1500000000",
-        memory__stat="cache 1\ntotal_inactive_file 300000000\n",
-    )
-    assert machine.available() == 800_000_000
-
-
-def test_the_limit_of_the_process_itself_counts():
-    program = (
-        "import resource, sys; sys.path.insert(0, sys.argv[1])\n"
-        "from pipeline import machine\n"
-        "resource.setrlimit(resource.RLIMIT_AS, (machine.psutil.Process().memory_info().vms + 50_000_000, -1))\n"
-        "print(machine.available())"
-    )
-    root = str(Path(machine.__file__).parents[1])
-    done = subprocess.run([sys.executable, "-c", program, root], capture_output=True, text=True, check=True)
-    assert 40_000_000 < int(done.stdout) <= 50_000_000
-
-
-def test_memory_of_this_machine_is_what_psutil_says_at_most(monkeypatch):
+def test_dvcs_cache_is_where_any_level_of_its_configuration_says(here, monkeypatch):
     monkeypatch.undo()
-    assert 0 < machine.available() <= psutil.virtual_memory().available * 1.2
+    clone = here / "clone"
+    clone.mkdir()
+    for name, value in clones.environment(clone).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(here / "global"))
+    monkeypatch.chdir(clone)
+
+    def found(*words: str) -> Path | None:
+        if words:
+            subprocess.run(words, capture_output=True, check=True)
+        machine._dvc_cache.cache_clear()
+        return machine._dvc_cache()
+
+    assert found() is None  # no project
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    assert found("dvc", "init", "--quiet") == clone / ".dvc/cache"
+    assert found("dvc", "cache", "dir", "--global", str(here / "shared")) == here / "shared"
+    assert found("dvc", "cache", "dir", "--local", str(here / "own")) == here / "own"
+    machine._dvc_cache.cache_clear()
+
+
+def test_dvc_is_not_asked_for_a_stage_that_makes_no_images(monkeypatch):
+    monkeypatch.setattr(machine, "_dvc_cache", lambda: 1 / 0)
+    assert machine.disks(Needs(("metrics/x.json",), kept=1))
 
 
 def test_images_are_counted_by_split_and_nothing_is_what_cannot_be_read(here):

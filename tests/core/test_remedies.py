@@ -1,10 +1,11 @@
-"""Where DVC keeps things, beside what DVC itself does: a project of one file and one folder."""
+"""What a damaged file's remedy names: its folder, and the object that DVC's cache has of it, by asking DVC itself."""
 
+import re
 from pathlib import Path
 
 import pytest
 
-from pipeline.core import dvc_cache
+from pipeline.core import files
 from tests.pipeline import clones
 
 
@@ -24,6 +25,14 @@ def project(tmp_path, monkeypatch):
     return clone
 
 
+def cached(path: Path) -> Path | None:
+    """The object that the remedy names."""
+    remedy = files.remade(path, path.parent, "prepare")
+    found = re.fullmatch(r"delete (\S+)(?: and (\S+))?, then run `dvc repro -f -s prepare`", remedy)
+    assert found[1] == str(path.parent)
+    return found[2] and Path(found[2])
+
+
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_the_object_of_a_file_is_the_one_that_has_its_content(project, tmp_path, elsewhere):
     """Of one alone, of one in a folder; also when the workspace has another content by now, or none."""
@@ -31,29 +40,21 @@ def test_the_object_of_a_file_is_the_one_that_has_its_content(project, tmp_path,
         clones.run(project, "dvc", "cache", "dir", "--local", str(tmp_path / "cache"))
     clones.run(project, "dvc", "add", "--quiet", "data/set", "data/two.txt")
     place = tmp_path / "cache" if elsewhere else Path(".dvc/cache")
-    assert dvc_cache.place().resolve() == place.resolve()
     for name, content in (("data/set/one.txt", "one"), ("data/two.txt", "two")):
-        found = dvc_cache.kept(Path(name))
+        found = cached(Path(name))
         assert found.is_relative_to(place)
         assert found.read_text() == content
         Path(name).unlink()
         Path(name).write_text("harmed")
-        assert dvc_cache.kept(Path(name)) == found
+        assert cached(Path(name)) == found
         Path(name).unlink()
-        assert dvc_cache.kept(Path(name)) == found
+        assert cached(Path(name)) == found
         found.unlink()
-        assert dvc_cache.kept(Path(name)) is None
+        assert cached(Path(name)) is None
 
 
 def test_there_is_none_of_what_dvc_does_not_keep(project, tmp_path, monkeypatch):
-    assert dvc_cache.kept(Path("free.txt")) is None
-    assert dvc_cache.kept(Path("nowhere.txt")) is None
+    assert cached(Path("free.txt")) is None
+    assert cached(Path("nowhere.txt")) is None
     monkeypatch.chdir(tmp_path)
-    assert dvc_cache.kept(Path("clone/free.txt")) is None
-    assert dvc_cache.place() == Path(".dvc/cache")  # where it would be
-
-
-def test_a_run_in_a_copy_has_the_cache_of_its_project(project, tmp_path, monkeypatch):
-    monkeypatch.setenv("DVC_ROOT", str(project))
-    monkeypatch.chdir(tmp_path)
-    assert dvc_cache.place() == project / ".dvc/cache"
+    assert cached(Path("clone/free.txt")) is None
