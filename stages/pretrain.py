@@ -11,6 +11,7 @@ from pipeline.engine import distributed, loop
 from pipeline.networks import heads
 from pipeline.run import machine, stage
 from pipeline.training import encoder
+from pipeline.training.batches import Images
 
 SET = Path("data/generated/inflation")
 POSITIVES = Path("data/generated/positives")
@@ -39,17 +40,9 @@ def main(params: SimpleNamespace) -> None:
     if held != asked:
         fault = f"holds {held:,} images, inflation.ratio {params.inflation.ratio} asks for {asked:,}"
         raise UserError(fault, SET, "run `dvc repro generate`, or `python -m stages.generate`")
-    made, rows, facts = encoder.pretrain(
-        params.pretrain,
-        params.own,
-        params.augment,
-        params.inflation,
-        real,
-        generated,
-        positives,
-        Path("data/generator"),
-        params.compute,
-    )
+    setting = encoder.Setting(params.pretrain, params.own, params.augment, params.inflation)
+    images = Images(real, generated, positives)
+    made, rows, facts = encoder.pretrain(setting, images, Path("data/generator"), params.compute)
     distributed.leave()
     if not distributed.first():
         return

@@ -23,7 +23,7 @@ from types import SimpleNamespace
 
 import psutil
 
-from pipeline.core import files, processes, store
+from pipeline.core import files, processes, sources, store
 from pipeline.core.errors import RESOURCE, Stopped, UserError, UserErrors
 from pipeline.core.progress import say
 from pipeline.params import reader
@@ -187,7 +187,7 @@ def _entry(params: Params, foreach: str, key: str) -> object:
 
 
 def _sources() -> dict[str, str]:
-    package = store.PACKAGE
+    package = sources.PACKAGE
     found = [*package.rglob("*.py"), *(package.parent / "stages").glob("*.py")]
     return {str(file.resolve()): hashlib.sha256(file.read_bytes()).hexdigest() for file in found}
 
