@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core import files, store
-from pipeline.core.progress import bar, say
+from pipeline.core.progress import bar, log
 from pipeline.data import shards
 from pipeline.engine import distributed, loop
 from pipeline.generators import module
@@ -80,7 +80,7 @@ def stock(
     with distributed.work("shards", fingerprint) as folder:
         missing = distributed.agreed([k for k in range(count) if distributed.first() and not _whole(folder / names[k])])
         if len(missing) < count:
-            say(f"sampling: {count - len(missing)} of {count} shards are in the store")
+            log(f"sampling: {count - len(missing)} of {count} shards are in the store")
         if missing:
             batch, own = start(), missing[distributed.rank() :: distributed.size()]
             with bar(what, len(own) * grid.shard_size, "image") as seen:

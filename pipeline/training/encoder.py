@@ -12,7 +12,7 @@ import torch
 from pipeline.augment import recipes
 from pipeline.core import files, seeds, store
 from pipeline.core.errors import UserError
-from pipeline.core.progress import say
+from pipeline.core.progress import log
 from pipeline.data import mixture, shards
 from pipeline.engine import distributed, loop
 from pipeline.generators import cards
@@ -77,7 +77,7 @@ def pretrain(
     )
     walk = mixture.mixture(len(images), n_generated, mixing, params.batch_size)
     facts = mixture_facts(walk, params.steps)
-    say(
+    log(
         f"real share beta = {facts['beta']:.4f}: {facts['real_drawn']:,} draws of {len(images):,} real images "
         f"({facts['real_passes']:.1f} passes), {facts['generated_drawn']:,} of {n_generated:,} generated ones"
     )
@@ -220,5 +220,5 @@ def online(encoder: backbones.Encoder, train: shards.Part, validation: shards.Pa
         judged = {"validation_knn": probes.accuracy(votes, validation[1])}
     spread = float(heads.spread(seen))
     if spread < heads.COLLAPSED:
-        say(f"COLLAPSED: features of all images are alike, their spread is {spread:.2f} (an untrained encoder's: 0.1)")
+        log(f"COLLAPSED: features of all images are alike, their spread is {spread:.2f} (an untrained encoder's: 0.1)")
     return judged | {"feature_spread": spread}
