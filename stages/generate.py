@@ -45,7 +45,9 @@ def main(params: SimpleNamespace) -> None:
     files.assemble(SET, made, lambda folder: store.seal(folder, sorted(made), facts))
     generated = shards.map_generated(SET)  # a shard after the other: their sum need not fit into memory
     first = np.concatenate([images[:0], *generated[:64]])[:64]
-    outputs.beside(Path("plots/generated.png"), [(f"generated ({n:,})", first), (f"real ({len(images):,})", images)])
+    outputs.contact_sheet(
+        Path("plots/generated.png"), [(f"generated ({n:,})", first), (f"real ({len(images):,})", images)]
+    )
     means = {"mean_pixel": sum(int(part.sum()) for part in generated) / (n * images[0].size)} if n else {}
     real_mean = float(images.mean())
     outputs.metrics(

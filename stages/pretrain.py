@@ -54,7 +54,9 @@ def main(params: SimpleNamespace) -> None:
         Path("plots/validation.csv"), ["step", judged, "feature_spread"], [row for row in rows if judged in row]
     )
     method = methods.module(params.pretrain.method)
-    outputs.beside(Path("plots/pretrain.png"), method.pictures(made) if hasattr(method, "pictures") else [], rows=1)
+    outputs.contact_sheet(
+        Path("plots/pretrain.png"), method.pictures(made) if hasattr(method, "pictures") else [], rows=1
+    )
     last = {name: rows[-1][name] for name in ("loss", judged)}
     last["collapsed"] = int(rows[-1]["feature_spread"] < heads.COLLAPSED)
     there = ("n_real", "n_generated")  # in metrics/prepare.json and generate.json

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.core import dvc_cache
 from pipeline.core.errors import RESOURCE, UserError
-from pipeline.core.progress import say
+from pipeline.core.progress import log
 
 SEALED = 2  # the format of manifests and cards; 1 had no seal
 
@@ -201,7 +201,7 @@ def lock(path: Path, what: str, patient: bool = True) -> Iterator[None]:
             who = holder(path) or "another process"
             if not patient:
                 raise UserError(f"{who} works on {what}", path, "wait for it, or stop it") from fault
-            say(f"waiting: {who} works on {what} ({path})")
+            log(f"waiting: {who} works on {what} ({path})")
             held.acquire()
     try:
         yield

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core import sources, store
-from pipeline.core.progress import bar, say
+from pipeline.core.progress import bar, log
 from pipeline.data import shards
 from pipeline.engine import distributed, loop
 from pipeline.generators import module
@@ -78,7 +78,7 @@ def sample_shards(
     names = [shards.shard_name(k) for k in range(-(-n // grid.shard_size))]
 
     def begin(missing: list[str]) -> Callable[[Path], None]:
-        say(f"{what}: {len(missing)} of {len(names)} shards")
+        log(f"{what}: {len(missing)} of {len(names)} shards")
         batch, seen = start(), bar(what, len(missing) * grid.shard_size, "image")
 
         def write(path: Path) -> None:

@@ -25,7 +25,7 @@ import psutil
 
 from pipeline.core import files, processes, sources, store
 from pipeline.core.errors import RESOURCE, Stopped, UserError, UserErrors
-from pipeline.core.progress import say
+from pipeline.core.progress import log
 from pipeline.params import reader
 from pipeline.params.schema import Params
 from pipeline.run import launch, machine
@@ -107,13 +107,13 @@ def _ready(name: str, needs: Callable, params: SimpleNamespace, asked: argparse.
         wanted = needs(params)
         if asked.check:
             busy = files.holder(place)
-            say(f"{name}: {machine.told(wanted)}{f'; {busy} runs it here' if busy else ''}")
+            log(f"{name}: {machine.told(wanted)}{f'; {busy} runs it here' if busy else ''}")
         faults = machine.lacking(wanted)
         if faults:
             raise UserErrors(faults)
         warning = machine.tight(wanted)
         if warning:
-            say(f"{name}: {warning}")
+            log(f"{name}: {warning}")
         yield
 
 

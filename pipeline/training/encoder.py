@@ -11,7 +11,7 @@ import torch
 
 from pipeline.core import files, sources, store
 from pipeline.core.errors import UserError
-from pipeline.core.progress import say
+from pipeline.core.progress import log
 from pipeline.data import mixture, shards
 from pipeline.engine import distributed, loop
 from pipeline.generators import cards
@@ -58,7 +58,7 @@ def pretrain(
     # The batches
     draw = mixture.mixture(len(train[0]), n_generated, setting.inflation, params.batch_size)
     facts = mixture_facts(draw, params.steps)
-    say(
+    log(
         f"real share beta = {facts['beta']:.4f}: {facts['real_drawn']:,} draws of {facts['n_real']:,} real images "
         f"({facts['real_passes']:.1f} passes), {facts['generated_drawn']:,} of {n_generated:,} generated ones"
     )
@@ -210,5 +210,5 @@ def online(encoder: backbones.Encoder, train: shards.Part, validation: shards.Pa
         judged = {"validation_knn": probes.accuracy(votes, validation[1])}
     spread = float(heads.spread(seen))
     if spread < heads.COLLAPSED:
-        say(f"COLLAPSED: features of all images are alike, their spread is {spread:.2f} (an untrained encoder's: 0.1)")
+        log(f"COLLAPSED: features of all images are alike, their spread is {spread:.2f} (an untrained encoder's: 0.1)")
     return judged | {"feature_spread": spread}
