@@ -3,7 +3,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline.core import files, outputs, processes
+from pipeline.core import files, outputs, processes, store
 from pipeline.run import machine, stage
 
 READS = ("compute", "positives", "conditioned", "unclip", "quality.steps", "quality.seed")
@@ -28,7 +28,7 @@ def main(params: SimpleNamespace) -> None:
         sample(params)
     elif processes.rank() == 0:  # without torch: every run pays for it
         files.assemble(SET, {}, lambda folder: files.write_sealed(folder / "manifest.json", {"files": {}, "n": 0}))
-        outputs.beside(Path("plots/positives.png"), [])
+        outputs.contact_sheet(Path("plots/positives.png"), [])
         outputs.metrics(Path("metrics/positives.json"), {"sampled": 0})
 
 
@@ -46,8 +46,8 @@ def sample(params: SimpleNamespace) -> None:
         return
     processes.alone()  # the network that judges is trained by one process
     facts = {"n": params.positives.candidates * len(images), "fingerprint": fingerprint}
-    files.assemble(SET, made, lambda folder: shards.seal(folder, sorted(made), facts))
-    outputs.beside(Path("plots/positives.png"), [("real", images), *pictures()], columns=SHOWN, rows=1)
+    files.assemble(SET, made, lambda folder: store.seal(folder, sorted(made), facts))
+    outputs.contact_sheet(Path("plots/positives.png"), [("real", images), *pictures()], columns=SHOWN, rows=1)
     parts = shards.map_positives(SET, names)
     found = {"distance": quality.distance(parts, images)}
     found |= quality.same_class(parts, real, params.quality, params.compute)

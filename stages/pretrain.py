@@ -11,6 +11,7 @@ from pipeline.engine import distributed, loop
 from pipeline.networks import heads
 from pipeline.run import machine, stage
 from pipeline.training import encoder
+from pipeline.training.batches import Images
 
 SET = Path("data/generated/inflation")
 POSITIVES = Path("data/generated/positives")
@@ -39,17 +40,9 @@ def main(params: SimpleNamespace) -> None:
     if held != asked:
         fault = f"holds {held:,} images, inflation.ratio {params.inflation.ratio} asks for {asked:,}"
         raise UserError(fault, SET, "run `dvc repro generate`, or `python -m stages.generate`")
-    made, rows, facts = encoder.pretrain(
-        params.pretrain,
-        params.own,
-        params.augment,
-        params.inflation,
-        real,
-        generated,
-        positives,
-        Path("data/generator"),
-        params.compute,
-    )
+    setting = encoder.Setting(params.pretrain, params.own, params.augment, params.inflation)
+    images = Images(real, generated, positives)
+    made, rows, facts = encoder.pretrain(setting, images, Path("data/generator"), params.compute)
     distributed.leave()
     if not distributed.first():
         return
@@ -61,7 +54,9 @@ def main(params: SimpleNamespace) -> None:
         Path("plots/validation.csv"), ["step", judged, "feature_spread"], [row for row in rows if judged in row]
     )
     method = methods.module(params.pretrain.method)
-    outputs.beside(Path("plots/pretrain.png"), method.pictures(made) if hasattr(method, "pictures") else [], rows=1)
+    outputs.contact_sheet(
+        Path("plots/pretrain.png"), method.pictures(made) if hasattr(method, "pictures") else [], rows=1
+    )
     last = {name: rows[-1][name] for name in ("loss", judged)}
     last["collapsed"] = int(rows[-1]["feature_spread"] < heads.COLLAPSED)
     there = ("n_real", "n_generated")  # in metrics/prepare.json and generate.json

@@ -27,7 +27,7 @@ def main(params: SimpleNamespace) -> None:
     judged = quality.judge(generated, source, real, params.quality, params.compute)
     outputs.metrics(Path("metrics/quality.json"), judged.metrics)
     files.write_json(Path("metrics/quality.protocol.json"), judged.protocol)
-    outputs.beside(Path("plots/closest.png"), judged.pairs, columns=quality.SHOWN, rows=1)
+    outputs.contact_sheet(Path("plots/closest.png"), judged.pairs, columns=quality.SHOWN, rows=1)
 
 
 if __name__ == "__main__":

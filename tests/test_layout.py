@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import pipeline
-from pipeline.core import store
+from pipeline.core import sources
 from pipeline.params import reader
 from pipeline.params.schema import Params
 
@@ -47,7 +47,7 @@ def tree(source: str) -> ast.Module:
 
 
 def path_of(module: str) -> str:
-    return store.module_file(module).relative_to(REPOSITORY).as_posix()
+    return sources.module_file(module).relative_to(REPOSITORY).as_posix()
 
 
 def says_something(source: str) -> bool:
@@ -126,7 +126,7 @@ def test_stages_of_a_foreach_are_apart_and_there_is_none_by_default(name):
 def test_code_dependencies_of_a_stage_are_what_it_imports(name):
     listed = {dep for dep in STAGES[name]["deps"] if dep.endswith(".py")}
     fixed = listed - set(CHOICES)
-    imported = store.closure(*store.imports(REPOSITORY / f"stages/{name}.py"))
+    imported = sources.closure(*sources.imports(REPOSITORY / f"stages/{name}.py"))
     reads = {words.partition(".")[0] for words in assigned(f"stages/{name}.py", "READS")}
     chosen = {template: choice for template, choice in CHOICES.items() if choice[0] in imported}
     if "methods" in imported:  # of which several stages name one, each where it reads
@@ -136,7 +136,7 @@ def test_code_dependencies_of_a_stage_are_what_it_imports(name):
     reached = set(imported)
     for package, section, value in chosen.values():
         for kind in kinds(section, value):
-            reached |= set(store.closure(f"{package}/{kind}")) - {f"{package}/{kind}"}
+            reached |= set(sources.closure(f"{package}/{kind}")) - {f"{package}/{kind}"}
     expected = {path_of(module) for module in reached}
     assert fixed == {f"stages/{name}.py"} | {path for path in expected if says_something(path)}
 
@@ -147,8 +147,8 @@ def test_dependencies_of_the_check_are_the_modules_that_know_the_parameters():
 
 
 def test_plumbing_is_named_by_modules_that_exist_and_holds_nothing_that_computes():
-    for module in store.PLUMBING:
-        assert store.module_file(module).exists(), module
+    for module in sources.PLUMBING:
+        assert sources.module_file(module).exists(), module
         if module not in ("checkpoint", "machine"):  # which saves what the loop computed; which asks for a GPU
             assert "torch" not in imported_packages(path_of(module)), module
 
@@ -306,7 +306,7 @@ def test_reading_order_names_every_module_once():
 @pytest.mark.parametrize("source", [path for path in SOURCES if path.startswith("pipeline/")])
 def test_module_imports_only_from_modules_above_it(source):
     module = source.removeprefix("pipeline/").removesuffix(".py").removesuffix("/__init__")
-    for imported in store.imports(REPOSITORY / source):
+    for imported in sources.imports(REPOSITORY / source):
         if imported in ("params", "training", "study", module) or (
             imported == module.partition("/")[0] and module not in ("params",)
         ):
@@ -349,7 +349,7 @@ def test_check_reaches_no_heavy_import_before_it_looks_for_cuda():
                 found |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 found.add(node.module.partition(".")[0])
-        todo += [store.module_file(module) for module in store.imports(file)]
+        todo += [sources.module_file(module) for module in sources.imports(file)]
     assert len(seen) > 5
     assert found.isdisjoint({"torch", "torchvision", "numpy", "h5py", "diffusers", "timm", "pandas", "PIL"})
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipeline.core.errors import RESOURCE, UserError
-from pipeline.core.progress import say
+from pipeline.core.progress import log
 
 SEALED = 2  # the format of manifests and cards; 1 had no seal
 
@@ -213,7 +213,7 @@ def lock(path: Path, what: str, patient: bool = True) -> Iterator[None]:
             if not patient:
                 what = f"another process works on {what}"
                 raise UserError(what, path, "wait for it, or stop it") from fault
-            say(f"waiting: another process works on {what} ({path})")
+            log(f"waiting: another process works on {what} ({path})")
             held.acquire()
     try:
         yield

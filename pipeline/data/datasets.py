@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.core import files, seeds
 from pipeline.core.errors import UserError
-from pipeline.core.progress import say
+from pipeline.core.progress import log
 from pipeline.data import pictures
 from pipeline.data.shards import LABELLED, SPARE, TEST, TRAIN, VALIDATION, Part, RealSet, among
 from pipeline.params.schema import Dataset
@@ -67,7 +67,7 @@ def load(params: Dataset) -> RealSet:
     if len(copies) and source.files:
         _refuse(copies, source, path)
     if len(copies):
-        say(f"{len(copies):,} images of {params.name} are test images too: the published split has them so")
+        log(f"{len(copies):,} images of {params.name} are test images too: the published split has them so")
     codes = [*parts, (TEST, test_labels)]
     return RealSet(
         images=np.concatenate([train_images[kept], test_images]),

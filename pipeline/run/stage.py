@@ -23,9 +23,9 @@ from types import SimpleNamespace
 
 import psutil
 
-from pipeline.core import files, processes, store
+from pipeline.core import files, processes, sources, store
 from pipeline.core.errors import RESOURCE, Stopped, UserError, UserErrors
-from pipeline.core.progress import say
+from pipeline.core.progress import log
 from pipeline.params import reader
 from pipeline.params.schema import Params
 from pipeline.run import launch, machine
@@ -107,13 +107,13 @@ def _ready(name: str, needs: Callable, params: SimpleNamespace, asked: argparse.
         wanted = needs(params)
         if asked.check:
             busy = "; another process runs it here" if files.locked(place) else ""
-            say(f"{name}: {machine.told(wanted)}{busy}")
+            log(f"{name}: {machine.told(wanted)}{busy}")
         faults = machine.lacking(wanted)
         if faults:
             raise UserErrors(faults)
         warning = machine.tight(wanted)
         if warning:
-            say(f"{name}: {warning}")
+            log(f"{name}: {warning}")
         yield
 
 
@@ -187,7 +187,7 @@ def _entry(params: Params, foreach: str, key: str) -> object:
 
 
 def _sources() -> dict[str, str]:
-    package = store.PACKAGE
+    package = sources.PACKAGE
     found = [*package.rglob("*.py"), *(package.parent / "stages").glob("*.py")]
     return {str(file.resolve()): hashlib.sha256(file.read_bytes()).hexdigest() for file in found}
 

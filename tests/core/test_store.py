@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core import files, store
+from pipeline.core import files, sources, store
 
 REPOSITORY = Path(__file__).parents[2]
 DAY = 86400
@@ -22,17 +22,17 @@ def _own_store(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    store.code.cache_clear()
+    sources.digest.cache_clear()
     yield
-    store.code.cache_clear()
+    sources.digest.cache_clear()
 
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """A copy of the package that the store reads its code from."""
     copy = tmp_path / "pipeline"
-    shutil.copytree(store.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(store, "PACKAGE", copy)
+    shutil.copytree(sources.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(sources, "PACKAGE", copy)
     return copy
 
 
@@ -42,13 +42,13 @@ def small_package(folder: Path, monkeypatch, modules: dict[str, str]) -> None:
         file = folder / f"{name}.py"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(textwrap.dedent(source))
-    monkeypatch.setattr(store, "PACKAGE", folder)
-    store.code.cache_clear()
+    monkeypatch.setattr(sources, "PACKAGE", folder)
+    sources.digest.cache_clear()
 
 
 def digest(*modules: str) -> str:
-    store.code.cache_clear()
-    return store.code(*modules)
+    sources.digest.cache_clear()
+    return sources.digest(*modules)
 
 
 def test_root_is_leaven_store_then_dvc_root_then_here(monkeypatch):
@@ -92,7 +92,7 @@ def test_work_that_is_cut_short_keeps_its_parts():
 def test_off_keeps_nothing_but_lasts_until_the_process_ends(tmp_path):
     # The stage copies the results out after the block, as pipeline.sampling and pipeline.training hand out paths.
     script = """
-        from pipeline.core import store
+        from pipeline import store
 
         with store.work("shards", "f" * 64) as one:
             (one / "part").write_text("done")
@@ -143,7 +143,7 @@ def test_fingerprint_is_the_same_in_every_process():
         sys.executable,
         "-B",
         "-c",
-        "from pipeline.core import store; print(store.fingerprint(b=[1.5, 'é'], a={'x': 1}))",
+        "from pipeline import store; print(store.fingerprint(b=[1.5, 'é'], a={'x': 1}))",
     ]
     runs = {
         subprocess.run(
@@ -175,29 +175,29 @@ def test_imports_and_closure_of_a_small_package(tmp_path, monkeypatch):
         "alone": "",
     }
     small_package(tmp_path / "small", monkeypatch, modules)
-    assert set(store.imports(store.module_file("a"))) == {"b", "files"}
-    assert set(store.imports(store.module_file("b"))) == {"sub", "sub/c"}
-    assert set(store.imports(store.module_file("d"))) == {"a", "sub/e"}
-    assert store.closure("sub/e") == ["sub/e"]
-    assert store.closure("a") == ["a", "b", "d", "sub", "sub/c", "sub/e"]
-    assert store.closure("alone", "sub/e") == ["alone", "sub/e"]
-    assert store.module_file("sub") == tmp_path / "small" / "sub" / "__init__.py"
+    assert set(sources.imports(sources.module_file("a"))) == {"b", "files"}
+    assert set(sources.imports(sources.module_file("b"))) == {"sub", "sub/c"}
+    assert set(sources.imports(sources.module_file("d"))) == {"a", "sub/e"}
+    assert sources.closure("sub/e") == ["sub/e"]
+    assert sources.closure("a") == ["a", "b", "d", "sub", "sub/c", "sub/e"]
+    assert sources.closure("alone", "sub/e") == ["alone", "sub/e"]
+    assert sources.module_file("sub") == tmp_path / "small" / "sub" / "__init__.py"
 
 
 def test_closure_of_the_encoder_holds_what_its_bytes_depend_on_and_no_generator():
-    found = store.closure("training/encoder", "methods/simclr")
+    found = sources.closure("training/encoder", "methods/simclr")
     assert {"augment", "backbones", "inflation", "loop", "methods/simclr", "seeds", "shards"} <= set(found)
-    assert not store.PLUMBING & set(found)
+    assert not sources.PLUMBING & set(found)
     assert not [name for name in found if name.startswith("generators")]
 
 
 def test_closure_sees_every_import_of_the_package():
     """The closure reads absolute imports; a relative one would slip through, and so would a misspelt exception."""
-    for file in store.PACKAGE.rglob("*.py"):
+    for file in sources.PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             assert not (isinstance(node, ast.ImportFrom) and node.level), f"{file}:{node.lineno} is relative"
-    for name in store.PLUMBING:
-        assert store.module_file(name).exists(), name
+    for name in sources.PLUMBING:
+        assert sources.module_file(name).exists(), name
 
 
 def edit(file: Path, change) -> None:
