@@ -12,15 +12,13 @@ from pipeline.engine import distributed, loop
 from pipeline.generators import cards, sampling
 from pipeline.run import machine, stage
 
-READS = ("compute", "generate", "inflation.ratio")
 SET = Path("data/generated/inflation")
-WRITES = ("data/generated/inflation", "metrics/generate.json", "plots/generated.png")
 
 
 def needs(params: SimpleNamespace) -> machine.Needs:
     real, image = machine.images(Path("data/real"), shards.TRAIN)
     size = mixture.generated_count(real, params.inflation.ratio) * image
-    return machine.Needs(WRITES, size, size, params.generate.shard_size * image, params.compute.device)
+    return machine.Needs(params.outs, size, size, params.generate.shard_size * image, params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:
@@ -56,4 +54,4 @@ def main(params: SimpleNamespace) -> None:
 
 
 if __name__ == "__main__":
-    stage.run("generate", main, READS, needs)
+    stage.run("generate", main, needs, parallel=True)

@@ -6,21 +6,19 @@ from types import SimpleNamespace
 from pipeline.core import files, outputs, processes, store
 from pipeline.run import machine, stage
 
-READS = ("compute", "positives", "conditioned", "unclip", "quality.steps", "quality.seed")
 SET = Path("data/generated/positives")
-WRITES = ("data/generated/positives", "metrics/positives.json", "plots/positives.png")
 SHOWN = 16
 
 
 def needs(params: SimpleNamespace) -> machine.Needs:
     if params.positives.kind == "none":
-        return machine.Needs(WRITES)
+        return machine.Needs(params.outs)
     from pipeline.data import shards
 
     real, image = machine.images(Path("data/real"), shards.TRAIN)
     size = params.positives.candidates * real * image
     memory = (real + params.positives.shard_size) * image
-    return machine.Needs(WRITES, size, size, memory, params.compute.device)
+    return machine.Needs(params.outs, size, size, memory, params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:
@@ -107,4 +105,4 @@ def of_embeddings(params, real, images, names):
 KINDS = {"anchored": of_anchors, "conditioned": of_features, "unclip": of_embeddings}
 
 if __name__ == "__main__":
-    stage.run("positives", main, READS, needs)
+    stage.run("positives", main, needs, parallel=True)

@@ -15,19 +15,11 @@ from pipeline.training.batches import Images
 
 SET = Path("data/generated/inflation")
 POSITIVES = Path("data/generated/positives")
-READS = ("compute", "inflation", "augment", "pretrain", "${pretrain.method}")
-WRITES = (
-    "data/encoder",
-    "metrics/pretrain.json",
-    "plots/pretrain.csv",
-    "plots/validation.csv",
-    "plots/pretrain.png",
-)
 
 
 def needs(params: SimpleNamespace) -> machine.Needs:
     train, image = machine.images(Path("data/real"), shards.TRAIN)  # generated ones are mapped
-    return machine.Needs(WRITES, memory=train * image, device=params.compute.device)
+    return machine.Needs(params.outs, memory=train * image, device=params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:
@@ -40,7 +32,7 @@ def main(params: SimpleNamespace) -> None:
     if held != asked:
         fault = f"holds {held:,} images, inflation.ratio {params.inflation.ratio} asks for {asked:,}"
         raise UserError(fault, SET, "run `dvc repro generate`, or `python -m stages.generate`")
-    setting = encoder.Setting(params.pretrain, params.own, params.augment, params.inflation)
+    setting = encoder.Setting(params.pretrain, params.method_params, params.augment, params.inflation)
     images = Images(real, generated, positives)
     made, rows, facts = encoder.pretrain(setting, images, Path("data/generator"), params.compute)
     distributed.leave()
@@ -66,4 +58,4 @@ def main(params: SimpleNamespace) -> None:
 
 
 if __name__ == "__main__":
-    stage.run("pretrain", main, READS, needs)
+    stage.run("pretrain", main, needs, parallel=True)

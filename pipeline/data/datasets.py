@@ -20,7 +20,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.progress import log
 from pipeline.data import pictures
 from pipeline.data.shards import LABELLED, SPARE, TEST, TRAIN, VALIDATION, Part, RealSet, among
-from pipeline.params.schema import Dataset
+from pipeline.params.schema import Dataset, TransferSet
 
 # sha256 of the four decompressed files of Fashion-MNIST, as Zalando Research published them
 # (github.com/zalandoresearch/fashion-mnist). The archives here are recompressed, so torchvision's MD5s do not apply.
@@ -78,6 +78,11 @@ def load(params: Dataset) -> RealSet:
         source=params.name,
         labelled_size=params.labelled_size,
     )
+
+
+def digest(params: Dataset | TransferSet) -> str:
+    """sha256 of the names and the bytes of all files at the set's path."""
+    return files.tree_sha256(Path(params.path))
 
 
 def _refuse(copies: np.ndarray, source: Source, root: Path) -> None:

@@ -94,6 +94,14 @@ def write_real(folder: Path, real: RealSet) -> None:
     store.seal(folder, ["images.h5"], {"n": len(real.images)})
 
 
+def counts(real: RealSet) -> dict[str, int]:
+    """Images of each split, and how many of the others are test images too."""
+    codes = {"train": TRAIN, "labelled_only": LABELLED, "validation": VALIDATION, "spare": SPARE, "test": TEST}
+    found = {name: int((real.split == code).sum()) for name, code in codes.items()}
+    test = real.split == TEST
+    return found | {"shared_with_test": int(among(real.images[~test], real.images[test]).sum())}
+
+
 def read_real(folder: Path) -> RealSet:
     """The real images of data/real, verified."""
     store.verify(folder, "prepare")
