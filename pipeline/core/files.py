@@ -137,8 +137,8 @@ def check_digests(folder: Path, digests: dict[str, str], listing: str, maker: st
 def remade(path: Path, folder: Path, maker: str | None) -> str:
     """What to do about a damaged file of `folder`, an output of the stage `maker`, or of the store (None).
 
-    The folder goes, since a stage whose output is there may not run; the object of DVC's cache too, which DVC believes
-    and would put there again. In the store several stages may find the same work, and whoever looks makes it.
+    The folder goes, since a stage whose output is there may not run; so does DVC's object, which DVC would put there
+    again. In the store several stages may find the same work, and whoever looks makes it.
     """
     if maker is None:
         return f"delete {folder}, then run the same command again"
@@ -153,11 +153,9 @@ def _cached(path: Path) -> Path | None:
         from dvc.repo import Repo  # a second
 
         with Repo() as repo:
-            md5 = repo.dvcfs.info(Path(path).as_posix())["dvc_info"]["md5"]
-            found = Path(repo.cache.local.oid_to_path(md5))
-            if found.exists():
-                return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
-    return None
+            found = Path(repo.cache.local.oid_to_path(repo.dvcfs.info(Path(path).as_posix())["dvc_info"]["md5"]))
+        if found.exists():
+            return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
 
 
 def sha256(path: Path) -> str:
@@ -224,10 +222,10 @@ def lock(path: Path, what: str, patient: bool = True) -> Iterator[None]:
         try:
             held.acquire(timeout=0)
         except Timeout as fault:
+            busy = f"another process works on {what}"
             if not patient:
-                what = f"another process works on {what}"
-                raise UserError(what, path, "wait for it, or stop it") from fault
-            log(f"waiting: another process works on {what} ({path})")
+                raise UserError(busy, path, "wait for it, or stop it") from fault
+            log(f"waiting: {busy} ({path})")
             held.acquire()
     try:
         yield
