@@ -154,7 +154,9 @@ def test_no_generated_image_reaches_an_evaluation():
     for name in ("linear_eval", "transfer", "finetune"):
         assert not [dep for dep in STAGES[name]["deps"] if dep.startswith(("data/generated", "data/generator"))]
     for module in ("linear_eval", "transfer", "finetune"):
-        names = {node.attr for node in ast.walk(tree(path_of(f"evaluation/{module}"))) if isinstance(node, ast.Attribute)}
+        names = {
+            node.attr for node in ast.walk(tree(path_of(f"evaluation/{module}"))) if isinstance(node, ast.Attribute)
+        }
         assert not names & {"read_generated", "map_generated", "SET"}, module
 
 

@@ -156,6 +156,7 @@ def _cached(path: Path) -> Path | None:
             found = Path(repo.cache.local.oid_to_path(repo.dvcfs.info(Path(path).as_posix())["dvc_info"]["md5"]))
         if found.exists():
             return found.relative_to(Path.cwd()) if found.is_relative_to(Path.cwd()) else found
+    return None
 
 
 def sha256(path: Path) -> str:

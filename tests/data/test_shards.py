@@ -112,7 +112,7 @@ def lose(folder):
 def test_a_harmed_shard_is_refused_by_its_name(tmp_path, harm):
     generated_folder(tmp_path / "set")
     harm(tmp_path / "set")
-    refusal(shards.shard_name(1), shards.verify, tmp_path / "set", "generate")
+    refusal(shards.shard_name(1), store.verify, tmp_path / "set", "generate")
     assert "dvc repro -f -s generate" in refusal(shards.shard_name(1), shards.read_generated, tmp_path / "set")
 
 
@@ -160,9 +160,9 @@ def test_every_value_of_a_manifest_is_under_its_seal(tmp_path):
     assert store.verify(tmp_path / "set", "generate") == {k: v for k, v in whole.items() if k not in ("seal", "schema")}
     for name in whole:
         path.write_text(json.dumps(whole | {name: 1}))
-        refusal("manifest.json", shards.verify, tmp_path / "set", "generate")
+        refusal("manifest.json", store.verify, tmp_path / "set", "generate")
         path.write_text(json.dumps({k: v for k, v in whole.items() if k != name}))
-        refusal("manifest.json", shards.verify, tmp_path / "set", "generate")
+        refusal("manifest.json", store.verify, tmp_path / "set", "generate")
 
 
 @pytest.mark.parametrize("name", ["../outside.h5", "/outside.h5", "a/../../outside.h5"])
@@ -173,18 +173,18 @@ def test_a_manifest_that_names_what_is_not_in_its_folder_is_refused(tmp_path, na
     manifest = files.read_sealed(path, "generate", {})
     manifest["files"][name] = files.sha256(tmp_path / "outside.h5")
     files.write_sealed(path, manifest)
-    assert "which is not in its folder" in refusal("manifest.json", shards.verify, tmp_path / "set", "generate")
+    assert "which is not in its folder" in refusal("manifest.json", store.verify, tmp_path / "set", "generate")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"null"])
 def test_a_manifest_that_is_no_json_object_is_refused(tmp_path, content):
     generated_folder(tmp_path / "set")
     (tmp_path / "set" / "manifest.json").write_bytes(content)
-    refusal("manifest.json", shards.verify, tmp_path / "set", "generate")
+    refusal("manifest.json", store.verify, tmp_path / "set", "generate")
 
 
 def test_a_folder_without_a_manifest_names_the_stage_that_makes_it(tmp_path):
-    assert "dvc repro pretrain" in refusal(str(tmp_path), shards.verify, tmp_path, "pretrain")
+    assert "dvc repro pretrain" in refusal(str(tmp_path), store.verify, tmp_path, "pretrain")
 
 
 @pytest.mark.fault(10)
