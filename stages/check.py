@@ -65,7 +65,7 @@ def absent(params: SimpleNamespace) -> Iterator[UserError]:
         remedy = "pip install torch-fidelity, or set it to null"
         yield UserError("wants torch-fidelity", "params.yaml: quality.inception", remedy)
     if params.positives.kind == "unclip" and importlib.util.find_spec("transformers") is None:
-        remedy = "pip install -r requirements-unclip.txt, or choose another"
+        remedy = "pip install -e '.[unclip]', or choose another"
         yield UserError("unclip wants transformers, which is not installed", "params.yaml: positives.kind", remedy)
     paths = {name: getattr(params, name).path for name in ("dataset", "generator", "unclip")}
     paths = {f"{name}.path": path for name, path in paths.items()}
