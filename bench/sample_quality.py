@@ -26,7 +26,7 @@ GENERATOR = Path("data/generator")
 
 def made(params, compute) -> np.ndarray:
     """The first IMAGES images of a sampler, from the store or sampled."""
-    files, _ = sampling.fill(params, cards.of_generator(GENERATOR), GENERATOR, IMAGES, 28, compute)
+    files, _ = sampling.sample(params, cards.of_generator(GENERATOR), GENERATOR, IMAGES, 28, compute)
     parts = []
     for path in files.values():
         with shards.open_file(path) as file:

@@ -14,46 +14,12 @@ from pipeline.core.errors import UserError
 from pipeline.params.rules import shape
 from pipeline.run import machine, stage
 
-READS = (
-    "compute",
-    "dataset",
-    "generator",
-    "ddpm",
-    "gan",
-    "generate",
-    "positives",
-    "conditioned",
-    "unclip",
-    "quality",
-    "inflation",
-    "augment",
-    "pretrain",
-    "simclr",
-    "moco",
-    "byol",
-    "barlow_twins",
-    "simsiam",
-    "nnclr",
-    "all4one",
-    "clsp_simclr",
-    "clsp_moco",
-    "swav",
-    "vicreg",
-    "dino",
-    "mixed_ae",
-    "joint_gan",
-    "linear_eval",
-    "transfer",
-    "finetune",
-)
-WRITES = ("data/params.ok",)
-
 
 def needs(params: SimpleNamespace) -> machine.Needs:
     """Of the whole pipeline: what the parameters ask for."""
     side, channels, _ = shape(params.dataset)
     size = params.inflation.ratio * params.dataset.train_size * side * side * channels
-    return machine.Needs(WRITES, made=size, kept=size, device=params.compute.device, faults=tuple(absent(params)))
+    return machine.Needs(params.outs, size, size, device=params.compute.device, faults=tuple(absent(params)))
 
 
 def absent(params: SimpleNamespace) -> Iterator[UserError]:
@@ -65,11 +31,11 @@ def absent(params: SimpleNamespace) -> Iterator[UserError]:
         remedy = "pip install torch-fidelity, or set it to null"
         yield UserError("wants torch-fidelity", "params.yaml: quality.inception", remedy)
     if params.positives.kind == "unclip" and importlib.util.find_spec("transformers") is None:
-        remedy = "pip install -e '.[unclip]', or choose another"
+        remedy = "pip install transformers, or choose another"
         yield UserError("unclip wants transformers, which is not installed", "params.yaml: positives.kind", remedy)
-    paths = {name: getattr(params, name).path for name in ("dataset", "generator", "unclip")}
-    paths = {f"{name}.path": path for name, path in paths.items()}
-    for name, path in (paths | {f"transfer.{key}.path": found.path for key, found in params.transfer.items()}).items():
+    paths = {f"{name}.path": getattr(params, name).path for name in ("dataset", "generator", "unclip")}
+    paths |= {f"transfer.{key}.path": found.path for key, found in params.transfer.items()}
+    for name, path in paths.items():
         if not Path(path).exists():
             remedy = f"set it to one that does; a run in a copy (--temp, --queue) wants -C {path} as well"
             yield UserError(f"{path} does not exist", f"params.yaml: {name}", remedy)
@@ -79,8 +45,8 @@ def absent(params: SimpleNamespace) -> Iterator[UserError]:
 
 
 def main(params: SimpleNamespace) -> None:
-    files.write_text(Path(WRITES[0]), "The parameters are valid.\n")
+    files.write_text(Path("data/params.ok"), "The parameters are valid.\n")
 
 
 if __name__ == "__main__":
-    stage.run("check", main, READS, needs)
+    stage.run("check", main, needs)

@@ -10,27 +10,10 @@ from pipeline.evaluation import finetune
 from pipeline.networks import backbones
 from pipeline.run import machine, stage
 
-FOREACH = "finetune.labels"
-READS = (
-    "compute",
-    "finetune.head_lr",
-    "finetune.strength",
-    "finetune.steps",
-    "finetune.batch_size",
-    "finetune.lr",
-    "finetune.warmup_steps",
-    "finetune.weight_decay",
-    "finetune.log_every",
-    "finetune.checkpoint_every",
-    "finetune.seed",
-)
-WRITES = ("metrics/finetune/${item}.json", "metrics/finetune/${item}.protocol.json")
-
 
 def needs(params: SimpleNamespace) -> machine.Needs:
     rows, image = machine.images(Path("data/real"), shards.VALIDATION, shards.TEST)
-    made = stage.named(WRITES, params.key)
-    return machine.Needs(made, memory=rows * image, device=params.compute.device)
+    return machine.Needs(params.outs, memory=rows * image, device=params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:
@@ -38,10 +21,10 @@ def main(params: SimpleNamespace) -> None:
     real = shards.read_real(Path("data/real"))
     encoder = backbones.load(Path("data/encoder")).to(params.compute.device)
     metrics, protocol = finetune.judge(encoder, real, params.item, params.finetune, params.compute)
-    metrics_file, protocol_file = map(Path, stage.named(WRITES, params.key))
+    metrics_file, protocol_file = map(Path, params.outs)
     outputs.metrics(metrics_file, metrics)
     files.write_json(protocol_file, protocol)
 
 
 if __name__ == "__main__":
-    stage.run("finetune", main, READS, needs, FOREACH)
+    stage.run("finetune", main, needs)

@@ -5,22 +5,20 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from pipeline.core import files, outputs
+from pipeline.core import files, outputs, store
 from pipeline.core.errors import UserError
 from pipeline.data import imports, mixture, shards
 from pipeline.engine import distributed, loop
 from pipeline.generators import cards, sampling
 from pipeline.run import machine, stage
 
-READS = ("compute", "generate", "inflation.ratio")
 SET = Path("data/generated/inflation")
-WRITES = ("data/generated/inflation", "metrics/generate.json", "plots/generated.png")
 
 
 def needs(params: SimpleNamespace) -> machine.Needs:
     real, image = machine.images(Path("data/real"), shards.TRAIN)
     size = mixture.generated_count(real, params.inflation.ratio) * image
-    return machine.Needs(WRITES, size, size, params.generate.shard_size * image, params.compute.device)
+    return machine.Needs(params.outs, size, size, params.generate.shard_size * image, params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:
@@ -35,17 +33,19 @@ def main(params: SimpleNamespace) -> None:
                 f"inflation.ratio asks for {n:,} images", generator, "generator.source is none: ratio must be 0"
             )
         if card["source"] != "import":
-            made, fingerprint = sampling.fill(params.generate, card, generator, n, images.shape[1], params.compute)
+            made, fingerprint = sampling.sample(params.generate, card, generator, n, images.shape[1], params.compute)
         elif distributed.first():
-            made, fingerprint = imports.fill(generator, n, params.generate.shard_size, card["files"][imports.FILE])
+            made, fingerprint = imports.to_shards(generator, n, params.generate.shard_size, card["files"][imports.FILE])
     distributed.leave()
     if not distributed.first():
         return
     facts = {"n": n, "shard_size": params.generate.shard_size, "source": card["source"], "fingerprint": fingerprint}
-    files.assemble(SET, made, lambda folder: shards.seal(folder, sorted(made), facts))
+    files.assemble(SET, made, lambda folder: store.seal(folder, sorted(made), facts))
     generated = shards.map_generated(SET)  # a shard after the other: their sum need not fit into memory
     first = np.concatenate([images[:0], *generated[:64]])[:64]
-    outputs.beside(Path("plots/generated.png"), [(f"generated ({n:,})", first), (f"real ({len(images):,})", images)])
+    outputs.contact_sheet(
+        Path("plots/generated.png"), [(f"generated ({n:,})", first), (f"real ({len(images):,})", images)]
+    )
     means = {"mean_pixel": sum(int(part.sum()) for part in generated) / (n * images[0].size)} if n else {}
     real_mean = float(images.mean())
     outputs.metrics(
@@ -54,4 +54,4 @@ def main(params: SimpleNamespace) -> None:
 
 
 if __name__ == "__main__":
-    stage.run("generate", main, READS, needs)
+    stage.run("generate", main, needs, parallel=True)

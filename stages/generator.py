@@ -10,15 +10,12 @@ from pipeline.generators import module
 from pipeline.run import machine, stage
 from pipeline.training import generator
 
-READS = ("compute", "generator", "${generator.kind}")
-WRITES = ("data/generator", "metrics/generator.json", "plots/generator.csv")
-
 
 def needs(params: SimpleNamespace) -> machine.Needs:
     source, (train, image) = params.generator.source, machine.images(Path("data/real"), shards.TRAIN)
     made = image * imports.count(Path(params.generator.path)) if source == "import" else 0
     memory = made + (train * image if source in ("train", "import") else 0)
-    return machine.Needs(WRITES, made=made, memory=memory, device=params.compute.device)
+    return machine.Needs(params.outs, made=made, memory=memory, device=params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:
@@ -27,7 +24,7 @@ def main(params: SimpleNamespace) -> None:
     source, rows, made, imported = params.generator.source, [], {}, None
     if source == "train":
         images, _ = real.part(shards.TRAIN)
-        made, rows = generator.train(module(params.generator.kind), params.own, images, params.compute)
+        made, rows = generator.train(module(params.generator.kind), params.kind_params, images, params.compute)
     distributed.leave()
     if not distributed.first():
         return
@@ -51,4 +48,4 @@ def main(params: SimpleNamespace) -> None:
 
 
 if __name__ == "__main__":
-    stage.run("generator", main, READS, needs)
+    stage.run("generator", main, needs, parallel=True)

@@ -3,40 +3,48 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline.core import files, outputs
+from pipeline.core import files, outputs, sources, store
 from pipeline.data import shards
 from pipeline.engine import loop
 from pipeline.evaluation import linear_eval
 from pipeline.networks import backbones
 from pipeline.run import machine, stage
 
-READS = ("compute", "linear_eval")
-WRITES = (
-    "metrics/linear_eval.json",
-    "metrics/label_free.json",
-    "metrics/linear_eval.protocol.json",
-    "plots/per_class.csv",
-    "plots/confusion.csv",
-    "plots/grid.csv",
-)
+REAL = Path("data/real")
+MADE = dict.fromkeys(("linear_eval.json", "label_free.json", "linear_eval.protocol.json"), "metrics")
+MADE |= dict.fromkeys(("per_class.csv", "confusion.csv", "grid.csv"), "plots")
 
 
 def needs(params: SimpleNamespace) -> machine.Needs:
-    rows, image = machine.images(Path("data/real"), shards.VALIDATION, shards.TEST)
-    return machine.Needs(WRITES, memory=rows * image, device=params.compute.device)
+    rows, image = machine.images(REAL, shards.VALIDATION, shards.TEST)
+    return machine.Needs(params.outs, memory=rows * image, device=params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:
     loop.prepare(params.compute)
-    real = shards.read_real(Path("data/real"))
     encoder = backbones.load(Path("data/encoder")).to(params.compute.device)
-    judged = linear_eval.judge(encoder, real, params.linear_eval, params.compute)
-    outputs.metrics(Path("metrics/linear_eval.json"), judged.metrics)
-    outputs.metrics(Path("metrics/label_free.json"), judged.label_free)
-    files.write_json(Path("metrics/linear_eval.protocol.json"), judged.protocol)
-    for name, (columns, rows) in judged.tables.items():
-        outputs.table(Path(f"plots/{name}.csv"), columns, rows)
+    decided = {
+        "real": store.verify(REAL, "prepare")["files"],
+        "encoder": encoder.card,
+        "params": params.linear_eval.model_dump(),
+        "code": sources.digest("evaluation/linear_eval"),
+        "arithmetic": loop.arithmetic(params.compute),
+        "versions": backbones.versions(),
+    }
+
+    def make(folder: Path, fingerprint: str) -> list[str]:
+        judged = linear_eval.judge(encoder, shards.read_real(REAL), params.linear_eval, params.compute)
+        outputs.metrics(folder / "linear_eval.json", judged.metrics)
+        outputs.metrics(folder / "label_free.json", judged.label_free)
+        files.write_json(folder / "linear_eval.protocol.json", judged.protocol)
+        for name, (columns, rows) in judged.tables.items():
+            outputs.table(folder / f"{name}.csv", columns, rows)
+        return list(MADE)
+
+    made = store.once("linear_eval", decided, make)
+    for name, place in MADE.items():
+        files.copy(made / name, Path(place) / name)
 
 
 if __name__ == "__main__":
-    stage.run("linear_eval", main, READS, needs)
+    stage.run("linear_eval", main, needs)

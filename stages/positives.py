@@ -3,24 +3,22 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline.core import files, outputs, processes
+from pipeline.core import files, outputs, processes, store
 from pipeline.run import machine, stage
 
-READS = ("compute", "positives", "conditioned", "unclip", "quality.steps", "quality.seed")
 SET = Path("data/generated/positives")
-WRITES = ("data/generated/positives", "metrics/positives.json", "plots/positives.png")
 SHOWN = 16
 
 
 def needs(params: SimpleNamespace) -> machine.Needs:
     if params.positives.kind == "none":
-        return machine.Needs(WRITES)
+        return machine.Needs(params.outs)
     from pipeline.data import shards
 
     real, image = machine.images(Path("data/real"), shards.TRAIN)
     size = params.positives.candidates * real * image
     memory = (real + params.positives.shard_size) * image
-    return machine.Needs(WRITES, size, size, memory, params.compute.device)
+    return machine.Needs(params.outs, size, size, memory, params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:
@@ -28,7 +26,7 @@ def main(params: SimpleNamespace) -> None:
         sample(params)
     elif processes.rank() == 0:  # without torch: every run pays for it
         files.assemble(SET, {}, lambda folder: files.write_sealed(folder / "manifest.json", {"files": {}, "n": 0}))
-        outputs.beside(Path("plots/positives.png"), [])
+        outputs.contact_sheet(Path("plots/positives.png"), [])
         outputs.metrics(Path("metrics/positives.json"), {"sampled": 0})
 
 
@@ -46,8 +44,8 @@ def sample(params: SimpleNamespace) -> None:
         return
     processes.alone()  # the network that judges is trained by one process
     facts = {"n": params.positives.candidates * len(images), "fingerprint": fingerprint}
-    files.assemble(SET, made, lambda folder: shards.seal(folder, sorted(made), facts))
-    outputs.beside(Path("plots/positives.png"), [("real", images), *pictures()], columns=SHOWN, rows=1)
+    files.assemble(SET, made, lambda folder: store.seal(folder, sorted(made), facts))
+    outputs.contact_sheet(Path("plots/positives.png"), [("real", images), *pictures()], columns=SHOWN, rows=1)
     parts = shards.map_positives(SET, names)
     found = {"distance": quality.distance(parts, images)}
     found |= quality.same_class(parts, real, params.quality, params.compute)
@@ -107,4 +105,4 @@ def of_embeddings(params, real, images, names):
 KINDS = {"anchored": of_anchors, "conditioned": of_features, "unclip": of_embeddings}
 
 if __name__ == "__main__":
-    stage.run("positives", main, READS, needs)
+    stage.run("positives", main, needs, parallel=True)

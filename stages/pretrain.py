@@ -11,22 +11,15 @@ from pipeline.engine import distributed, loop
 from pipeline.networks import heads
 from pipeline.run import machine, stage
 from pipeline.training import encoder
+from pipeline.training.batches import Images
 
 SET = Path("data/generated/inflation")
 POSITIVES = Path("data/generated/positives")
-READS = ("compute", "inflation", "augment", "pretrain", "${pretrain.method}")
-WRITES = (
-    "data/encoder",
-    "metrics/pretrain.json",
-    "plots/pretrain.csv",
-    "plots/validation.csv",
-    "plots/pretrain.png",
-)
 
 
 def needs(params: SimpleNamespace) -> machine.Needs:
     train, image = machine.images(Path("data/real"), shards.TRAIN)  # generated ones are mapped
-    return machine.Needs(WRITES, memory=train * image, device=params.compute.device)
+    return machine.Needs(params.outs, memory=train * image, device=params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:
@@ -39,17 +32,9 @@ def main(params: SimpleNamespace) -> None:
     if held != asked:
         fault = f"holds {held:,} images, inflation.ratio {params.inflation.ratio} asks for {asked:,}"
         raise UserError(fault, SET, "run `dvc repro generate`, or `python -m stages.generate`")
-    made, rows, facts = encoder.pretrain(
-        params.pretrain,
-        params.own,
-        params.augment,
-        params.inflation,
-        real,
-        generated,
-        positives,
-        Path("data/generator"),
-        params.compute,
-    )
+    setting = encoder.Setting(params.pretrain, params.method_params, params.augment, params.inflation)
+    images = Images(real, generated, positives)
+    made, rows, facts = encoder.pretrain(setting, images, Path("data/generator"), params.compute)
     distributed.leave()
     if not distributed.first():
         return
@@ -61,7 +46,9 @@ def main(params: SimpleNamespace) -> None:
         Path("plots/validation.csv"), ["step", judged, "feature_spread"], [row for row in rows if judged in row]
     )
     method = methods.module(params.pretrain.method)
-    outputs.beside(Path("plots/pretrain.png"), method.pictures(made) if hasattr(method, "pictures") else [], rows=1)
+    outputs.contact_sheet(
+        Path("plots/pretrain.png"), method.pictures(made) if hasattr(method, "pictures") else [], rows=1
+    )
     last = {name: rows[-1][name] for name in ("loss", judged)}
     last["collapsed"] = int(rows[-1]["feature_spread"] < heads.COLLAPSED)
     there = ("n_real", "n_generated")  # in metrics/prepare.json and generate.json
@@ -71,4 +58,4 @@ def main(params: SimpleNamespace) -> None:
 
 
 if __name__ == "__main__":
-    stage.run("pretrain", main, READS, needs)
+    stage.run("pretrain", main, needs, parallel=True)

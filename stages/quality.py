@@ -3,32 +3,45 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline.core import files, outputs
+from pipeline.core import files, outputs, sources, store
 from pipeline.data import shards
 from pipeline.engine import loop
 from pipeline.evaluation import quality
 from pipeline.run import machine, stage
 
-READS = ("compute", "quality")
-SET = Path("data/generated/inflation")
-WRITES = ("metrics/quality.json", "metrics/quality.protocol.json", "plots/closest.png")
+REAL, GENERATED = Path("data/real"), Path("data/generated/inflation")
+MADE = {"quality.json": "metrics", "quality.protocol.json": "metrics", "closest.png": "plots"}
 
 
 def needs(params: SimpleNamespace) -> machine.Needs:
-    _, image = machine.images(Path("data/real"), shards.VALIDATION)
-    return machine.Needs(WRITES, memory=2 * params.quality.images * image, device=params.compute.device)
+    _, image = machine.images(REAL, shards.VALIDATION)
+    return machine.Needs(params.outs, memory=2 * params.quality.images * image, device=params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:
     loop.prepare(params.compute)
-    real = shards.read_real(Path("data/real"))
-    generated = shards.read_generated(SET, most=params.quality.images)
-    source = files.read_json(SET / "manifest.json")["source"]
-    judged = quality.judge(generated, source, real, params.quality, params.compute)
-    outputs.metrics(Path("metrics/quality.json"), judged.metrics)
-    files.write_json(Path("metrics/quality.protocol.json"), judged.protocol)
-    outputs.beside(Path("plots/closest.png"), judged.pairs, columns=quality.SHOWN, rows=1)
+    generated = store.verify(GENERATED, "generate")
+    decided = {
+        "real": store.verify(REAL, "prepare")["files"],
+        "generated": generated,
+        "params": params.quality.model_dump(),
+        "inception": params.quality.inception and files.sha256(Path(params.quality.inception)),
+        "code": sources.digest("evaluation/quality"),
+        "arithmetic": loop.arithmetic(params.compute),
+    }
+
+    def make(folder: Path, fingerprint: str) -> list[str]:
+        images = shards.read_generated(GENERATED, most=params.quality.images)
+        judged = quality.judge(images, generated["source"], shards.read_real(REAL), params.quality, params.compute)
+        outputs.metrics(folder / "quality.json", judged.metrics)
+        files.write_json(folder / "quality.protocol.json", judged.protocol)
+        outputs.contact_sheet(folder / "closest.png", judged.pairs, columns=quality.SHOWN, rows=1)
+        return list(MADE)
+
+    made = store.once("quality", decided, make)
+    for name, place in MADE.items():
+        files.copy(made / name, Path(place) / name)
 
 
 if __name__ == "__main__":
-    stage.run("quality", main, READS, needs)
+    stage.run("quality", main, needs)

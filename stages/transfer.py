@@ -3,44 +3,48 @@
 from pathlib import Path
 from types import SimpleNamespace
 
-from pipeline.core import files, outputs
+from pipeline.core import files, outputs, sources, store
+from pipeline.data import datasets
 from pipeline.engine import loop
 from pipeline.evaluation import transfer
 from pipeline.networks import backbones
 from pipeline.params.rules import shape
 from pipeline.run import machine, stage
 
-FOREACH = "transfer"
-READS = (
-    "compute",
-    "dataset.name",
-    "dataset.image_size",
-    "dataset.channels",
-    "transfer.${key}",
-    "linear_eval.l2",
-    "linear_eval.clsp_lr",
-    "linear_eval.seed",
-)
-WRITES = ("metrics/transfer/${key}.json", "metrics/transfer/${key}.protocol.json")
+MADE = ("metrics.json", "protocol.json")
 
 
 def needs(params: SimpleNamespace) -> machine.Needs:
     size, channels, _ = shape(params.dataset)
     images = params.item.train_size + params.item.validation_size + (params.item.test_size or 0)
-    made = stage.named(WRITES, params.key)
-    return machine.Needs(made, memory=images * size * size * channels, device=params.compute.device)
+    return machine.Needs(params.outs, memory=images * size * size * channels, device=params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:
     loop.prepare(params.compute)
     size, channels, _ = shape(params.dataset)
     encoder = backbones.load(Path("data/encoder")).to(params.compute.device)
-    real = transfer.load(params.item, size, channels)
-    metrics, protocol = transfer.judge(params.key, encoder, real, params.linear_eval, params.compute)
-    metrics_file, protocol_file = map(Path, stage.named(WRITES, params.key))
-    outputs.metrics(metrics_file, metrics)
-    files.write_json(protocol_file, protocol)
+    decided = {
+        "set": [params.key, params.item.model_dump(exclude={"path"}), size, channels],
+        "files": datasets.digest(params.item),
+        "encoder": encoder.card,
+        "params": vars(params.linear_eval),
+        "code": sources.digest("evaluation/transfer"),
+        "arithmetic": loop.arithmetic(params.compute),
+        "versions": backbones.versions(),
+    }
+
+    def make(folder: Path, fingerprint: str) -> list[str]:
+        real = transfer.load(params.item, size, channels)
+        metrics, protocol = transfer.judge(params.key, encoder, real, params.linear_eval, params.compute)
+        outputs.metrics(folder / "metrics.json", metrics)
+        files.write_json(folder / "protocol.json", protocol)
+        return list(MADE)
+
+    made = store.once("transfer", decided, make)
+    for name, path in zip(MADE, params.outs, strict=True):
+        files.copy(made / name, Path(path))
 
 
 if __name__ == "__main__":
-    stage.run("transfer", main, READS, needs, FOREACH)
+    stage.run("transfer", main, needs)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import pipeline
-from pipeline.core import store
+from pipeline.core import sources
 from pipeline.params import reader
 from pipeline.params.schema import Params
 
@@ -25,21 +25,9 @@ SOURCES = sorted(
     for folder in ("pipeline", "stages")
     for path in (REPOSITORY / folder).rglob("*.py")
 )
-# The library in reading order; a package stands for all that is in it. A module imports only from those before it.
-READING_ORDER = (
-    "errors launch progress dvc_cache files store machine params/types params/methods params/schema params/rules "
-    "params/reader cards seeds shards weights pictures datasets imports inflation transforms augment differentiable "
-    "checkpoint vit backbones distributed loop heads losses probes linear_probe clsp_probe folded generators game "
-    "methods sampling anchored conditioned unclip training/classifier training/encoder training/generator "
-    "training/conditioned memorisation quality evaluation transfer finetune stage report preset fetch theory "
-    "study/cells study/rows study/experiments study/analysis study/tables study/__main__ page/figures page/studies "
-    "page/run page/__main__"
-)
-CHOICES = {  # templated file of dvc.yaml: the package that imports it on use, and the value that names it
-    "pipeline/generators/${generator.kind}.py": ("generators", "generator", "kind"),
-    "pipeline/methods/${pretrain.method}.py": ("methods", "pretrain", "method"),
-    "pipeline/methods/${conditioned.encoder.method}.py": ("methods", "conditioned", "encoder.method"),
-}
+# The rooms of the library in the order of their imports: a room uses those before it, and itself.
+ROOMS = "core params data augment networks engine measures generators methods training positives evaluation run study"
+ROOMS = [*ROOMS.split(), "report"]
 
 
 def tree(source: str) -> ast.Module:
@@ -47,28 +35,7 @@ def tree(source: str) -> ast.Module:
 
 
 def path_of(module: str) -> str:
-    return store.module_file(module).relative_to(REPOSITORY).as_posix()
-
-
-def says_something(source: str) -> bool:
-    """Whether a file holds more than its docstring."""
-    return len(tree(source).body) > 1
-
-
-def assigned(source: str, name: str) -> object:
-    """The value of a constant of a module, without importing it."""
-    for node in tree(source).body:
-        if isinstance(node, ast.Assign) and [target.id for target in node.targets] == [name]:
-            return ast.literal_eval(node.value)
-    raise AssertionError(f"{source} has no {name}")
-
-
-def kinds(section: str, name: str) -> tuple[str, ...]:
-    """The values that one may have, named by its path inside the section."""
-    found = Params.model_fields[section].annotation
-    for key in name.split("."):
-        found = found.model_fields[key].annotation
-    return get_args(found)
+    return sources.module_file(module).relative_to(REPOSITORY).as_posix()
 
 
 def calls(source: str):
@@ -90,13 +57,9 @@ def test_stages_of_dvc_and_modules_of_the_folder_are_the_same():
     assert set(STAGES) == modules - {"__init__"}
     for name, described in STAGES.items():
         assert described["desc"]
-        source = (REPOSITORY / f"stages/{name}.py").read_text()
-        if name not in FOREACH:
-            assert described["cmd"] == f"python -m stages.{name}"
-            assert f'stage.run("{name}", main, READS, needs)' in source
-        else:
-            assert described["cmd"] == f"python -m stages.{name} {called(name)}"
-            assert f'stage.run("{name}", main, READS, needs, FOREACH)' in source
+        key = "" if name not in FOREACH else f" {called(name)}"
+        assert described["cmd"] == f"python -m stages.{name}{key}"
+        assert f'stage.run("{name}", main, needs' in (REPOSITORY / f"stages/{name}.py").read_text()
 
 
 def called(name: str) -> str:
@@ -111,7 +74,6 @@ def of(name: str) -> str:
 @pytest.mark.parametrize("name", FOREACH)
 def test_stages_of_a_foreach_are_apart_and_there_is_none_by_default(name):
     """Each writes files of its own, and reads no entry but its own."""
-    assert assigned(f"stages/{name}.py", "FOREACH") == of(name)
     assert all(called(name) in path for path in written(STAGES[name]))
     section, _, key = of(name).partition(".")
     assert section not in STAGES[name]["params"]
@@ -122,52 +84,27 @@ def test_stages_of_a_foreach_are_apart_and_there_is_none_by_default(name):
     assert not [line for line in (REPOSITORY / "dvc.lock").read_text().splitlines() if line.startswith(f"  {name}@")]
 
 
-@pytest.mark.parametrize("name", [name for name in STAGES if name != "check"])
-def test_code_dependencies_of_a_stage_are_what_it_imports(name):
-    listed = {dep for dep in STAGES[name]["deps"] if dep.endswith(".py")}
-    fixed = listed - set(CHOICES)
-    imported = store.closure(*store.imports(REPOSITORY / f"stages/{name}.py"))
-    reads = {words.partition(".")[0] for words in assigned(f"stages/{name}.py", "READS")}
-    chosen = {template: choice for template, choice in CHOICES.items() if choice[0] in imported}
-    if "methods" in imported:  # of which several stages name one, each where it reads
-        chosen = {t: choice for t, choice in chosen.items() if choice[0] != "methods" or choice[1] in reads}
-        assert "methods" in {choice[0] for choice in chosen.values()}
-    assert listed & set(CHOICES) == set(chosen)
-    reached = set(imported)
-    for package, section, value in chosen.values():
-        for kind in kinds(section, value):
-            reached |= set(store.closure(f"{package}/{kind}")) - {f"{package}/{kind}"}
-    expected = {path_of(module) for module in reached}
-    assert fixed == {f"stages/{name}.py"} | {path for path in expected if says_something(path)}
-
-
-def test_dependencies_of_the_check_are_the_modules_that_know_the_parameters():
-    params = {path for path in SOURCES if path.startswith("pipeline/params/") and says_something(path)}
-    assert set(STAGES["check"]["deps"]) == {"stages/check.py"} | params
-
-
-def test_plumbing_is_named_by_modules_that_exist_and_holds_nothing_that_computes():
-    for module in store.PLUMBING:
-        assert store.module_file(module).exists(), module
-        if module not in ("checkpoint", "machine"):  # which saves what the loop computed; which asks for a GPU
-            assert "torch" not in imported_packages(path_of(module)), module
-
-
 @pytest.mark.parametrize("name", list(STAGES))
-def test_parameters_of_a_stage_in_dvc_are_those_that_it_is_given(name):
-    reads = assigned(f"stages/{name}.py", "READS")
-    if name == "check":
-        assert STAGES[name]["params"] == [{"params.yaml": None}]  # all of the file
-        assert set(reads) == set(Params.model_fields)
-    else:
-        assert tuple(STAGES[name]["params"]) == reads
-        for words in reads:
-            section, _, value = words.strip("${}").partition(".")
-            assert (
-                (section, value) in reader.keys()  # noqa: SIM118
-                or (not value and (section,) in reader.keys())  # noqa: SIM118
-                or (name in FOREACH and words == f"{of(name)}.{called(name)}")
-            )
+def test_a_stage_depends_on_the_rooms_that_it_reaches(name):
+    """By the imports of its file and of all that these import; what can change no result is no dependency."""
+    listed = {dep for dep in STAGES[name]["deps"] if dep.startswith(("pipeline", "stages"))}
+    todo, reached = sources.imports(REPOSITORY / f"stages/{name}.py"), set()
+    while todo:
+        module = todo.pop()
+        if module not in reached and (name == "check" or not sources.is_plumbing(module)):
+            reached.add(module)
+            todo += sources.imports(sources.module_file(module))
+            todo += loaded_on_use(module)
+    rooms = {f"pipeline/{module.partition('/')[0]}" for module in reached}
+    assert listed == {f"stages/{name}.py", "pipeline/core"} | rooms
+
+
+def loaded_on_use(module: str) -> list[str]:
+    """Modules of a room whose __init__ imports them by name."""
+    file = sources.module_file(module)
+    if file.name != "__init__.py" or "import_module" not in file.read_text(encoding="utf-8"):
+        return []
+    return [f"{module}/{path.stem}" for path in file.parent.glob("*.py") if path.name != "__init__.py"]
 
 
 @pytest.mark.parametrize("name", [name for name in STAGES if name != "check"])
@@ -177,12 +114,12 @@ def test_stage_uses_every_section_that_it_is_given_and_no_other(name):
         for node in ast.walk(tree(f"stages/{name}.py"))
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "params"
     }
-    given = {
-        "own" if words.startswith("$") else words.partition(".")[0]
-        for words in assigned(f"stages/{name}.py", "READS")
-        if not words.endswith(".${key}")
-    }
-    assert used == given | ({"key", "item"} if name in FOREACH else set())
+    given = set()
+    for words in STAGES[name]["params"]:
+        section, _, value = words.strip("${}").partition(".")
+        if not words.endswith(".${key}"):
+            given.add(f"{value}_params" if words.startswith("$") else section)
+    assert used - {"outs"} == given | ({"key", "item"} & used if name in FOREACH else set())
 
 
 def test_every_parameter_is_read_by_a_stage_that_computes_and_has_one_owner():
@@ -192,17 +129,18 @@ def test_every_parameter_is_read_by_a_stage_that_computes_and_has_one_owner():
     """
     owners: dict[str, list[str]] = {section: [] for section in Params.model_fields}
     for name in set(STAGES) - {"check"}:
-        for words in assigned(f"stages/{name}.py", "READS"):
+        given = STAGES[name]["params"]
+        for words in given:
             section, _, value = words.strip("${}").partition(".")
             if words.startswith("$"):
-                for kind in kinds(section, value):
+                for kind in get_args(Params.model_fields[section].annotation.model_fields[value].annotation):
                     owners[kind].append(name)
             elif not value or words.endswith(".${key}"):
                 owners[section].append(name)
         if name in FOREACH and "." in of(name):
             section, _, labels = of(name).partition(".")
             others = {key[1] for key in reader.keys() if key[0] == section and len(key) == 2} - {labels}  # noqa: SIM118
-            if {f"{section}.{value}" for value in others} <= set(assigned(f"stages/{name}.py", "READS")):
+            if {f"{section}.{value}" for value in others} <= set(given):
                 owners[section].append(name)
     assert len(owners.pop("compute")) > 1
     assert {section for section, names in owners.items() if len(names) != 1} == set()
@@ -210,35 +148,15 @@ def test_every_parameter_is_read_by_a_stage_that_computes_and_has_one_owner():
     assert list(committed) == list(Params.model_fields)
 
 
-def test_every_field_of_the_schema_is_read_by_some_module():
-    read = {
-        node.attr if isinstance(node, ast.Attribute) else node.value
-        for source in SOURCES
-        if source not in ("pipeline/params/schema.py", "pipeline/params/rules.py", "stages/check.py")
-        for node in ast.walk(tree(source))
-        if isinstance(node, ast.Attribute) or (isinstance(node, ast.Constant) and isinstance(node.value, str))
-    }
-    keys = [key for key in reader.keys() if len(key) > 1]  # noqa: SIM118
-    keys += reader.keys(reader.section(("transfer", "any")))
-    assert {key[-1] for key in keys} - read == set()
-
-
-def test_methods_and_generators_have_a_file_and_a_section_each():
-    for package, section, value in CHOICES.values():
-        files = {path.stem for path in (REPOSITORY / "pipeline" / package).glob("*.py")} - {"__init__"}
-        assert set(kinds(section, value)) <= files <= set(Params.model_fields)
-    for package, section, value in (("generators", "generator", "kind"), ("methods", "pretrain", "method")):
-        files = {path.stem for path in (REPOSITORY / "pipeline" / package).glob("*.py")} - {"__init__"}
-        assert files == set(kinds(section, value))
-
-
 @pytest.mark.fault(34)
 def test_no_generated_image_reaches_an_evaluation():
     """They have no labels either: a shard holds `images` alone (test_shards)."""
     for name in ("linear_eval", "transfer", "finetune"):
         assert not [dep for dep in STAGES[name]["deps"] if dep.startswith(("data/generated", "data/generator"))]
-    for module in ("evaluation", "probes", "linear_probe", "clsp_probe", "transfer", "finetune"):
-        names = {node.attr for node in ast.walk(tree(path_of(module))) if isinstance(node, ast.Attribute)}
+    for module in ("linear_eval", "transfer", "finetune"):
+        names = {
+            node.attr for node in ast.walk(tree(path_of(f"evaluation/{module}"))) if isinstance(node, ast.Attribute)
+        }
         assert not names & {"read_generated", "map_generated", "SET"}, module
 
 
@@ -246,11 +164,6 @@ def written(described: dict) -> list[str]:
     """All that a stage of dvc.yaml makes."""
     outs = [out for kind in ("outs", "metrics", "plots") for out in described.get(kind, [])]
     return [out if isinstance(out, str) else next(iter(out)) for out in outs]
-
-
-@pytest.mark.parametrize("name", list(STAGES))
-def test_a_stage_looks_before_its_work_whether_it_can_write_what_it_makes(name):
-    assert sorted(assigned(f"stages/{name}.py", "WRITES")) == sorted(written(STAGES[name]))
 
 
 def test_what_a_stage_reads_of_another_is_made_by_it():
@@ -281,37 +194,30 @@ def test_dvc_keeps_the_runs_of_every_stage_but_the_check():
         assert name == "check" or all(isinstance(out, str) for out in described.get("outs", [])), name
 
 
-# --- the library's order
+# --- the rooms
 
 
-def place(module: str) -> int:
-    """Of a module in the reading order; a package's files stand where it does."""
-    order = READING_ORDER.split()
-    return order.index(module) if module in order else order.index(module.partition("/")[0])
+def test_every_module_lies_in_a_room():
+    inside = [path.split("/")[1:] for path in SOURCES if path.startswith("pipeline/")]
+    assert {parts[0] for parts in inside if len(parts) > 1} == set(ROOMS)
+    assert {parts[0] for parts in inside if len(parts) == 1} <= {"__init__.py", "__main__.py"}
 
 
-def test_reading_order_names_every_module_once():
-    modules = [path.removeprefix("pipeline/").removesuffix(".py").removesuffix("/__init__") for path in SOURCES]
-    modules = {name for name in modules if not name.startswith(("stages", "__init__"))} - {
-        "params",
-        "training",
-        "study",
-        "page",
-    }
-    named = READING_ORDER.split()
-    assert len(named) == len(set(named))
-    assert {name if name in named else name.partition("/")[0] for name in modules} == set(named)
-
-
-@pytest.mark.parametrize("source", [path for path in SOURCES if path.startswith("pipeline/")])
-def test_module_imports_only_from_modules_above_it(source):
-    module = source.removeprefix("pipeline/").removesuffix(".py").removesuffix("/__init__")
-    for imported in store.imports(REPOSITORY / source):
-        if imported in ("params", "training", "study", module) or (
-            imported == module.partition("/")[0] and module not in ("params",)
-        ):
-            continue  # a package's own __init__
-        assert place(imported) < place(module), f"{module} imports {imported}"
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_from_rooms_before_it_and_without_circles(room):
+    before = set(ROOMS[: ROOMS.index(room) + 1])
+    inside = {}
+    for source in SOURCES:
+        if source.startswith(f"pipeline/{room}/"):
+            imported = sources.imports(REPOSITORY / source)
+            assert {module.partition("/")[0] for module in imported} <= before, source
+            name = source.removeprefix("pipeline/").removesuffix(".py").removesuffix("/__init__")
+            inside[name] = {module for module in imported if module.startswith(f"{room}/") and module != name}
+    while inside:
+        free = [name for name, needed in inside.items() if not needed & set(inside)]
+        assert free, f"these import one another: {sorted(inside)}"
+        for name in free:
+            del inside[name]
 
 
 def test_library_knows_nothing_of_the_stages():
@@ -349,7 +255,7 @@ def test_check_reaches_no_heavy_import_before_it_looks_for_cuda():
                 found |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 found.add(node.module.partition(".")[0])
-        todo += [store.module_file(module) for module in store.imports(file)]
+        todo += [sources.module_file(module) for module in sources.imports(file)]
     assert len(seen) > 5
     assert found.isdisjoint({"torch", "torchvision", "numpy", "h5py", "diffusers", "timm", "pandas", "PIL"})
 
@@ -426,15 +332,6 @@ def test_params_yaml_has_one_reader():
         if source != "pipeline/params/reader.py":
             assert "params.yaml" not in literals, source
             assert "yaml" not in imported_packages(source), source
-
-
-def test_readme_lists_the_library_in_reading_order():
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    listed = re.search(r"in reading order: (.*?)\npresets/", text, re.DOTALL)[1].split()
-    named = [name.partition("/")[0] for name in READING_ORDER.split()]
-    assert [name.rstrip("/") for name in listed] == list(dict.fromkeys(named))
-    packages = {path.name for path in (REPOSITORY / "pipeline").iterdir() if (path / "__init__.py").exists()}
-    assert {name.rstrip("/") for name in listed if name.endswith("/")} == packages
 
 
 def test_slow_tests_lie_where_make_looks_for_them():

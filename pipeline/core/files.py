@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from pipeline.core import dvc_cache
 from pipeline.core.errors import RESOURCE, UserError
-from pipeline.core.progress import say
+from pipeline.core.progress import log
 
 SEALED = 2  # the format of manifests and cards; 1 had no seal
 
@@ -154,6 +154,20 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def tree_sha256(path: Path) -> str:
+    """Hex digest of a file, or of the names and digests of all files below a folder."""
+    path, digest = Path(path), hashlib.sha256()
+    for found in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if found.is_file():
+            digest.update(f"{found.relative_to(path).as_posix()}\0{sha256(found)}\n".encode())
+    return digest.hexdigest()
+
+
+def copy(source: Path, path: Path) -> None:
+    """Copy a file to its final name."""
+    write(path, lambda temporary: shutil.copyfile(source, temporary))
+
+
 def assemble(folder: Path, sources: dict[str, Path], finish: Callable[[Path], None] = lambda fresh: None) -> None:
     """Replace `folder` by copies of `sources` (name -> file) in one go; the old folder goes at the very end.
 
@@ -201,7 +215,7 @@ def lock(path: Path, what: str, patient: bool = True) -> Iterator[None]:
             who = holder(path) or "another process"
             if not patient:
                 raise UserError(f"{who} works on {what}", path, "wait for it, or stop it") from fault
-            say(f"waiting: {who} works on {what} ({path})")
+            log(f"waiting: {who} works on {what} ({path})")
             held.acquire()
     try:
         yield

@@ -35,7 +35,9 @@ def table(path: Path, columns: list[str], rows: list[dict]) -> None:
     files.write_text(path, text.getvalue())
 
 
-def beside(path: Path, sets: list[tuple[str, np.ndarray]], columns: int = 16, rows: int = 4, scale: int = 2) -> None:
+def contact_sheet(
+    path: Path, sets: list[tuple[str, np.ndarray]], columns: int = 16, rows: int = 4, scale: int = 2
+) -> None:
     """A PNG of the first images of each set under its name; images: uint8 (N, H, W, 1 or 3), N may be 0.
 
     Without a set it says that there is none.

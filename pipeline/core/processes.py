@@ -16,3 +16,25 @@ def size() -> int:
 def alone() -> None:
     """From here on this process, the first of its job, works by itself; the others have left."""
     os.environ["WORLD_SIZE"] = "1"
+
+
+class Alone:
+    """A job of one process, as `core.store` wants it; engine.distributed is the other."""
+
+    def first(self) -> bool:
+        """It leads."""
+        return True
+
+    def agreed(self, value: object) -> object:
+        """Its own value."""
+        return value
+
+    def differ(self, value: object) -> bool:
+        """It cannot."""
+        return False
+
+    def wait(self) -> None:
+        """For nobody."""
+
+
+ALONE = Alone()

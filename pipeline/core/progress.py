@@ -7,7 +7,7 @@ from tqdm import tqdm
 from pipeline.core import processes
 
 
-def say(message: str) -> None:
+def log(message: str) -> None:
     """One line to standard error, above any bar; of several processes the first speaks."""
     if processes.rank() == 0:
         tqdm.write(message, file=sys.stderr)

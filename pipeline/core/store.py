@@ -1,14 +1,9 @@
-"""Resumable work, one folder a fingerprint, under $LEAVEN_STORE or $DVC_ROOT/.cache.
+"""Finished and resumable work, one folder a fingerprint, under $LEAVEN_STORE or $DVC_ROOT/.cache.
 
-Work with the same fingerprint is the same work: whoever asks second finds the first one's shards, checkpoints
-and results. `LEAVEN_STORE=off` works in a folder that is thrown away when the process ends.
-
-    python -m pipeline.store            list what is kept, with its size and when it was last used
-    python -m pipeline.store --prune 7  delete what was not used for 7 days
+Work with the same fingerprint is the same work: the first to ask computes it, the others find its shards, checkpoints
+and results. `LEAVEN_STORE=off` works in a folder that is deleted when the process ends.
 """
 
-import argparse
-import ast
 import atexit
 import contextlib
 import hashlib
@@ -17,29 +12,24 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
-from pipeline.core import files
+from pipeline.core import files, processes
+from pipeline.core.errors import UserError
 
-PACKAGE = Path(__file__).parent.parent
-# Modules that move results about but cannot change one: no part of any fingerprint, no dependency of any stage.
-PLUMBING = (
-    "core/errors",
-    "core/processes",
-    "core/progress",
-    "core/files",
-    "core/dvc_cache",
-    "core/store",
-    "core/outputs",
-    "params",
-    "engine/checkpoint",
-    "run",
-    "report",
-    "generators/cards",
-)
+MANIFEST = "manifest.json"
 _USED = "last-used"
+
+
+class Job(Protocol):
+    """The processes that share a piece of work: engine.distributed, or processes.ALONE."""
+
+    def first(self) -> bool: ...
+    def agreed(self, value: object) -> object: ...
+    def differ(self, value: object) -> bool: ...
+    def wait(self) -> None: ...
 
 
 def root() -> Path:
@@ -48,15 +38,83 @@ def root() -> Path:
     return Path(chosen) if chosen and chosen != "off" else Path(os.environ.get("DVC_ROOT", ".")) / ".cache"
 
 
+def fingerprint(**parts: object) -> str:
+    """sha256 of everything that decides the bytes of a piece of work: values, digests, code, versions."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def once(kind: str, parts: dict, make: Callable[[Path, str], list[str]], job: Job = processes.ALONE) -> Path:
+    """The folder of a finished piece of work: found in the store and verified, or made, sealed and verified.
+
+    parts: everything that decides its bytes, for `fingerprint`. make(folder, fingerprint) -> the names of the files
+    that are the result; it goes on from what an interrupted run left in the folder. What else it leaves there is
+    deleted. With several processes all of them make, the first seals, and all get the folder.
+    """
+    name = fingerprint(**parts)
+    with _together(kind, name, job) as folder:
+        if not job.agreed(job.first() and (folder / MANIFEST).exists()):
+            made = make(folder, name)
+            if job.first():
+                seal(folder, made, {"fingerprint": name})
+                for path in folder.iterdir():
+                    if path.is_file() and path.name not in (*made, MANIFEST, _USED):
+                        path.unlink()
+        if job.first():
+            verify(folder)
+        return folder
+
+
+def grow(
+    kind: str,
+    parts: dict,
+    names: list[str],
+    start: Callable[[list[str]], Callable[[Path], None]],
+    job: Job = processes.ALONE,
+) -> dict[str, Path]:
+    """Files of a set that only ever grows, name -> path: those that the store lacks are made, the others found.
+
+    start(names) -> write(path): called once in each process with the names that are its to make, if there are any; a
+    file counts once its sha256 lies beside it.
+    """
+    with _together(kind, fingerprint(**parts), job) as folder:
+        missing = job.agreed([name for name in names if job.first() and not _whole(folder / name)])
+        mine = missing[processes.rank() :: processes.size()]
+        if mine:
+            write = start(mine)
+            for name in mine:
+                write(folder / name)
+                files.write_text(_digest_of(folder / name), files.sha256(folder / name))
+        return {name: folder / name for name in names}
+
+
+def _digest_of(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _whole(path: Path) -> bool:
+    digest = _digest_of(path)
+    return path.exists() and digest.exists() and digest.read_text() == files.sha256(path)
+
+
 @contextlib.contextmanager
-def work(kind: str, fingerprint: str) -> Iterator[Path]:
+def _together(kind: str, name: str, job: Job) -> Iterator[Path]:
+    """`work` of all processes: the first holds the lock, all get its folder, and they leave together."""
+    if job.differ(name):
+        raise UserError("not the same code, parameters, data or hardware in all processes", "PIPELINE_LAUNCH")
+    with contextlib.ExitStack() as held:
+        yield job.agreed(held.enter_context(work(kind, name)) if job.first() else None)
+        job.wait()
+
+
+@contextlib.contextmanager
+def work(kind: str, name: str) -> Iterator[Path]:
     """The folder of one piece of work, locked against other processes; it may hold finished parts already."""
     if os.environ.get("LEAVEN_STORE") == "off":
         folder = Path(tempfile.mkdtemp(prefix="leaven-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)  # the stage copies from it after the block
         yield folder
         return
-    folder = root() / kind / fingerprint[:16]
+    folder = root() / kind / name[:16]
     with files.lock(folder.with_suffix(".lock"), kind):
         with files.disk_faults(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -69,68 +127,23 @@ def work(kind: str, fingerprint: str) -> Iterator[Path]:
             (folder / _USED).touch()
 
 
-def fingerprint(**parts: object) -> str:
-    """sha256 of everything that decides the bytes of a piece of work: values, digests, code, versions."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()
+def seal(folder: Path, names: list[str], facts: dict[str, object]) -> None:
+    """Write the manifest of a folder: the digest of each named file, and `facts` (no times, no host)."""
+    digests = {name: files.sha256(Path(folder) / name) for name in names}
+    files.write_sealed(Path(folder) / MANIFEST, {"files": digests, **facts})
 
 
-@cache
-def code(*modules: str) -> str:
-    """Digest of the named modules of this package and of all that they import from it, plumbing left out.
+def verify(folder: Path, maker: str | None = None) -> dict:
+    """The manifest of a sealed folder, after each file's digest was checked.
 
-    Modules are named by their path inside the package ("methods/simclr"). Comments, docstrings and layout do not
-    count; names and constants do.
+    maker: the stage whose output it is; None: finished work in the store.
     """
-    return hashlib.sha256("".join(_meaning(name) for name in closure(*modules)).encode()).hexdigest()
-
-
-def closure(*modules: str) -> list[str]:
-    """Names of the modules and of everything they import from this package, sorted, plumbing left out."""
-    seen, todo = set(), list(modules)
-    while todo:
-        name = todo.pop()
-        if name not in seen and not _is_plumbing(name):
-            seen.add(name)
-            todo += imports(module_file(name))
-    return sorted(seen)
-
-
-def _is_plumbing(name: str) -> bool:
-    return any(name == plumbing or name.startswith(f"{plumbing}/") for plumbing in PLUMBING)
-
-
-def module_file(name: str) -> Path:
-    """The source file of a module named by its path inside the package."""
-    file = PACKAGE / f"{name}.py"
-    return file if file.exists() else PACKAGE / name / "__init__.py"
-
-
-def imports(file: Path) -> list[str]:
-    """Modules of this package that a source file imports anywhere in it, by their path inside the package."""
-    found = []
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            dotted = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            dotted = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
-        else:
-            continue
-        paths = ["/".join(name.split(".")[1:]) for name in dotted if name.startswith("pipeline.")]
-        found += [path for path in paths if module_file(path).exists()]
-    return found
-
-
-def _meaning(name: str) -> str:
-    tree = ast.parse(module_file(name).read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and (
-            isinstance(body[0] if body else None, ast.Expr)
-            and isinstance(body[0].value, ast.Constant)
-            and isinstance(body[0].value.value, str)
-        ):
-            node.body = body[1:]
-    return f"{name}\n{ast.dump(tree)}\n"
+    folder = Path(folder)
+    if maker is not None and not (folder / MANIFEST).exists():
+        raise UserError("not made yet", folder, f"run `dvc repro {maker}`, or `python -m stages.{maker}`")
+    manifest = files.read_sealed(folder / MANIFEST, maker, {"files": dict})
+    files.check_digests(folder, manifest["files"], MANIFEST, maker)
+    return manifest
 
 
 def entries() -> list[tuple[Path, int, float]]:
@@ -146,11 +159,8 @@ def _age(folder: Path) -> float:
     return time.time() - (folder / _USED).stat().st_mtime
 
 
-def main() -> None:
-    """List the store, or prune what was not used for a number of days."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.store", description=main.__doc__)
-    parser.add_argument("--prune", type=float, metavar="DAYS", help="delete what was not used for DAYS days")
-    days = parser.parse_args().prune
+def listing(days: float | None = None) -> Iterator[str]:
+    """A line for each piece of work: its size and when it was last used. days: delete what was not used for so long."""
     whole = gone = 0
     for folder, size, age in entries():
         old = days is not None and age >= days * 86400
@@ -159,11 +169,6 @@ def main() -> None:
                 old = _age(folder) >= days * 86400  # whoever held the lock has used it since
                 if old:
                     shutil.rmtree(folder)
-        fate = "deleted" if old else "kept"
         whole, gone = whole + size, gone + size * old
-        print(f"{folder}  {size / 1e6:9.1f} MB  used {age / 86400:6.1f} days ago  {fate}")
-    print(f"{root()}  {whole / 1e6:9.1f} MB in all, {gone / 1e6:.1f} MB deleted")
-
-
-if __name__ == "__main__":
-    main()
+        yield f"{folder}  {size / 1e6:9.1f} MB  used {age / 86400:6.1f} days ago  {'deleted' if old else 'kept'}"
+    yield f"{root()}  {whole / 1e6:9.1f} MB in all, {gone / 1e6:.1f} MB deleted"

@@ -17,10 +17,10 @@ import numpy as np
 
 from pipeline.core import files, seeds
 from pipeline.core.errors import UserError
-from pipeline.core.progress import say
+from pipeline.core.progress import log
 from pipeline.data import pictures
 from pipeline.data.shards import LABELLED, SPARE, TEST, TRAIN, VALIDATION, Part, RealSet, among
-from pipeline.params.schema import Dataset
+from pipeline.params.schema import Dataset, TransferSet
 
 # sha256 of the four decompressed files of Fashion-MNIST, as Zalando Research published them
 # (github.com/zalandoresearch/fashion-mnist). The archives here are recompressed, so torchvision's MD5s do not apply.
@@ -67,7 +67,7 @@ def load(params: Dataset) -> RealSet:
     if len(copies) and source.files:
         _refuse(copies, source, path)
     if len(copies):
-        say(f"{len(copies):,} images of {params.name} are test images too: the published split has them so")
+        log(f"{len(copies):,} images of {params.name} are test images too: the published split has them so")
     codes = [*parts, (TEST, test_labels)]
     return RealSet(
         images=np.concatenate([train_images[kept], test_images]),
@@ -78,6 +78,11 @@ def load(params: Dataset) -> RealSet:
         source=params.name,
         labelled_size=params.labelled_size,
     )
+
+
+def digest(params: Dataset | TransferSet) -> str:
+    """sha256 of the names and the bytes of all files at the set's path."""
+    return files.tree_sha256(Path(params.path))
 
 
 def _refuse(copies: np.ndarray, source: Source, root: Path) -> None:

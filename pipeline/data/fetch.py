@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline.core import files
 from pipeline.core.errors import UserError
-from pipeline.core.progress import say
+from pipeline.core.progress import log
 from pipeline.run import stage
 
 TINY_IMAGENET = "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
@@ -104,7 +104,7 @@ def main() -> None:
     """Fetch one set."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.fetch", description=main.__doc__)
     parser.add_argument("name", help=", ".join(SETS))
-    say(f"path: {fetch(parser.parse_args().name)}")
+    log(f"path: {fetch(parser.parse_args().name)}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from PIL import Image
 
-from pipeline.core import seeds, store
+from pipeline.core import seeds, sources, store
 from pipeline.core.errors import UserError
 from pipeline.data import pictures, shards
 from pipeline.params.schema import Generator
@@ -95,13 +95,14 @@ def in_order(images: np.ndarray, real: np.ndarray, order: str | None, where: Pat
     return images
 
 
-def fill(folder: Path, n: int, shard_size: int, digest: str) -> tuple[dict[str, Path], str]:
+def to_shards(folder: Path, n: int, shard_size: int, digest: str) -> tuple[dict[str, Path], str]:
     """The first n images of data/generator's `FILE`, whose sha256 is `digest`, as shards in the store.
 
-    Returns (shard name -> file, fingerprint of the set), as pipeline.sampling does for images that are made here.
+    Returns (shard name -> file, fingerprint of the set), as generators.sampling does for images that are made here.
     """
-    fingerprint = store.fingerprint(images=digest, shard_size=shard_size, code=store.code("data/imports"))
-    with shards.open_file(Path(folder) / FILE) as source, store.work("shards", fingerprint) as kept:
+    parts = {"images": digest, "shard_size": shard_size, "code": sources.digest("data/imports")}
+    names = [shards.shard_name(k) for k in range(-(-n // shard_size))]
+    with shards.open_file(Path(folder) / FILE) as source:
         images = source["images"]
         if n > len(images):
             raise UserError(
@@ -109,13 +110,13 @@ def fill(folder: Path, n: int, shard_size: int, digest: str) -> tuple[dict[str, 
                 "params.yaml: inflation.ratio",
                 "lower it, or import more",
             )
-        made = {}
-        for k in range(-(-n // shard_size)):
-            path = kept / shards.shard_name(k)
+
+        def write(path: Path) -> None:
+            k = names.index(path.name)
             part = images[k * shard_size : (k + 1) * shard_size]
             shards.write_arrays(path, {"images": part}, {"shard": k})
-            made[path.name] = path
-        return made, fingerprint
+
+        return store.grow("shards", parts, names, lambda missing: write), store.fingerprint(**parts)
 
 
 def count(path: Path) -> int:

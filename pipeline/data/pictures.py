@@ -13,7 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from pipeline.core.errors import UserError
-from pipeline.core.progress import bar, say
+from pipeline.core.progress import bar, log
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")  # by content; others start programs (EPS) or are rarely read
@@ -52,7 +52,7 @@ def find(folder: Path) -> list[Path]:
         (pictures if path.suffix.lower() in ENDINGS else others).append(path)
     if others:
         first = ", ".join(sorted(path.name for path in others)[:3])
-        say(f"{folder}: {len(others)} files are no pictures and are left out ({first}{', ...' if others[3:] else ''})")
+        log(f"{folder}: {len(others)} files are no pictures and are left out ({first}{', ...' if others[3:] else ''})")
     return sorted(pictures, key=lambda path: os.fsencode(path.relative_to(folder)))
 
 

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import torch
 
-from pipeline.core import files
+from pipeline.core import files, store
 from pipeline.core.errors import UserError
 
 SCHEMA = 1  # of an HDF5 file
@@ -79,25 +79,6 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str
     files.write(path, writer)
 
 
-def seal(folder: Path, names: list[str], facts: dict[str, object]) -> None:
-    """Write the manifest of a folder: the digest of each named file, and `facts` (no times, no host)."""
-    digests = {name: files.sha256(Path(folder) / name) for name in names}
-    files.write_sealed(Path(folder) / "manifest.json", {"files": digests, **facts})
-
-
-def verify(folder: Path, maker: str | None = None) -> dict:
-    """The manifest of a sealed folder, after each file's digest was checked.
-
-    maker: the stage whose output it is; None: finished work in the store.
-    """
-    folder = Path(folder)
-    if maker is not None and not (folder / "manifest.json").exists():
-        raise UserError("not made yet", folder, f"run `dvc repro {maker}`, or `python -m stages.{maker}`")
-    manifest = files.read_sealed(folder / "manifest.json", maker, {"files": dict})
-    files.check_digests(folder, manifest["files"], "manifest.json", maker)
-    return manifest
-
-
 def write_real(folder: Path, real: RealSet) -> None:
     """data/real: images.h5 and its manifest."""
     write_arrays(
@@ -110,12 +91,20 @@ def write_real(folder: Path, real: RealSet) -> None:
             "channels": "grey" if real.images.shape[3] == 1 else "RGB",
         },
     )
-    seal(folder, ["images.h5"], {"n": len(real.images)})
+    store.seal(folder, ["images.h5"], {"n": len(real.images)})
+
+
+def counts(real: RealSet) -> dict[str, int]:
+    """Images of each split, and how many of the others are test images too."""
+    codes = {"train": TRAIN, "labelled_only": LABELLED, "validation": VALIDATION, "spare": SPARE, "test": TEST}
+    found = {name: int((real.split == code).sum()) for name, code in codes.items()}
+    test = real.split == TEST
+    return found | {"shared_with_test": int(among(real.images[~test], real.images[test]).sum())}
 
 
 def read_real(folder: Path) -> RealSet:
     """The real images of data/real, verified."""
-    verify(folder, "prepare")
+    store.verify(folder, "prepare")
     path = Path(folder) / "images.h5"
     images = _images(path)
     with open_file(path) as file:
@@ -149,7 +138,7 @@ def map_generated(folder: Path, most: int | None = None, maker: str = "generate"
 
     maker: the stage that makes the set.
     """
-    manifest, again = verify(folder, maker), f"run `dvc repro -f -s {maker}`"
+    manifest, again = store.verify(folder, maker), f"run `dvc repro -f -s {maker}`"
     paths = [Path(folder) / name for name in sorted(manifest["files"])]
     found = [_images(path) for path in paths]
     n, held = manifest.get("n"), sum(map(len, found))

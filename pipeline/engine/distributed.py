@@ -6,12 +6,10 @@ then that of the sum of as many equal losses as there are processes, and `averag
 With one process all of this is nothing at all.
 """
 
-import contextlib
 import datetime
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +17,6 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.core import store
 from pipeline.core.errors import UserError
 from pipeline.core.processes import rank, size
 from pipeline.params.schema import Compute
@@ -95,16 +92,6 @@ def wait() -> None:
 def differ(value: Any) -> bool:
     """Whether some process has another value than the first."""
     return anywhere(agreed(value) != value)
-
-
-@contextlib.contextmanager
-def work(kind: str, fingerprint: str) -> Iterator[Path]:
-    """`store.work` of all processes: the first holds the lock, all get its folder, and they leave together."""
-    if differ(fingerprint):
-        raise UserError("not the same code, parameters, data or hardware in all processes", "PIPELINE_LAUNCH")
-    with contextlib.ExitStack() as held:
-        yield agreed(held.enter_context(store.work(kind, fingerprint)) if first() else None)
-        wait()
 
 
 def gather(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:

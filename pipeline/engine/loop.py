@@ -20,7 +20,7 @@ import torch
 
 from pipeline.core import store
 from pipeline.core.errors import DIVERGED, Stopped, UserError
-from pipeline.core.progress import bar, say
+from pipeline.core.progress import bar, log
 from pipeline.engine import checkpoint, distributed
 from pipeline.params.schema import Compute, Training
 
@@ -39,7 +39,7 @@ def prepare(compute: Compute) -> None:
     if compute.device == "cpu" and compute.precision == "bf16":
         slower = product_seconds(torch.bfloat16) / product_seconds(torch.float32)
         if slower > _NOTABLY:
-            say(f"warning: bf16 takes {slower:.1f} times fp32's time on this processor; see compute.precision")
+            log(f"warning: bf16 takes {slower:.1f} times fp32's time on this processor; see compute.precision")
     distributed.join(compute)
 
 
@@ -174,7 +174,7 @@ def train(what: str, task: Task, plan: Optimisation, compute: Compute, folder: P
     if distributed.differ(start):
         raise UserError("not the same checkpoint in all processes", path, "run the same command again")
     if start:
-        say(f"{what}: resuming after step {start} of {schedule.steps}")
+        log(f"{what}: resuming after step {start} of {schedule.steps}")
     with bar(what, schedule.steps, "step", start) as progress, _signals() as received:
         for step in range(start, schedule.steps):
             rate = learning_rate(schedule, step)

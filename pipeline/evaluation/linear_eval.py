@@ -7,6 +7,7 @@ validation; the test images are used once, for the number.
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from pipeline.augment import recipes
-from pipeline.core import files, seeds, store
+from pipeline.core import files, seeds, sources, store
 from pipeline.core.progress import bar
 from pipeline.data import shards
 from pipeline.engine import loop
@@ -195,15 +196,14 @@ def _protocol(rows: dict, right: dict, l2: dict, params: LinearEval, size: tuple
 
 def _once(probe: Callable[[], tuple[torch.Tensor, float]], of: dict, compute: Compute) -> tuple[torch.Tensor, float]:
     """A probe that does not depend on the encoder's training: its test predictions and l2, made or from the store."""
-    parts = {"of": of, "code": store.code("evaluation/linear_eval"), "arithmetic": loop.arithmetic(compute)}
-    fingerprint = store.fingerprint(probe=probe.__name__, **parts)
-    with store.work("baseline", fingerprint) as folder:
-        if not (folder / "manifest.json").exists():
-            predicted, l2 = probe()
-            files.write_json(folder / "probe.json", {"predicted": predicted.tolist(), "l2": l2})
-            shards.seal(folder, ["probe.json"], {"fingerprint": fingerprint})
-        shards.verify(folder)
-        found = files.read_json(folder / "probe.json")
+    parts = {"of": of, "code": sources.digest("evaluation/linear_eval"), "arithmetic": loop.arithmetic(compute)}
+
+    def make(folder: Path, fingerprint: str) -> list[str]:
+        predicted, l2 = probe()
+        files.write_json(folder / "probe.json", {"predicted": predicted.tolist(), "l2": l2})
+        return ["probe.json"]
+
+    found = files.read_json(store.once("baseline", {"probe": probe.__name__, **parts}, make) / "probe.json")
     return torch.tensor(found["predicted"]), found["l2"]
 
 

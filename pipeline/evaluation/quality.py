@@ -15,7 +15,7 @@ import torch
 from pipeline.augment import recipes
 from pipeline.core import files
 from pipeline.core.errors import UserError
-from pipeline.core.progress import say
+from pipeline.core.progress import log
 from pipeline.data import shards
 from pipeline.measures import memorisation, probes
 from pipeline.params.schema import Augment, Compute, Quality
@@ -69,7 +69,7 @@ def judge(generated: np.ndarray, source: str, real: shards.RealSet, params: Qual
         "copied": 100 * float(copied.mean()),
         "memorised": int(probes.wilson(int(copied.sum()), n)[0] > 100 * MEMORISED),
     }
-    say(
+    log(
         f"quality: Frechet {metrics['frechet']:.2f} (floor {metrics['frechet_floor']:.2f}), told from real ones in "
         f"{metrics['told_apart']:.1f} %, {metrics['copied']:.1f} % as near to a train image as "
         f"{100 * memorisation.RARE:g} % of validation's{': MEMORISED' if metrics['memorised'] else ''}"
@@ -111,7 +111,7 @@ def _seen_by(source: str) -> str:
     """What the generator knows of the validation images."""
     if source == "train":
         return "the generator did not see them"
-    say("quality: the generator was not trained here and may have seen the validation images: then it looks too good")
+    log("quality: the generator was not trained here and may have seen the validation images: then it looks too good")
     return "the generator was not trained here and MAY HAVE SEEN THEM"
 
 
@@ -181,7 +181,7 @@ def feature_network(real: shards.RealSet, params: Quality, compute: Compute) -> 
     rows, source = real.rows(shards.SPARE), "spare images, which no generator trained here has seen"
     if not len(rows):
         rows, source = real.rows(shards.TRAIN), "train images, WHICH THE GENERATOR SAW: dataset.spare_size is 0"
-        say("quality: no spare images; the feature network learns from the generator's own train images")
+        log("quality: no spare images; the feature network learns from the generator's own train images")
     images, labels = real.images[rows], real.labels[rows]
     unseen, answers = real.part(shards.VALIDATION)
     task = CLASSES

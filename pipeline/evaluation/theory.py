@@ -19,7 +19,7 @@ import torch
 from pipeline.augment import recipes
 from pipeline.core import outputs, seeds
 from pipeline.core.errors import UserError
-from pipeline.core.progress import bar, say
+from pipeline.core.progress import bar, log
 from pipeline.data import mixture, shards
 from pipeline.engine import loop
 from pipeline.evaluation import quality
@@ -195,7 +195,7 @@ def labelling_oracle(real: shards.RealSet, steps: int, params: Params) -> torch.
     """A classifier of spare images under strong augmentation; None where these lack labels of several classes."""
     images, labels = real.part(shards.SPARE)
     if not len(images) or labels.min() < 0 or real.part(shards.TRAIN)[1].min() < 0 or len(np.unique(labels)) < 2:
-        say("theory: no spare images with labels (dataset.spare_size), so alpha is not measured")
+        log("theory: no spare images with labels (dataset.spare_size), so alpha is not measured")
         return None
     recipe = recipes.recipe(quality.plain(images.shape[3], ORACLE_STRENGTH), 0)
     schedule = classifier.plan(steps, params.quality.seed)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.core import seeds, store
+from pipeline.core import seeds, sources
 from pipeline.core.errors import UserError
 from pipeline.generators import module, sampling
 from pipeline.params.schema import Compute, Positives
@@ -118,7 +118,7 @@ def fill(
     decided = {
         "generator": card["files"],
         "anchors": [list(anchors.shape), hashlib.sha256(anchors).hexdigest(), hashlib.sha256(names).hexdigest()],
-        "code": store.code("positives/anchored", f"generators/{card['kind']}"),
+        "code": sources.digest("positives/anchored", f"generators/{card['kind']}"),
     }
     what = f"anchored sampling ({params.steps} steps, w = {params.weight:g})"
 
@@ -126,4 +126,4 @@ def fill(
         batch = sampler(params, card, generator, anchors, compute)
         return lambda numbers: batch(numbers, params.weight)
 
-    return sampling.fill_positives(what, params, decided, names, _eager(compute), start)
+    return sampling.sample_positives(what, params, decided, names, _eager(compute), start)

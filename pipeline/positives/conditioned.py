@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipeline.core import files, seeds, store
+from pipeline.core import files, seeds, sources
 from pipeline.engine import distributed
 from pipeline.generators import ddpm, sampling
 from pipeline.networks.heads import mlp
@@ -140,7 +140,7 @@ def fill(
         "generator": files.sha256(Path(folder) / _FILE),
         "network": own.model_dump(),
         "anchors": [list(shape), hashlib.sha256(features.numpy()).hexdigest(), hashlib.sha256(names).hexdigest()],
-        "code": store.code("positives/conditioned"),
+        "code": sources.digest("positives/conditioned"),
     }
     what = f"conditioned sampling ({params.steps} steps, guidance {params.guidance:g})"
 
@@ -148,4 +148,4 @@ def fill(
         batch = sampler(params, own, folder, features, shape, compute)
         return lambda numbers: batch(numbers, params.guidance)
 
-    return sampling.fill_positives(what, params, decided, names, compute, start)
+    return sampling.sample_positives(what, params, decided, names, compute, start)

@@ -13,6 +13,7 @@ from pipeline.params.methods import SimCLR
 from pipeline.params.schema import Augment, Compute, Conditioned, Inflation, Pretrain, RealOnly
 from pipeline.positives import conditioned
 from pipeline.training import encoder, generator
+from pipeline.training.batches import Images
 
 
 def prepare(params: Conditioned, real: shards.RealSet, compute: Compute) -> tuple[Path, torch.Tensor]:
@@ -23,14 +24,14 @@ def prepare(params: Conditioned, real: shards.RealSet, compute: Compute) -> tupl
     """
     images, _ = real.part(shards.TRAIN)
     arm = arm_of(params.encoder, images.shape[3])
-    made, _, _ = encoder.pretrain(*arm, real, [], [], None, compute)
+    made, _, _ = encoder.pretrain(arm, Images(real, [], []), None, compute)
     folder = distributed.agreed(made["card.json"].parent if distributed.first() else None)
     features = F.normalize(probes.features(backbones.load(folder).to(compute.device), images, compute), dim=1)
     made, _ = generator.train(conditioned, params, images, compute, features.numpy())
     return distributed.agreed(next(iter(made.values())).parent if distributed.first() else None), features
 
 
-def arm_of(params: RealOnly, channels: int) -> tuple[Pretrain, SimCLR, Augment, Inflation]:
+def arm_of(params: RealOnly, channels: int) -> encoder.Setting:
     """The sections of an experiment without generated images that trains this encoder."""
     own = params.model_dump()
     pretrain = Pretrain(**{name: own[name] for name in Pretrain.model_fields})
@@ -38,7 +39,7 @@ def arm_of(params: RealOnly, channels: int) -> tuple[Pretrain, SimCLR, Augment, 
     unset = dict.fromkeys(Augment.model_fields)
     form = "grey" if channels == 1 else "colour"
     given = {"family": params.family, "form": form, "strength": params.strength, "replace": 0.0, "replaced": "second"}
-    return (
+    return encoder.Setting(
         pretrain,
         method,
         Augment(**unset | given | {"seed": params.seed}),

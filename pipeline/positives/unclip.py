@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
-from pipeline.core import files, seeds, store
+from pipeline.core import files, seeds, sources
 from pipeline.core.errors import DIVERGED, UserError
 from pipeline.generators import ddpm, sampling
 from pipeline.params.schema import Compute, Positives, UnCLIP
@@ -225,13 +225,13 @@ def fill(
     shards. Returns (shard name -> file, fingerprint of the set).
     """
     if importlib.util.find_spec("transformers") is None:
-        remedy = "pip install -e '.[unclip]'"
+        remedy = "pip install transformers"
         raise UserError("unclip wants transformers, which is not installed", "params.yaml: positives.kind", remedy)
     decided = {
         "pipeline": {name: files.sha256(path) for name, path in files_of(own.path).items()},
         "unclip": own.model_dump(exclude={"path"}),
         "anchors": [list(images.shape), hashlib.sha256(images).hexdigest(), hashlib.sha256(names).hexdigest()],
-        "code": store.code("positives/unclip"),
+        "code": sources.digest("positives/unclip"),
         "packages": {name: version(name) for name in ("transformers", "tokenizers")},
     }
     what = f"unCLIP sampling ({params.steps} steps, guidance {params.guidance:g})"
@@ -240,4 +240,4 @@ def fill(
         batch = sampler(params, own, images, compute)
         return lambda numbers: batch(numbers, params.guidance)
 
-    return sampling.fill_positives(what, params, decided, names, compute, start)
+    return sampling.sample_positives(what, params, decided, names, compute, start)

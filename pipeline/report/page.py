@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 
 from pipeline.core import files
-from pipeline.core.progress import bar, say
+from pipeline.core.progress import bar, log
 from pipeline.report import run, studies
 from pipeline.run import stage
 from pipeline.study import cells
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("report.html"))
     out = parser.parse_args().out
     files.write_text(out, page())
-    say(f"{out}: {out.stat().st_size / 1e6:.1f} MB, open it in a browser")
+    log(f"{out}: {out.stat().st_size / 1e6:.1f} MB, open it in a browser")
 
 
 if __name__ == "__main__":

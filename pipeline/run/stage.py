@@ -8,10 +8,8 @@ python -m stages.NAME KEY        of a stage that there is once for each entry of
 
 import argparse
 import contextlib
-import functools
 import hashlib
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -23,41 +21,56 @@ from types import SimpleNamespace
 
 import psutil
 
-from pipeline.core import files, processes, store
+from pipeline.core import files, processes, sources, store
 from pipeline.core.errors import RESOURCE, Stopped, UserError, UserErrors
-from pipeline.core.progress import say
+from pipeline.core.progress import log
 from pipeline.params import reader
 from pipeline.params.schema import Params
-from pipeline.run import launch, machine
+from pipeline.run import graph, launch, machine
 
-PARALLEL = ("generator", "generate", "positives", "pretrain")  # what PIPELINE_LAUNCH starts in several processes
 _NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
 _NO_PEER = ("onnection closed by peer", "onnection reset by peer", "roken pipe", "imed out", "remote process exited")
-_OWN = re.compile(r"\$\{(\w+)\.(\w+)\}")
 
 
 def run(
     name: str,
     main: Callable[[SimpleNamespace], None],
-    reads: tuple[str, ...],
     needs: Callable[[SimpleNamespace], machine.Needs],
-    foreach: str | None = None,
+    parallel: bool = False,
 ) -> None:
     """Run `main` with the parameters that dvc.yaml names for this stage, and no others; exit with its code.
 
-    reads: as in dvc.yaml. A section ("inflation"), a value ("inflation.ratio"), or the section that a value names
-    ("${pretrain.method}"), which `main` finds under the name `own`. needs: of the same parameters, what must be there.
-    foreach: the mapping or the list of numbers that dvc.yaml makes this stage of, one for each entry; the command line
-    names one, which `main` finds under `item`, and its name under `key`.
+    needs: of the same parameters, what must be there. parallel: whether PIPELINE_LAUNCH starts it in many processes.
     """
+    called = "@".join([name, *(word for word in sys.argv[1:2] if not word.startswith("-"))])  # finetune@0.1
+    sys.exit(_told(lambda: _run(name, main, needs, parallel), f"{called}: "))
+
+
+def _run(name: str, main: Callable, needs: Callable, parallel: bool) -> int:
+    described = graph.load(name)
     parser = argparse.ArgumentParser(prog=f"python -m stages.{name}", description=sys.modules[main.__module__].__doc__)
     parser.add_argument("--check", action="store_true", help="say what is needed and what there is, and do no work")
     parser.add_argument("--no-wait", action="store_true", help="refuse while another process runs this stage here")
-    if foreach:
-        parser.add_argument("key", metavar="KEY", help=f"which entry of {foreach} in params.yaml")
+    if described.foreach:
+        parser.add_argument("key", metavar="KEY", help=f"which entry of {described.foreach} in params.yaml")
     asked = parser.parse_args()
-    entry = (foreach, asked.key) if foreach else None
-    sys.exit(_code(f"{name}@{asked.key}" if foreach else name, main, reads, needs, asked, entry))
+    key = getattr(asked, "key", None)
+    name = f"{name}@{key}" if key else name
+    launcher = launch.wanted() if parallel else None
+    if not launcher:
+        launch.enter()
+    sources, params = _sources(), reader.load()
+    given = described.select(params, key)
+    with _ready(name, needs, given, asked) if launch.leads() else contextlib.nullcontext():
+        if asked.check:
+            return 0
+        if launcher:
+            return _launched(f"stages.{name}", launcher)
+        main(given)
+    if processes.rank() == 0:
+        _unchanged(sources, given, described, key)
+        _record(name, params)
+    return 0
 
 
 def command(main: Callable[[], None]) -> None:
@@ -65,35 +78,6 @@ def command(main: Callable[[], None]) -> None:
     code = _told(main, "")
     if code:
         sys.exit(code)
-
-
-def _code(
-    name: str,
-    main: Callable,
-    reads: tuple[str, ...],
-    needs: Callable,
-    asked: argparse.Namespace,
-    entry: tuple[str, str] | None,
-) -> int:
-    launcher = launch.wanted() if name in PARALLEL else None
-
-    def work() -> int:
-        sources, params = _sources(), reader.load()
-        own = select(params, reads, entry)
-        with _ready(name, needs, own, asked) if launch.leads() else contextlib.nullcontext():
-            if asked.check:
-                return 0
-            if launcher:
-                return _launched(f"stages.{name}", launcher)
-            main(own)
-        if processes.rank() == 0:
-            _unchanged(sources, own, reads, entry)
-            _record(name, params)
-        return 0
-
-    if not launcher:
-        launch.enter()
-    return _told(work, f"{name}: ")
 
 
 @contextlib.contextmanager
@@ -107,13 +91,13 @@ def _ready(name: str, needs: Callable, params: SimpleNamespace, asked: argparse.
         wanted = needs(params)
         if asked.check:
             busy = files.holder(place)
-            say(f"{name}: {machine.told(wanted)}{f'; {busy} runs it here' if busy else ''}")
+            log(f"{name}: {machine.told(wanted)}{f'; {busy} runs it here' if busy else ''}")
         faults = machine.lacking(wanted)
         if faults:
             raise UserErrors(faults)
         warning = machine.tight(wanted)
         if warning:
-            say(f"{name}: {warning}")
+            log(f"{name}: {warning}")
         yield
 
 
@@ -145,61 +129,18 @@ def _told(work: Callable[[], int | None], before: str) -> int:
     return code
 
 
-def select(params: Params, reads: tuple[str, ...], entry: tuple[str, str] | None = None) -> SimpleNamespace:
-    """The named parts of the parameters, as attributes of their own names.
-
-    entry: where one of several is chosen, and which; it is `item`, and what it is called `key`.
-    """
-    chosen = SimpleNamespace()
-    if entry:
-        chosen.key, chosen.item = entry[1], _entry(params, *entry)
-    for words in reads:
-        if entry and words == f"{entry[0]}.${{key}}":
-            continue
-        own = _OWN.fullmatch(words)
-        if own:
-            chosen.own = getattr(params, getattr(getattr(params, own[1]), own[2]))
-            continue
-        section, _, value = words.partition(".")
-        if value:
-            part = getattr(chosen, section, SimpleNamespace())
-            setattr(part, value, getattr(getattr(params, section), value))
-            setattr(chosen, section, part)
-        else:
-            setattr(chosen, section, getattr(params, section))
-    return chosen
-
-
-def named(paths: tuple[str, ...], key: str) -> tuple[str, ...]:
-    """What a stage of a foreach writes, its entry's name put in as DVC does."""
-    return tuple(path.replace("${key}", key).replace("${item}", key) for path in paths)
-
-
-def _entry(params: Params, foreach: str, key: str) -> object:
-    """What DVC's foreach calls `key`: a mapping's value, or a number of a list by its text."""
-    values = functools.reduce(getattr, foreach.split("."), params)
-    if not isinstance(values, dict):
-        values = {name: value for value in values for name in (str(value), f"{value:g}")}
-    if key not in values:
-        there = f"there are {', '.join(values)}" if values else "there is none"
-        raise UserError(f"has no {key!r}", f"params.yaml: {foreach}", f"{there}; add it")
-    return values[key]
-
-
 def _sources() -> dict[str, str]:
-    package = store.PACKAGE
+    package = sources.PACKAGE
     found = [*package.rglob("*.py"), *(package.parent / "stages").glob("*.py")]
     return {str(file.resolve()): hashlib.sha256(file.read_bytes()).hexdigest() for file in found}
 
 
-def _unchanged(
-    before: dict[str, str], params: SimpleNamespace, reads: tuple[str, ...], entry: tuple[str, str] | None
-) -> None:
+def _unchanged(before: dict[str, str], params: SimpleNamespace, described: graph.Described, key: str | None) -> None:
     # DVC records dependencies as they are after the command (dvc#11058): an edit meanwhile would pass for what ran.
     after = _sources()
     loaded = {os.path.realpath(m.__file__) for m in list(sys.modules.values()) if getattr(m, "__file__", None)}
     edited = [path for path, digest in before.items() if path in loaded and after.get(path) != digest]
-    if select(reader.load(), reads, entry) != params:
+    if described.select(reader.load(), key) != params:
         edited.append(str(reader.FILE))
     if edited:
         raise UserError("changed while the stage ran", ", ".join(edited), "run the same command again", code=1)

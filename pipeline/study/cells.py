@@ -25,7 +25,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from pipeline.core import store
+from pipeline.core import sources, store
 from pipeline.core.errors import UserError
 from pipeline.params import presets, reader
 from pipeline.params.schema import Params
@@ -204,4 +204,4 @@ def key(params: Params) -> str:
     kinds = (f"generators/{params.generator.kind}", f"methods/{params.pretrain.method}")
     dumped = {name: section.model_dump() for name, section in own.items()}
     modules = (*MODULES, *kinds, *modules, *(f"evaluation/{name}" for name in tuned))
-    return store.fingerprint(params=dumped, code=store.code(*modules))[:16]
+    return store.fingerprint(params=dumped, code=sources.digest(*modules))[:16]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pipeline.core import files, store
 from pipeline.core.errors import Stopped, UserError
-from pipeline.core.progress import say
+from pipeline.core.progress import log
 from pipeline.params import presets, reader
 from pipeline.params.schema import Params
 from pipeline.run import launch
@@ -92,7 +92,7 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) 
         asked = [one for one in wanted(study) if parts is None or one.cell.part in parts]
         adopt(study, asked)
         todo = missing(asked)
-        say(f"study {study.name}: {len(todo)} of {len(asked)} cells to run, for {minutes:g} minutes")
+        log(f"study {study.name}: {len(todo)} of {len(asked)} cells to run, for {minutes:g} minutes")
         running: list[_Experiment] = []
         failed, started = {}, 0
         try:
@@ -123,20 +123,20 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) 
                         rows.add(study.memory, row)
                         adopt(study, asked)
                         outcome = next((f"{row[name]:.2f}" for name in ("top1_10k", "rankme") if name in row), "")
-                        say(f"{label}: {outcome} in {row['seconds']:.0f} s; {len(todo)} to start")
+                        log(f"{label}: {outcome} in {row['seconds']:.0f} s; {len(todo)} to start")
                     elif stopping:
                         experiment.keep_time()
-                        say(f"{label}: stopped")
+                        log(f"{label}: stopped")
                     else:
                         failed[label] = experiment.fault()
-                        say(f"{label}: {failed[label]}")
+                        log(f"{label}: {failed[label]}")
                 time.sleep(0.2)
         finally:
             _stop(running)
             for experiment in running:  # of a run that was broken off
                 experiment.keep_time()
         left = len(missing(asked))
-        say(f"{study.memory}: {left} of {len(asked)} cells missing; commit it")
+        log(f"{study.memory}: {left} of {len(asked)} cells missing; commit it")
     if signals:
         raise Stopped(f"stopped; `python -m pipeline.study run {study.name}` goes on", signals[0])
     if failed:
@@ -187,8 +187,8 @@ class _Experiment:
         self.name = f"{study}-{one.cell.name}-{one.key[:6]}"
         dvc = [sys.executable, "-m", "dvc", "exp"]
         subprocess.run([*dvc, "remove", self.name], capture_output=True, check=False)  # whose row was lost
-        out, log = tempfile.mkstemp(".log", f"{self.name}-")
-        self.log = Path(log)
+        out, path = tempfile.mkstemp(".log", f"{self.name}-")
+        self.log = Path(path)
         self.process = subprocess.Popen(
             [*dvc, "run", "--temp", "--name", self.name, *presets.words(one.cell.values)],
             stdout=out,

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipeline.augment import recipes
-from pipeline.core import files, seeds, store
+from pipeline.core import files, seeds, sources, store
 from pipeline.data import mixture, shards
 from pipeline.engine import loop
 from pipeline.networks import backbones
@@ -75,25 +76,25 @@ def fit(
     parts = tuple(np.ascontiguousarray(part) for part in labelled)
     with seeds.scope(schedule.seed, "classifier"):
         model = Classifier(encoder, classes, standardise).to(compute.device)
-    fingerprint = store.fingerprint(
-        params=schedule.model_dump(),
-        head_lr=head_lr,
-        start=[encoder.card["mean"], encoder.card["std"], _digest(model)],
-        recipe=vars(recipe),
-        images=[[list(part.shape), hashlib.sha256(part).hexdigest()] for part in parts],
-        code=store.code("training/classifier"),
-        arithmetic=loop.arithmetic(compute),
-        versions=backbones.versions(),
-    )
-    with store.work("classifier", fingerprint) as folder:
-        if not (folder / "manifest.json").exists():
-            _train(what, model, schedule, parts, recipe, head_lr, compute, folder, fingerprint)
-            weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-            files.write(folder / _FILE, lambda path: save_file(weights, path))
-            shards.seal(folder, [_FILE], {"fingerprint": fingerprint})
-            (folder / "checkpoint.pt").unlink()
-        shards.verify(folder)
-        model.load_state_dict(load_file(folder / _FILE), strict=True)
+    decided = {
+        "params": schedule.model_dump(),
+        "head_lr": head_lr,
+        "start": [encoder.card["mean"], encoder.card["std"], _digest(model)],
+        "recipe": vars(recipe),
+        "images": [[list(part.shape), hashlib.sha256(part).hexdigest()] for part in parts],
+        "code": sources.digest("training/classifier"),
+        "arithmetic": loop.arithmetic(compute),
+        "versions": backbones.versions(),
+    }
+
+    def train_in(folder: Path, fingerprint: str) -> list[str]:
+        _train(what, model, schedule, parts, recipe, head_lr, compute, folder, fingerprint)
+        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        files.write(folder / _FILE, lambda path: save_file(weights, path))
+        return [_FILE]
+
+    folder = store.once("classifier", decided, train_in)
+    model.load_state_dict(load_file(folder / _FILE), strict=True)
     return model.eval()
 
 

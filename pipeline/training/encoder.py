@@ -1,139 +1,150 @@
 """An encoder pretrained by a method on real and generated images, from the store or made."""
 
-import dataclasses
 import hashlib
 import math
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from pipeline.augment import recipes
-from pipeline.core import files, seeds, store
+from pipeline.core import files, sources, store
 from pipeline.core.errors import UserError
-from pipeline.core.progress import say
+from pipeline.core.progress import log
 from pipeline.data import mixture, shards
 from pipeline.engine import distributed, loop
 from pipeline.generators import cards
 from pipeline.measures import probes
-from pipeline.methods import Given, View, module
+from pipeline.methods import Given, module
 from pipeline.networks import backbones, heads
 from pipeline.params.schema import Augment, Compute, Inflation, Pretrain
 from pipeline.params.types import Section
+from pipeline.training.batches import Batches, Images, replaced_views
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The sections of params.yaml that decide a pretraining; method: the section of `pretrain.method`."""
+
+    pretrain: Pretrain
+    method: Section
+    augment: Augment
+    inflation: Inflation
 
 
 def pretrain(
-    params: Pretrain,
-    own: Section,
-    augmentation: Augment,
-    mixing: Inflation,
-    real: shards.RealSet,
-    generated: list[np.ndarray],
-    positives: list[np.ndarray],
-    generator: Path | None,
-    compute: Compute,
+    setting: Setting, images: Images, generator: Path | None, compute: Compute
 ) -> tuple[dict[str, Path], list[dict], dict]:
-    """Pretrain with `params.method`, whose own parameters are `own`, on the train images and the generated ones.
+    """Pretrain an encoder on the train images, generated ones and positives; from the store, or made.
 
-    generated, positives: uint8 (N, H, W, C) each, parts of a set. positives holds as many candidates for each train
-    image, candidate by candidate; a method without a view of them does not look at them. generator: the folder of the
-    generator stage, for methods that want one.
-    Returns (name -> file of the encoder's folder, the log's rows, facts: what the mixture really drew, how many views
-    and passes of the backbone that made); of several processes, only the first gets files, rows and all facts.
+    generator: the folder of the generator stage, for methods that want one. A method without a view of positives does
+    not look at them. Returns (name -> file of the encoder's folder, the log's rows, facts: what the mixture really
+    drew, how many views and passes of the backbone that made); of several processes, the first alone gets files, rows.
     """
-    images, labels = real.part(shards.TRAIN)
-    validation = real.part(shards.VALIDATION)
-    parts = [[part] for part in (images, labels, *validation)] + [generated]
-    n_generated = sum(map(len, generated))
-    encoder = backbones.build(params.backbone, *backbones.statistics(images), params.seed, images.shape[1])
-    kind, beside, origin = module(params.method), [], None
-    if wanted := getattr(kind, "GENERATOR", None):
-        card = cards.of_generator(generator)
-        if (card["kind"], card["source"]) != (wanted, "train"):
-            fault = f"is a {card['kind']} of source {card['source']}, and {params.method} wants a trained {wanted}"
-            raise UserError(fault, generator, "run `dvc repro generator`")
-        beside, origin = [Given(generator, images, augmentation)], card["files"]
-    method = kind.build(own, encoder, params.seed, *beside)
-    candidates, replaced = 0, replacing(augmentation, method.views)
-    if replaced or any(view.source == "positive" for view in method.views):
-        parts.append(positives)
-        candidates = sum(map(len, positives)) // len(images)
-        if not candidates:
-            place = "data/generated/positives"
-            who = "augment.replace" if replaced else params.method
-            raise UserError(f"is empty, and {who} wants positives", place, "set positives.kind")
-    fingerprint = store.fingerprint(
-        params=params.model_dump(),
-        own=own.model_dump(),
-        augment=augmentation.model_dump(),
-        mixing=[mixing.real_weight, mixing.order, mixing.seed],
-        images=[_digest(part) for part in parts],
-        generator=origin,
-        code=store.code("training/encoder", f"methods/{params.method}"),
-        arithmetic=loop.arithmetic(compute),
-        versions=backbones.versions(),
-        processes=distributed.size(),
-    )
-    walk = mixture.mixture(len(images), n_generated, mixing, params.batch_size)
-    facts = mixture_facts(walk, params.steps)
-    say(
-        f"real share beta = {facts['beta']:.4f}: {facts['real_drawn']:,} draws of {len(images):,} real images "
+    params, real = setting.pretrain, images.real
+    train, validation = real.part(shards.TRAIN), real.part(shards.VALIDATION)
+    n_generated = sum(map(len, images.generated))
+
+    # The method around its encoder
+    size = train[0].shape[1]
+    encoder = backbones.build(params.backbone, *backbones.statistics(train[0]), params.seed, size)
+    given, origin = _given(setting, train[0], generator)
+    method = module(params.method).build(setting.method, encoder, params.seed, *given)
+    candidates = _candidates(setting, method, images)
+    parts = [*([part] for part in (*train, *validation)), images.generated]
+    parts += [images.positives] if candidates else []
+
+    # The batches
+    draw = mixture.mixture(len(train[0]), n_generated, setting.inflation, params.batch_size)
+    facts = mixture_facts(draw, params.steps)
+    log(
+        f"real share beta = {facts['beta']:.4f}: {facts['real_drawn']:,} draws of {facts['n_real']:,} real images "
         f"({facts['real_passes']:.1f} passes), {facts['generated_drawn']:,} of {n_generated:,} generated ones"
     )
-    with distributed.work("encoder", fingerprint) as folder:
-        if not distributed.agreed(distributed.first() and (folder / "manifest.json").exists()):
-            method.to(compute.device)
-            if compute.compile:
-                encoder.backbone.compile()
-            distributed.synchronise(method)
-            bank = shards.ImageBank(images, [*generated, *positives] if candidates else generated, compute.device)
-            recipes = [recipe(augmentation, view) for view in method.views]
 
-            def batch(step: int) -> list[torch.Tensor]:
-                draw = seeds.generator(augmentation.seed, "views", step, device=compute.device)
-                rows, own = walk.rows(step), distributed.share(params.batch_size)
-                whose = {"anchor": rows}
-                there = len(images), n_generated, candidates, augmentation.seed, step
-                if candidates:
-                    whose["positive"] = mixture.positives(rows, *there)
-                seen = {source: bank[found[own]] for source, found in whose.items()}
-                each = [seen[view.source] for view in method.views]
-                for k in replaced:
-                    each[k] = bank[mixture.replaced(rows, augmentation.replace, *there, k)[own]]
-                return recipes.views(each, recipes, draw, (params.batch_size, own))
-
-            task = loop.Task(
-                phases=method.phases(),
-                batch=batch,
-                objects={"method": method},
-                before_step=method.before_step,
-                after_step=method.after_step,
-                evaluate=lambda step: online(encoder, (images, labels), validation, compute),
-            )
-            plan = loop.Optimisation(
-                params, build=lambda groups, lr: optimiser(params, groups, lr), evaluate_every=params.evaluate_every
-            )
-            method.train()
-            rows = loop.train(f"pretraining ({params.method})", task, plan, compute, folder, fingerprint)
-            if distributed.first():
-                made_by = {"method": params.method, "augment": augmentation.model_dump(), "fingerprint": fingerprint}
-                drawn = params.steps * params.batch_size
-                passes = round(params.batch_size * forwards(method, images, params.steps))
-                made_by |= {"views": drawn * len(method.views), "forwards": passes}
-                made_by["candidates"] = candidates
-                backbones.save(encoder, folder, **made_by, **facts)
-                files.write_json(folder / "rows.json", {"rows": rows})
-                kept = method.leave(folder, validation[0]) if hasattr(method, "leave") else []
-                names = ["encoder.safetensors", "card.json", "rows.json", *kept]
-                shards.seal(folder, names, {"fingerprint": fingerprint})
-                (folder / "checkpoint.pt").unlink()
+    def train_in(folder: Path, fingerprint: str) -> list[str]:
+        method.to(compute.device)
+        if compute.compile:
+            encoder.backbone.compile()
+        distributed.synchronise(method)
+        generated = [*images.generated, *(images.positives if candidates else ())]
+        bank = shards.ImageBank(train[0], generated, compute.device)
+        batches = Batches(draw, bank, candidates, method.views, setting.augment)
+        rows = _train(setting, method, encoder, batches, (train, validation), compute, folder, fingerprint)
         if not distributed.first():
-            return {}, [], facts
-        names = shards.verify(folder)["files"]
-        rows, card = (files.read_json(folder / f"{name}.json") for name in ("rows", "card"))
-        facts |= {name: card[name] for name in ("views", "forwards")}
-        return {name: folder / name for name in names if name != "rows.json"}, rows["rows"], facts
+            return []
+        drawn, passes = params.steps * params.batch_size, forwards(method, train[0], params.steps)
+        made_by = {"method": params.method, "augment": setting.augment.model_dump(), "fingerprint": fingerprint}
+        made_by |= {"views": drawn * len(method.views), "forwards": round(params.batch_size * passes)}
+        backbones.save(encoder, folder, **made_by, candidates=candidates, **facts)
+        files.write_json(folder / "rows.json", {"rows": rows})
+        kept = method.leave(folder, validation[0]) if hasattr(method, "leave") else []
+        return ["encoder.safetensors", "card.json", "rows.json", *kept]
+
+    decided = {
+        "params": params.model_dump(),
+        "method": setting.method.model_dump(),
+        "augment": setting.augment.model_dump(),
+        "mixing": [setting.inflation.real_weight, setting.inflation.order, setting.inflation.seed],
+        "images": [_digest(part) for part in parts],
+        "generator": origin,
+        "code": sources.digest("training/encoder", f"methods/{params.method}"),
+        "arithmetic": loop.arithmetic(compute),
+        "versions": backbones.versions(),
+        "processes": distributed.size(),
+    }
+    folder = store.once("encoder", decided, train_in, distributed)
+    if not distributed.first():
+        return {}, [], facts
+    rows, card = (files.read_json(folder / f"{name}.json") for name in ("rows", "card"))
+    facts |= {name: card[name] for name in ("views", "forwards")}
+    names = files.read_json(folder / store.MANIFEST)["files"]
+    return {name: folder / name for name in names if name != "rows.json"}, rows["rows"], facts
+
+
+def _given(setting: Setting, train: np.ndarray, generator: Path | None) -> tuple[list[Given], dict | None]:
+    """What a method with a generator is built from, and the digests of that; nothing for the others."""
+    wanted = getattr(module(setting.pretrain.method), "GENERATOR", None)
+    if wanted is None:
+        return [], None
+    card = cards.of_generator(generator)
+    if (card["kind"], card["source"]) != (wanted, "train"):
+        fault = (
+            f"is a {card['kind']} of source {card['source']}, and {setting.pretrain.method} wants a trained {wanted}"
+        )
+        raise UserError(fault, generator, "run `dvc repro generator`")
+    return [Given(generator, train, setting.augment)], card["files"]
+
+
+def _candidates(setting: Setting, method: torch.nn.Module, images: Images) -> int:
+    """How many positives of each train image the views choose among; 0 where none shows any."""
+    replaced = replaced_views(setting.augment, method.views)
+    if not replaced and all(view.source != "positive" for view in method.views):
+        return 0
+    candidates = sum(map(len, images.positives)) // len(images.real.rows(shards.TRAIN))
+    if not candidates:
+        who = "augment.replace" if replaced else setting.pretrain.method
+        raise UserError(f"is empty, and {who} wants positives", "data/generated/positives", "set positives.kind")
+    return candidates
+
+
+def _train(setting, method, encoder, batches, parts, compute, folder, fingerprint) -> list[dict]:
+    """The training loop's rows."""
+    params, (train, validation) = setting.pretrain, parts
+    task = loop.Task(
+        phases=method.phases(),
+        batch=batches,
+        objects={"method": method},
+        before_step=method.before_step,
+        after_step=method.after_step,
+        evaluate=lambda step: online(encoder, train, validation, compute),
+    )
+    plan = loop.Optimisation(
+        params, build=lambda groups, lr: optimiser(params, groups, lr), evaluate_every=params.evaluate_every
+    )
+    method.train()
+    return loop.train(f"pretraining ({params.method})", task, plan, compute, folder, fingerprint)
 
 
 def _digest(parts: list[np.ndarray]) -> list:
@@ -142,27 +153,6 @@ def _digest(parts: list[np.ndarray]) -> list:
     for part in parts:
         digest.update(np.ascontiguousarray(part))
     return [sum(map(len, parts)), *(parts[0].shape[1:] if parts else ()), digest.hexdigest()]
-
-
-def recipe(augmentation: Augment, view: View) -> recipes.Recipe:
-    """What a method's view goes through."""
-    if view.recipe is None:
-        return recipes.PLAIN
-    least, most = view.crop or (None, 1.0)
-    numbers = augmentation if least is None else augmentation.model_copy(update={"crop_min": least})
-    return dataclasses.replace(recipes.recipe(numbers, view.recipe), crop_max=most, size=view.size)
-
-
-def replacing(augmentation: Augment, views: tuple[View, ...]) -> list[int]:
-    """Which of a method's views may show a positive in the image's place, where `augment.replace` is above 0.
-
-    A part of the augmentation: what a method wants as it is, for a real image, stays that image.
-    """
-    if augmentation.replace == 0:
-        return []
-    first = {"second": 1, "both": 0}[augmentation.replaced]
-    augmented = [k for k, view in enumerate(views) if view.source == "anchor" and view.recipe is not None]
-    return [k for k in augmented if k >= first]
 
 
 def forwards(method: torch.nn.Module, images: np.ndarray, steps: int) -> float:
@@ -220,5 +210,5 @@ def online(encoder: backbones.Encoder, train: shards.Part, validation: shards.Pa
         judged = {"validation_knn": probes.accuracy(votes, validation[1])}
     spread = float(heads.spread(seen))
     if spread < heads.COLLAPSED:
-        say(f"COLLAPSED: features of all images are alike, their spread is {spread:.2f} (an untrained encoder's: 0.1)")
+        log(f"COLLAPSED: features of all images are alike, their spread is {spread:.2f} (an untrained encoder's: 0.1)")
     return judged | {"feature_spread": spread}

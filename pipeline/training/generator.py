@@ -7,9 +7,8 @@ from types import ModuleType
 import numpy as np
 import torch
 
-from pipeline.core import files, store
+from pipeline.core import files, sources, store
 from pipeline.core.errors import UserError
-from pipeline.data import shards
 from pipeline.engine import distributed, loop
 from pipeline.generators import module
 from pipeline.params.schema import Compute, Generator, Training
@@ -25,29 +24,31 @@ def train(
     """
     name = makes.__name__.removeprefix("pipeline.").replace(".", "/")
     parts = [np.ascontiguousarray(part) for part in (images, *given)]
-    fingerprint = store.fingerprint(
-        kind=name,
-        params=own.model_dump(),
-        images=[[list(part.shape), hashlib.sha256(part).hexdigest()] for part in parts],
-        code=store.code(name),
-        arithmetic=loop.arithmetic(compute),
-        processes=distributed.size(),
-    )
-    with distributed.work("generator", fingerprint) as folder:
-        if not distributed.agreed(distributed.first() and (folder / "manifest.json").exists()):
-            training = makes.Training(own, *(torch.from_numpy(part).to(compute.device) for part in parts))
-            what = f"training {name.rpartition('/')[2]}"
-            rows = loop.train(what, training.task, training.plan, compute, folder, fingerprint)
-            if distributed.first():
-                names = training.save(folder)
-                files.write_json(folder / "rows.json", {"rows": rows})
-                shards.seal(folder, [*names, "rows.json"], {"fingerprint": fingerprint})
-                (folder / "checkpoint.pt").unlink()
+    decided = {
+        "kind": name,
+        "params": own.model_dump(),
+        "images": [[list(part.shape), hashlib.sha256(part).hexdigest()] for part in parts],
+        "code": sources.digest(name),
+        "arithmetic": loop.arithmetic(compute),
+        "processes": distributed.size(),
+    }
+
+    def train_in(folder: Path, fingerprint: str) -> list[str]:
+        training = makes.Training(own, *(torch.from_numpy(part).to(compute.device) for part in parts))
+        what = f"training {name.rpartition('/')[2]}"
+        rows = loop.train(what, training.task, training.plan, compute, folder, fingerprint)
         if not distributed.first():
-            return {}, []
-        names = shards.verify(folder)["files"]
-        rows = files.read_json(folder / "rows.json")["rows"]
-        return {name: folder / name for name in names if name != "rows.json"}, rows
+            return []
+        names = training.save(folder)
+        files.write_json(folder / "rows.json", {"rows": rows})
+        return [*names, "rows.json"]
+
+    folder = store.once("generator", decided, train_in, distributed)
+    if not distributed.first():
+        return {}, []
+    names = files.read_json(folder / store.MANIFEST)["files"]
+    rows = files.read_json(folder / "rows.json")["rows"]
+    return {name: folder / name for name in names if name != "rows.json"}, rows
 
 
 def pretrained(params: Generator, size: tuple[int, int], channels: int) -> dict[str, Path]:

@@ -107,7 +107,7 @@ def test_a_process_killed_inside_a_writer_leaves_no_half_file_under_the_name(tmp
     process = start(
         """
         import os, signal, sys
-        from pipeline import files
+        from pipeline.core import files
 
         def writer(temporary):
             temporary.write_text("half")
@@ -210,7 +210,7 @@ def test_assemble_killed_leaves_the_old_folder_whole(tmp_path):
         """
         import os, signal, sys
         from pathlib import Path
-        from pipeline import files
+        from pipeline.core import files
 
         at = Path(sys.argv[1])
         files.assemble(at / "set", {"new": at / "a"}, lambda fresh: os.kill(os.getpid(), signal.SIGKILL))
@@ -225,7 +225,7 @@ def test_assemble_killed_leaves_the_old_folder_whole(tmp_path):
 HOLD = """
     import sys
     from pathlib import Path
-    from pipeline import files, store
+    from pipeline.core import files, store
 
     def hold(kind, path):
         return files.lock(Path(path), "shards") if kind == "lock" else store.work("shards", path)
@@ -291,7 +291,7 @@ def test_a_full_disk_is_a_resource_error_and_keeps_what_was_there(tmp_path, what
     script = """
         import sys
         from pathlib import Path
-        from pipeline import files
+        from pipeline.core import files
         from pipeline.errors import UserError
 
         at = Path(sys.argv[1])

@@ -1,8 +1,6 @@
-import ast
 import contextlib
 import math
 import os
-import shutil
 import subprocess
 import sys
 import textwrap
@@ -12,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.core import files, store
+from pipeline.core.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 DAY = 86400
@@ -22,33 +21,6 @@ def _own_store(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    store.code.cache_clear()
-    yield
-    store.code.cache_clear()
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A copy of the package that the store reads its code from."""
-    copy = tmp_path / "pipeline"
-    shutil.copytree(store.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(store, "PACKAGE", copy)
-    return copy
-
-
-def small_package(folder: Path, monkeypatch, modules: dict[str, str]) -> None:
-    """A made-up package: name -> source."""
-    for name, source in modules.items():
-        file = folder / f"{name}.py"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(textwrap.dedent(source))
-    monkeypatch.setattr(store, "PACKAGE", folder)
-    store.code.cache_clear()
-
-
-def digest(*modules: str) -> str:
-    store.code.cache_clear()
-    return store.code(*modules)
 
 
 def test_root_is_leaven_store_then_dvc_root_then_here(monkeypatch):
@@ -92,7 +64,7 @@ def test_work_that_is_cut_short_keeps_its_parts():
 def test_off_keeps_nothing_but_lasts_until_the_process_ends(tmp_path):
     # The stage copies the results out after the block, as pipeline.sampling and pipeline.training hand out paths.
     script = """
-        from pipeline import store
+        from pipeline.core import store
 
         with store.work("shards", "f" * 64) as one:
             (one / "part").write_text("done")
@@ -143,7 +115,7 @@ def test_fingerprint_is_the_same_in_every_process():
         sys.executable,
         "-B",
         "-c",
-        "from pipeline import store; print(store.fingerprint(b=[1.5, 'é'], a={'x': 1}))",
+        "from pipeline.core import store; print(store.fingerprint(b=[1.5, 'é'], a={'x': 1}))",
     ]
     runs = {
         subprocess.run(
@@ -158,112 +130,6 @@ def test_fingerprint_is_the_same_in_every_process():
     assert runs == {store.fingerprint(a={"x": 1}, b=[1.5, "é"])}
 
 
-def test_imports_and_closure_of_a_small_package(tmp_path, monkeypatch):
-    modules = {
-        "a": "import json\nimport pipeline\nfrom pipeline import b, files\n",
-        "b": """
-            '''from pipeline import alone'''
-            # from pipeline import alone
-            def lazy():
-                from pipeline.sub import c, name
-        """,
-        "sub/__init__": "name = 1\n",
-        "sub/c": "import os.path, pipeline.d as dee\nfrom elsewhere.pipeline import alone\n",
-        "d": "from pipeline.sub.e import thing\nfrom pipeline import a\n",  # a circle
-        "sub/e": "thing = 1\n",
-        "files": "from pipeline import alone\n",  # plumbing, not followed
-        "alone": "",
-    }
-    small_package(tmp_path / "small", monkeypatch, modules)
-    assert set(store.imports(store.module_file("a"))) == {"b", "files"}
-    assert set(store.imports(store.module_file("b"))) == {"sub", "sub/c"}
-    assert set(store.imports(store.module_file("d"))) == {"a", "sub/e"}
-    assert store.closure("sub/e") == ["sub/e"]
-    assert store.closure("a") == ["a", "b", "d", "sub", "sub/c", "sub/e"]
-    assert store.closure("alone", "sub/e") == ["alone", "sub/e"]
-    assert store.module_file("sub") == tmp_path / "small" / "sub" / "__init__.py"
-
-
-def test_closure_of_the_encoder_holds_what_its_bytes_depend_on_and_no_generator():
-    found = store.closure("training/encoder", "methods/simclr")
-    assert {"augment", "backbones", "inflation", "loop", "methods/simclr", "seeds", "shards"} <= set(found)
-    assert not store.PLUMBING & set(found)
-    assert not [name for name in found if name.startswith("generators")]
-
-
-def test_closure_sees_every_import_of_the_package():
-    """The closure reads absolute imports; a relative one would slip through, and so would a misspelt exception."""
-    for file in store.PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            assert not (isinstance(node, ast.ImportFrom) and node.level), f"{file}:{node.lineno} is relative"
-    for name in store.PLUMBING:
-        assert store.module_file(name).exists(), name
-
-
-def edit(file: Path, change) -> None:
-    before = file.read_text(encoding="utf-8")
-    after = change(before)
-    assert after != before
-    ast.parse(after)
-    file.write_text(after, encoding="utf-8")
-
-
-def redocumented(source: str) -> str:
-    """Every docstring of a module, its classes and its functions replaced."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
-            node.body[0].value.value = "Another."
-    return ast.unparse(tree)
-
-
-HARMLESS = {
-    "a comment": lambda source: source + "\n# a comment\n",
-    "the layout, and no comments": lambda source: ast.unparse(ast.parse(source)),
-    "docstrings": redocumented,
-    "a docstring taken away": lambda source: source.split('"""', 2)[2],
-}
-HARMFUL = {
-    "a constant": lambda source: source.replace("_ROUNDS = 6", "_ROUNDS = 8"),
-    "a text": lambda source: source.replace('"little"', '"big"'),
-    "an operator": lambda source: source.replace("x >= n", "x > n").replace(">= n]", "> n]"),
-    "a name": lambda source: source.replace("_mix", "_stir"),
-    "a default": lambda source: source.replace('device: str = "cpu"', 'device: str = "cuda"'),
-    "a decorator": lambda source: source.replace("@contextlib.contextmanager\n", ""),
-    "a string that is no docstring": lambda source: source + '\nTEXT = "one"\n',
-}
-
-
-@pytest.mark.parametrize("change", HARMLESS.values(), ids=HARMLESS)
-def test_code_stays_under_an_edit_that_means_nothing(package, change):
-    before = digest("inflation")
-    edit(package / "seeds.py", change)
-    edit(package / "inflation.py", change)
-    assert digest("inflation") == before
-
-
-@pytest.mark.parametrize("change", HARMFUL.values(), ids=HARMFUL)
-def test_code_changes_with_an_edit_of_a_dependency_that_means_something(package, change):
-    before, apart = digest("inflation"), digest("backbones")
-    edit(package / "seeds.py", change)
-    assert digest("inflation") != before
-    assert digest("backbones") != apart  # it draws its first weights through seeds
-
-
-def test_code_ignores_plumbing_and_modules_that_are_not_imported(package):
-    before = digest("inflation")
-    for name in ("files.py", "errors.py", "augment.py"):
-        edit(package / name, lambda source: source + "\nEXTRA = 1\n")
-    assert digest("inflation") == before
-
-
-def test_code_depends_on_where_a_definition_stands(tmp_path, monkeypatch):
-    small_package(tmp_path / "one", monkeypatch, {"a": "from pipeline import b\nx = 1\n", "b": "y = 2\n"})
-    one = digest("a")
-    small_package(tmp_path / "two", monkeypatch, {"a": "from pipeline import b\ny = 2\n", "b": "x = 1\n"})
-    assert digest("a") != one
-
-
 def kept(kind: str, name: str, days: float, size: int = 0) -> Path:
     """A piece of work that was last used `days` days ago."""
     with store.work(kind, name) as folder:
@@ -273,9 +139,8 @@ def kept(kind: str, name: str, days: float, size: int = 0) -> Path:
     return folder
 
 
-def prune(monkeypatch, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["store", *arguments])
-    store.main()
+def prune(days: float | None = None) -> list[str]:
+    return list(store.listing(days))
 
 
 def test_entries_have_their_size_and_age():
@@ -288,7 +153,7 @@ def test_entries_have_their_size_and_age():
     assert found[old] == (3_000_500, pytest.approx(9 * DAY, abs=60))
 
 
-def test_prune_deletes_what_was_not_used_for_so_many_days(monkeypatch, capsys):
+def test_prune_deletes_what_was_not_used_for_so_many_days():
     new, old, older = (
         kept("encoder", "a" * 64, 6.9, 500_000),
         kept("shards", "b" * 64, 7.1, 3_000_000),
@@ -296,35 +161,34 @@ def test_prune_deletes_what_was_not_used_for_so_many_days(monkeypatch, capsys):
     )
     (store.root() / "records").mkdir()
     (store.root() / "records" / "check.json").write_text("{}")
-    prune(monkeypatch)
+    lines = prune()
     assert new.exists()
     assert old.exists()
     assert older.exists()
-    assert capsys.readouterr().out.count("kept") == 3
-    prune(monkeypatch, "--prune", "7")
+    assert [line.split()[-1] for line in lines] == ["kept"] * 3 + ["deleted"]  # the last says how much, here nothing
+    *lines, last = prune(7)
     assert new.exists()
     assert not old.exists()
     assert not older.exists()
-    *lines, last = capsys.readouterr().out.splitlines()
     assert last.split() == f"{store.root()} 3.5 MB in all, 3.0 MB deleted".split()
     lines = {line.split()[0]: line.split()[-1] for line in lines}
     assert lines == {str(new): "kept", str(old): "deleted", str(older): "deleted"}
     assert (store.root() / "records" / "check.json").exists()
-    prune(monkeypatch, "--prune", "0.5")
+    prune(0.5)
     assert not new.exists()
 
 
-def test_using_work_makes_it_young_at_its_start_and_at_its_end(monkeypatch):
+def test_using_work_makes_it_young_at_its_start_and_at_its_end():
     folder = kept("shards", "a" * 64, 30)
     with store.work("shards", "a" * 64):
         assert store.entries()[0][2] < 60
         os.utime(folder / "last-used", (0, 0))  # it ran for years
     assert store.entries()[0][2] < 60
-    prune(monkeypatch, "--prune", "7")
+    prune(7)
     assert folder.exists()
 
 
-def test_prune_spares_what_was_used_while_it_waited_for_the_lock(monkeypatch, capsys):
+def test_prune_spares_what_was_used_while_it_waited_for_the_lock(monkeypatch):
     folder = kept("shards", "a" * 64, 30)
     real = files.lock
 
@@ -335,6 +199,60 @@ def test_prune_spares_what_was_used_while_it_waited_for_the_lock(monkeypatch, ca
             yield
 
     monkeypatch.setattr(files, "lock", late)
-    prune(monkeypatch, "--prune", "7")
+    assert prune(7)[0].split()[-1] == "kept"
     assert (folder / "part").exists()
-    assert capsys.readouterr().out.splitlines()[0].split()[-1] == "kept"
+
+
+# --- once and grow
+
+
+def test_once_makes_a_piece_of_work_once_and_resumes_what_was_cut_short():
+    calls = []
+
+    def make(folder: Path, name: str) -> list[str]:
+        calls.append((folder / "half").exists())
+        (folder / "half").write_text("half")
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        (folder / "result").write_text(name)
+        return ["result"]
+
+    with pytest.raises(KeyboardInterrupt):
+        store.once("toy", {"seed": 1}, make)
+    found = store.once("toy", {"seed": 1}, make)
+    assert calls == [False, True]
+    assert (found / "result").read_text() == store.fingerprint(seed=1)
+    assert sorted(path.name for path in found.iterdir()) == ["last-used", "manifest.json", "result"]
+    assert store.once("toy", {"seed": 1}, make) == found
+    assert len(calls) == 2
+    assert store.once("toy", {"seed": 2}, make) != found
+    assert len(calls) == 3
+
+
+def test_finished_work_that_was_damaged_is_refused_with_the_folder_to_delete():
+    def make(folder: Path, name: str) -> list[str]:
+        (folder / "result").write_text("right")
+        return ["result"]
+
+    found = store.once("toy", {}, make)
+    (found / "result").write_text("wrong")
+    with pytest.raises(UserError, match="sha256") as refused:
+        store.once("toy", {}, make)
+    assert refused.value.remedy == f"delete {found}, then run the same command again"
+
+
+def test_a_set_grows_by_what_is_missing_and_a_torn_file_is_made_again():
+    asked = []
+
+    def start(missing: list[str]):
+        asked.append(missing)
+        return lambda path: path.write_text(f"{path.name} {len(asked)}")
+
+    few = store.grow("set", {"seed": 1}, ["a.h5", "b.h5"], start)
+    assert {name: path.read_text() for name, path in few.items()} == {"a.h5": "a.h5 1", "b.h5": "b.h5 1"}
+    few["a.h5"].write_text("torn")
+    more = store.grow("set", {"seed": 1}, ["a.h5", "b.h5", "c.h5"], start)
+    assert asked == [["a.h5", "b.h5"], ["a.h5", "c.h5"]]
+    assert [path.read_text() for path in more.values()] == ["a.h5 2", "b.h5 1", "c.h5 2"]
+    assert store.grow("set", {"seed": 1}, ["b.h5"], start) == {"b.h5": more["b.h5"]}
+    assert len(asked) == 2

@@ -303,11 +303,11 @@ def imported(tmp_path, monkeypatch):
 
 def test_shards_hold_the_first_images_and_fewer_are_a_prefix(imported):
     folder, images, digest = imported
-    made, fingerprint = imports.fill(folder, 25, 10, digest)
+    made, fingerprint = imports.to_shards(folder, 25, 10, digest)
     assert list(made) == ["shard-00000.h5", "shard-00001.h5", "shard-00002.h5"]
     parts = [h5py.File(path)["images"][:] for path in made.values()]
     assert np.array_equal(np.concatenate(parts), images)
-    fewer, same = imports.fill(folder, 11, 10, digest)
+    fewer, same = imports.to_shards(folder, 11, 10, digest)
     assert list(fewer) == ["shard-00000.h5", "shard-00001.h5"]
     assert same == fingerprint
     assert files.sha256(fewer["shard-00000.h5"]) == files.sha256(made["shard-00000.h5"])
@@ -317,5 +317,5 @@ def test_shards_hold_the_first_images_and_fewer_are_a_prefix(imported):
 def test_more_than_were_imported_are_refused(imported):
     folder, _, digest = imported
     with pytest.raises(UserError, match=r"asks for 26 generated images and 25 were imported") as caught:
-        imports.fill(folder, 26, 10, digest)
+        imports.to_shards(folder, 26, 10, digest)
     assert caught.value.code == 2

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from pipeline.core import files
+from pipeline.core import files, store
 from pipeline.core.errors import UserError
 from pipeline.data import shards
 
@@ -44,7 +44,7 @@ def generated_folder(folder, sizes=(4, 4, 4), n=10):
         names.append(shards.shard_name(k))
         shards.write_arrays(folder / names[-1], {"images": images[start : start + size]}, {"shard": k})
         start += size
-    shards.seal(folder, names, {"n": n})
+    store.seal(folder, names, {"n": n})
     return images
 
 
@@ -112,7 +112,7 @@ def lose(folder):
 def test_a_harmed_shard_is_refused_by_its_name(tmp_path, harm):
     generated_folder(tmp_path / "set")
     harm(tmp_path / "set")
-    refusal(shards.shard_name(1), shards.verify, tmp_path / "set", "generate")
+    refusal(shards.shard_name(1), store.verify, tmp_path / "set", "generate")
     assert "dvc repro -f -s generate" in refusal(shards.shard_name(1), shards.read_generated, tmp_path / "set")
 
 
@@ -157,14 +157,12 @@ def test_every_value_of_a_manifest_is_under_its_seal(tmp_path):
     generated_folder(tmp_path / "set")
     path = tmp_path / "set" / "manifest.json"
     whole = files.read_json(path)
-    assert shards.verify(tmp_path / "set", "generate") == {
-        k: v for k, v in whole.items() if k not in ("seal", "schema")
-    }
+    assert store.verify(tmp_path / "set", "generate") == {k: v for k, v in whole.items() if k not in ("seal", "schema")}
     for name in whole:
         path.write_text(json.dumps(whole | {name: 1}))
-        refusal("manifest.json", shards.verify, tmp_path / "set", "generate")
+        refusal("manifest.json", store.verify, tmp_path / "set", "generate")
         path.write_text(json.dumps({k: v for k, v in whole.items() if k != name}))
-        refusal("manifest.json", shards.verify, tmp_path / "set", "generate")
+        refusal("manifest.json", store.verify, tmp_path / "set", "generate")
 
 
 @pytest.mark.parametrize("name", ["../outside.h5", "/outside.h5", "a/../../outside.h5"])
@@ -175,18 +173,18 @@ def test_a_manifest_that_names_what_is_not_in_its_folder_is_refused(tmp_path, na
     manifest = files.read_sealed(path, "generate", {})
     manifest["files"][name] = files.sha256(tmp_path / "outside.h5")
     files.write_sealed(path, manifest)
-    assert "which is not in its folder" in refusal("manifest.json", shards.verify, tmp_path / "set", "generate")
+    assert "which is not in its folder" in refusal("manifest.json", store.verify, tmp_path / "set", "generate")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"null"])
 def test_a_manifest_that_is_no_json_object_is_refused(tmp_path, content):
     generated_folder(tmp_path / "set")
     (tmp_path / "set" / "manifest.json").write_bytes(content)
-    refusal("manifest.json", shards.verify, tmp_path / "set", "generate")
+    refusal("manifest.json", store.verify, tmp_path / "set", "generate")
 
 
 def test_a_folder_without_a_manifest_names_the_stage_that_makes_it(tmp_path):
-    assert "dvc repro pretrain" in refusal(str(tmp_path), shards.verify, tmp_path, "pretrain")
+    assert "dvc repro pretrain" in refusal(str(tmp_path), store.verify, tmp_path, "pretrain")
 
 
 @pytest.mark.fault(10)
@@ -202,17 +200,17 @@ def test_a_folder_without_a_manifest_names_the_stage_that_makes_it(tmp_path):
 )
 def test_sealed_images_of_another_type_or_shape_are_refused(tmp_path, images):
     shards.write_arrays(tmp_path / shards.shard_name(0), {"images": images}, {})
-    shards.seal(tmp_path, [shards.shard_name(0)], {"n": 2})
+    store.seal(tmp_path, [shards.shard_name(0)], {"n": 2})
     line = refusal(shards.shard_name(0), shards.read_generated, tmp_path)
     assert f"{images.dtype} {images.shape}" in line
 
 
 def test_a_sealed_file_without_images_or_that_is_not_hdf5_is_refused(tmp_path):
     shards.write_arrays(tmp_path / shards.shard_name(0), {"pixels": ARRAYS["images"]}, {})
-    shards.seal(tmp_path, [shards.shard_name(0)], {"n": 2})
+    store.seal(tmp_path, [shards.shard_name(0)], {"n": 2})
     assert "no `images`" in refusal(shards.shard_name(0), shards.read_generated, tmp_path)
     (tmp_path / shards.shard_name(0)).write_text("not HDF5")
-    shards.seal(tmp_path, [shards.shard_name(0)], {"n": 2})
+    store.seal(tmp_path, [shards.shard_name(0)], {"n": 2})
     refusal(shards.shard_name(0), shards.read_generated, tmp_path)
 
 
@@ -230,7 +228,7 @@ def test_real_columns_that_do_not_fit_the_images_are_refused(tmp_path, name, val
     arrays = {"images": real.images, "labels": real.labels, "split": real.split, "orig_index": real.orig_index}
     arrays = {k: v for k, v in (arrays | {name: value}).items() if v is not None}
     shards.write_arrays(tmp_path / "images.h5", arrays, {"classes": "a", "source": "toy", "labelled_size": 1})
-    shards.seal(tmp_path, ["images.h5"], {"n": 9})
+    store.seal(tmp_path, ["images.h5"], {"n": 9})
     assert name in refusal("images.h5", shards.read_real, tmp_path)
 
 
@@ -245,13 +243,13 @@ def test_a_generated_set_is_the_first_n_images_of_its_shards_in_order(tmp_path, 
 def test_shards_of_several_sizes_are_refused(tmp_path):
     for k, size in enumerate((5, 6)):
         shards.write_arrays(tmp_path / shards.shard_name(k), {"images": np.zeros((2, size, size, 1), np.uint8)}, {})
-    shards.seal(tmp_path, [shards.shard_name(0), shards.shard_name(1)], {"n": 3})
+    store.seal(tmp_path, [shards.shard_name(0), shards.shard_name(1)], {"n": 3})
     assert shards.read_generated(tmp_path, most=2).shape == (2, 5, 5, 1)
     assert "(6, 6, 1) beside (5, 5, 1)" in refusal(shards.shard_name(1), shards.read_generated, tmp_path)
 
 
 def test_a_set_without_shards_is_empty(tmp_path):
-    shards.seal(tmp_path, [], {"n": 0})
+    store.seal(tmp_path, [], {"n": 0})
     assert shards.read_generated(tmp_path).shape == (0, 0, 0, 0)
 
 
@@ -292,7 +290,7 @@ def test_a_bank_of_mapped_shards_takes_no_memory_of_its_own(tmp_path):
     names = [shards.shard_name(k) for k in range(4)]
     for k, name in enumerate(names):
         shards.write_arrays(folder / name, {"images": np.full((10_000, 32, 32, 1), k, np.uint8)}, {"shard": k})
-    shards.seal(folder, names, {"n": 40_000})
+    store.seal(folder, names, {"n": 40_000})
     real, before = np.zeros((3, 32, 32, 1), np.uint8), private()
     bank = shards.ImageBank(real, shards.map_generated(folder), "cpu")
     for first in range(3, 40_000, 1000):
@@ -314,7 +312,7 @@ def test_images_in_chunks_are_read_too(tmp_path):
     images = np.arange(32, dtype=np.uint8).reshape(8, 2, 2, 1)
     with h5py.File(tmp_path / shards.shard_name(0), "w") as file:
         file.create_dataset("images", data=images, chunks=(2, 2, 2, 1), compression="gzip")
-    shards.seal(tmp_path, [shards.shard_name(0)], {"n": 8})
+    store.seal(tmp_path, [shards.shard_name(0)], {"n": 8})
     assert np.array_equal(shards.read_generated(tmp_path), images)
 
 
@@ -333,5 +331,5 @@ def test_sealed_images_that_lie_elsewhere_are_refused(tmp_path, kind):
             file.create_virtual_dataset("images", layout)
         else:
             file.create_group("images")
-    shards.seal(tmp_path, ["images.h5"], {"n": 3})
+    store.seal(tmp_path, ["images.h5"], {"n": 3})
     assert "has no `images` of its own" in refusal("images.h5", shards.read_real, tmp_path)

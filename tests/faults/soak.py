@@ -24,7 +24,6 @@ from pathlib import Path
 import psutil
 import torch
 
-from pipeline.data import shards
 from tests.pipeline import clones
 
 CHOICES = {
@@ -176,12 +175,12 @@ def verified(clone: Path, told: str) -> Counter:
     store, found = clone / ".cache", Counter()
     assert not [p for p in store.rglob(".*.tmp") if not stages(clone)], f"{told}: temporary files"
     for manifest in store.rglob("manifest.json"):
-        found["files verified"] += len(shards.verify(manifest.parent, "nothing")["files"])
+        found["files verified"] += len(store.verify(manifest.parent, "nothing")["files"])
     for note in store.rglob("shard-*.sha256"):
         assert clones.sha256(note.with_suffix(".h5")) == note.read_text().strip(), f"{told}: {note}"
         found["files verified"] += 1
     facts = json.loads((clone / "metrics/generate.json").read_text())
-    held = shards.verify(clone / "data/generated/inflation", "generate")
+    held = store.verify(clone / "data/generated/inflation", "generate")
     assert held["n"] == facts["images"], told
     return found
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.core import files
+from pipeline.core import files, store
 from pipeline.core.errors import UserError
 from pipeline.data import imports, pictures, shards
 from pipeline.engine import checkpoint
@@ -117,7 +117,7 @@ def real_set(folder):
 def generated_set(folder):
     for k in range(2):
         shards.write_arrays(folder / shards.shard_name(k), {"images": IMAGES[3 * k : 3 * k + 3]}, {"shard": k})
-    shards.seal(folder, [shards.shard_name(k) for k in range(2)], {"n": 5})
+    store.seal(folder, [shards.shard_name(k) for k in range(2)], {"n": 5})
     return lambda: np.testing.assert_array_equal(shards.read_generated(folder), IMAGES[:5])
 
 

@@ -16,7 +16,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from pipeline.core import files
+from pipeline.core import files, store
 from pipeline.data import shards
 from pipeline.engine import checkpoint, loop
 from pipeline.generators import ddpm
@@ -68,7 +68,7 @@ def test_generated_images_read_and_written_again_have_the_same_bytes(twice, n, e
         names = [shards.shard_name(k) for k in range(-(-len(images) // each))]
         for k, name in enumerate(names):
             shards.write_arrays(folder / name, {"images": images[k * each : (k + 1) * each]}, {"shard": k})
-        shards.seal(folder, names, {"n": len(images)})
+        store.seal(folder, names, {"n": len(images)})
 
     twice(lambda to: write(to, images), lambda a, b: write(b, shards.read_generated(a)))
 

@@ -1,4 +1,7 @@
-"""docs/reliability.md names, for each fault, the tests that do it; every mark is in it."""
+"""docs/reliability.md names, for each fault, the tests that do it; every mark is in it.
+
+`python -m tests.faults.test_table` writes the table's last column from the marks.
+"""
 
 import ast
 import re
@@ -6,6 +9,8 @@ import re
 from tests.pipeline.clones import ROOT
 
 ROWS = range(1, 36)
+PAGE = ROOT / "docs/reliability.md"
+ROW = re.compile(r"(?m)^(\| (\d+) \|.*\|) ([^|]*) ?\|$")
 
 
 def marked() -> dict[int, set[str]]:
@@ -22,10 +27,20 @@ def marked() -> dict[int, set[str]]:
 
 
 def test_the_table_names_the_tests_of_every_row():
-    text = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
     said = {
         int(row): set(re.findall(r"`([\w/]+::\w+)`", tests))
-        for row, tests in re.findall(r"(?m)^\| (\d+) \|.*\| ([^|]*) \|$", text)
+        for _, row, tests in ROW.findall(PAGE.read_text(encoding="utf-8"))
     }
     assert said == marked()
     assert [row for row, tests in said.items() if not tests] == []
+
+
+def write() -> None:
+    """Put the marked tests into the table's last column."""
+    found = {row: ", ".join(f"`{name}`" for name in sorted(names)) for row, names in marked().items()}
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(ROW.sub(lambda row: f"{row[1]} {found[int(row[2])]} |", text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write()

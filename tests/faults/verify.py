@@ -33,7 +33,7 @@ class Compared:
     different: list[str]
 
 
-def verify(plain: Path, seconds: float, kills: int, seed: int, place: Path, say=print) -> Compared:
+def verify(plain: Path, seconds: float, kills: int, seed: int, place: Path, log=print) -> Compared:
     """Run the last commit of `plain` again, in a new folder of `place`, and compare every file that either made.
 
     plain: a clone whose `dvc repro` took so many seconds, left alone. What is killed takes about as long in all.
@@ -45,7 +45,7 @@ def verify(plain: Path, seconds: float, kills: int, seed: int, place: Path, say=
     moments, runs, done = random.Random(seed), 0, False
     for killed in range(kills + 1):
         moment = None if killed == kills else moments.uniform(0.3, 1) * seconds / (kills + 1)
-        say(f"the second, run {runs + 1}: {'to its end' if moment is None else f'killed after {moment:.1f} s'}")
+        log(f"the second, run {runs + 1}: {'to its end' if moment is None else f'killed after {moment:.1f} s'}")
         runs += 1
         done = oddly(odd, moment)
         future(odd)

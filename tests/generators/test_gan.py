@@ -220,9 +220,9 @@ def test_an_image_is_a_function_of_the_weights_and_its_number(folder):
 
 def test_shards_of_a_gan_grow_and_are_the_same(folder):
     card = cards.of_generator(folder)
-    few, _ = sampling.fill(params(), card, folder, 8, 8, COMPUTE)
+    few, _ = sampling.sample(params(), card, folder, 8, 8, COMPUTE)
     first = contents(few)
-    more, _ = sampling.fill(params(), card, folder, 16, 8, COMPUTE)
+    more, _ = sampling.sample(params(), card, folder, 16, 8, COMPUTE)
     assert len(more) == 2
     assert contents(more)["shard-00000.h5"] == first["shard-00000.h5"]
     with h5py.File(more["shard-00001.h5"]) as file:

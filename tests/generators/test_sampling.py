@@ -66,7 +66,7 @@ def calls(monkeypatch):
 
 
 def fill(generator, n, size=SIZE, **changes):
-    made, fingerprint = sampling.fill(params(**changes), cards.of_generator(generator), generator, n, size, COMPUTE)
+    made, fingerprint = sampling.sample(params(**changes), cards.of_generator(generator), generator, n, size, COMPUTE)
     return made, fingerprint
 
 

@@ -121,8 +121,8 @@ def walk(base, tmp_path_factory):
 
 
 def told():
-    """File -> {array: dtype}, of the table in docs/methods.md."""
-    rows = re.findall(r"(?m)^\| `(data/\S+\.h5)` \|[^|]*\| (.*) \|$", (clones.ROOT / "docs/methods.md").read_text())
+    """File -> {array: dtype}, of the table in docs/files.md."""
+    rows = re.findall(r"(?m)^\| `(data/\S+\.h5)` \|[^|]*\| (.*) \|$", (clones.ROOT / "docs/files.md").read_text())
     return {path: dict(re.findall(r"`(\w+)` (\w+) \(", described)) for path, described in rows}
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
-from pipeline.core import files, seeds
+from pipeline.core import files, seeds, store
 from pipeline.core.errors import UserError
 from pipeline.data import shards
 from pipeline.generators import cards, ddpm
@@ -56,7 +56,7 @@ def anchors():
 
 
 @pytest.fixture(autouse=True)
-def store(tmp_path, monkeypatch):
+def own_store(tmp_path, monkeypatch):
     monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
     return tmp_path / "store"
 
@@ -285,7 +285,7 @@ def test_steps_that_do_not_divide_the_generators_timesteps_are_refused(generator
 
 
 def seal(folder, made, n):
-    files.assemble(folder, made, lambda f: shards.seal(f, sorted(made), {"n": n, "fingerprint": "x"}))
+    files.assemble(folder, made, lambda f: store.seal(f, sorted(made), {"n": n, "fingerprint": "x"}))
 
 
 def test_positives_are_read_candidate_by_candidate(generator, anchors, tmp_path):

@@ -16,6 +16,7 @@ from pipeline.params.schema import Conditioned, Positives, RealOnly
 from pipeline.positives import conditioned
 from pipeline.positives import prepared as training
 from pipeline.training import encoder, generator
+from pipeline.training.batches import Images
 from tests import toys
 from tests.batches import section
 from tests.toys import COMPUTE
@@ -278,7 +279,7 @@ def test_it_is_the_encoder_of_an_arm_without_generated_images_found_and_not_trai
     pretrain, method, augmentation, mixing = arm
     assert augmentation == section("symmetric", "grey", 1.0)
     assert (mixing.ratio, pretrain.method, method.temperature) == (0.0, "simclr", 0.2)
-    made, _, _ = encoder.pretrain(*arm, real, [], [], None, COMPUTE)
+    made, _, _ = encoder.pretrain(arm, Images(real, [], []), None, COMPUTE)
     before = made["encoder.safetensors"].read_bytes()
     trained = []
     train = encoder.loop.train
@@ -295,5 +296,5 @@ def test_it_is_the_encoder_of_an_arm_without_generated_images_found_and_not_trai
 
 
 def test_of_colour_images_it_sees_colour():
-    _, _, augmentation, _ = training.arm_of(own().encoder, 3)
+    augmentation = training.arm_of(own().encoder, 3).augment
     assert augmentation.form == "colour"

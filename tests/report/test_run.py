@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.core import files
+from pipeline.core import files, store
 from pipeline.data import shards
 from pipeline.engine import loop
 from pipeline.networks import backbones
@@ -39,7 +39,7 @@ def made(tmp_path, monkeypatch):
         names = ["shard-00000.h5"] if generated else []
         for name in names:
             shards.write_arrays(folder / name, {"images": images[n:]}, {})
-        shards.seal(folder, names, {"n": generated, "shard_size": 50})
+        store.seal(folder, names, {"n": generated, "shard_size": 50})
         mean = [0.5] * channels
         encoder = backbones.build(backbones.resnet(4, [1, 1, 1, 1]), mean, mean, 0)
         backbones.save(encoder, tmp_path / "data/encoder", augment=NO_AUGMENTATION)

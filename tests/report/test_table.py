@@ -62,7 +62,7 @@ def images(n, channels, size=5):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_image_stands_enlarged_at_its_place(tmp_path, channels):
     many = images(7, channels)
-    outputs.beside(tmp_path / "p.png", [("first", many[:2]), ("second", many[2:])], columns=3, rows=2, scale=2)
+    outputs.contact_sheet(tmp_path / "p.png", [("first", many[:2]), ("second", many[2:])], columns=3, rows=2, scale=2)
     sheet = np.asarray(Image.open(tmp_path / "p.png"))
     assert sheet.shape == (2 * (2 * 12 + 26), 3 * 12 + 2, 3)
     for i, part in enumerate((many[:2], many[2:])):
@@ -75,13 +75,15 @@ def test_every_image_stands_enlarged_at_its_place(tmp_path, channels):
 
 def test_no_more_images_are_drawn_than_there_is_room_for(tmp_path):
     for name, n in (("full", 6), ("more", 9)):
-        outputs.beside(tmp_path / f"{name}.png", [("a set", np.concatenate([images(6, 1), images(3, 1)])[:n])], 3, 2)
+        outputs.contact_sheet(
+            tmp_path / f"{name}.png", [("a set", np.concatenate([images(6, 1), images(3, 1)])[:n])], 3, 2
+        )
     assert (tmp_path / "full.png").read_bytes() == (tmp_path / "more.png").read_bytes()
 
 
 def test_a_set_without_images_is_a_title_over_blank_paper(tmp_path):
     empty = np.zeros((0, 0, 0, 0), np.uint8)
-    outputs.beside(tmp_path / "p.png", [("generated (0)", empty), ("real", images(3, 1))], columns=16, rows=2)
+    outputs.contact_sheet(tmp_path / "p.png", [("generated (0)", empty), ("real", images(3, 1))], columns=16, rows=2)
     sheet = np.asarray(Image.open(tmp_path / "p.png"))
     band = len(sheet) // 2
     assert (sheet[:26] < 128).any()  # the title
@@ -91,7 +93,7 @@ def test_a_set_without_images_is_a_title_over_blank_paper(tmp_path):
 
 def test_the_same_images_make_the_same_png_bytes(tmp_path):
     for name in ("a", "b"):
-        outputs.beside(tmp_path / f"{name}.png", [("generated", images(4, 3)), ("real", images(5, 3))])
+        outputs.contact_sheet(tmp_path / f"{name}.png", [("generated", images(4, 3)), ("real", images(5, 3))])
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 

@@ -102,7 +102,7 @@ def alive(pid: int) -> bool:
 
 
 def test_stage_runs_in_every_process_and_the_first_alone_speaks_and_is_recorded(clone):
-    assert run(clone, "progress.say(f'here {rank} of {launch.size()}')") == (0, "here 0 of 2\n")
+    assert run(clone, "progress.log(f'here {rank} of {launch.size()}')") == (0, "here 0 of 2\n")
     assert (clone / "pid0").exists()
     assert (clone / "pid1").exists()
     assert json.loads((clone / "store/records/pretrain.json").read_text())["stage"] == "pretrain"
@@ -211,14 +211,14 @@ def test_other_stages_take_no_notice(clone, name):
 
 def test_launcher_that_makes_one_process_and_tells_it_no_number_starts_it_once(clone):
     (clone / "one.py").write_text("import subprocess, sys; sys.exit(subprocess.call([sys.executable, *sys.argv[1:]]))")
-    body = "with open('starts', 'a') as file:\n    file.write('.')\nprogress.say(f'one of {launch.size()}')"
+    body = "with open('starts', 'a') as file:\n    file.write('.')\nprogress.log(f'one of {launch.size()}')"
     assert run(clone, body, f"{sys.executable} one.py") == (0, "one of 1\n")
     assert (clone / "starts").read_text() == "."
 
 
 def test_what_is_written_after_the_job_follows_what_its_processes_wrote(clone):
     """Standard error is a file here, in which they append and this one writes on."""
-    process = start(clone, "if rank:\n    time.sleep(60)\nprogress.say('x' * 999)\nraise UserError('y')")
+    process = start(clone, "if rank:\n    time.sleep(60)\nprogress.log('x' * 999)\nraise UserError('y')")
     assert ended(clone, process) == (2, "x" * 999 + "\npretrain: y\n")
 
 

@@ -164,7 +164,7 @@ def test_control_groups_of_the_first_version_count_too(here, monkeypatch):
 def test_the_limit_of_the_process_itself_counts():
     program = (
         "import resource, sys; sys.path.insert(0, sys.argv[1])\n"
-        "from pipeline import machine\n"
+        "from pipeline.run import machine\n"
         "resource.setrlimit(resource.RLIMIT_AS, (machine.psutil.Process().memory_info().vms + 50_000_000, -1))\n"
         "print(machine.available())"
     )

@@ -15,18 +15,18 @@ import pytest
 import pipeline
 from pipeline.core.errors import UserError
 from pipeline.params import reader
-from pipeline.run import stage
+from pipeline.run import graph
 
 REPOSITORY = Path(pipeline.__file__).parent.parent
 HEAD = """
 from pathlib import Path
-from pipeline import machine, stage
-from pipeline.errors import UserError, UserErrors, Stopped
+from pipeline.core.errors import UserError, UserErrors, Stopped
+from pipeline.run import machine, stage
 def needs(params):
     return machine.Needs({needs})
 def main(params):
 """
-TAIL = '\nif __name__ == "__main__":\n    stage.run("tiny", main, {reads!r}, needs)\n'
+TAIL = '\nif __name__ == "__main__":\n    stage.run("tiny", main, needs)\n'
 
 
 @pytest.fixture
@@ -35,11 +35,18 @@ def clone(package):
     return package
 
 
-def write(clone: Path, body: str, reads=("inflation",), needs='("made",)') -> None:
+def described(clone: Path, reads=("inflation",), outs=("made",), foreach: str = "") -> None:
+    """The stage in dvc.yaml, written as JSON, which YAML is."""
+    tiny = {"cmd": "python -m stages.tiny", "params": list(reads), "outs": list(outs)}
+    stage = {"foreach": f"${{{foreach}}}", "do": tiny} if foreach else tiny
+    (clone / "dvc.yaml").write_text(json.dumps({"stages": {"tiny": stage}}))
+
+
+def write(clone: Path, body: str, reads=("inflation",), needs='("made",)', foreach: str = "") -> None:
     """A stage with this body of main."""
     lines = "\n".join(f"    {line}" for line in body.split("\n"))
-    text = HEAD.replace("{needs}", needs) + lines + "\n" + TAIL.format(reads=tuple(reads))
-    (clone / "stages/tiny.py").write_text(text)
+    (clone / "stages/tiny.py").write_text(HEAD.replace("{needs}", needs) + lines + "\n" + TAIL)
+    described(clone, reads, foreach=foreach)
 
 
 def start(clone: Path, *options: str, **environment: str) -> subprocess.Popen:
@@ -78,7 +85,15 @@ def test_good_stage_ends_with_0_without_a_word_and_is_recorded_outside_the_works
     assert record["stage"] == "tiny"
     assert record["params"] == params.model_dump()
     assert 0 < record["seconds"] < 600
-    assert {path.name for path in clone.iterdir()} == {"pipeline", "params.yaml", "stages", "made", "store", "data"}
+    assert {path.name for path in clone.iterdir()} == {
+        "pipeline",
+        "params.yaml",
+        "dvc.yaml",
+        "stages",
+        "made",
+        "store",
+        "data",
+    }
     assert [path.name for path in (clone / "data").iterdir()] == [".tiny.lock"]
 
 
@@ -178,9 +193,9 @@ def test_edit_of_what_a_stage_does_not_use_is_none_of_its_business(body, clone):
 def test_edit_behind_a_symbolic_link_is_noticed(clone):
     (clone / "pipeline").rename(clone / "elsewhere")
     (clone / "pipeline").symlink_to(clone / "elsewhere")
-    done = run(clone, "p = Path('elsewhere/files.py'); p.write_text(p.read_text() + '#')")
+    done = run(clone, "p = Path('elsewhere/core/files.py'); p.write_text(p.read_text() + '#')")
     assert done.returncode == 1
-    assert "elsewhere/files.py: changed while the stage ran" in done.stderr
+    assert "elsewhere/core/files.py: changed while the stage ran" in done.stderr
 
 
 def test_edit_of_a_single_value_is_noticed_only_if_that_value_is_read(clone):
@@ -190,35 +205,57 @@ def test_edit_of_a_single_value_is_noticed_only_if_that_value_is_read(clone):
     assert run(clone, body, reads=("inflation.real_weight",)).returncode == 1
 
 
-def test_select_gives_what_is_named_and_nothing_else():
+def select(folder: Path, params, reads=(), key: str | None = None, foreach: str = "", outs=()) -> SimpleNamespace:
+    """What a stage that dvc.yaml describes so is given."""
+    described(folder, reads, outs, foreach)
+    return graph.load("tiny").select(params, key)
+
+
+def test_select_gives_what_is_named_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     params = reader.load(REPOSITORY / "params.yaml")
-    chosen = stage.select(params, ("compute", "inflation.ratio", "dataset.seed", "dataset.path", "${pretrain.method}"))
-    assert chosen == SimpleNamespace(
+    reads = ("compute", "inflation.ratio", "dataset.seed", "dataset.path", "${pretrain.method}")
+    assert select(tmp_path, params, reads, outs=("a", "b/c")) == SimpleNamespace(
+        outs=("a", "b/c"),
         compute=params.compute,
         inflation=SimpleNamespace(ratio=params.inflation.ratio),
         dataset=SimpleNamespace(seed=params.dataset.seed, path=params.dataset.path),
-        own=params.simclr,
+        method_params=params.simclr,
     )
-    assert stage.select(params, ("${generator.kind}",)) == SimpleNamespace(own=params.ddpm)
-    assert stage.select(params, ()) == SimpleNamespace()
+    assert select(tmp_path, params, ("${generator.kind}",)) == SimpleNamespace(outs=(), kind_params=params.ddpm)
+    assert select(tmp_path, params) == SimpleNamespace(outs=())
 
 
-def test_select_gives_the_entry_that_dvc_s_foreach_names():
+def test_select_gives_the_entry_that_dvc_s_foreach_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     values = reader.parse((REPOSITORY / "params.yaml").read_text())[0]
     one = {"name": "svhn", "path": "data/svhn", "train_size": 9, "validation_size": 9, "test_size": None, "seed": 0}
     values["transfer"], values["finetune"]["labels"] = {"a": one, "b": one | {"seed": 1}}, [0.01, 1, 1e-5]
     params, _ = reader.validate(values)
-    assert stage.select(params, ("compute", "transfer.${key}"), ("transfer", "b")) == SimpleNamespace(
-        compute=params.compute, key="b", item=params.transfer["b"]
-    )
+    found = select(tmp_path, params, ("compute", "transfer.${key}"), "b", "transfer", outs=("m/${key}.json",))
+    assert found == SimpleNamespace(outs=("m/b.json",), compute=params.compute, key="b", item=params.transfer["b"])
     for text, value in (("0.01", 0.01), ("1", 1), ("1e-05", 1e-5)):  # as DVC writes them into the command
-        found = stage.select(params, ("finetune",), ("finetune.labels", text))
-        assert found == SimpleNamespace(finetune=params.finetune, key=text, item=value)
+        found = select(tmp_path, params, ("finetune",), text, "finetune.labels", outs=("m/${item}.x", "n"))
+        assert found == SimpleNamespace(outs=(f"m/{text}.x", "n"), finetune=params.finetune, key=text, item=value)
     for foreach, text in (("transfer", "c"), ("transfer", "../a"), ("finetune.labels", "0.010")):
         with pytest.raises(UserError, match="has no") as refused:
-            stage.select(params, (), (foreach, text))
+            select(tmp_path, params, (), text, foreach)
         assert refused.value.remedy.startswith("there are ")
-    assert stage.named(("m/${key}.json", "m/${item}.x", "n"), "0.1") == ("m/0.1.json", "m/0.1.x", "n")
+
+
+def test_the_check_is_given_every_section(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    params = reader.load()
+    assert graph.load("check").select(params) == SimpleNamespace(outs=("data/params.ok",), **dict(params))
+
+
+@pytest.mark.parametrize("text", [None, "stages: [", "stages: {}", "a", "stages: {tiny: 1}"])
+def test_a_dvc_yaml_that_does_not_describe_the_stage_is_refused_in_a_line(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        (tmp_path / "dvc.yaml").write_text(text)
+    with pytest.raises(UserError, match="does not describe the stage tiny"):
+        graph.load("tiny")
 
 
 def test_entries_of_a_foreach_run_at_once_and_each_has_its_record(clone):
@@ -229,9 +266,7 @@ def test_entries_of_a_foreach_run_at_once_and_each_has_its_record(clone):
 Path('began-' + params.key).touch()
 while not Path('go').exists(): time.sleep(0.05)
 Path('made-' + params.key).write_text(str(2 * params.item))"""
-    write(clone, body, reads=())
-    tiny = clone / "stages/tiny.py"
-    tiny.write_text(tiny.read_text().replace("(), needs)", '(), needs, "finetune.labels")'))
+    write(clone, body, reads=(), foreach="finetune.labels")
     both = [start(clone, share) for share in ("0.1", "0.2")]
     try:
         until(lambda: all((clone / f"began-{share}").exists() for share in ("0.1", "0.2")))
@@ -254,8 +289,9 @@ Path('made-' + params.key).write_text(str(2 * params.item))"""
     assert "required: KEY" in nothing.communicate(timeout=60)[1]
 
 
-def test_sections_cannot_be_changed_by_a_stage():
-    chosen = stage.select(reader.load(REPOSITORY / "params.yaml"), ("inflation",))
+def test_sections_cannot_be_changed_by_a_stage(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    chosen = select(tmp_path, reader.load(REPOSITORY / "params.yaml"), ("inflation",))
     with pytest.raises(ValueError, match="frozen"):
         chosen.inflation.ratio = 2.0
 
@@ -271,7 +307,7 @@ def test_check_says_what_is_needed_and_does_no_work(clone):
         r"at least 0 MB of memory \([\d,]+ MB available\), cpu; writes made\n",
         done.stderr,
     )
-    assert {path.name for path in clone.iterdir()} == {"pipeline", "params.yaml", "stages"}
+    assert {path.name for path in clone.iterdir()} == {"pipeline", "params.yaml", "dvc.yaml", "stages"}
 
 
 @pytest.mark.parametrize("options", [[], ["--check"]])

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from pipeline.core import store
 from pipeline.data import shards
 from pipeline.params import presets, reader
 from pipeline.run import stage
@@ -34,7 +35,7 @@ def test_images_that_are_all_alike_give_features_that_are_and_the_metrics_say_so
     real = shards.RealSet(images, labels, split, np.arange(90), ("a", "b", "c"), "toy", 30)
     shards.write_real(tmp_path / "data/real", real)
     for name in ("inflation", "positives"):
-        shards.seal(tmp_path / f"data/generated/{name}", [], {"n": 0, "source": "none"})
+        store.seal(tmp_path / f"data/generated/{name}", [], {"n": 0, "source": "none"})
 
     pretrain.main(stage.select(params, pretrain.READS))
     collapsed = value == "one"

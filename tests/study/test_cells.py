@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 import pipeline
-from pipeline.core import store
+from pipeline.core import sources
 from pipeline.core.errors import UserError
 from pipeline.params import reader
 from pipeline.study import cells, rows
@@ -135,19 +135,19 @@ def test_the_key_is_of_fine_tuning_where_labels_are_asked_for_alone(write, monke
     assert key(steps=77) == cells.key(params)
     assert len({cells.key(params), *(key(labels=[0.1], steps=steps) for steps in (300, 77))}) == 3
     asked = []
-    monkeypatch.setattr(store, "code", lambda *modules: asked.append(modules) or "other")
+    monkeypatch.setattr(sources, "digest", lambda *modules: asked.append(modules) or "other")
     key(labels=[0.1])
-    assert set(store.closure(*store.imports(REPOSITORY / "stages/finetune.py"))) <= set(store.closure(*asked[0]))
+    assert set(sources.closure(*sources.imports(REPOSITORY / "stages/finetune.py"))) <= set(sources.closure(*asked[0]))
 
 
 def test_the_key_changes_with_the_code_that_computes(write, monkeypatch):
     params = cells.resolve(write().cells[0], reader.load())
     before, asked = cells.key(params), []
-    monkeypatch.setattr(store, "code", lambda *modules: asked.append(modules) or "other")
+    monkeypatch.setattr(sources, "digest", lambda *modules: asked.append(modules) or "other")
     assert cells.key(params) != before
-    computing = set(store.closure(*asked[0]))
+    computing = set(sources.closure(*asked[0]))
     for stage in ("prepare", "generator", "generate", "pretrain", "linear_eval"):
-        imported = store.closure(*store.imports(REPOSITORY / f"stages/{stage}.py"))
+        imported = sources.closure(*sources.imports(REPOSITORY / f"stages/{stage}.py"))
         assert set(imported) - {"training"} <= computing, stage  # whose __init__ says nothing
     assert {"methods/simclr", "generators/ddpm"} <= computing
 

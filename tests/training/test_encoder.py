@@ -18,7 +18,7 @@ from pipeline.methods import View, clsp_simclr, joint_gan, simclr
 from pipeline.networks import backbones, heads
 from pipeline.params.methods import CLSPSimCLR, SimCLR
 from pipeline.params.schema import Augment, Inflation
-from pipeline.training import encoder
+from pipeline.training import batches, encoder
 from tests import toys
 from tests.methods import contract
 from tests.toys import COMPUTE, contents, pretrain_params
@@ -59,9 +59,8 @@ def steps(monkeypatch):
 
 
 def pretrain(real, generated, mixing=MIXING, augment=AUGMENT, own=OWN, positives=NONE, folder=NOWHERE, **changes):
-    return encoder.pretrain(
-        pretrain_params(**changes), own, augment, mixing, real, generated, positives, folder, COMPUTE
-    )
+    setting = encoder.Setting(pretrain_params(**changes), own, augment, mixing)
+    return encoder.pretrain(setting, batches.Images(real, generated, positives), folder, COMPUTE)
 
 
 def test_pretraining_twice_and_on_from_crashes_gives_the_same_files(real, generated, steps, monkeypatch, tmp_path):
@@ -321,7 +320,7 @@ def positives():
 
 
 @pytest.fixture
-def batches(monkeypatch):
+def drawn_batches(monkeypatch):
     """What reached the loss of CLSP on SimCLR: uint8 (views, B, H, W, C) a step."""
     seen, loss = [], clsp_simclr.CLSPSimCLR.loss
 
@@ -403,17 +402,17 @@ def test_positives_and_images_as_they_are_are_not_replaced():
     asked = AUGMENT.model_copy(update={"replace": 0.5})
     both = asked.model_copy(update={"replaced": "both"})
     views = (View(), View(source="positive"), View(), View(recipe=None))
-    assert encoder.replacing(asked, views) == [2]
-    assert encoder.replacing(both, views) == [0, 2]
-    assert encoder.replacing(AUGMENT, views) == []
+    assert batches.replaced_views(asked, views) == [2]
+    assert batches.replaced_views(both, views) == [0, 2]
+    assert batches.replaced_views(AUGMENT, views) == []
 
 
 @pytest.mark.parametrize("name", contract.METHODS)
 def test_every_method_has_a_view_to_replace_but_mixed_ae_no_second(name):
     """Which its rule refuses."""
     asked, views = AUGMENT.model_copy(update={"replace": 0.5}), contract.build(name).views
-    assert bool(encoder.replacing(asked, views)) == (name != "mixed_ae")
-    assert encoder.replacing(asked.model_copy(update={"replaced": "both"}), views)
+    assert bool(batches.replaced_views(asked, views)) == (name != "mixed_ae")
+    assert batches.replaced_views(asked.model_copy(update={"replaced": "both"}), views)
 
 
 def test_the_controls_third_view_is_of_the_image_itself(real, generated, positives, batches):
@@ -459,8 +458,8 @@ def stop():
 
 def test_a_views_crop_and_size_are_the_methods_and_the_rest_is_the_users():
     usual = recipes.recipe(AUGMENT, 1)
-    assert encoder.recipe(AUGMENT, View(recipe=1)) == usual
-    small = encoder.recipe(AUGMENT.model_copy(update={"crop_min": 0.7}), View(recipe=1, size=6, crop=(0.1, 0.5)))
+    assert batches.view_recipe(AUGMENT, View(recipe=1)) == usual
+    small = batches.view_recipe(AUGMENT.model_copy(update={"crop_min": 0.7}), View(recipe=1, size=6, crop=(0.1, 0.5)))
     assert small == dataclasses.replace(usual, crop_min=0.1, crop_max=0.5, size=6)
 
 

@@ -1,0 +1,84 @@
+"""What dvc.yaml says of a stage: the parameters that it is given and the files that it makes."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.core.errors import UserError
+from pipeline.params.schema import Params
+
+FILE = Path("dvc.yaml")
+
+
+@dataclass(frozen=True)
+class Described:
+    """A stage of dvc.yaml.
+
+    params: a section ("inflation"), a value ("inflation.ratio"), or the section that a value names
+    ("${pretrain.method}"); None: all of them. outs: outputs, metrics and plots. foreach: the mapping or the list of
+    numbers that dvc.yaml makes the stage of, one for each entry.
+    """
+
+    params: tuple[str, ...] | None
+    outs: tuple[str, ...]
+    foreach: str | None
+
+    def written(self, key: str | None) -> tuple[str, ...]:
+        """Where it writes; key: the name of its entry, put in as DVC does."""
+        return tuple(path.replace("${key}", str(key)).replace("${item}", str(key)) for path in self.outs)
+
+    def select(self, params: Params, key: str | None = None) -> SimpleNamespace:
+        """The parts of the parameters that the stage is given, as attributes of their own names.
+
+        The section that a value names is found under the value's name: `method_params` for ${pretrain.method},
+        `kind_params` for ${generator.kind}. Of a stage with foreach, `item` is the entry that is called `key`. `outs`
+        are the files that it makes.
+        """
+        chosen = SimpleNamespace(outs=self.written(key))
+        if self.foreach:
+            chosen.key, chosen.item = key, _entry(params, self.foreach, key)
+        for words in type(params).model_fields if self.params is None else self.params:
+            if words == f"{self.foreach}.${{key}}":
+                continue
+            section, _, value = words.strip("${}").partition(".")
+            found = getattr(params, section)
+            if words.startswith("$"):
+                setattr(chosen, f"{value}_params", getattr(params, getattr(found, value)))
+            elif value:
+                part = getattr(chosen, section, SimpleNamespace())
+                setattr(part, value, getattr(found, value))
+                setattr(chosen, section, part)
+            else:
+                setattr(chosen, section, found)
+        return chosen
+
+
+def load(name: str) -> Described:
+    """What dvc.yaml of the working directory says of a stage."""
+    try:
+        stage = YAML(typ="safe").load(FILE.read_text(encoding="utf-8"))["stages"][name]
+        each = stage.get("foreach")
+        stage = stage.get("do", stage)
+        params = stage.get("params", [])
+        whole = any(not isinstance(words, str) for words in params)  # a whole file, as the check takes it
+        outs = [out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
+        outs = tuple(out if isinstance(out, str) else next(iter(out)) for out in outs)
+        return Described(None if whole else tuple(params), outs, each.strip("${}") if each else None)
+    except (OSError, UnicodeDecodeError, YAMLError, KeyError, TypeError, AttributeError) as fault:
+        what = f"does not describe the stage {name}: {type(fault).__name__}"
+        raise UserError(what, FILE, "run from the repository's top folder, or restore it: git checkout") from fault
+
+
+def _entry(params: Params, foreach: str, key: str) -> object:
+    """What DVC's foreach calls `key`: a mapping's value, or a number of a list by its text."""
+    values = functools.reduce(getattr, foreach.split("."), params)
+    if not isinstance(values, dict):
+        values = {name: value for value in values for name in (str(value), f"{value:g}")}
+    if key not in values:
+        there = f"there are {', '.join(values)}" if values else "there is none"
+        raise UserError(f"has no {key!r}", f"params.yaml: {foreach}", f"{there}; add it")
+    return values[key]

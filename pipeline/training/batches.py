@@ -1,0 +1,85 @@
+"""The batches of a pretraining: which real, generated and positive images its views show. Inflation acts here."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipeline.augment import recipes
+from pipeline.core import seeds
+from pipeline.data import mixture, shards
+from pipeline.engine import distributed
+from pipeline.methods import View
+from pipeline.params.schema import Augment
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a pretraining sees. generated, positives: parts of a set, uint8 (N, H, W, C) each, maybe none.
+
+    positives: as many candidates for each train image of `real`, candidate by candidate.
+    """
+
+    real: shards.RealSet
+    generated: list[np.ndarray]
+    positives: list[np.ndarray]
+
+
+class Batches:
+    """batches(step) -> one float tensor (b, C, H, W) a view, this process's rows; a pure function of the step.
+
+    draw: which images the mixture draws in a step. candidates: positives of each real image, 0 for none; then `bank`
+    holds no positives.
+    """
+
+    def __init__(
+        self,
+        draw: mixture.Mixture | mixture.Copies,
+        bank: shards.ImageBank,
+        candidates: int,
+        views: tuple[View, ...],
+        augmentation: Augment,
+    ):
+        self.draw, self.bank, self.candidates, self.views = draw, bank, candidates, views
+        self.augmentation, self.device = augmentation, bank.parts[0].device.type
+        self.recipes = [view_recipe(augmentation, view) for view in views]
+        self.replaced = replaced_views(augmentation, views)
+
+    def __call__(self, step: int) -> list[torch.Tensor]:
+        drawn = self.draw.rows(step)  # real and generated images, in the shares of `inflation`
+        local, draw = distributed.share(self.draw.batch_size), self.augmentation
+        rows = [self._rows(drawn, k, step)[local] for k in range(len(self.views))]
+        apart = {found.tobytes(): found for found in rows}  # views of the same images look them up once
+        images = {key: self.bank[found] for key, found in apart.items()}
+        random = seeds.generator(draw.seed, "views", step, device=self.device)
+        whole = self.draw.batch_size, local
+        return recipes.views([images[found.tobytes()] for found in rows], self.recipes, random, whole)
+
+    def _rows(self, drawn: np.ndarray, k: int, step: int) -> np.ndarray:
+        """Rows of the bank that view k shows of the whole batch, int64 (B,)."""
+        there = self.draw.n_real, self.draw.n_generated, self.candidates, self.augmentation.seed, step
+        if k in self.replaced:
+            return mixture.replaced(drawn, self.augmentation.replace, *there, k)
+        return mixture.positives(drawn, *there) if self.views[k].source == "positive" else drawn
+
+
+def view_recipe(augmentation: Augment, view: View) -> recipes.Recipe:
+    """What a method's view goes through."""
+    if view.recipe is None:
+        return recipes.PLAIN
+    least, most = view.crop or (None, 1.0)
+    numbers = augmentation if least is None else augmentation.model_copy(update={"crop_min": least})
+    return dataclasses.replace(recipes.recipe(numbers, view.recipe), crop_max=most, size=view.size)
+
+
+def replaced_views(augmentation: Augment, views: tuple[View, ...]) -> list[int]:
+    """Which of a method's views may show a positive in the image's place, where `augment.replace` is above 0.
+
+    Only augmented views of the image itself: what a method wants as it is, for a real image, stays that image.
+    """
+    if augmentation.replace == 0:
+        return []
+    first = {"second": 1, "both": 0}[augmentation.replaced]
+    augmented = [k for k, view in enumerate(views) if view.source == "anchor" and view.recipe is not None]
+    return [k for k in augmented if k >= first]
