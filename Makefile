@@ -1,9 +1,10 @@
-# Everything in .venv, made on first use and again when a requirements file changes.
+# Everything in .venv, made on first use and again when pyproject.toml or requirements.lock changes.
 VENV ?= .venv
-PYTHON ?= python3.11
+FITS = 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'
+PYTHON ?= $(shell for it in python3.13 python3.12 python3.11 python3; do $$it -c $(FITS) 2> /dev/null && echo $$it && break; done)
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
-.PHONY: help setup repro data table report screenshot verify test test-slow bench lint format
+.PHONY: help setup repro report test test-slow lint format bench verify lock data
 .DEFAULT_GOAL := help
 
 help:
@@ -14,47 +15,36 @@ help:
 	@echo "make verify     the smoke pipeline twice, once killed again and again: are all bytes the same?"
 	@echo "make bench      ours against lightly, kornia and diffusers, in ratios: half an hour, with nothing else running"
 	@echo "make data NAME=cifar10   fetch a published data set (cifar10, cifar100, stl10, svhn, tiny-imagenet, digits)"
-	@echo "make lint       ruff check and ruff format --check"
+	@echo "make lint       ruff check and ruff format --check; make format mends what it can"
+	@echo "make lock       pin anew what pyproject.toml asks for; versions stay unless they no longer fit"
 	@echo "make setup      only make $(VENV)"
 
-$(VENV)/.run: requirements.txt
-	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing requirements.txt into $(VENV)"
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	@touch $@
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Leaven wants Python 3.11, 3.12 or 3.13 with venv: install one, or name it with PYTHON="; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.dev: requirements-dev.txt requirements-report.txt requirements-unclip.txt $(VENV)/.run
-	@echo "installing requirements-dev.txt into $(VENV)"
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	@touch $@
+$(VENV)/constraints.txt: requirements.lock | $(VENV)/bin/python
+	@sed -n 's/^\([^ ].*\) \\$$/\1/p' $< > $@
 
-$(VENV)/.bench: requirements-bench.txt $(VENV)/.run
-	@echo "installing requirements-bench.txt into $(VENV)"
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
-	@touch $@
+INSTALL = @python -m pip install --quiet --disable-pip-version-check --constraint $(VENV)/constraints.txt
 
-$(VENV)/.report: requirements-report.txt $(VENV)/.run
-	@echo "installing requirements-report.txt into $(VENV)"
-	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-report.txt
+# Leaven itself, editable, with one of its extras (run: with none); every version from the lock.
+$(VENV)/.%: pyproject.toml $(VENV)/constraints.txt
+	@echo "installing Leaven$(if $(filter-out run,$*), and what '$*' needs) into $(VENV)"
+	$(INSTALL) --editable '.$(if $(filter-out run,$*),[$*])'
 	@touch $@
 
 setup: $(VENV)/.run
 
 repro: setup
 	dvc repro
-	@python -m pipeline.report
+	@python -m pipeline table
 
 data: setup
-	@python -m pipeline.fetch $(NAME)
-
-table: setup
-	@python -m pipeline.report
+	@python -m pipeline fetch $(NAME)
 
 report: $(VENV)/.report
-	@python -m pipeline.page
-
-screenshot: report $(VENV)/.dev
-	LEAVEN_PAGE=report.html LEAVEN_SCREENSHOT=docs/report.png python -m pytest tests/pipeline/test_page.py -k browser
+	@python -m pipeline report
 
 # Two workers, a file of tests each, of one thread each: more threads than cores would wait for one another.
 BOTH = OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -82,3 +72,9 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	ruff check --fix .
 	ruff format .
+
+# Versions stay where they fit. requirements.txt: what a run needs, for `pip install -r`.
+lock: $(VENV)/constraints.txt
+	$(INSTALL) uv
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --output-file requirements.lock
+	uv pip compile pyproject.toml --universal --python-version 3.11 --constraints requirements.lock --no-annotate --output-file requirements.txt

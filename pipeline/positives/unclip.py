@@ -225,7 +225,7 @@ def fill(
     shards. Returns (shard name -> file, fingerprint of the set).
     """
     if importlib.util.find_spec("transformers") is None:
-        remedy = "pip install -r requirements-unclip.txt"
+        remedy = "pip install transformers"
         raise UserError("unclip wants transformers, which is not installed", "params.yaml: positives.kind", remedy)
     decided = {
         "pipeline": {name: files.sha256(path) for name, path in files_of(own.path).items()},

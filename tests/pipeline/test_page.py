@@ -1,6 +1,6 @@
 """The page of `make report`, of a real run: it refers to nothing outside, and a browser without a network draws it all.
 
-LEAVEN_PAGE names a page that is there already; LEAVEN_SCREENSHOT the PNG to keep (`make screenshot`).
+LEAVEN_PAGE names a page that is there already; LEAVEN_SCREENSHOT the PNG to keep (-k browser).
 """
 
 import io
