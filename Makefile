@@ -1,7 +1,7 @@
 # Everything in .venv, made on first use and again when pyproject.toml or requirements.lock changes.
 VENV ?= .venv
 FITS = 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'
-PYTHON ?= $(shell for it in python3.13 python3.12 python3.11 python3; do $$it -c $(FITS) 2> /dev/null && echo $$it && break; done)
+PYTHON ?= $(shell for it in python3.11 python3.12 python3.13 python3; do $$it -c $(FITS) 2> /dev/null && echo $$it && break; done)
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
 .PHONY: help setup repro report test test-slow lint format bench verify lock data

@@ -27,7 +27,8 @@ def clone(tmp_path, monkeypatch):
     ignored = shutil.ignore_patterns("__pycache__")
     for folder in ("pipeline", "stages"):
         shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=ignored)
-    shutil.copy(REPOSITORY / "params.yaml", tmp_path)
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(REPOSITORY / name, tmp_path)
     for key in ("dataset", "generator", "unclip"):
         (tmp_path / COMMITTED[key]["path"]).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
@@ -58,7 +59,7 @@ def set_values(folder: Path, edits: dict) -> None:
 def outcome(capsys) -> tuple[int, list[str]]:
     """Exit code and lines of the stage, run in this process."""
     with pytest.raises(SystemExit) as ended:
-        stage.run("check", check.main, check.READS, check.needs)
+        stage.run("check", check.main, check.needs)
     return ended.value.code or 0, capsys.readouterr().err.splitlines()
 
 

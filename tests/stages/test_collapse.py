@@ -1,6 +1,7 @@
 """An encoder that has collapsed: what the stages leave of it."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from pipeline.core import store
 from pipeline.data import shards
 from pipeline.params import presets, reader
-from pipeline.run import stage
+from pipeline.run import graph
 from stages import linear_eval, pretrain
 from tests.pipeline.clones import ROOT
 
@@ -19,7 +20,8 @@ def test_images_that_are_all_alike_give_features_that_are_and_the_metrics_say_so
     """Real images of one grey, or of any: the flag is 1 or 0, and the evaluation has all its numbers."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
-    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
     presets.write(presets.load("smoke"), tmp_path / "params.yaml")
     params = reader.load(tmp_path / "params.yaml")
     small = params.pretrain.model_copy(update={"steps": 2, "batch_size": 8, "evaluate_every": 2, "warmup_steps": 0})
@@ -37,11 +39,12 @@ def test_images_that_are_all_alike_give_features_that_are_and_the_metrics_say_so
     for name in ("inflation", "positives"):
         store.seal(tmp_path / f"data/generated/{name}", [], {"n": 0, "source": "none"})
 
-    pretrain.main(stage.select(params, pretrain.READS))
+    given = {name: graph.load(name).select(params) for name in ("pretrain", "linear_eval")}
+    pretrain.main(given["pretrain"])
     collapsed = value == "one"
     assert json.loads((tmp_path / "metrics/pretrain.json").read_text())["collapsed"] == int(collapsed)
     assert ("COLLAPSED" in capsys.readouterr().err) == collapsed
-    linear_eval.main(stage.select(params, linear_eval.READS))
+    linear_eval.main(given["linear_eval"])
     judged = json.loads((tmp_path / "metrics/linear_eval.json").read_text())
     assert np.isfinite(list(judged.values())).all()
     if collapsed:
