@@ -11,41 +11,11 @@ from types import SimpleNamespace
 
 from pipeline.core import files
 from pipeline.core.errors import UserError
-from pipeline.params.rules import shape
+from pipeline.params.data import shape
+from pipeline.params.schema import SECTIONS
 from pipeline.run import machine, stage
 
-READS = (
-    "compute",
-    "dataset",
-    "generator",
-    "ddpm",
-    "gan",
-    "generate",
-    "positives",
-    "conditioned",
-    "unclip",
-    "quality",
-    "inflation",
-    "augment",
-    "pretrain",
-    "simclr",
-    "moco",
-    "byol",
-    "barlow_twins",
-    "simsiam",
-    "nnclr",
-    "all4one",
-    "clsp_simclr",
-    "clsp_moco",
-    "swav",
-    "vicreg",
-    "dino",
-    "mixed_ae",
-    "joint_gan",
-    "linear_eval",
-    "transfer",
-    "finetune",
-)
+READS = tuple(SECTIONS)
 WRITES = ("data/params.ok",)
 
 

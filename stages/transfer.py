@@ -7,7 +7,7 @@ from pipeline.core import files, outputs
 from pipeline.engine import loop
 from pipeline.evaluation import transfer
 from pipeline.networks import backbones
-from pipeline.params.rules import shape
+from pipeline.params.data import shape
 from pipeline.run import machine, stage
 
 FOREACH = "transfer"
