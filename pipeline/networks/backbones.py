@@ -16,8 +16,8 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from pipeline.core import files, seeds, weights
 from pipeline.core.errors import UserError
-from pipeline.params.training import unfit
 from pipeline.params.schema import Backbone
+from pipeline.params.training import unfit
 
 FORM = tuple(Backbone.model_fields)
 MADE_FROM = (*FORM, "size", "mean", "std", "seed")  # of an encoder's card: what it was before its first step

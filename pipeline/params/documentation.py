@@ -1,6 +1,7 @@
 """docs/parameters.md and the JSON schema for editors, both made from the schema: `write` after a change of it."""
 
 import json
+from inspect import cleandoc
 from pathlib import Path
 from typing import get_args, get_origin
 
@@ -44,7 +45,7 @@ def text() -> str:
 
 def _section(name: str, kind: type[BaseModel]) -> list[str]:
     """A section's part and those of the sections inside it."""
-    parts = [f"## {name}\n", kind.__doc__.replace("\n    ", "\n").strip() + "\n"]
+    parts = [f"## {name}\n", cleandoc(kind.__doc__) + "\n"]
     bases = {name: base for name, base in SECTIONS.items() if base in kind.__mro__[1:]}
     told = {(key, field.description) for base in bases.values() for key, field in base.model_fields.items()}
     if bases:

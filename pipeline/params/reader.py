@@ -94,11 +94,13 @@ def _look(node: Node | None, path: tuple, lines: dict, faults: list) -> None:
         line = (key or child).start_mark.line + 1
         if key and (not isinstance(key, ScalarNode) or key.tag != "tag:yaml.org,2002:str"):
             raise _Unread(here, "a key must be text", line)
+        if key and not key.value.isprintable():
+            raise _Unread(here, "a key must print", line)
         if here in lines:
             faults.append((here, f"key stands twice, again on line {line}"))
         lines.setdefault(here, line)
-        if key:
-            _look(key, here, {}, faults)
+        if key and key.anchor:
+            raise _Unread(here, "anchors and aliases are not used here", line)
         _look(child, here, lines, faults)
 
 
