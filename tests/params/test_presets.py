@@ -189,7 +189,7 @@ def test_a_preset_holds_entries_of_a_mapping_whole(folder, tmp_path, monkeypatch
         presets.write(presets.load(name), path)
         assert "\n  digits:\n    name: folder\n" in path.read_text()
     assert reader.load(path) == by_dvc
-    assert "# Other sets for the frozen encoder" in path.read_text()
+    assert "# Other data sets for the frozen encoder" in path.read_text()
 
 
 def test_one_dash_s_is_a_one_line_diff(folder):
@@ -230,7 +230,7 @@ def test_entries_and_shares_come_and_go_by_words_of_exp_run(folder):
     apply_overrides(str(path), ["~transfer.digits"])
     apply_overrides(str(path), ["finetune.labels=[]"])
     assert reader.load(path) == before
-    assert "# Other sets for" in path.read_text()
+    assert "# Other data sets for" in path.read_text()
     assert "# Shares of the fixed" in path.read_text()
 
 
