@@ -18,7 +18,8 @@ from pipeline.data import mixture
 from pipeline.generators import ddpm
 from pipeline.methods import module
 from pipeline.networks import backbones
-from pipeline.params import presets, reader, rules
+from pipeline.params import presets, reader
+from pipeline.params.data import shape
 from pipeline.params.schema import Params
 
 FEW = 4  # images, or groups of those that are mixed, that a step is counted with: batch norm wants more than one
@@ -43,7 +44,7 @@ def counted(work: Callable[[], object]) -> int:
 def stages(params: Params) -> dict[str, tuple[str, float]]:
     """Stage -> (how often what is computed, FLOPs in all)."""
     d, g, p, real = params.ddpm, params.generate, params.pretrain, params.dataset.train_size
-    side, channels, _ = rules.shape(params.dataset)
+    side, channels, _ = shape(params.dataset)
     made = mixture.generated_count(real, params.inflation.ratio)
     unet, x = ddpm.unet(d, side, channels), torch.zeros(1, channels, side, side)
     with torch.no_grad():
@@ -84,7 +85,7 @@ def main() -> None:
         print(f"{stage:<12} {flops / 1e15:10,.1f} {flops / asked.tflops / 3.6e15:10.2f}  {what}")
     print(f"{'sum':<12} {total / 1e15:10,.1f} {total / asked.tflops / 3.6e15:10.2f}  at {asked.tflops:g} TFLOP/s")
     made = mixture.generated_count(params.dataset.train_size, params.inflation.ratio)
-    side, channels, _ = rules.shape(params.dataset)
+    side, channels, _ = shape(params.dataset)
     size, each = side * side * channels, params.generate.shard_size
     print(
         f"{made:,} generated images of {size:,} bytes: {made * size / 1e9:.2f} GB in {-(-made // each):,} shards of "

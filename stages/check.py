@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 from pipeline.core import files
 from pipeline.core.errors import UserError
-from pipeline.params.rules import shape
+from pipeline.params.data import shape
 from pipeline.run import machine, stage
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 from pipeline.core import files, outputs, sources, store
 from pipeline.data import datasets, shards
-from pipeline.params.rules import shape
+from pipeline.params.data import shape
 from pipeline.run import machine, stage
 
 

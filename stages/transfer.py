@@ -8,7 +8,7 @@ from pipeline.data import datasets
 from pipeline.engine import loop
 from pipeline.evaluation import transfer
 from pipeline.networks import backbones
-from pipeline.params.rules import shape
+from pipeline.params.data import shape
 from pipeline.run import machine, stage
 
 MADE = ("metrics.json", "protocol.json")

@@ -16,8 +16,8 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from pipeline.core import files, seeds, weights
 from pipeline.core.errors import UserError
-from pipeline.params import rules
 from pipeline.params.schema import Backbone
+from pipeline.params.training import unfit
 
 FORM = tuple(Backbone.model_fields)
 MADE_FROM = (*FORM, "size", "mean", "std", "seed")  # of an encoder's card: what it was before its first step
@@ -95,7 +95,7 @@ def _network(params: Backbone, size: int | None, channels: int) -> nn.Module:
     """The backbone, or a ValueError where its parameters do not fit together."""
     if params.kind == "vit" and (type(size) is not int or size < 1):
         raise ValueError(f"a ViT for images of {size} pixels")
-    faults = [f"{name}: {fault}" for name, fault in rules.unfit(params, size)]
+    faults = [f"{name}: {fault}" for name, fault in unfit(params, size)]
     if faults:
         raise ValueError("; ".join(faults))
     if params.kind == "resnet":

@@ -1,9 +1,13 @@
-"""The sections of the methods, each under its method's name, in the order of Pretrain.method."""
+"""METHODS: the self-supervised methods by their names, each with the class of its section; a new one is a row here.
+
+A method's module in pipeline/methods has the method's name. Docstrings give the values that are usual on CIFAR.
+"""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from pipeline.params.parts import Head, Momentum, Predictor, Queue, SmallViews, Temperature, ThirdView
 from pipeline.params.types import (
     Count,
     CountOrZero,
@@ -14,246 +18,216 @@ from pipeline.params.types import (
     Probability,
     Section,
     Several,
+    Share,
 )
 
 
-class SimCLR(Section):
-    """SimCLR's head and temperature. The papers' CIFAR values (solo-learn): 2048, 256, 0.2."""
-
-    hidden_dim: Count
-    output_dim: Count
-    temperature: Positive
+class SimCLR(Temperature, Head):
+    """SimCLR. solo-learn on CIFAR: heads 2048 and 256, temperature 0.2."""
 
 
-class MoCo(Section):
-    """MoCo v2's head, temperature, negatives a queue, and its follower's momentum, from start to end along a cosine.
+class MoCo(Momentum, Queue, Temperature, Head):
+    """MoCo v2; its queue holds negatives.
 
-    solo-learn's CIFAR values: 2048, 256, 0.2, 32768, 0.99, 0.999.
+    solo-learn on CIFAR: heads 2048 and 256, temperature 0.2, queue 32768, momentum 0.99 to 0.999.
     """
 
-    hidden_dim: Count
-    output_dim: Count
-    temperature: Positive
-    queue_size: Count
-    momentum_start: Fraction
-    momentum_end: Probability
+
+class BYOL(Momentum, Predictor, Head):
+    """BYOL. solo-learn on CIFAR: heads 4096 and 256, predictor 4096, momentum 0.99 to 1."""
 
 
-class BYOL(Section):
-    """BYOL's heads, and its follower's momentum, from start to end along a cosine.
+class BarlowTwins(Head):
+    """Barlow Twins. solo-learn on CIFAR: heads 2048 and 2048, redundancy 0.0051, scale 0.1."""
 
-    solo-learn's CIFAR values: 4096, 256, 4096, 0.99, 1.
-    """
-
-    hidden_dim: Count
-    output_dim: Count
-    predictor_dim: Count
-    momentum_start: Fraction
-    momentum_end: Probability
-
-
-class BarlowTwins(Section):
-    """Barlow Twins' head, the weight of redundancy (lambda) and of the whole loss.
-
-    solo-learn's CIFAR values: 2048, 2048, 0.0051, 0.1.
-    """
-
-    hidden_dim: Count
-    output_dim: Count
     redundancy: Positive
+    """Weight of the off-diagonal term (lambda)."""
     scale: Positive
+    """Factor of the whole loss."""
 
 
-class SimSiam(Section):
-    """SimSiam's projector and the bottleneck of its predictor. The paper's values: 2048, 2048, 512."""
-
-    hidden_dim: Count
-    output_dim: Count
-    predictor_dim: Count
+class SimSiam(Predictor, Head):
+    """SimSiam; its predictor is a bottleneck. The paper: heads 2048 and 2048, predictor 512."""
 
 
-class NNCLR(Section):
-    """NNCLR's projector, predictor and temperature, and how many earlier projections neighbours are sought among.
+class NNCLR(Queue, Temperature, Predictor, Head):
+    """NNCLR; the nearest in its queue are the positives.
 
-    solo-learn's CIFAR values: 2048, 256, 4096, 0.2, 65536.
+    solo-learn on CIFAR: heads 2048 and 256, predictor 4096, temperature 0.2, queue 65536.
     """
 
-    hidden_dim: Count
-    output_dim: Count
-    predictor_dim: Count
-    temperature: Positive
-    queue_size: Count
 
+class All4One(Momentum, Queue, Temperature, Predictor, Head):
+    """All4One. `output_dim` is a multiple of 8, the heads of its attention.
 
-class All4One(Section):
-    """All4One's projector, predictors and temperature, its queue, its follower's momentum, its attention.
-
-    attention_rate: a factor of pretrain.lr; dropout: inside attention. output_dim is a multiple of 8, the heads of
-    attention. solo-learn's CIFAR values: 2048, 256, 4096, 0.2, 98304, 0.99, 1, 0.1 / pretrain.lr, 0.1.
+    solo-learn on CIFAR: heads 2048 and 256, predictor 4096, temperature 0.2, queue 98304, momentum 0.99 to 1,
+    attention_rate 0.1 / pretrain.lr, dropout 0.1.
     """
 
-    hidden_dim: Count
-    output_dim: Count
-    predictor_dim: Count
-    temperature: Positive
-    queue_size: Count
-    momentum_start: Fraction
-    momentum_end: Probability
     attention_rate: Positive
+    """Learning rate of the attention, as a multiple of `pretrain.lr`."""
     dropout: Fraction
+    """Dropout inside the attention."""
 
 
-class CLSPSimCLR(Section):
-    """SimCLR with a third view: of a positive (candidate), or of the image itself (augmented), the control.
+class CLSPSimCLR(ThirdView, Temperature, Head):
+    """SimCLR with CLSP's third view. The paper on CIFAR: heads 4096 and 256, temperature 0.2, alignment 1."""
 
-    alignment: lambda, the weight of the distance to it. The paper's CIFAR values: 4096, 256, 0.2, 1.
+
+class CLSPMoCo(ThirdView, Momentum, Queue, Temperature, Head):
+    """MoCo v2 with CLSP's third view.
+
+    The paper: heads 4096 and 256, temperature 0.2, queue 32768, momentum 0.99 to 0.999; alignment 0.5 on CIFAR-10 and
+    0.2 on CIFAR-100.
     """
 
-    hidden_dim: Count
-    output_dim: Count
-    temperature: Positive
-    alignment: NonNegative
-    third_view: Literal["candidate", "augmented"]
 
+class SwAV(Temperature, Head, SmallViews):
+    """SwAV.
 
-class CLSPMoCo(Section):
-    """MoCo v2 with a third view, as in CLSPSimCLR.
-
-    The paper's values: 4096, 256, 0.2, 32768, 0.99, 0.999, and 0.5 on CIFAR-10, 0.2 on CIFAR-100.
+    solo-learn on CIFAR: heads 2048 and 128, 3000 prototypes, temperature 0.1, epsilon 0.05, 3 iterations, a queue of
+    3840 from epoch 50 on, prototypes frozen for 2 epochs; no small views, or six of 18 pixels that show 0.08 to 0.5.
     """
 
-    hidden_dim: Count
-    output_dim: Count
-    temperature: Positive
-    queue_size: Count
-    momentum_start: Fraction
-    momentum_end: Probability
-    alignment: NonNegative
-    third_view: Literal["candidate", "augmented"]
-
-
-class SmallViews(Section):
-    """Multi-crop: beside the two large views, small_views small ones of small_size pixels.
-
-    Each shows between small_crop_min and small_crop_max of the image's area.
-    """
-
-    small_views: CountOrZero
-    small_size: Annotated[int, Field(ge=8, le=1024)]
-    small_crop_min: Annotated[float, Field(gt=0, le=1)]
-    small_crop_max: Annotated[float, Field(gt=0, le=1)]
-
-
-class SwAV(SmallViews):
-    """SwAV's projector, prototypes and temperature, Sinkhorn's epsilon and iterations, its queue, its small views.
-
-    queue_size: earlier projections of each large view over which codes are balanced too, 0 for none, once the queue is
-    full and from step queue_start on. Prototypes stay where they are for freeze_steps steps. solo-learn's CIFAR values:
-    2048, 128, 3000, 0.1, 0.05, 3, 3840 from epoch 50 on, 2 epochs; none, or six small views of 18 pixels, 0.08 to 0.5.
-    """
-
-    hidden_dim: Count
-    output_dim: Count
     prototypes: Several
-    temperature: Positive
+    """Prototypes that images are assigned to."""
     epsilon: Positive
+    """Entropy of the codes in Sinkhorn's iterations: the lower, the harder they are."""
     iterations: Count
+    """Sinkhorn's iterations."""
     queue_size: CountOrZero
+    """Earlier projections of each large view over which codes are balanced too; 0 for none."""
     queue_start: CountOrZero
+    """First step at which the queue is used, once it is full."""
     freeze_steps: CountOrZero
+    """First steps in which the prototypes are not updated."""
 
 
-class VICReg(Section):
-    """VICReg's projector and the weights of its three terms (lambda, mu, nu).
+class VICReg(Head):
+    """VICReg.
 
-    The paper's weights: 25, 25, 1; a 25th of them under plain SGD. solo-learn's CIFAR values: 2048, 2048, the paper's.
+    solo-learn on CIFAR: heads 2048 and 2048. The paper's weights: 25, 25, 1; a 25th of these under plain SGD.
     """
 
-    hidden_dim: Count
-    output_dim: Count
     invariance: Positive
+    """Weight of the distance between the two views (lambda)."""
     variance: NonNegative
+    """Weight of the variance term (mu)."""
     covariance: NonNegative
+    """Weight of the covariance term (nu)."""
 
 
-class DINO(SmallViews):
-    """DINO's head, temperatures, centre, its teacher's momentum, from start to end along a cosine, its small views.
+class DINO(Momentum, SmallViews):
+    """DINO.
 
-    temperature: the student's. The teacher's goes from start to end in teacher_warmup_steps steps; the last layer stays
-    where it is for freeze_steps steps. solo-learn's CIFAR values: 2048, 256, 4096, 0.1, 0.04 to 0.07 in 50 epochs, 0.9,
-    0.9995, 1, 1 epoch; no small views. The paper's small views show 0.05 to 0.4 of the image.
+    solo-learn on CIFAR: head 2048, 256 and 4096, temperature 0.1, the teacher's 0.04 to 0.07 in 50 epochs,
+    center_momentum 0.9, momentum 0.9995 to 1, the last layer frozen for 1 epoch, no small views. The paper's small
+    views show 0.05 to 0.4 of the image.
     """
 
     hidden_dim: Count
+    """Width of the head's hidden layers."""
     bottleneck_dim: Count
+    """Width of the head's bottleneck."""
     output_dim: Several
+    """Length of the head's output."""
     temperature: Positive
+    """The student's temperature."""
     teacher_temperature_start: Positive
+    """The teacher's temperature at the first step."""
     teacher_temperature_end: Positive
+    """The teacher's temperature after its warm-up."""
     teacher_warmup_steps: CountOrZero
+    """Steps in which the teacher's temperature goes from start to end."""
     center_momentum: Fraction
-    momentum_start: Fraction
-    momentum_end: Probability
+    """Momentum of the centre of the teacher's outputs."""
     freeze_steps: CountOrZero
+    """First steps in which the last layer is not updated."""
 
 
 class MixedAE(Section):
-    """MixedAE: how many images are mixed into one, by which means patches find their own image, the decoder.
+    """MixedAE, and MAE without mixing.
 
-    sources: images mixed into one, of each of which 1 / sources of the patches is seen. mixing: false is MAE,
-    which sees as large a share of each image alone. mix: compose makes one image of a group; full as many as it
-    has sources, by maps that together show every patch of each once, at so many times the cost. attention: each
-    patch attends to the N / sources patches most like it alone; segments: tokens are told which of the images they
-    are of; contrast: the weight (lambda) of the homologous contrastive loss, at this temperature. normalised: a
-    patch's pixels are predicted as deviations from its own mean.
-    Defaults at scale: 4, 0.1, 0.25 as recalled by our sources, not verified; decoder 512, 8, 16 (solo-learn's MAE).
+    The paper, as our sources recall it and not verified: 4 sources, contrast 0.1, temperature 0.25. solo-learn's MAE: a
+    decoder of width 512, depth 8, 16 heads.
     """
 
     sources: Several
+    """Images mixed into one; 1 / sources of each image's patches is seen."""
     mixing: bool
+    """false: MAE, which sees as large a share of each image alone."""
     mix: Literal["compose", "full"]
+    """`compose`: one mixed image of a group. `full`: as many as sources, which show every patch once."""
     attention: bool
+    """Each patch attends to the N / sources patches most like it alone."""
     segments: bool
+    """Tokens carry the number of the image that they come from."""
     contrast: NonNegative
+    """Weight of the homologous contrastive loss (lambda); 0 for none."""
     temperature: Positive
+    """Temperature of the homologous contrastive loss."""
     normalised: bool
+    """Predict a patch's pixels as deviations from the patch's own mean."""
     decoder_width: Count
+    """Width of the decoder's tokens."""
     decoder_depth: Depth
+    """Blocks of the decoder."""
     decoder_heads: Count
+    """Attention heads of the decoder."""
 
 
-class JointGAN(Section):
-    """Synthetic data can also teach: the arm, the head and temperature, the generators' game with the encoder.
-
-    mode: static (samples of the pretrained GAN) and static_pair (a sample and one of its noise, mixed with a share
-    `perturbation` of fresh noise) train no generator; hard, pair and both do. synthetic: generated identities, as a
-    share of the batch, from step real_steps on; before it the encoder sees real images alone. In every `every`-th step
-    generators and discriminator move too, by Adam at game_lr.
-    weight is lambda_h, reached after ramp_steps steps of the ramp, in which the margin goes from start to end as well;
-    while the Frechet distance of monitor_images images, measured every monitor_every steps, is more than `growth` above
-    the pretrained generator's, the ramp waits, and each such measurement halves what is done of it. guard is rho: the
-    largest norm of the weighted term's gradient at the generators' last layer, as a share of the adversarial one's.
-    realism is lambda_r. snapshots: so many, evenly over the run, of snapshot_images images. The paper's values were not
-    at hand: these are ours.
-    """
+class JointGAN(Temperature, Head):
+    """SimCLR and a GAN that plays a game with it. The paper's values were not at hand: ours are in params.yaml."""
 
     mode: Literal["static", "static_pair", "hard", "pair", "both"]
-    hidden_dim: Count
-    output_dim: Count
-    temperature: Positive
-    synthetic: Annotated[float, Field(gt=0, le=1)]
+    """Arm. static, static_pair: images of the pretrained GAN. hard, pair, both: the generators are trained too."""
+    synthetic: Share
+    """Generated identities, of four views each, as a share of the batch."""
     perturbation: Probability
+    """With static_pair: the share of fresh noise in the second image's noise."""
     real_steps: CountOrZero
+    """First steps, on real images alone."""
     every: Count
+    """Steps of the encoder for one step of the generators and the discriminator."""
     game_lr: Positive
+    """Adam's learning rate of the generators and the discriminator."""
     weight: NonNegative
+    """Weight of the encoder's term in the generators' loss at the end of the ramp (lambda_h)."""
     ramp_steps: Count
+    """Steps in which the weight and the margin reach their end; the ramp waits while images get worse."""
     guard: Positive
+    """Largest gradient norm of that term at the generators' last layer, as a share of the adversarial one's (rho)."""
     realism: NonNegative
+    """Weight of the realism term (lambda_r)."""
     margin_start: Annotated[float, Field(gt=0, le=2)]
+    """Margin at the start of the ramp."""
     margin_end: Annotated[float, Field(gt=0, le=2)]
+    """Margin at the end of the ramp."""
     monitor_images: Several
+    """Images for each measurement of the Frechet distance."""
     monitor_every: Count
+    """Steps between measurements of the Frechet distance."""
     growth: NonNegative
+    """Growth of the Frechet distance over the pretrained generator's above which the ramp is halved and waits."""
     snapshots: Several
+    """Snapshots of generated images, evenly over the run."""
     snapshot_images: Count
+    """Images of a snapshot."""
+
+
+METHODS: dict[str, type[Section]] = {
+    "simclr": SimCLR,
+    "moco": MoCo,
+    "byol": BYOL,
+    "barlow_twins": BarlowTwins,
+    "simsiam": SimSiam,
+    "nnclr": NNCLR,
+    "all4one": All4One,
+    "clsp_simclr": CLSPSimCLR,
+    "clsp_moco": CLSPMoCo,
+    "swav": SwAV,
+    "vicreg": VICReg,
+    "dino": DINO,
+    "mixed_ae": MixedAE,
+    "joint_gan": JointGAN,
+}

@@ -1,12 +1,5 @@
-"""Presets: small params files that compose from left to right, printed as words for `dvc exp run`.
+"""Presets: small params files that compose from left to right, as -S words or written into params.yaml."""
 
-dvc exp run $(python -m pipeline.preset adainf-cifar10)    run it as an experiment (also --temp, --queue)
-python -m pipeline.preset --write smoke                    write it into params.yaml, for `dvc repro`
-python -m pipeline.preset --list
-python -m pipeline.preset --cells                          the papers' tables: each cell's command and published number
-"""
-
-import argparse
 import csv
 import itertools
 import json
@@ -14,12 +7,10 @@ import re
 from pathlib import Path
 
 from ruamel.yaml import YAML
-from ruamel.yaml.representer import RoundTripRepresenter
 
 from pipeline.core import files
 from pipeline.core.errors import UserError
 from pipeline.params import reader
-from pipeline.run import stage
 
 # AdaInf's main table (Wang, Zhang and Wang, ICLR 2024): every cell is a composition of presets.
 DATASETS = ("cifar10", "cifar100", "tiny-imagenet")
@@ -81,7 +72,7 @@ def table() -> str:
             f"{known[key]['top1']} ({known[key]['source']})" if key in known else "not published in what we could read"
         )
         named = " ".join(f"{part:<13}" for part in key)
-        lines.append(f"{named} {number}\n    dvc exp run $(python -m pipeline.preset {words})")
+        lines.append(f"{named} {number}\n    python -m pipeline run {words}")
     return "\n".join(lines)
 
 
@@ -99,11 +90,10 @@ def words(flat: dict[tuple, object]) -> list[str]:
 
 
 def write(flat: dict[tuple, object], path: Path = reader.FILE) -> None:
-    """Set the values in params.yaml in place, comments kept."""
+    """Set the values in params.yaml in place, as DVC does for -S: comments are kept, null is blank."""
     reader.load(path)  # a file with faults is not written to
-    yaml = YAML()
-    yaml.Representer = _Representer
-    yaml.indent(mapping=2, sequence=4, offset=2)
+    yaml = YAML()  # as dvc.utils.serialize has it
+    yaml.default_flow_style = False
     document = yaml.load(path.read_text(encoding="utf-8"))
     for where, value in flat.items():
         section = document
@@ -113,22 +103,6 @@ def write(flat: dict[tuple, object], path: Path = reader.FILE) -> None:
             section.fa.set_block_style()  # it was {}
         section[where[-1]] = value
     files.write(path, lambda temporary: yaml.dump(document, temporary))
-
-
-class _Representer(RoundTripRepresenter):
-    """Writes null where ruamel.yaml would leave nothing, and quotes text that some reader takes for something else."""
-
-    def text(self, value: str):
-        return self.represent_scalar("tag:yaml.org,2002:str", value, None if _reads_as_text(value) else '"')
-
-
-_Representer.add_representer(type(None), lambda self, none: self.represent_scalar("tag:yaml.org,2002:null", "null"))
-_Representer.add_representer(str, _Representer.text)
-
-
-def _reads_as_text(value: str) -> bool:
-    read, _, faults = reader.parse(f"a: {value}")
-    return not faults and read == {"a": value}
 
 
 def leaves(values: dict, path: tuple = ()) -> dict[tuple, object]:
@@ -144,31 +118,7 @@ def leaves(values: dict, path: tuple = ()) -> dict[tuple, object]:
 def _word(where: tuple, value: object) -> str:
     if not isinstance(value, str):
         return json.dumps(value, separators=(",", ":"))
-    if not _PLAIN.fullmatch(value) or not _reads_as_text(value):
-        raise UserError(f"{value!r} does not survive as a word of a shell", ".".join(where), "use --write")
+    if not _PLAIN.fullmatch(value) or reader.parse(f"a: {value}")[0] != {"a": value}:
+        what = f"{value!r} does not survive as a word of a shell"
+        raise UserError(what, ".".join(where), "write it into params.yaml: python -m pipeline preset --write")
     return value
-
-
-def main() -> None:
-    """Print presets as -S words, or write them into params.yaml."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.preset", description=main.__doc__)
-    parser.add_argument("names", nargs="*", help="presets; later ones win")
-    parser.add_argument("--write", action="store_true", help="write into params.yaml instead of printing")
-    parser.add_argument("--list", action="store_true", help="print the presets there are")
-    parser.add_argument("--cells", action="store_true", help="the papers' tables: commands and published numbers")
-    asked = parser.parse_args()
-    if asked.cells:
-        print(table())
-        return
-    if asked.list or not asked.names:
-        print("\n".join(names()))
-        return
-    flat = compose(asked.names)
-    if asked.write:
-        write(flat)
-    else:
-        print(" ".join(words(flat)))
-
-
-if __name__ == "__main__":
-    stage.command(main)

@@ -1,45 +1,35 @@
 """The only reader of params.yaml. All faults are named at once, one line each; nothing in the file is ignored.
 
-DVC reads the file as YAML 1.2 and records what it reads; PyYAML reads YAML 1.1. Scalars are read here as DVC reads
-them, and those that the two dialects take for different things are refused: the value that runs is the one recorded.
+It is read by DVC's own call (dvc.utils.serialize, parse_yaml): what runs is what DVC records. What that lets pass and a
+file of parameters must not have is refused here: keys that stand twice or are no text, anchors, what does not print.
 """
 
 import difflib
 import re
 import types
 from pathlib import Path
-from types import SimpleNamespace
 from typing import get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML, MappingNode, Node, ScalarNode
+from ruamel.yaml.error import MarkedYAMLError
 
 from pipeline.core.errors import UserError, UserErrors
-from pipeline.params import rules
+from pipeline.params import judge
 from pipeline.params.schema import Params
 
 FILE = Path("params.yaml")
-_DEEPEST, _LARGEST = 8, 100_000  # levels, characters: far more than the schema needs
-_FLOAT = re.compile(
-    r"[-+]?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?|[-+]?\.[0-9]+([eE][-+][0-9]+)?"
-    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
-)
-_INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
-_CONSTANTS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
-_CONSTANTS |= dict.fromkeys(("null", "Null", "NULL", "~", ""))
-# What YAML 1.1 or 1.2 readers take for something else than the other does: booleans, octal, sexagesimal, dates, 1_000.
-_TRAP = re.compile(
-    r"(?i:y|n|yes|no|on|off)|[-+]?0[0-9_]+|[-+]?0[box][0-9a-fA-F_]+|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?"
-    r"|\d{4}-\d\d?-\d\d?.*|[-+]?[0-9.][0-9_.]*_[0-9_.eE+-]*|[-+]_[0-9_]*|[-+]?\.[0-9]+[eE][0-9]+|=|<<"
-)
-_APART = re.compile(r" *:[ \n]")  # {a:,b:1} has the keys "a" and "b:1" in YAML 1.1, "a:" and "b:1" in 1.2
-_BREAK = re.compile("[\x85\u2028\u2029]")  # the end of a line in YAML 1.1 and not in 1.2
+_DEEPEST, _LARGEST, _LONGEST = 8, 100_000, 1_000  # levels; characters of a file, and of a value
+
+
+class _Unread(Exception):
+    """Where and why a text cannot be read as parameters at all."""
 
 
 def load(path: Path = FILE) -> Params:
     """params.yaml of the working directory, or a UserError that names every fault in it."""
     values, lines, faults = parse(text_of(path, "run from the repository's top folder"))
-    if values or not faults:  # otherwise it is no YAML at all, and nothing in it is missing or misspelt
+    if values or not faults:  # otherwise it could not be read, and nothing in it is missing or misspelt
         seen = {where for where, _ in faults}
         params, more = validate(values)
         faults += [(where, what) for where, what in more if where not in seen]
@@ -57,96 +47,61 @@ def text_of(path: Path, remedy: str = "") -> str:
 
 
 def parse(text: str) -> tuple[dict, dict[tuple, int], list[tuple[tuple, str]]]:
-    """Plain values of a YAML text, the line of every key (by its path), and faults as (path, message)."""
-    if len(text) > _LARGEST:
-        return {}, {}, [((), f"longer than {_LARGEST:,} characters")]
-    faults: list[tuple[tuple, str]] = []
+    """Values of a YAML text as DVC reads them, the line of every key (by its path), and faults as (path, message)."""
     lines: dict[tuple, int] = {}
+    faults: list[tuple[tuple, str]] = []
     try:
-        unused = _unused(text)
-        node = None if unused else yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.reader.ReaderError as fault:
-        unused = (text.count("\n", 0, fault.position), f"the character U+{fault.character:04X} is not allowed")
-    except yaml.MarkedYAMLError as fault:
-        what = " ".join(str(fault.problem).split())
-        what = "a tab where YAML wants blanks" if "'\\t'" in what else f"not YAML: {what}"
-        unused = (fault.problem_mark.line, what)
-    if unused:
-        return {}, {(): unused[0] + 1}, [((), unused[1])]
-    if not isinstance(node, yaml.MappingNode):
-        return {}, {}, [((), "expected sections of `key: value` lines")]
-    return _plain(node, (), lines, faults), lines, faults
+        if len(text) > _LARGEST:
+            raise _Unread((), f"longer than {_LARGEST:,} characters")
+        _look(_read(text, "compose"), (), lines, faults)
+        return _read(text, "load"), lines, faults
+    except _Unread as fault:
+        where, what, *line = fault.args
+        return {}, lines | dict.fromkeys([where] if line else [], *line), [*faults, (where, what)]
 
 
-def _unused(text: str) -> tuple[int, str] | None:
-    """Line and name of the first part of YAML that no parameter needs: hidden values, code, another dialect."""
-    odd = _BREAK.search(text)
-    if odd:
-        return text.count("\n", 0, odd.start()), f"the character U+{ord(odd[0]):04X} is not allowed"
-    depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        what = None
-        if depth > _DEEPEST:
-            what = "nested too deeply"
-        elif isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            what = "anchors and aliases are not used here"
-        elif getattr(event, "tag", None):
-            what = f"tag {_key(event.tag)} is not used here"
-        elif getattr(event, "version", None) or getattr(event, "tags", None):
-            what = "directives are not used here"
-        elif getattr(event, "style", None) in ("|", ">"):
-            what = "blocks of text are not used here"
-        if what:
-            return event.start_mark.line, what
-    return None
+def _read(text: str, how: str) -> object:
+    """The text's tree of nodes (compose), or its values (load)."""
+    yaml = YAML(typ="safe")
+    yaml.max_depth = _DEEPEST
+    yaml.allow_duplicate_keys = True  # _look tells of them, and of all
+    try:
+        return getattr(yaml, how)(text)
+    except MarkedYAMLError as fault:
+        mark, what = fault.problem_mark or fault.context_mark, " ".join(f"{fault.problem or fault.context}".split())
+        known = {"'\\t'": "a tab where YAML wants blanks", "maximum depth": "nested too deeply"}
+        what = next((words for part, words in known.items() if part in what), f"not YAML: {_short(what)}")
+        raise _Unread((), what, *([mark.line + 1] if mark else [])) from fault
+    except Exception as fault:  # whatever else the library raises, it is the text that it cannot read
+        raise _Unread((), f"not YAML: {_short(' '.join(str(fault).split()))}") from fault
 
 
-def _plain(node: yaml.Node, path: tuple, lines: dict, faults: list):
-    if isinstance(node, yaml.ScalarNode):
-        return _scalar(node, path, faults)
-    if isinstance(node, yaml.SequenceNode):
-        for i, child in enumerate(node.value):
-            lines[(*path, i)] = child.start_mark.line + 1
-        return [_plain(child, (*path, i), lines, faults) for i, child in enumerate(node.value)]
-    values = {}
-    for key, child in node.value:
-        name = key.value if isinstance(key, yaml.ScalarNode) else "?"
-        here = (*path, name)
-        lines.setdefault(here, key.start_mark.line + 1)
-        before = len(faults)
-        read = _scalar(key, here, faults) if isinstance(key, yaml.ScalarNode) else None
-        if len(faults) > before:
-            continue
-        if not isinstance(read, str):
-            faults.append((here, "a key must be text"))
-        elif name in values:
-            faults.append((here, f"key stands twice, again on line {key.start_mark.line + 1}"))
-        elif node.flow_style and key.style is None and not _APART.match(key.end_mark.buffer, key.end_mark.pointer):
-            faults.append((here, "write {key: value} with a blank after the colon"))
-        else:
-            values[name] = _plain(child, here, lines, faults)
-    return values
-
-
-def _scalar(node: yaml.ScalarNode, path: tuple, faults: list):
-    text = node.value
-    if not text.isprintable():
-        faults.append((path, f"{_short(repr(text))} holds a character that does not print"))
-        return None
-    if node.style is not None:  # quoted
-        return text
-    if text in _CONSTANTS:
-        return _CONSTANTS[text]
-    if _TRAP.fullmatch(text):
-        what = f"{_short(text)} means different things to different YAML readers: quote text, write numbers plainly"
-        faults.append((path, what))
-        return text
-    number = int if _INT.fullmatch(text) else float if _FLOAT.fullmatch(text) else None
-    if number and len(text) > 100:
-        faults.append((path, f"{_short(text)} is a number of {len(text)} characters"))
-        return text
-    return number(text.lower().replace(".inf", "inf").replace(".nan", "nan")) if number else text
+def _look(node: Node | None, path: tuple, lines: dict, faults: list) -> None:
+    """Note the line of every key, and the faults that the library does not see or would tell one at a time."""
+    if not path and not isinstance(node, MappingNode):
+        raise _Unread((), "expected sections of `key: value` lines")
+    if node.anchor:
+        raise _Unread(path, "anchors and aliases are not used here", node.start_mark.line + 1)
+    if isinstance(node, ScalarNode):
+        if len(node.value) > _LONGEST:
+            raise _Unread(path, f"a value of {len(node.value)} characters, more than {_LONGEST:,}")
+        if not node.value.isprintable():
+            faults.append((path, f"{_short(repr(node.value))} holds a character that does not print"))
+        return
+    for i, entry in enumerate(node.value):
+        key, child = entry if isinstance(node, MappingNode) else (None, entry)
+        here = (*path, i if key is None else key.value if isinstance(key, ScalarNode) else "?")
+        line = (key or child).start_mark.line + 1
+        if key and (not isinstance(key, ScalarNode) or key.tag != "tag:yaml.org,2002:str"):
+            raise _Unread(here, "a key must be text", line)
+        if key and not key.value.isprintable():
+            raise _Unread(here, "a key must print", line)
+        if here in lines:
+            faults.append((here, f"key stands twice, again on line {line}"))
+        lines.setdefault(here, line)
+        if key and key.anchor:
+            raise _Unread(here, "anchors and aliases are not used here", line)
+        _look(child, here, lines, faults)
 
 
 def validate(values: dict) -> tuple[Params | None, list[tuple[tuple, str]]]:
@@ -154,29 +109,16 @@ def validate(values: dict) -> tuple[Params | None, list[tuple[tuple, str]]]:
     try:
         params = Params.model_validate(values)
     except ValidationError as error:
-        details = error.errors()
-        faults = [(_place(detail), _message(detail)) for detail in details]
-        partial = _namespace(values, [where for where, _ in faults])
-        return None, faults + rules.broken(partial)
-    return params, rules.broken(params)
+        faults = [(_place(detail), _message(detail)) for detail in error.errors()]
+        right = judge.Partial(Params, values, {where for where, _ in faults})
+        return None, faults + judge.broken(right)
+    return params, judge.broken(params)
 
 
 def _place(detail: dict) -> tuple:
     """Where in the file; of a key that is itself at fault pydantic also says that it is one."""
     loc = tuple(detail["loc"])
     return loc[:-1] if loc[-1:] == ("[key]",) else loc
-
-
-def _namespace(values: dict, wrong: list[tuple], path: tuple = ()) -> SimpleNamespace:
-    """What is right in a file with faults, so that the combinations of that can be judged too."""
-    right = {}
-    for key, value in values.items():
-        here = (*path, key)
-        if here not in wrong and isinstance(value, dict):
-            right[key] = _namespace(value, wrong, here)
-        elif not any(where[: len(here)] == here for where in wrong):  # nor an entry of it
-            right[key] = value
-    return SimpleNamespace(**right)
 
 
 def _message(detail: dict) -> str:
@@ -228,7 +170,7 @@ def _shown(value: object) -> str:
         return re.sub("(inf|nan)", r".\1", repr(value))
     if isinstance(value, dict | list):
         return "a section" if isinstance(value, dict) else "a list"
-    return _short(repr(value))
+    return _short(repr(value)) if isinstance(value, str | int) else f"a {type(value).__name__}"
 
 
 def _short(text: str) -> str:
@@ -240,7 +182,7 @@ def keys(model: type[BaseModel] = Params, path: tuple = ()) -> list[tuple]:
     found = []
     for name, field in model.model_fields.items():
         found.append((*path, name))
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+        if judge.is_section(field.annotation):
             found += keys(field.annotation, (*path, name))
     return found
 
@@ -254,8 +196,7 @@ def section(path: tuple) -> type | None:
         else:
             field = getattr(found, "model_fields", {}).get(part)
             found = field.annotation if field else None
-    of_keys = get_origin(found) is dict or (isinstance(found, type) and issubclass(found, BaseModel))
-    return found if of_keys else None
+    return found if get_origin(found) is dict or judge.is_section(found) else None
 
 
 def is_entry(path: tuple) -> bool:

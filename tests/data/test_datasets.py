@@ -13,7 +13,7 @@ from torchvision.datasets import CIFAR10, STL10, SVHN
 
 from pipeline.core.errors import UserError
 from pipeline.data import datasets, shards
-from pipeline.params import rules
+from pipeline.params.data import SETS
 from pipeline.params.schema import Dataset
 
 FASHION = Path(__file__).parents[2] / "data" / "FashionMNIST"
@@ -465,7 +465,7 @@ def test_a_test_class_that_train_does_not_have_is_refused(tmp_path):
 
 
 def test_tiny_imagenets_size_is_that_of_the_rules():
-    assert datasets.TINY_IMAGENET[:3] == rules.SETS["tiny-imagenet"]
+    assert datasets.TINY_IMAGENET[:3] == SETS["tiny-imagenet"]
 
 
 def test_tiny_imagenet_is_read_as_its_archive_unpacks(tmp_path, monkeypatch):

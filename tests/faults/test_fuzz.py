@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 from pathlib import Path
 
 import h5py
@@ -212,7 +211,7 @@ def test_checkpoints(tmp_path):
 def test_studies(tmp_path, monkeypatch):
     base = reader.load(ROOT / "params.yaml")
     monkeypatch.chdir(tmp_path)
-    shutil.copytree(ROOT / "presets", "presets")
+
     path = Path("studies/toy.yaml")
     path.parent.mkdir()
 

@@ -66,11 +66,19 @@ def line_of(dotted: str) -> int:
 
 
 def agree(text: str) -> bool:
-    """Whether the text is accepted; if it is, DVC's reader must read the same values of the same types."""
+    """Whether the text is accepted; if it is, DVC's reader must read the same values of the same types.
+
+    What DVC's reader does not read is refused here as well, in one line that says so.
+    """
     values, _, found = reader.parse(text)
+    try:
+        by_dvc = parse_yaml(text, "params.yaml")
+    except Exception:  # a text that it cannot read makes it raise all kinds of them
+        assert found, text
+        return False
     if found:
         return False
-    assert repr(values) == repr(parse_yaml(text, "params.yaml")), text  # repr tells 1, 1.0 and True apart, nan is nan
+    assert repr(values) == repr(by_dvc), text  # repr tells 1, 1.0 and True apart, nan is nan
     return True
 
 
@@ -194,8 +202,8 @@ def test_committed_file_is_accepted_and_reads_as_dvc_reads_it():
 
 def test_file_that_dvc_rewrote_for_dash_s_is_read_as_dvc_reads_it(tmp_path):
     path = tmp_path / "params.yaml"
-    l2 = "\n".join(line for line in COMMITTED.splitlines() if not line.startswith("    - 0.0"))  # one strength, 0.1
-    path.write_text(l2.replace("  l2:\n    - 0.1", "  l2: [1e-3]") + "\n")
+    l2 = "\n".join(line for line in COMMITTED.splitlines() if not line.startswith("  - 0.0"))  # one strength, 0.1
+    path.write_text(l2.replace("  - 0.1\n", "  - 1e-3\n") + "\n")
     changes = {"pretrain.lr": "1e-5", "augment.flip": "0.25", "ddpm.channels": "[8,16]", "compute.compile": "true"}
     apply_overrides(str(path), [f"{key}={value}" for key, value in {**changes, "augment.blur": "null"}.items()])
     assert "1e-05" in path.read_text()  # YAML 1.1 takes what DVC writes here for text
@@ -208,21 +216,35 @@ def test_file_that_dvc_rewrote_for_dash_s_is_read_as_dvc_reads_it(tmp_path):
 # --- what is refused
 
 
-AMBIGUOUS = """yes no on off y n Yes NO oN Off Y N 010 00 -012 0o10 0x1F -0xff 0b11 1_000 1_ 1.5_0 ._5 -_1 .5e3
-1:30 -1:30 1:30:00.5 2020-01-01 2020-1-1 2001-12-14t21:59:43.10-05:00 = <<"""
-
-
 @pytest.mark.fault(19)
 @pytest.mark.parametrize(
-    "scalar",
-    [*AMBIGUOUS.split(), "2020-01-01 10:00:00"],
+    ("scalar", "shown"),
+    [
+        ("yes", "'yes'"),
+        ("NO", "'NO'"),
+        ("on", "'on'"),
+        ("y", "'y'"),
+        ("1.5_0", "1.5"),
+        ("1:30", "'1:30'"),
+        ("2020-01-01", "a date"),
+        ("2020-01-01 10:00:00", "a datetime"),
+        ("!!binary aGk=", "a bytes"),
+        ("!!set {a, b}", "a set"),
+    ],
 )
-def test_scalar_that_yaml_dialects_read_differently_is_refused_in_one_line(scalar, tmp_path):
+def test_scalar_that_other_yaml_readers_take_for_a_number_or_a_word_is_what_dvc_reads(scalar, shown, tmp_path):
+    assert agree(f"a: {scalar}\n")
     found = faults(edited(("pretrain.warmup_steps", scalar)), tmp_path)
-    assert found == [
-        f"params.yaml:{line_of('pretrain.warmup_steps')}: pretrain.warmup_steps: {scalar} means different things to "
-        "different YAML readers: quote text, write numbers plainly"
-    ]
+    where = f"params.yaml:{line_of('pretrain.warmup_steps')}: pretrain.warmup_steps"
+    assert found == [f"{where}: must be a whole number, not {shown}"]
+
+
+@pytest.mark.parametrize(("scalar", "number"), [("010", 10), ("1_0", 10), ("0x1F", 31), ("0o17", 15), ("!!int 7", 7)])
+def test_whole_number_in_an_odd_form_is_what_dvc_reads(scalar, number, tmp_path):
+    assert agree(f"a: {scalar}\n")
+    (tmp_path / "params.yaml").write_text(edited(("pretrain.warmup_steps", scalar)))
+    assert reader.load(tmp_path / "params.yaml").pretrain.warmup_steps == number
+    assert load_yaml(tmp_path / "params.yaml")["pretrain"]["warmup_steps"] == number
 
 
 def test_quoted_text_stays_text_and_is_refused_where_a_number_is_due(tmp_path):
@@ -241,39 +263,43 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
-        (edited(("compute.device", "\n  device: cpu\n  device: cuda")), 4, "key stands twice"),
-        (COMMITTED + "compute:\n  device: cpu\n", 2, "compute: key stands twice, again on line"),
-        (edited(("compute.threads", "&two 2")), 5, "anchors and aliases"),
+        (edited(("compute.device", "\n  device: cpu\n  device: cuda")), 6, "key stands twice"),
+        (COMMITTED + "compute:\n  device: cpu\n", 4, "compute: key stands twice, again on line"),
+        (edited(("compute.threads", "&two 2")), 7, "anchors and aliases"),
         (BOMB, 1, "anchors and aliases"),
-        (edited(("compute.threads", "!!int 2")), 5, "tag tag:yaml.org,2002:int is not used here"),
-        (edited(("compute.threads", "!!python/object/apply:os.system [true]")), 5, "tag"),
-        (edited(("compute.threads", "!x%0a%e2%80%a8 2")), 5, "tag"),
-        (edited(("compute.threads", "\n\tthreads: 2")), 6, "tab"),
-        (edited(("compute.threads", "2\t# two")), 5, "tab"),
-        (edited(("compute.device", "|\n    cpu")), 3, "blocks of text"),
-        ("%YAML 1.1\n---\n" + COMMITTED, 1, "directives"),
+        (
+            edited(("compute.threads", "!!python/object/apply:os.system [true]")),
+            7,
+            "could not determine a constructor for the tag",
+        ),
+        (edited(("compute.threads", "!x%0a%e2%80%a8 2")), 7, "a constructor for the tag"),
+        (edited(("compute.threads", "\n\tthreads: 2")), 8, "tab"),
+        (edited(("compute.threads", "2\t# two")), 7, "tab"),
+        (edited(("compute.device", "|\n    cpu")), 5, "does not print"),
+        ("%YAML 1.3\n", None, "not YAML"),
+        (edited(("compute.device", "=")), 5, "could not determine a constructor"),
+        (edited(("compute.threads", "2020-13-45")), None, "not YAML: month must be in 1..12"),
         (COMMITTED + "---\n" + COMMITTED, COMMITTED.count("\n") + 1, "another document"),
-        (edited(("compute.device", "cpu: cuda")), 3, "mapping values are not allowed here"),
-        (edited(("compute.device", "[cpu")), 4, "not YAML"),
-        (edited(("compute.device", "\x07")), 3, "U+0007"),
-        (edited(("compute.device", "cpu #\u2028threads: 3")), 3, "U+2028"),
-        (edited(("compute.device", "cpu #\x85")), 3, "U+0085"),
-        (edited(("compute.device", '"\\ud800"')), 3, "does not print"),
-        (edited(("compute.device", '"cpu\\n"')), 3, "does not print"),
-        (edited(("compute.threads", "9" * 5000)), 5, "a number of 5000 characters"),
-        (edited(("compute.threads", "[" * 9 + "]" * 9)), 5, "nested too deeply"),
+        (edited(("compute.device", "cpu: cuda")), 5, "mapping values are not allowed here"),
+        (edited(("compute.device", "[cpu")), 6, "not YAML"),
+        (edited(("compute.device", "\x07")), None, "unacceptable character #x0007"),
+        (edited(("compute.device", "cpu #\u2028threads: 3")), 5, "not YAML"),
+        (edited(("compute.device", '"\\ud800"')), 5, "does not print"),
+        (edited(("compute.device", '"cpu\\n"')), 5, "does not print"),
+        (edited(("compute.threads", "9" * 5000)), 7, "a value of 5000 characters"),
+        (edited(("compute.threads", "[" * 9 + "]" * 9)), 7, "nested too deeply"),
         ("[" * 50_000, 1, "nested too deeply"),
         ("{a: " * 20_000, 1, "nested too deeply"),
         (COMMITTED + "1: 2\n", COMMITTED.count("\n") + 1, "a key must be text"),
-        (COMMITTED + "no: 2\n", COMMITTED.count("\n") + 1, "no means different things"),
+        (COMMITTED + "no: 2\n", COMMITTED.count("\n") + 1, "no: unknown key"),
         (COMMITTED + "? [a, b]\n: 2\n", COMMITTED.count("\n") + 1, "a key must be text"),
         (COMMITTED + "? {a: b}\n: 2\n", COMMITTED.count("\n") + 1, "a key must be text"),
-        (COMMITTED + '"x\\ny": 2\n', COMMITTED.count("\n") + 1, "does not print"),
-        (COMMITTED + '"\\ud800": 2\n', COMMITTED.count("\n") + 1, "does not print"),
-        (edited(("compute.threads", "{a:,b: 1}")), 5, "with a blank"),
-        (edited(("compute.threads", "{a:1}")), 5, "with a blank"),
-        (edited(("compute.threads", "{;:[]}")), 5, "with a blank"),
-        (edited(("compute.threads", "{a}")), 5, "with a blank"),
+        (COMMITTED + '"x\\ny": 2\n', COMMITTED.count("\n") + 1, "a key must print"),
+        (COMMITTED + '"\\ud800": 2\n', COMMITTED.count("\n") + 1, "a key must print"),
+        (edited(("compute.threads", "{a:,b: 1}")), 7, "not a section"),
+        (edited(("compute.threads", "{a:1}")), 7, "not a section"),
+        (edited(("compute.threads", "{;:[]}")), 7, "not YAML"),
+        (edited(("compute.threads", "{a}")), 7, "not a section"),
         ("", None, "expected sections"),
         ("just text", None, "expected sections"),
         ("- a\n- b\n", None, "expected sections"),
@@ -284,11 +310,10 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 def test_what_is_no_plain_file_of_sections_is_refused_in_one_line_at_once(text, line, words, tmp_path):
     started = time.process_time()
     found = faults(text, tmp_path)
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 2
     assert words in found[0], found
     assert found[0].startswith(f"params.yaml:{line}: " if line else "params.yaml: "), found
-    if "with a blank" not in words:  # there the value is wrong beside
-        assert len(found) == 1, found
+    assert len(found) == 1 or "twice" in words, found
 
 
 @pytest.mark.fault(19)
@@ -304,7 +329,7 @@ def test_missing_file_and_folder_are_refused(tmp_path):
             reader.load(path)
 
 
-@settings(max_examples=300, deadline=None, database=None)
+@settings(max_examples=100, deadline=None, database=None)
 @given(st.data())
 def test_random_edits_are_refused_in_plain_lines_or_read_as_dvc_reads_them(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp()
@@ -386,7 +411,7 @@ def test_wrong_value_is_named_with_its_line_its_key_and_what_is_due(key, value, 
     if index:
         line = line_of(name) + 1 + int(index)
         rows = COMMITTED.split("\n")
-        rows[line - 1] = f"    - {value}"
+        rows[line - 1] = f"  - {value}"
         text = "\n".join(rows)
     else:
         text, line = edited((key, value)), line_of(key)
@@ -394,8 +419,8 @@ def test_wrong_value_is_named_with_its_line_its_key_and_what_is_due(key, value, 
 
 
 def test_lengths_of_lists_and_kinds_of_sections_are_named(tmp_path):
-    replaced = re.sub(r"(  channels: .*\n)(    - \d+\n)+", r"\1", COMMITTED)
-    replaced = replaced.replace("channels: null", "channels : null")  # the data set's
+    replaced = re.sub(r"(  channels: .*\n)(  - \d+\n)+", r"\1", COMMITTED)
+    replaced = replaced.replace("channels:            # for", "channels :           # for")  # the data set's
     (line,) = faults(replaced.replace("  channels: ", "  channels: [] "), tmp_path)
     assert line.endswith("ddpm.channels: must have at least 1 entries, not 0")
     (line,) = faults(replaced.replace("  channels: ", "  channels: [8, 8, 8, 8, 8, 8, 8] "), tmp_path)
@@ -445,12 +470,12 @@ def test_misspelt_key_and_section_are_named_as_unknown_and_as_missing(tmp_path):
     }
 
 
-def test_every_key_is_required(tmp_path):
+def test_every_key_is_required():
     for key in (".".join(key) for key in KEYS if len(key) == 2):
         values = yaml.safe_load(COMMITTED)
         section, _, name = key.partition(".")
         del values[section][name]
-        assert [line.partition(": ")[2] for line in faults(yaml.safe_dump(values), tmp_path)] == [f"{key}: missing"]
+        assert reader.validate(values)[1] == [((section, name), "missing")]
 
 
 DIGITS = "name: folder, path: data/digits, train_size: 1000, validation_size: 200, test_size: null, seed: 0"
@@ -488,7 +513,7 @@ def test_entries_of_a_mapping_have_free_names_that_a_file_can_have_and_keys_as_a
 @pytest.mark.fault(18)
 def test_all_faults_are_named_at_once_rules_on_the_valid_values_included(tmp_path):
     text = edited(
-        ("compute.threads", "010"),
+        ("compute.threads", "two"),
         ("compute.device", "gpu"),
         ("augment.contrast", "abc"),
         ("augment.hue", "0.3"),  # a rule: not with form grey
@@ -515,7 +540,7 @@ def test_wrong_value_is_not_judged_again_by_the_rules(tmp_path):
     # hue: a section where a number is due; groups and one of the channels: no numbers that % may be asked of
     for edit in (("augment.hue", "{a: 1}"), ("ddpm.groups", "'%d'"), ("pretrain.evaluate_every", "0")):
         assert len(faults(edited(edit), tmp_path)) == 1
-    text = re.sub(r"(channels: .*\n)    - \d+\n", r"\1    - '%d'\n", COMMITTED)
+    text = re.sub(r"(channels: .*\n)  - \d+\n", r"\1  - '%d'\n", COMMITTED, count=1)
     assert len(faults(text, tmp_path)) == 1
 
 

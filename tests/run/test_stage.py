@@ -162,8 +162,8 @@ def test_faulty_params_are_refused_line_by_line_before_main_runs(clone):
         ("p = Path('stages/tiny.py'); p.write_text(p.read_text() + '#')", "stages/tiny.py"),
         ("Path('pipeline/core/store.py').unlink()", "pipeline/core/store.py"),
         (
-            "import pipeline.params.rules\np = Path('pipeline/params/rules.py'); p.write_text(p.read_text() + '#')",
-            "pipeline/params/rules.py",
+            "import pipeline.params.judge\np = Path('pipeline/params/judge.py'); p.write_text(p.read_text() + '#')",
+            "pipeline/params/judge.py",
         ),
     ],
 )

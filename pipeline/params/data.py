@@ -1,0 +1,152 @@
+"""Real images and their mixture with generated ones; facts of the named data sets, known before a byte is read."""
+
+from fractions import Fraction
+from math import ceil
+from typing import Literal
+
+from pipeline.params.types import (
+    Count,
+    CountOrZero,
+    Faults,
+    NonNegative,
+    OwnFaults,
+    Pixels,
+    Positive,
+    Refused,
+    Section,
+    Seed,
+    Several,
+    rule,
+)
+
+# Height = width, channels and training images of the named sets.
+SETS = {
+    "fashion-mnist": (28, 1, 60_000),
+    "cifar10": (32, 3, 50_000),
+    "cifar100": (32, 3, 50_000),
+    "stl10": (96, 3, 105_000),
+    "svhn": (32, 3, 73_257),
+    "tiny-imagenet": (64, 3, 100_000),
+}
+WITH_LABELS = {"stl10": 5_000}  # of the training images, where not all of them
+SetName = Literal[(*SETS, "folder")]
+
+
+def shape(dataset: "Dataset") -> tuple[int, int, int | None]:
+    """Height = width, channels and training images of a set; None where only its files can tell."""
+    return SETS.get(dataset.name) or (dataset.image_size, dataset.channels, None)
+
+
+def side(p) -> int:
+    """Height = width of the images that the parameters name, for a rule: refused where a folder lacks it."""
+    size, _, _ = shape(p.dataset)
+    if size is None:
+        raise Refused
+    return size
+
+
+def labelled(name: str) -> int | None:
+    """How many training images of a set have labels; None where only its files can tell."""
+    return WITH_LABELS.get(name, SETS[name][2] if name in SETS else None)
+
+
+def its_own(name: str, given: int) -> str:
+    """What to say of a number that a named set brings along."""
+    return f"must be null for {name}, which has its own, not {given}"
+
+
+class Dataset(Section):
+    """The real images: which, how many, and how they are split."""
+
+    name: SetName
+    """The data set; `folder` is a folder of your own pictures."""
+    path: str
+    """Where its files are."""
+    image_size: Pixels | None
+    """Height and width of a folder's pictures in pixels; null for a named set, which has its own."""
+    channels: Literal[1, 3] | None
+    """Channels of a folder's pictures, 1 (grey) or 3 (RGB); null for a named set."""
+    test_size: Several | None
+    """Test images taken from a folder; null if it has train/ and test/, and for a named set."""
+    train_size: Count
+    """Real images that the generator and the encoder are trained on."""
+    validation_size: Several
+    """Validation images, for every choice; no generator or encoder sees them."""
+    labelled_size: Count
+    """Labelled images of the second linear probe, the same whatever `train_size` is."""
+    spare_size: CountOrZero
+    """Further real images for the judges of generated images; no generator or encoder sees them."""
+    seed: Seed
+    """Seed of the split."""
+
+    @rule
+    def folder(self) -> OwnFaults:
+        """A folder's size and channels are chosen; those of a named set are its own."""
+        for name in ("image_size", "channels", "test_size"):
+            given = getattr(self, name)
+            if self.name != "folder" and given is not None:
+                yield name, its_own(self.name, given)
+            if self.name == "folder" and given is None and name != "test_size":
+                yield name, "must be a number for a folder of pictures, not null"
+
+    @rule
+    def split(self) -> OwnFaults:
+        """The split fits the set."""
+        _, _, images = shape(self)
+        if images is None:
+            return
+        alike = " with labels" if self.name in WITH_LABELS else ""
+        for name, there, words in (("train_size", images, ""), ("labelled_size", labelled(self.name), alike)):
+            wanted = getattr(self, name)
+            if wanted + self.validation_size > there:
+                yield name, f"{wanted} + validation_size {self.validation_size} > {there} images{words}"
+        left = images - self.validation_size - max(self.train_size, self.labelled_size)  # at most
+        if 0 <= left < self.spare_size:
+            yield "spare_size", f"{self.spare_size} > {left} images that the other parts leave"
+
+    @rule
+    def spread(self) -> OwnFaults:
+        """One image has no spread."""
+        if self.spare_size == 1:
+            yield "spare_size", "must be 0 or at least 2, not 1"
+
+
+class Inflation(Section):
+    """The mixture of real and generated images that the encoder is trained on (AdaInf's data inflation)."""
+
+    ratio: NonNegative
+    """Generated images, as a multiple of `dataset.train_size`; 0 for none."""
+    real_weight: Positive
+    """How often a real image is drawn for one draw of a generated image (AdaInf: N = 10)."""
+    order: Literal["slots", "copies"]
+    """`slots`: an exact share of every batch, no image twice in it. `copies`: the authors' shuffled list."""
+    seed: Seed
+    """Seed of the order in which images are drawn."""
+
+    @rule
+    def whole_copies(self) -> OwnFaults:
+        """A list holds whole copies of an image."""
+        if self.order == "copies" and self.real_weight % 1:
+            yield "real_weight", f"must be whole with order copies, not {self.real_weight}"
+
+
+def generated(p) -> int:
+    """Generated images that take part, in the exact arithmetic of data.mixture."""
+    return int(Fraction(str(p.inflation.ratio)) * p.dataset.train_size + Fraction(1, 2))
+
+
+def mixture(p) -> Faults:
+    """No batch needs more images of a kind than there are."""
+    if p.inflation.order == "copies":
+        return
+    n, made, batch = p.dataset.train_size, generated(p), p.pretrain.batch_size
+    weight = Fraction(str(p.inflation.real_weight)) * n
+    beta = weight / (weight + made)
+    for kind, share, there in (("real", beta, n), ("generated", 1 - beta, made)):
+        needed = ceil(share * batch)
+        if needed > there:
+            what = f"a batch of {batch} at inflation.ratio {p.inflation.ratio} needs {needed} {kind} images"
+            yield ("pretrain", "batch_size"), f"{what}; there are {there}"
+
+
+RULES = (mixture,)

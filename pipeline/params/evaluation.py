@@ -1,0 +1,113 @@
+"""How generated images and encoders are judged."""
+
+from pydantic import Field
+
+from pipeline.params.data import SetName, its_own, labelled
+from pipeline.params.training import Training
+from pipeline.params.types import (
+    Count,
+    CountOrZero,
+    Faults,
+    OwnFaults,
+    Positive,
+    Section,
+    Seed,
+    Several,
+    Share,
+    Strength,
+    rule,
+)
+
+
+class Quality(Section):
+    """Judging generated images beside real ones that no generator saw."""
+
+    images: CountOrZero
+    """Generated images that are judged, against twice as many validation images; 0 for none."""
+    steps: Count
+    """Training steps of the networks that judge: the features', and the classifier of generated and real images."""
+    inception: str | None
+    """A local file with torch-fidelity's Inception weights for the features; null: a network trained here."""
+    seed: Seed
+    """Seed of these trainings and of the choice of images."""
+
+    @rule
+    def spread(self) -> OwnFaults:
+        """One image has no spread."""
+        if self.images == 1:
+            yield "images", "must be 0 or at least 2, not 1"
+
+
+class LinearEval(Section):
+    """The linear probe on frozen features, and measures without labels."""
+
+    l2: list[Positive] = Field(min_length=1)
+    """Regularisation strengths of the probe; the best on validation is taken."""
+    clsp_lr: Positive
+    """Learning rate of CLSP's protocol (1; 10 for CLSP's MoCo on CIFAR-100)."""
+    view_strength: Strength
+    """`augment.strength` of the views that measures without labels look at: one for all encoders to be compared."""
+    seed: Seed
+    """Seed of these views and of CLSP's protocol."""
+
+
+class TransferSet(Section):
+    """Another data set for the frozen encoder; its images get the size and channels of the encoder's."""
+
+    name: SetName
+    """The data set; `folder` is a folder of your own pictures."""
+    path: str
+    """Where its files are; a dependency, so it must exist."""
+    train_size: Count
+    """Images with labels to learn from."""
+    validation_size: Several
+    """Validation images, for the choice of the regularisation."""
+    test_size: Several | None
+    """Test images taken from a folder; null if it has train/ and test/, and for a named set."""
+    seed: Seed
+    """Seed of the split."""
+
+    @rule
+    def test_part(self) -> OwnFaults:
+        """A named set has its own test part."""
+        if self.name != "folder" and self.test_size is not None:
+            yield "test_size", its_own(self.name, self.test_size)
+
+    @rule
+    def split(self) -> OwnFaults:
+        """The split fits the set."""
+        there = labelled(self.name)
+        if there and self.train_size + self.validation_size > there:
+            what = f"{self.train_size} + validation_size {self.validation_size} > {there} images with labels"
+            yield "train_size", what
+
+
+class FineTune(Training):
+    """Training the whole network on few labels, beside the same from scratch."""
+
+    batch_size: Several
+    """Images of a batch."""
+    labels: list[Share]
+    """Shares of the fixed labelled images (0.01, 0.1), a stage for each."""
+    head_lr: Positive
+    """Learning rate of the linear layer, which starts from nothing, as a multiple of `lr`."""
+    strength: Strength
+    """`augment.strength` of the images, in the encoder's own family."""
+
+    @rule
+    def once(self) -> OwnFaults:
+        """A share of the labels is one stage."""
+        for i, share in enumerate(self.labels):
+            if share in self.labels[:i]:
+                yield ("labels", i), f"{share:g} stands twice in finetune.labels"
+
+
+def halves(p) -> Faults:
+    """Generated images are judged beside two halves of the validation images, as many in each."""
+    n, there = p.quality.images, p.dataset.validation_size
+    if 2 * n > there:
+        what = f"{n} generated images want 2 x {n} of validation; dataset.validation_size is {there}"
+        yield ("quality", "images"), what
+
+
+RULES = (halves,)

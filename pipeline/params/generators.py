@@ -1,0 +1,232 @@
+"""GENERATORS: the kinds of generators that are trained here, by their names; where images come from; how many."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.params.data import shape, side
+from pipeline.params.training import Training
+from pipeline.params.types import Count, Faults, Fraction, OwnFaults, Positive, Probability, Section, Seed, rule, told
+
+PUBLISHED = 1000  # timesteps of published diffusion models
+
+
+class DDPM(Training):
+    """The diffusion model: its network, its noise schedule, its training."""
+
+    channels: list[Count] = Field(min_length=1, max_length=6)
+    """Channels of the UNet's levels, finest first; each level is half as large as the one before."""
+    layers: Count
+    """Residual blocks of each level."""
+    groups: Count
+    """Groups of the group normalisation; it divides all channels."""
+    attention: bool
+    """Self-attention at the coarsest level."""
+    dropout: Fraction
+    """Dropout in the residual blocks."""
+    timesteps: Count
+    """Steps of the noise schedule."""
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
+    """How the noise grows over these, in diffusers' names."""
+    prediction: Literal["epsilon", "v_prediction", "sample"]
+    """What the network predicts: noise, velocity, or the image."""
+    flip: bool
+    """Mirror half of the training images."""
+    grad_clip: Positive
+    """Largest norm of the gradient."""
+    ema_decay: Fraction
+    """Decay of the moving average of the weights, which is what samples."""
+
+    @rule
+    def normalisation(self) -> OwnFaults:
+        """Groups share the channels out."""
+        for channels in self.channels:
+            if channels % self.groups:
+                yield "groups", f"{self.groups} does not divide {channels} of channels"
+
+
+class GAN(Training):
+    """The generative adversarial network.
+
+    SNGAN: latent 128, channels 256 and 128, 5 steps of the discriminator for one of the generator, which has 100,000;
+    batches of 64, learning rate 0.0002.
+    """
+
+    steps: Count
+    """Steps of the discriminator."""
+    lr: Positive
+    """Adam's learning rate, of both networks."""
+    latent: Count
+    """Length of the noise that an image is made of."""
+    generator_channels: Count
+    """Channels of the generator."""
+    discriminator_channels: Count
+    """Channels of the discriminator."""
+    discriminator_steps: Count
+    """Steps of the discriminator for one of the generator."""
+    ema_decay: Fraction
+    """Decay of the moving average of the generator's weights, which is what samples."""
+
+
+GENERATORS: dict[str, type[Training]] = {"ddpm": DDPM, "gan": GAN}
+
+
+class Generator(Section):
+    """What makes images, and where it comes from."""
+
+    kind: Literal[tuple(GENERATORS)]
+    """A diffusion model, or a GAN (with source `train` and `generate.sampler` `direct`)."""
+    source: Literal["train", "pretrained", "import", "none"]
+    """Train it here, load a pretrained one, import ready-made images, or have none."""
+    path: str
+    """The pretrained model's diffusers folder, or the images' file or folder; a dependency, so it must exist."""
+    channel_order: Literal["rgb", "bgr"] | None
+    """Order of imported images' channels; null: RGB, and refused if they look like BGR."""
+    hub: str | None
+    """A repository of the Hugging Face hub with the pretrained model, such as google/ddpm-cifar10-32."""
+    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None
+    """The commit of that repository."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
+    """The digest of its weights, which the hub shows beside the file."""
+
+    @rule
+    def kinds(self) -> OwnFaults:
+        """Only diffusion models are loaded."""
+        if self.source == "pretrained" and self.kind != "ddpm":
+            yield "source", f"pretrained is for kind ddpm; a {self.kind} is trained here, by train"
+
+    @rule
+    def from_hub(self) -> OwnFaults:
+        """A repository has a commit and a digest, and is for pretrained models."""
+        if self.source != "pretrained" and self.hub is not None:
+            yield "hub", f"is for source pretrained and must be null with source {self.source}, not {self.hub}"
+        if self.source == "pretrained" and self.hub is not None and self.sha256 is None:
+            yield "sha256", f"is needed with hub {self.hub}: that of its weights, which the hub shows"
+        if self.sha256 is not None and self.source != "pretrained":
+            yield "sha256", f"is for source pretrained and must be null with source {self.source}"
+
+    @rule
+    def commit(self) -> OwnFaults:
+        """A repository and its commit go together."""
+        if (self.hub is None) != (self.revision is None):
+            both = f"hub {told(self.hub)} and revision {told(self.revision)}"
+            yield "revision", f"{both} go together: a repository and a commit of it (40 hex digits)"
+
+
+class Generate(Section):
+    """Sampling of the generated images."""
+
+    sampler: Literal["ddpm", "ddim", "dpmsolver++", "sde-dpmsolver++", "direct"]
+    """How a diffusion model is sampled; `direct` is one pass of a GAN's generator."""
+    steps: Count
+    """Steps of the sampler; 1 with direct."""
+    eta: Probability
+    """DDIM's noise, 0 for none; 0 with the others."""
+    clip: bool
+    """Clamp predicted images to their range while sampling; true with direct."""
+    batch_size: Count
+    """Images that are sampled at once."""
+    shard_size: Count
+    """Images of a file, a multiple of `batch_size`."""
+    seed: Seed
+    """Seed of the noise."""
+
+    @rule
+    def direct(self) -> OwnFaults:
+        """A GAN has one pass and images in range."""
+        if self.sampler == "direct":
+            if self.steps != 1:
+                yield "steps", f"must be 1 with sampler direct, one pass of the generator, not {self.steps}"
+            if not self.clip:
+                yield "clip", "must be true with sampler direct: a GAN's images are in range as they are"
+
+    @rule
+    def noise(self) -> OwnFaults:
+        """Only DDIM has an eta."""
+        if self.eta != 0 and self.sampler != "ddim":
+            yield "eta", f"is for the ddim sampler and must be 0 with {self.sampler}, not {self.eta}"
+
+    @rule
+    def whole_batches(self) -> OwnFaults:
+        """Batches tile shards."""
+        if self.shard_size % self.batch_size:
+            yield "shard_size", f"{self.shard_size} is not a multiple of batch_size {self.batch_size}"
+
+
+def used(p) -> Faults:
+    """A generator that is none makes no images, and only colours have an order."""
+    g = p.generator
+    if g.source == "none" and p.inflation.ratio > 0:
+        yield ("inflation", "ratio"), f"must be 0 with generator.source none, not {p.inflation.ratio}"
+    if g.channel_order is not None and (g.source != "import" or shape(p.dataset)[1] == 1):
+        what = f"is for importing RGB images and must be null otherwise, not {g.channel_order}"
+        yield ("generator", "channel_order"), what
+
+
+def trained(p) -> list[tuple[str, object]]:
+    """The generators that are trained here: the names of their sections, and these."""
+    found = [(p.generator.kind, getattr(p, p.generator.kind))] if p.generator.source == "train" else []
+    return found + ([("conditioned", p.conditioned)] if p.positives.kind == "conditioned" else [])
+
+
+def batches(p) -> Faults:
+    """A batch of a generator's training, and of a condition's encoder, fits the train images."""
+    sections = [((name,), own) for name, own in trained(p)]
+    if p.positives.kind == "conditioned":
+        sections.append((("conditioned", "encoder"), p.conditioned.encoder))
+    for path, own in sections:
+        if own.batch_size > p.dataset.train_size:
+            yield (*path, "batch_size"), f"{own.batch_size} > dataset.train_size {p.dataset.train_size}"
+
+
+def levels(p) -> Faults:
+    """A UNet's levels halve the image's side without a rest."""
+    size = side(p)
+    for name, own in trained(p):
+        halvings = len(own.channels) - 1 if hasattr(own, "channels") else 0
+        if size % 2**halvings:
+            yield (name, "channels"), f"{halvings + 1} levels halve {halvings} times; {size} pixels do not allow it"
+
+
+def gan(p) -> Faults:
+    """A GAN halves the image's side until it has at most seven pixels, which the generator begins with."""
+    if p.generator.kind != "gan" or p.generator.source != "train":
+        return
+    size = rest = side(p)
+    while rest > 7 and not rest % 2:
+        rest //= 2
+    if rest > 7:
+        yield ("generator", "kind"), f"gan halves {size} pixels to 7 or fewer, and {rest} is odd"
+
+
+def sampler(p) -> Faults:
+    """A sampler is of the generator's kind."""
+    g = p.generate
+    if (g.sampler == "direct") != (p.generator.kind == "gan"):
+        wanted = "direct for a gan, which has no other" if p.generator.kind == "gan" else "one of a ddpm's"
+        yield ("generate", "sampler"), f"must be {wanted}, not {g.sampler}"
+
+
+def timesteps(p) -> tuple[str, int]:
+    """The timesteps of the DDPM, and what to call them."""
+    trained_here = p.generator.source == "train"
+    return ("ddpm.timesteps", p.ddpm.timesteps) if trained_here else ("a published DDPM's timesteps", PUBLISHED)
+
+
+def is_ddpm(p) -> bool:
+    """Whether there is a diffusion model to sample from."""
+    return p.generator.kind == "ddpm" and p.generator.source in ("train", "pretrained")
+
+
+def grid(p) -> Faults:
+    """A sampler's steps are on the grid of the timesteps: diffusers rounds the stride, not the grid."""
+    if not is_ddpm(p):
+        return
+    g, (name, there) = p.generate, timesteps(p)
+    if g.steps > there:
+        yield ("generate", "steps"), f"{g.steps} > {name} {there}"
+    elif g.sampler in ("ddpm", "ddim") and there % g.steps:
+        yield ("generate", "steps"), f"{g.steps} does not divide {name} {there}, as sampler {g.sampler} needs"
+
+
+RULES = (used, batches, levels, gan, sampler, grid)

@@ -1,0 +1,147 @@
+"""Rules of the method that is trained; sections of other methods are not judged. (methods.py has the sections.)"""
+
+from fractions import Fraction
+
+from pipeline.params.data import generated, side
+from pipeline.params.methods import METHODS
+from pipeline.params.parts import Queue
+from pipeline.params.types import Faults, told
+
+
+def chosen(p) -> tuple[str, object]:
+    """The method's name and its section."""
+    return p.pretrain.method, getattr(p, p.pretrain.method)
+
+
+def queue(p) -> Faults:
+    """A queue is whole batches, and one of negatives or neighbours (not SwAV's) is at most half of a pass.
+
+    Passes are independent permutations: an anchor meets an old key of its own with probability c^2 / 2, c the queue as
+    a share of the pass. At one half that is one anchor in eight.
+    """
+    (method, own), batch = chosen(p), p.pretrain.batch_size
+    size = getattr(own, "queue_size", 0)
+    if size % batch:
+        yield (method, "queue_size"), f"{size} is not a multiple of pretrain.batch_size {batch}"
+    if not issubclass(METHODS[method], Queue):
+        return
+    n, made, weight = p.dataset.train_size, generated(p), Fraction(str(p.inflation.real_weight))
+    draws = (weight * n + made) / weight  # until every real image was drawn once
+    if made:
+        draws = min(draws, weight * n + made)  # every generated one
+    if 2 * size > draws:
+        what = f"{size} is more than half of the {int(draws)} draws in which images come round"
+        yield (method, "queue_size"), f"{what}: more than one anchor in eight would meet an old key of its own in it"
+
+
+def third_view(p) -> Faults:
+    """A view of a positive needs positives."""
+    method, own = chosen(p)
+    if p.positives.kind == "none" and getattr(own, "third_view", None) == "candidate":
+        what = "candidate needs positives.kind anchored, conditioned or unclip, not none; the control is augmented"
+        yield (method, "third_view"), what
+
+
+def small_views(p) -> Faults:
+    """Small views are no larger than the image, whole patches of a ViT, and their crops have a least and a most."""
+    (method, own), size = chosen(p), side(p)
+    if not getattr(own, "small_views", 0):
+        return
+    if own.small_size > size:
+        yield (method, "small_size"), f"{own.small_size} pixels > {size} of the image"
+    if own.small_crop_min > own.small_crop_max:
+        yield (method, "small_crop_min"), f"{own.small_crop_min} > {method}.small_crop_max {own.small_crop_max}"
+    b = p.pretrain.backbone
+    if b.kind == "vit" and b.patch is not None and own.small_size % b.patch:
+        what = f"{own.small_size} pixels are no whole patches of pretrain.backbone.patch {b.patch}"
+        yield (method, "small_size"), what
+
+
+def beginning(p) -> Faults:
+    """What a method does differently at first ends before the training does."""
+    (method, own), steps = chosen(p), p.pretrain.steps
+    for name in ("queue_start", "freeze_steps", "teacher_warmup_steps", "real_steps"):
+        last = getattr(own, name, 0)
+        if last >= steps and (name != "queue_start" or own.queue_size):
+            yield (method, name), f"{last} >= pretrain.steps {steps}"
+
+
+def attention(p) -> Faults:
+    """All4One's heads of attention share the features out."""
+    if p.pretrain.method == "all4one" and p.all4one.output_dim % 8:
+        yield ("all4one", "output_dim"), f"{p.all4one.output_dim} is not a multiple of 8, the heads of attention"
+
+
+def mixed_ae(p) -> Faults:
+    """MixedAE trains a ViT on one view, which must be one that is replaced, if any is."""
+    if p.pretrain.method != "mixed_ae":
+        return
+    if p.pretrain.backbone.kind != "vit":
+        kind = p.pretrain.backbone.kind
+        yield ("pretrain", "backbone", "kind"), f"must be vit with method mixed_ae, not {kind}"
+    if p.compute.compile:
+        yield ("compute", "compile"), "must be false with method mixed_ae, whose forward pass is not the one compiled"
+    if p.augment.replace > 0 and p.augment.replaced == "second":
+        yield ("augment", "replaced"), "must be both with method mixed_ae, which has no second view, not second"
+
+
+def mixing(p) -> Faults:
+    """Groups of images are whole and have patches enough; without mixing nothing of it is used."""
+    if p.pretrain.method != "mixed_ae":
+        return
+    own, batch = p.mixed_ae, p.pretrain.batch_size
+    if own.mixing and batch % own.sources:
+        yield ("pretrain", "batch_size"), f"{batch} is not a multiple of mixed_ae.sources {own.sources}"
+    for name in () if own.mixing else ("attention", "segments", "contrast"):
+        given = getattr(own, name)
+        if given:
+            wanted = "false" if given is True else 0
+            yield ("mixed_ae", name), f"must be {wanted} without mixing, not {told(given)}"
+    if own.mix == "full" and not own.mixing:
+        yield ("mixed_ae", "mix"), "must be compose without mixing, not full"
+    b, size = p.pretrain.backbone, side(p)
+    if b.kind == "vit" and b.patch is not None and size % b.patch == 0:
+        patches, least = (size // b.patch) ** 2, 2 if own.contrast else 1  # a positive is another patch
+        if patches < least * own.sources:
+            what = f"{own.sources} images of {least} patches or more in {patches} patches"
+            yield ("mixed_ae", "sources"), what
+
+
+def decoder(p) -> Faults:
+    """Heads share the decoder's width out, and a position's code has four parts."""
+    if p.pretrain.method != "mixed_ae":
+        return
+    width, heads = p.mixed_ae.decoder_width, p.mixed_ae.decoder_heads
+    if width % heads:
+        yield ("mixed_ae", "decoder_heads"), f"{heads} do not divide decoder_width {width}"
+    if width % 4:
+        yield ("mixed_ae", "decoder_width"), f"{width} is no multiple of 4, the parts of a position's code"
+
+
+def joint(p) -> Faults:
+    """The game starts from a GAN of the data, without other images: its discriminator takes all that it sees for real.
+
+    Generated identities are whole, and there are as many snapshots as steps.
+    """
+    if p.pretrain.method != "joint_gan":
+        return
+    own, g = p.joint_gan, p.generator
+    if g.kind != "gan" or g.source != "train":
+        what = f"joint_gan needs generator.kind gan and source train, not {g.kind} and {g.source}"
+        yield ("pretrain", "method"), what
+    if p.inflation.ratio > 0:
+        what = f"must be 0 with joint_gan, which makes its images as it trains, not {p.inflation.ratio}"
+        yield ("inflation", "ratio"), what
+    identities = Fraction(str(own.synthetic)) * p.pretrain.batch_size
+    if identities.denominator != 1:
+        what = f"{own.synthetic} of pretrain.batch_size {p.pretrain.batch_size} is not a whole number of images"
+        yield ("joint_gan", "synthetic"), what
+    if own.margin_start > own.margin_end:
+        yield ("joint_gan", "margin_start"), f"{own.margin_start} > joint_gan.margin_end {own.margin_end}"
+    if own.monitor_images > p.dataset.train_size:
+        yield ("joint_gan", "monitor_images"), f"{own.monitor_images} > dataset.train_size {p.dataset.train_size}"
+    if own.snapshots > p.pretrain.steps + 1:
+        yield ("joint_gan", "snapshots"), f"{own.snapshots} > pretrain.steps {p.pretrain.steps} + 1"
+
+
+RULES = (queue, third_view, small_views, beginning, attention, mixed_ae, mixing, decoder, joint)

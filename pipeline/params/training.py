@@ -1,0 +1,191 @@
+"""Where training computes, what every training has, and the encoder's."""
+
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.params.augmentation import Family
+from pipeline.params.data import side
+from pipeline.params.methods import METHODS, SimCLR
+from pipeline.params.types import (
+    Count,
+    CountOrZero,
+    Depth,
+    Faults,
+    Fraction,
+    NonNegative,
+    OwnFaults,
+    Positive,
+    Section,
+    Seed,
+    Several,
+    Strength,
+    rule,
+    told,
+)
+
+
+class Compute(Section):
+    """Where and in what arithmetic the stages compute. Nothing here is decided at run time."""
+
+    device: Literal["cpu", "cuda"]
+    """Processor or GPU."""
+    precision: Literal["fp32", "bf16"]
+    """Arithmetic of networks; bf16 is slow on some processors, of which a warning tells."""
+    threads: Count
+    """Threads of the processor; another number gives other bits."""
+    compile: bool
+    """Use torch.compile, which pays off on long runs only."""
+
+
+class Training(Section):
+    """The numbers that every training has."""
+
+    steps: Count
+    """Steps of the training."""
+    batch_size: Count
+    """Images of a batch, over all processes together."""
+    lr: Positive
+    """Learning rate after the warm-up, as the optimizer gets it; it falls to 0 along a cosine."""
+    warmup_steps: CountOrZero
+    """First steps, in which the learning rate rises linearly."""
+    weight_decay: NonNegative
+    """Weight decay of the optimizer."""
+    log_every: Count
+    """Steps between rows of the log."""
+    checkpoint_every: Count
+    """Steps between checkpoints."""
+    seed: Seed
+    """Seed of the initialisation and of the order of images."""
+
+    @rule
+    def warm_up(self) -> OwnFaults:
+        """Warm-up ends before the training does."""
+        if self.warmup_steps >= self.steps:
+            yield "warmup_steps", f"{self.warmup_steps} >= steps {self.steps}"
+
+
+OF_KIND = {"resnet": ("blocks",), "vit": ("depth", "heads", "patch")}  # fields that one kind of backbone has alone
+
+
+class Backbone(Section):
+    """The encoder's network: a ResNet with the small-image stem, or a vision Transformer."""
+
+    kind: Literal["resnet", "vit"]
+    """Which of the two."""
+    width: Count
+    """Channels of the ResNet's first stage (ResNet-18: 64), or width of the ViT's tokens."""
+    blocks: Annotated[list[Depth], Field(min_length=4, max_length=4)] | None
+    """Basic blocks in each of the ResNet's four stages (ResNet-18: 2, 2, 2, 2); null with a ViT."""
+    depth: Depth | None
+    """Blocks of the ViT; null with a ResNet."""
+    heads: Count | None
+    """Attention heads of the ViT; null with a ResNet."""
+    patch: Count | None
+    """Height and width of the ViT's patches in pixels; null with a ResNet."""
+
+    @rule
+    def of_its_kind(self) -> OwnFaults:
+        """A backbone has what its kind wants and nothing of the other's."""
+        for kind, names in OF_KIND.items():
+            for name in names:
+                given = getattr(self, name)
+                if kind == self.kind and given is None:
+                    yield name, f"must be given with kind {kind}, not null"
+                if kind != self.kind and given is not None:
+                    yield name, f"is for kind {kind} and must be null with kind {self.kind}, not {given}"
+
+    @rule
+    def of_parts(self) -> OwnFaults:
+        """Heads share the ViT's width out, and a position's code has four parts."""
+        if self.kind == "vit":
+            if self.heads is not None and self.width % self.heads:
+                yield "heads", f"{self.heads} do not divide width {self.width}"
+            if self.width % 4:
+                yield "width", f"{self.width} is no multiple of 4, the parts of a position's code"
+
+
+def untiled(backbone: Backbone, size: int) -> OwnFaults:
+    """Patches tile images of `size` pixels a side."""
+    if backbone.kind == "vit" and backbone.patch is not None and size % backbone.patch:
+        yield "patch", f"{backbone.patch} does not divide the image's {size} pixels"
+
+
+def unfit(backbone: Backbone, size: int | None) -> Iterator[tuple[str, str]]:
+    """(field, fault) of a backbone for images of `size` pixels a side; a ResNet takes any."""
+    for check in Backbone.rules():
+        yield from check(backbone)
+    yield from untiled(backbone, size)
+
+
+OPTIONS = {"trust_coefficient": "lars", "beta2": "adamw"}  # of one optimizer each
+
+
+class Pretrain(Training):
+    """Pretraining of the encoder: method, backbone, optimizer."""
+
+    batch_size: Several
+    """Images of a batch, over all processes together."""
+    method: Literal[tuple(METHODS)]
+    """The self-supervised method; its own parameters are in the section of its name."""
+    backbone: Backbone
+    """The encoder's network."""
+    optimizer: Literal["sgd", "lars", "adamw"]
+    """The optimizer."""
+    momentum: Fraction
+    """Momentum of SGD and LARS; AdamW's beta1."""
+    beta2: Fraction | None
+    """AdamW's beta2 (MAE: 0.95); null with the others."""
+    trust_coefficient: Positive | None
+    """Eta of LARS (the papers: 0.02); null with the others."""
+    evaluate_every: Count
+    """Steps between kNN measurements on the validation images, a multiple of `log_every`."""
+
+    @rule
+    def options(self) -> OwnFaults:
+        """LARS has its coefficient, AdamW its second moment's beta."""
+        for name, owner in OPTIONS.items():
+            value = getattr(self, name)
+            if (self.optimizer == owner) != (value is not None):
+                wanted = f"a number with {owner}" if self.optimizer == owner else f"null with {self.optimizer}"
+                yield name, f"must be {wanted}, not {told(value)}"
+
+    @rule
+    def decay(self) -> OwnFaults:
+        """timm's LARS adapts the steps of decayed weights only."""
+        if self.optimizer == "lars" and self.weight_decay == 0:
+            what = f"which scales the steps of decayed weights alone, not {self.weight_decay}"
+            yield "weight_decay", f"must be above 0 with lars, {what}"
+
+    @rule
+    def measurements(self) -> OwnFaults:
+        """A measurement joins a row of the log."""
+        if self.evaluate_every % self.log_every:
+            yield "evaluate_every", f"{self.evaluate_every} is not a multiple of log_every {self.log_every}"
+
+
+class RealOnly(SimCLR, Pretrain):
+    """An encoder pretrained by SimCLR on the train images alone, with its head and its augmentation."""
+
+    method: Literal["simclr"]
+    """The method of this encoder."""
+    family: Family
+    """Its augmentations, as `augment.family`."""
+    strength: Strength
+    """Their strength, as `augment.strength`."""
+
+
+def patches(p) -> Faults:
+    """Patches tile the images."""
+    for name, fault in untiled(p.pretrain.backbone, side(p)):
+        yield ("pretrain", "backbone", name), fault
+
+
+def condition_patches(p) -> Faults:
+    """Those of a condition's encoder, too."""
+    for name, fault in untiled(p.conditioned.encoder.backbone, side(p)):
+        yield ("conditioned", "encoder", "backbone", name), fault
+
+
+RULES = (patches, condition_patches)
