@@ -42,16 +42,16 @@ setup: $(VENV)/.run
 
 repro: setup
 	dvc repro
-	@python -m pipeline.report
+	@python -m pipeline table
 
 data: setup
-	@python -m pipeline.fetch $(NAME)
+	@python -m pipeline fetch $(NAME)
 
 table: setup
-	@python -m pipeline.report
+	@python -m pipeline table
 
 report: $(VENV)/.report
-	@python -m pipeline.page
+	@python -m pipeline report
 
 screenshot: report $(VENV)/.dev
 	LEAVEN_PAGE=report.html LEAVEN_SCREENSHOT=docs/report.png python -m pytest tests/pipeline/test_page.py -k browser

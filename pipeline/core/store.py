@@ -2,12 +2,8 @@
 
 Work with the same fingerprint is the same work: whoever asks second finds the first one's shards, checkpoints
 and results. `LEAVEN_STORE=off` works in a folder that is thrown away when the process ends.
-
-    python -m pipeline.store            list what is kept, with its size and when it was last used
-    python -m pipeline.store --prune 7  delete what was not used for 7 days
 """
 
-import argparse
 import ast
 import atexit
 import contextlib
@@ -146,11 +142,8 @@ def _age(folder: Path) -> float:
     return time.time() - (folder / _USED).stat().st_mtime
 
 
-def main() -> None:
-    """List the store, or prune what was not used for a number of days."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.store", description=main.__doc__)
-    parser.add_argument("--prune", type=float, metavar="DAYS", help="delete what was not used for DAYS days")
-    days = parser.parse_args().prune
+def prune(days: float | None) -> Iterator[str]:
+    """A line for each entry, one for the whole; what was not used for `days` days is deleted (None: nothing is)."""
     whole = gone = 0
     for folder, size, age in entries():
         old = days is not None and age >= days * 86400
@@ -161,9 +154,5 @@ def main() -> None:
                     shutil.rmtree(folder)
         fate = "deleted" if old else "kept"
         whole, gone = whole + size, gone + size * old
-        print(f"{folder}  {size / 1e6:9.1f} MB  used {age / 86400:6.1f} days ago  {fate}")
-    print(f"{root()}  {whole / 1e6:9.1f} MB in all, {gone / 1e6:.1f} MB deleted")
-
-
-if __name__ == "__main__":
-    main()
+        yield f"{folder}  {size / 1e6:9.1f} MB  used {age / 86400:6.1f} days ago  {fate}"
+    yield f"{root()}  {whole / 1e6:9.1f} MB in all, {gone / 1e6:.1f} MB deleted"

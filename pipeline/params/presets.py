@@ -1,12 +1,5 @@
-"""Presets: small params files that compose from left to right, printed as words for `dvc exp run`.
+"""Presets: small params files that compose from left to right, as -S words of `dvc exp run` or into params.yaml."""
 
-dvc exp run $(python -m pipeline.preset adainf-cifar10)    run it as an experiment (also --temp, --queue)
-python -m pipeline.preset --write smoke                    write it into params.yaml, for `dvc repro`
-python -m pipeline.preset --list
-python -m pipeline.preset --cells                          the papers' tables: each cell's command and published number
-"""
-
-import argparse
 import csv
 import itertools
 import json
@@ -19,7 +12,6 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from pipeline.core import files
 from pipeline.core.errors import UserError
 from pipeline.params import reader
-from pipeline.run import stage
 
 # AdaInf's main table (Wang, Zhang and Wang, ICLR 2024): every cell is a composition of presets.
 DATASETS = ("cifar10", "cifar100", "tiny-imagenet")
@@ -81,7 +73,7 @@ def table() -> str:
             f"{known[key]['top1']} ({known[key]['source']})" if key in known else "not published in what we could read"
         )
         named = " ".join(f"{part:<13}" for part in key)
-        lines.append(f"{named} {number}\n    dvc exp run $(python -m pipeline.preset {words})")
+        lines.append(f"{named} {number}\n    python -m pipeline run {words}")
     return "\n".join(lines)
 
 
@@ -147,28 +139,3 @@ def _word(where: tuple, value: object) -> str:
     if not _PLAIN.fullmatch(value) or not _reads_as_text(value):
         raise UserError(f"{value!r} does not survive as a word of a shell", ".".join(where), "use --write")
     return value
-
-
-def main() -> None:
-    """Print presets as -S words, or write them into params.yaml."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.preset", description=main.__doc__)
-    parser.add_argument("names", nargs="*", help="presets; later ones win")
-    parser.add_argument("--write", action="store_true", help="write into params.yaml instead of printing")
-    parser.add_argument("--list", action="store_true", help="print the presets there are")
-    parser.add_argument("--cells", action="store_true", help="the papers' tables: commands and published numbers")
-    asked = parser.parse_args()
-    if asked.cells:
-        print(table())
-        return
-    if asked.list or not asked.names:
-        print("\n".join(names()))
-        return
-    flat = compose(asked.names)
-    if asked.write:
-        write(flat)
-    else:
-        print(" ".join(words(flat)))
-
-
-if __name__ == "__main__":
-    stage.command(main)

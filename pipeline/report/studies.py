@@ -23,7 +23,7 @@ def section(study: Study) -> str:
     ranked = {name: of for name, of in data.groupby("part", sort=False) if of.arm.nunique() > 2}
     return (
         f'<section id="study-{study.name}"><h2>{html.escape(study.file.title)}</h2>'
-        f"<p class=made>{made} <code>python -m pipeline.study table {study.name}</code></p>"
+        f"<p class=made>{made} <code>python -m pipeline study table {study.name}</code></p>"
         f"{''.join(parts)}{_without_labels(ranked, study) if ranked else ''}<p>{tables.CAUTION}</p></section>"
     )
 

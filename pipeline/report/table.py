@@ -1,14 +1,10 @@
-"""The table at the end of `make repro`.
-
-python -m pipeline.report    the numbers of metrics/ and how long each stage took
-"""
+"""The table at the end of `make repro`: the numbers of metrics/, and how long each stage took."""
 
 from pathlib import Path
 
 from pipeline.core import files, store
 from pipeline.core.errors import UserError
 from pipeline.params import reader
-from pipeline.run import stage
 
 STAGES = ("check", "prepare", "generator", "generate", "positives", "quality", "pretrain", "linear_eval")
 
@@ -54,12 +50,3 @@ def summary() -> str:
             words = f"({yardstick.replace('_', ' ')}: {found[yardstick]:.2f})"
             lines.append(f"  {text:<40} {found['top1']:6.2f} {words}")
     return "\n".join(lines)
-
-
-def main() -> None:
-    """Print it."""
-    print(summary())
-
-
-if __name__ == "__main__":
-    stage.command(main)

@@ -76,6 +76,23 @@ def seconds(one: Wanted, known: list[dict]) -> float | None:
     return statistics.median(float(r["seconds"]) / int(r["images"]) for r in alike) * t.steps * t.batch_size
 
 
+def plan(study: cells.Study) -> str:
+    """A line a part: its cells, how many have no row, about how long these take one after the other."""
+    asked, known = wanted(study), rows.everywhere()
+    lacking = missing(asked)
+    lines = [f"{study.file.title}", f"  {'part':<14} {'cells':>6} {'missing':>8} {'minutes':>8}  asks"]
+    for name, part in study.file.parts.items():
+        each = [seconds(one, known) for one in lacking if one.cell.part == name]
+        cost = f"{sum(each) / 60:.0f}" if None not in each else "?"
+        count = sum(cell.part == name for cell in study.cells)
+        lines.append(f"  {name:<14} {count:>6} {len(each):>8} {cost:>8}  {part.asks}")
+    names = {one.cell.name for one in lacking}
+    stale = sum(row["cell"] in names for row in rows.read(study.memory))
+    if stale:
+        lines.append(f"  {stale} rows are of cells that count as missing: other code or another params.yaml made them")
+    return "\n".join(lines)
+
+
 def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) -> None:
     """Run what is missing, `jobs` experiments at a time, for so many minutes; the rows so far are there at any time.
 
@@ -138,7 +155,7 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) 
         left = len(missing(asked))
         log(f"{study.memory}: {left} of {len(asked)} cells missing; commit it")
     if signals:
-        raise Stopped(f"stopped; `python -m pipeline.study run {study.name}` goes on", signals[0])
+        raise Stopped(f"stopped; `python -m pipeline study run {study.name}` goes on", signals[0])
     if failed:
         raise UserError(f"{len(failed)} cells failed: {'; '.join(failed)}", study.name, "see above", code=1)
 

@@ -34,7 +34,7 @@ _FEW = {"top1_1pct": "1 % of labels", "top1_10pct": "10 %"}
 def table(study: Study) -> str:
     """A section a part: its arms, their differences, the best strengths; and how well measures without labels do."""
     data = analysis.frame(study)
-    lines = [f"# {study.file.title}", "", f"`python -m pipeline.study table {study.name}`: {origin(data, study)}"]
+    lines = [f"# {study.file.title}", "", f"`python -m pipeline study table {study.name}`: {origin(data, study)}"]
     for name, part in study.file.parts.items():
         of = data[data.part == name]
         lines += ["", f"## {name}: {part.asks}", ""]

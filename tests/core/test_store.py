@@ -273,11 +273,6 @@ def kept(kind: str, name: str, days: float, size: int = 0) -> Path:
     return folder
 
 
-def prune(monkeypatch, *arguments: str) -> None:
-    monkeypatch.setattr(sys, "argv", ["store", *arguments])
-    store.main()
-
-
 def test_entries_have_their_size_and_age():
     new, old = kept("encoder", "a" * 64, 0.5, size=1000), kept("shards", "b" * 64, 9, size=3_000_000)
     (old / "deep").mkdir()
@@ -288,7 +283,7 @@ def test_entries_have_their_size_and_age():
     assert found[old] == (3_000_500, pytest.approx(9 * DAY, abs=60))
 
 
-def test_prune_deletes_what_was_not_used_for_so_many_days(monkeypatch, capsys):
+def test_prune_deletes_what_was_not_used_for_so_many_days():
     new, old, older = (
         kept("encoder", "a" * 64, 6.9, 500_000),
         kept("shards", "b" * 64, 7.1, 3_000_000),
@@ -296,35 +291,33 @@ def test_prune_deletes_what_was_not_used_for_so_many_days(monkeypatch, capsys):
     )
     (store.root() / "records").mkdir()
     (store.root() / "records" / "check.json").write_text("{}")
-    prune(monkeypatch)
+    assert [line.split()[-1] for line in store.prune(None)][:3] == ["kept"] * 3
     assert new.exists()
     assert old.exists()
     assert older.exists()
-    assert capsys.readouterr().out.count("kept") == 3
-    prune(monkeypatch, "--prune", "7")
+    *lines, last = store.prune(7)
     assert new.exists()
     assert not old.exists()
     assert not older.exists()
-    *lines, last = capsys.readouterr().out.splitlines()
     assert last.split() == f"{store.root()} 3.5 MB in all, 3.0 MB deleted".split()
     lines = {line.split()[0]: line.split()[-1] for line in lines}
     assert lines == {str(new): "kept", str(old): "deleted", str(older): "deleted"}
     assert (store.root() / "records" / "check.json").exists()
-    prune(monkeypatch, "--prune", "0.5")
+    list(store.prune(0.5))
     assert not new.exists()
 
 
-def test_using_work_makes_it_young_at_its_start_and_at_its_end(monkeypatch):
+def test_using_work_makes_it_young_at_its_start_and_at_its_end():
     folder = kept("shards", "a" * 64, 30)
     with store.work("shards", "a" * 64):
         assert store.entries()[0][2] < 60
         os.utime(folder / "last-used", (0, 0))  # it ran for years
     assert store.entries()[0][2] < 60
-    prune(monkeypatch, "--prune", "7")
+    list(store.prune(7))
     assert folder.exists()
 
 
-def test_prune_spares_what_was_used_while_it_waited_for_the_lock(monkeypatch, capsys):
+def test_prune_spares_what_was_used_while_it_waited_for_the_lock(monkeypatch):
     folder = kept("shards", "a" * 64, 30)
     real = files.lock
 
@@ -335,6 +328,5 @@ def test_prune_spares_what_was_used_while_it_waited_for_the_lock(monkeypatch, ca
             yield
 
     monkeypatch.setattr(files, "lock", late)
-    prune(monkeypatch, "--prune", "7")
+    assert next(store.prune(7)).split()[-1] == "kept"
     assert (folder / "part").exists()
-    assert capsys.readouterr().out.splitlines()[0].split()[-1] == "kept"

@@ -33,9 +33,9 @@ def composed(name: str) -> dict:
 
 
 def command(*words: str, folder: Path) -> subprocess.CompletedProcess:
-    """`python -m pipeline.preset` in a folder that holds a params.yaml."""
+    """`python -m pipeline preset` in a folder that holds a params.yaml."""
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
-    line = [sys.executable, "-m", "pipeline.params.presets", *words]
+    line = [sys.executable, "-m", "pipeline", "preset", *words]
     return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
@@ -280,10 +280,10 @@ def test_the_table_names_each_cell_with_its_number_or_says_that_there_is_none(fo
     assert sum("not published in what we could read" in line for line in lines) == 20
     at = next(i for i, line in enumerate(lines) if line.split()[:3] == ["cifar10", "moco", "adainf"])
     assert "94.19" in lines[at]
-    assert lines[at + 1].strip() == "dvc exp run $(python -m pipeline.preset adainf-cifar10 moco)"
+    assert lines[at + 1].strip() == "python -m pipeline run adainf-cifar10 moco"
     at = next(i for i, line in enumerate(lines) if line.split()[:3] == ["cifar10", "clsp_moco", "augmented"])
     assert "93.16" in lines[at]
-    assert lines[at + 1].strip() == "dvc exp run $(python -m pipeline.preset adainf-cifar10 clsp_moco augmented)"
+    assert lines[at + 1].strip() == "python -m pipeline run adainf-cifar10 clsp_moco augmented"
     assert set(presets.published()) <= set(CELLS) | set(NEIGHBOURS)
     assert all(row["source"] and 0 < float(row["top1"]) < 100 for row in presets.published().values())
 

@@ -26,7 +26,7 @@ def page(request, tmp_path_factory):
     if "LEAVEN_PAGE" in os.environ:
         return Path(os.environ["LEAVEN_PAGE"]).resolve()
     base, out = request.getfixturevalue("base"), tmp_path_factory.mktemp("page") / "report.html"
-    clones.run(base.clone, "python", "-m", "pipeline.page", "--out", str(out))
+    clones.run(base.clone, "python", "-m", "pipeline", "report", "--out", str(out))
     return out
 
 
@@ -113,11 +113,11 @@ def test_the_page_has_the_runs_numbers_and_figures(page, base):
 def test_a_fresh_clone_has_the_studies_part(tmp_path):
     """From the committed CSVs alone: no data/, no store."""
     clone = clones.of_working_tree(tmp_path / "clone")
-    clones.run(clone, "python", "-m", "pipeline.page")
+    clones.run(clone, "python", "-m", "pipeline", "report")
     words = " ".join(Reader((clone / "report.html").read_text(encoding="utf-8")).words)
     assert "Not drawn here, data/real" in words
     for study in (clone / "studies").glob("*.csv"):
-        assert f"python -m pipeline.study table {study.stem}" in words
+        assert f"python -m pipeline study table {study.stem}" in words
     assert clones.run(clone, "git", "status", "--porcelain") == ""
 
 

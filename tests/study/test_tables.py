@@ -3,10 +3,10 @@
 import re
 
 import pytest
-from tests.study.test_experiments import row
 
 from pipeline.report import studies
 from pipeline.study import rows, runner, tables
+from tests.study.test_runner import row
 from tests.study.toy import STUDY
 
 TOP1 = {"none": (80.0, 82.0), "some": (81.0, 83.4)}  # of seeds 0 and 1: differences 1 and 1.4
