@@ -10,9 +10,9 @@ STAGES = ("check", "prepare", "generator", "generate", "positives", "quality", "
 
 
 def summary() -> str:
-    """The table at the end: time of each stage's last real run, then the numbers that answer the question."""
+    """Seconds of each stage's last real run, then the accuracies."""
     params = reader.load()
-    # A share goes by the text that params.yaml has for it, of which 1 and 1.0 are read alike.
+    # A share's files have its text in params.yaml, which may be 1 or 1.0.
     sets, shares = params.transfer, dict.fromkeys(f(x) for x in params.finetune.labels for f in (str, "{:g}".format))
     names = [*STAGES, *(f"transfer@{key}" for key in sets), *(f"finetune@{share}" for share in shares)]
     records = {name: store.root() / "records" / f"{name}.json" for name in names}
@@ -41,10 +41,10 @@ def summary() -> str:
     }
     lines += [f"  {text:<40} {judged[name]:6.2f}" for name, text in words_for.items()]
     lines.append(f"  95 % interval of the first: {judged['top1_low']:.2f} to {judged['top1_high']:.2f}")
-    beside = {Path(f"metrics/transfer/{key}.json"): (f"transfer to {key}", "pixels") for key in sets}
+    further = {Path(f"metrics/transfer/{key}.json"): (f"transfer to {key}", "pixels") for key in sets}
     for share in shares:
-        beside[Path(f"metrics/finetune/{share}.json")] = (f"fine-tuned, share {share} of labels", "from_scratch")
-    for path, (text, yardstick) in beside.items():
+        further[Path(f"metrics/finetune/{share}.json")] = (f"fine-tuned, share {share} of labels", "from_scratch")
+    for path, (text, yardstick) in further.items():
         if path.exists():
             found = files.read_json(path)
             words = f"({yardstick.replace('_', ' ')}: {found[yardstick]:.2f})"

@@ -100,9 +100,7 @@ def test_the_page_has_the_runs_numbers_and_figures(page, base):
     for name in ("top1", "top1_10k", "top1_10pct", "top1_1pct", "clsp", "knn", "pixels", "untrained"):
         value = re.search(rf'"{name}": ([\d.]+)', (base.clone / "metrics/linear_eval.json").read_text())[1]
         assert f"{float(value):.2f}" in words
-    captions = (
-        "Generated images above|Training the generator|Pretraining: loss|t-SNE|nearest to them|what the probe says"
-    )
+    captions = "Generated images above|Training the generator|Pretraining: loss|t-SNE|nearest to them|probe predicts"
     for caption in captions.split("|"):
         assert caption in words
     pictures = [attributes for tag, attributes in found.found if tag == "img"]

@@ -79,7 +79,7 @@ def test_a_study_that_is_stopped_and_killed_loses_and_repeats_nothing(tmp_path):
     (clone / "studies/toy.yaml").write_text(STUDY)
     (clone / "pipeline/study/cells.py").write_text((clone / "pipeline/study/cells.py").read_text() + "# another\n")
     refused = clones.run(clone, *RUN, code=2)
-    assert refused == "pipeline/study/cells.py: not committed, so that no row could say what made it - commit first\n"
+    assert refused == "pipeline/study/cells.py: not committed, so no row could name what made it - commit first\n"
     clones.commit(clone, "A study")
     assert re.search(r"weak +2 +2 +\? +whether it goes on", clones.run(clone, *RUN[:4], "plan", "toy"))
 
