@@ -22,6 +22,8 @@ STRENGTH = "augment.strength"
 # according to AdaInf's theory, in which classes separate more easily if augmentation connects images.
 EXPECTED = {"rankme": 1, "lidar": 1, "alignment": -1, "uniformity": -1, "connectivity": 1}
 _POWER = 0.8
+# Decimals in which a fit is the same on all processors: noise beyond them would decide ties, and how a half is rounded.
+_EXACT = 9
 
 
 def quantile(confidence: float, df: int) -> float:
@@ -59,7 +61,7 @@ class Blocks:
         y = np.array(list(values.values()))
         self.x = x
         self.inverse = np.linalg.pinv(x.T @ x, rcond=1e-10, hermitian=True)  # singular: the mean is in both
-        self.effects = self.inverse @ x.T @ y
+        self.effects = (self.inverse @ x.T @ y).round(_EXACT)
         self.df = len(y) - np.linalg.matrix_rank(x)
         residual = y - x @ self.effects
         self.variance = float(residual @ residual) / self.df if self.df else math.nan
@@ -71,7 +73,7 @@ class Blocks:
             c[self.arms.index(arm)] += weight
         if not np.allclose(c @ self.inverse @ (self.x.T @ self.x), c, atol=1e-6):
             return Difference(math.nan, -math.inf, math.inf, math.inf)
-        points = float(c @ self.effects)
+        points = round(float(c @ self.effects), _EXACT)
         if not self.df:
             return Difference(points, -math.inf, math.inf, math.inf)
         error = math.sqrt(self.variance * float(c @ self.inverse @ c))
