@@ -1,10 +1,5 @@
-"""Get a published data set once, outside every stage: python -m pipeline.fetch NAME (or `make data NAME=...`).
+"""Get a published data set once, outside every stage; its checksum is verified."""
 
-It goes to data/NAME, the checksum of what is downloaded is verified, and `dataset.path` is then that folder. `digits`
-is a folder of pictures for `transfer`.
-"""
-
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 from urllib.error import URLError
@@ -14,8 +9,6 @@ from PIL import Image
 
 from pipeline.core import files
 from pipeline.core.errors import UserError
-from pipeline.core.progress import log
-from pipeline.run import stage
 
 TINY_IMAGENET = "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
 
@@ -98,14 +91,3 @@ def fetch(name: str, under: Path = Path("data")) -> Path:
         raise UserError(str(fault), folder, "make room, or the folder writable") from fault
     except RuntimeError as fault:  # torchvision's for a checksum that is wrong
         raise UserError(str(fault), folder, "delete the archive and try again") from fault
-
-
-def main() -> None:
-    """Fetch one set."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.fetch", description=main.__doc__)
-    parser.add_argument("name", help=", ".join(SETS))
-    log(f"path: {fetch(parser.parse_args().name)}")
-
-
-if __name__ == "__main__":
-    stage.command(main)

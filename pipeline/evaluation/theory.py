@@ -1,15 +1,11 @@
 """The theory's two terms, measured: how often augmentation changes an image's class, how well it connects images.
 
 Theorem 4.1 of AdaInf (ICLR 2024) bounds the linear probe's error by alpha / lambda, alpha, and a shift of distribution
-(pipeline.quality bounds that from below). Stronger augmentation raises both alpha, the share of views that show another
+(quality.py bounds that from below). Stronger augmentation raises both alpha, the share of views that show another
 class, and lambda, the (k+1)-th smallest eigenvalue of the normalised Laplacian of the graph of views, k the number of
 classes; more images raise lambda alone. So with more images a weaker augmentation is best.
-
-    python -m pipeline.theory      both terms at five strengths of augmentation, of the images that the stages made
-    python -m pipeline.theory --strengths 1 2 --out theory.csv
 """
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +13,7 @@ import numpy as np
 import torch
 
 from pipeline.augment import recipes
-from pipeline.core import outputs, seeds
+from pipeline.core import seeds
 from pipeline.core.errors import UserError
 from pipeline.core.progress import bar, log
 from pipeline.data import mixture, shards
@@ -26,7 +22,6 @@ from pipeline.evaluation import quality
 from pipeline.measures import probes
 from pipeline.params import reader
 from pipeline.params.schema import Augment, Compute, Params
-from pipeline.run import stage
 from pipeline.training import classifier
 
 ORACLE_STRENGTH = 2.0  # the labelling oracle sees strong augmentation while it learns, so that it can judge it
@@ -144,22 +139,53 @@ def arms(counts: tuple[int, int, int], ratio: float, weight: float) -> dict[str,
     return found
 
 
-def measure(params: Params, real: shards.RealSet, generated: np.ndarray, asked: argparse.Namespace) -> list[dict]:
-    """A row a strength and arm, of the first `asked.images` train images and, at most twice as many, generated ones."""
-    images, labels = (part[: asked.images] for part in real.part(shards.TRAIN))
+def of_the_run(strengths: list[float], images: int | None, views: int, steps: int) -> list[dict]:
+    """`measure` of the images in data/ with the parameters of params.yaml; UserError where it cannot be done.
+
+    images: None is 500, or all where there are fewer.
+    """
+    params = reader.load()
+    loop.prepare(params.compute)
+    real = shards.read_real(Path("data/real"))
+    generated = shards.read_generated(Path("data/generated/inflation"))
+    n, least = len(real.rows(shards.TRAIN)), len(real.classes) + 1
+    images = min(500, n) if images is None else images
+    if not least <= images <= n:
+        raise UserError(f"{images} is not from {least} to {n}", "--images", "the train images are so many")
+    if views < 1 or steps < 1:
+        raise UserError("must be at least 1", "--views and --steps")
+    if not all(0 <= strength <= 4 for strength in strengths):
+        raise UserError("from 0 to 4", "--strengths")
+    return measure(params, real, generated, strengths, images, views, steps)
+
+
+def measure(
+    params: Params,
+    real: shards.RealSet,
+    generated: np.ndarray,
+    strengths: list[float],
+    n: int,
+    views: int,
+    steps: int,
+) -> list[dict]:
+    """A row a strength and arm, of the first n train images and, at most twice as many, generated ones.
+
+    views: of each image; steps: of the labelling oracle's training.
+    """
+    images, labels = (part[:n] for part in real.part(shards.TRAIN))
     made = generated[: min(mixture.generated_count(len(images), params.inflation.ratio), 2 * len(images))]
     further = real.part(shards.VALIDATION)[0][: len(made)]  # which the network has not seen either
     everything = [part for part in (images, made, further) if len(part)]
     network, _ = quality.feature_network(real, params.quality, params.compute)
     bandwidth = bandwidth_of(probes.features(network.encoder, images, params.compute))
     classes = len(real.classes)
-    oracle = labelling_oracle(real, asked.steps, params)
+    oracle = labelling_oracle(real, steps, params)
     rows = []
-    for strength in asked.strengths:
+    for strength in strengths:
         recipe = recipes.recipe(Augment(**params.augment.model_dump() | {"strength": strength}), 0)
 
         def look(network, images: np.ndarray, purpose: str, recipe=recipe) -> list[torch.Tensor]:
-            draws = (seeds.generator(params.augment.seed, f"theory {purpose}", k) for k in range(asked.views))
+            draws = (seeds.generator(params.augment.seed, f"theory {purpose}", k) for k in range(views))
             return [embed(network, images, recipe, draw, params.compute) for draw in draws]
 
         terms = {}
@@ -171,8 +197,8 @@ def measure(params: Params, real: shards.RealSet, generated: np.ndarray, asked: 
             clean = probes.features(oracle, made, params.compute)
             _, flips = labelling_error(look(oracle, made, "flips_generated"), clean, clean.argmax(dim=1))
             terms |= {"flips_generated": flips}
-        views = [torch.stack(look(network.encoder, part, f"graph {i}"), dim=1) for i, part in enumerate(everything)]
-        a = affinity(torch.cat(views).flatten(0, 1), sum(map(len, everything)), bandwidth)
+        seen = [torch.stack(look(network.encoder, part, f"graph {i}"), dim=1) for i, part in enumerate(everything)]
+        a = affinity(torch.cat(seen).flatten(0, 1), sum(map(len, everything)), bandwidth)
         counts = (len(images), len(made), len(further))
         for arm, weights in arms(counts, params.inflation.ratio, params.inflation.real_weight).items():
             found = spectrum(a[weights > 0], weights[weights > 0])
@@ -209,40 +235,3 @@ def shown(rows: list[dict]) -> str:
         cells = (row.get(name, "") for name in COLUMNS)
         lines.append(" ".join(f"{cell:>15.4f}" if isinstance(cell, float) else f"{cell:>15}" for cell in cells))
     return "\n".join(lines)
-
-
-def main() -> None:
-    """Measure labelling error and connectivity of this repository's images at several strengths of augmentation."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.theory", description=main.__doc__)
-    parser.add_argument("--strengths", type=float, nargs="+", default=[0.5, 1.0, 2.0, 3.0, 4.0])
-    parser.add_argument("--images", type=int, help="real images in the graph; 500, or all where there are fewer")
-    parser.add_argument("--views", type=int, default=16, help="views of each image")
-    parser.add_argument("--steps", type=int, default=1000, help="of the labelling oracle's training")
-    parser.add_argument("--out", type=Path, help="also write the rows as CSV")
-    asked = parser.parse_args()
-    params = reader.load()
-    loop.prepare(params.compute)
-    real = shards.read_real(Path("data/real"))
-    generated = shards.read_generated(Path("data/generated/inflation"))
-    if asked.images is None:
-        asked.images = min(500, len(real.rows(shards.TRAIN)))
-    _possible(asked, real)
-    rows = measure(params, real, generated, asked)
-    print(shown(rows))
-    if asked.out is not None:
-        outputs.table(asked.out, COLUMNS, rows)
-
-
-def _possible(asked: argparse.Namespace, real: shards.RealSet) -> None:
-    n = len(real.rows(shards.TRAIN))
-    least = len(real.classes) + 1
-    if not least <= asked.images <= n:
-        raise UserError(f"{asked.images} is not from {least} to {n}", "--images", "the train images are so many")
-    if asked.views < 1 or asked.steps < 1:
-        raise UserError("must be at least 1", "--views and --steps")
-    if not all(0 <= s <= 4 for s in asked.strengths):
-        raise UserError("from 0 to 4", "--strengths")
-
-
-if __name__ == "__main__":
-    stage.command(main)

@@ -1,23 +1,25 @@
-"""Figures as SVG inside HTML: matplotlib's, in the page's own ink, so that they are light and dark with it.
+"""Matplotlib's figures as SVG inside HTML, in the page's own colours, so that they are light or dark as it is.
 
-All are drawn 4.6 inches wide, which is as much as a phone shows at the size of its text.
+All are 4.6 inches wide: on a phone, their text is then about as large as the page's.
 """
 
 import base64
-import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import matplotlib
 import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from pipeline.report.render import render
 from pipeline.study.analysis import Difference
 
 WIDTH = 4.6  # inches
-MANY = 20  # classes, beyond which names would lie on one another
+MANY = 20  # classes; the names of more would overlap
 COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#06b6d4", "#eab308", "#ec4899", "#84cc16", "#78716c")
 _INK, _FAINT = "#010203", "#040506"  # replaced by the page's colours
 _STYLE = {
@@ -42,8 +44,8 @@ _STYLE = {
 }
 
 
-def _drawn(height: float, draw, title: str) -> str:
-    """A figure in HTML; draw(axes) fills it, and the title is its caption and what a screen reader says."""
+def _drawing(height: float, draw: Callable[[Axes], None], title: str) -> Markup:
+    """A figure in HTML; draw(axes) fills it. The title is its caption, and its label for screen readers."""
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": title}):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         draw(figure.subplots())
@@ -51,20 +53,18 @@ def _drawn(height: float, draw, title: str) -> str:
         figure.savefig(
             out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Type", "Format"))
         )
-    svg = out.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor").replace(_FAINT, "var(--faint)")
+    box, svg = re.search(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>(.*)</svg>', out.getvalue(), re.DOTALL).groups()
+    svg = svg.replace(_INK, "currentColor").replace(_FAINT, "var(--faint)")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)  # HTML knows them, and nothing here looks like a link outside
-    head = rf'<svg \1 role="img" aria-label="{html.escape(title)}">'
-    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', head, svg, count=1)
-    return f"<figure>{svg}<figcaption>{html.escape(title)}</figcaption></figure>"
+    svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)  # not needed inside HTML; a test looks for any address
+    return render("drawing.html", title=title, box=box, svg=Markup(svg))
 
 
-def forest(title: str, rows: Sequence[tuple[str, Difference]], across: str, judged: bool = True) -> str:
-    """Differences and their intervals, one below the other, on an axis of that name; what is told from nothing is
-    filled. judged: green is better, red worse."""
+def forest(title: str, rows: Sequence[tuple[str, Difference]], across: str, judged: bool = True) -> Markup:
+    """Differences and their intervals, one below the other; significant ones are filled. judged: better is green,
+    worse is red. across: the axis's name."""
 
-    def draw(axes):
+    def draw(axes: Axes) -> None:
         finite = [abs(v) for _, d in rows for v in (d.low, d.high, d.points) if np.isfinite(v)]
         reach = 1.1 * max(finite, default=1.0)
         for y, (_, d) in enumerate(rows):
@@ -78,13 +78,13 @@ def forest(title: str, rows: Sequence[tuple[str, Difference]], across: str, judg
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
 
-    return _drawn(0.75 + 0.27 * len(rows), draw, title)
+    return _drawing(0.75 + 0.27 * len(rows), draw, title)
 
 
-def heat(title: str, across: tuple[str, list], down: list[str], values: np.ndarray, best: list[tuple]) -> str:
-    """A number for each row and column, white to blue; best: each row's (place, low, high) on the columns' scale."""
+def heat(title: str, across: tuple[str, list], down: list[str], values: np.ndarray, best: list[tuple]) -> Markup:
+    """Numbers in rows and columns, shaded white to blue; best: (place, low, high) of each row on the columns' scale."""
 
-    def draw(axes):
+    def draw(axes: Axes) -> None:
         name, xs = across
         low, high = np.nanmin(values), np.nanmax(values)
         for i, row in enumerate(values):
@@ -110,13 +110,13 @@ def heat(title: str, across: tuple[str, list], down: list[str], values: np.ndarr
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
 
-    return _drawn(0.8 + 0.42 * len(down), draw, title)
+    return _drawing(0.8 + 0.42 * len(down), draw, title)
 
 
-def lines(title: str, x: str, y: str, series: dict[str, tuple], log: bool = False) -> str:
-    """Curves over x; each is (xs, ys) or (xs, ys, half widths of bars)."""
+def lines(title: str, x: str, y: str, series: dict[str, tuple], log: bool = False, from_zero: bool = False) -> Markup:
+    """Curves; each is (xs, ys) or (xs, ys, half lengths of error bars)."""
 
-    def draw(axes):
+    def draw(axes: Axes) -> None:
         for name, (xs, ys, *bars) in series.items():
             axes.errorbar(
                 xs,
@@ -134,17 +134,19 @@ def lines(title: str, x: str, y: str, series: dict[str, tuple], log: bool = Fals
             axes.set_xticks(ticks, [f"{t:g}" for t in ticks], minor=False)
             axes.minorticks_off()
         axes.set(xlabel=x, ylabel=y)
+        if from_zero:
+            axes.set_ylim(0, 1.05 * max(axes.get_ylim()))
         axes.grid(axis="y")
         if len(series) > 1:
             axes.legend()
 
-    return _drawn(2.8, draw, title)
+    return _drawing(2.8, draw, title)
 
 
-def scatter(title: str, points: np.ndarray, groups: np.ndarray, names: Sequence[str], marked: np.ndarray) -> str:
-    """Points in the plane, float (N, 2), coloured by group, int (N,) into names, -1 is none; `marked` are rings."""
+def scatter(title: str, points: np.ndarray, groups: np.ndarray, names: Sequence[str], marked: np.ndarray) -> Markup:
+    """Points, float (N, 2), coloured by group, int (N,) into names, -1: none. `marked`, bool (N,), are rings."""
 
-    def draw(axes):
+    def draw(axes: Axes) -> None:
         for i, name in enumerate(names):
             of = points[(groups == i) & ~marked]
             axes.plot(*of.T, ".", color=COLOURS[i % len(COLOURS)], markersize=3.5, label=name, alpha=0.8)
@@ -176,15 +178,15 @@ def scatter(title: str, points: np.ndarray, groups: np.ndarray, names: Sequence[
             columnspacing=1,
         )
 
-    return _drawn(5.2, draw, title)
+    return _drawing(5.2, draw, title)
 
 
-def confusion(title: str, names: Sequence[str], counts: np.ndarray) -> str:
-    """Rows: what it is; columns: what is said; each row's shares as shades, counts as numbers."""
+def confusion(title: str, names: Sequence[str], counts: np.ndarray) -> Markup:
+    """Rows: actual classes; columns: predicted ones; each row's shares as shades, counts as numbers."""
 
-    def draw(axes):
+    def draw(axes: Axes) -> None:
         shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-        axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), xlabel="predicted", ylabel="is")
+        axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), xlabel="predicted", ylabel="actual")
         if len(names) > MANY:
             axes.imshow(shares, cmap="Blues", interpolation="nearest")
             return
@@ -205,12 +207,11 @@ def confusion(title: str, names: Sequence[str], counts: np.ndarray) -> str:
         for side in ("left", "bottom"):
             axes.spines[side].set_visible(False)
 
-    return _drawn(4.2, draw, title)
+    return _drawing(4.2, draw, title)
 
 
-def picture(title: str, png: bytes) -> str:
+def picture(title: str, png: bytes) -> Markup:
     """A PNG inside the page."""
     width, height = Image.open(io.BytesIO(png)).size
     data = base64.b64encode(png).decode()
-    shown = f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" alt="{html.escape(title)}">'
-    return f"<figure>{shown}<figcaption>{html.escape(title)}</figcaption></figure>"
+    return render("picture.html", title=title, data=data, width=width, height=height)

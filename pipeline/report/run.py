@@ -1,12 +1,12 @@
-"""The run at hand: committed metrics, curves and pictures; with data/ there, also what the encoder sees."""
+"""The current run's section of the page: metrics, curves, pictures; if data/ is there, also what the encoder sees."""
 
 import csv
-import html
 import io
 from pathlib import Path
 
 import numpy as np
 import torch
+from markupsafe import Markup
 from PIL import Image
 from sklearn.manifold import TSNE
 
@@ -18,44 +18,39 @@ from pipeline.measures import probes
 from pipeline.networks import backbones
 from pipeline.params import reader
 from pipeline.report import figures
-from pipeline.report.studies import table
+from pipeline.report.render import render
 
 ON_MAP, GENERATED_ON_MAP, FEWEST_ON_MAP = 1500, 300, 10
-BANK = 7500  # train images, and generated ones, that neighbours are sought among
+BANK = 7500  # neighbours are sought among so many train images and as many generated ones
 QUERIES, NEIGHBOURS = 10, 9
 _FRAME = (249, 115, 22)  # around generated images
 
 
-def section() -> str:
-    """Numbers, samples, curves, classes; the map and the neighbours where data/ has what they are made of."""
+def section() -> Markup:
+    """Numbers, samples, curves, classes; the map and the neighbours if data/ is there. Empty if nothing ever ran."""
     found = sorted(Path("metrics").rglob("*.json"))
     numbers = {path.relative_to("metrics").with_suffix("").as_posix(): files.read_json(path) for path in found}
     judged = numbers.get("linear_eval", {}) | numbers.get("label_free", {})
     tiles = [(words, judged[name]) for name, words in _TILES if name in judged]
     tiles = tiles or [(name, value) for name, value in judged.items()]  # a set without labels
-    shown = "".join(f"<div><b>{value:.2f}</b><span>{words}</span></div>" for words, value in tiles)
     rows = [
         [name, key, f"{v:g}"] for name, of in numbers.items() for key, v in of.items() if isinstance(v, int | float)
     ]
-    drawn = [*_pictures(), *_curves(), *_confusion()]
+    drawn, seen, lacking = [*_pictures(), *_curves(), *_confusion()], [], None
     if not numbers and not drawn:
-        return ""
+        return Markup()
     try:
-        seen = "".join(_seen())
-    except UserError as lacking:
-        seen = f"<p>Not drawn here, {html.escape(str(lacking))}</p>"
-    return (
-        f'<section id="run"><h2>This run</h2><div class=tiles>{shown}</div><div class=figures>{"".join(drawn)}</div>'
-        f"<h3>What the encoder sees</h3><div class=figures>{seen}</div>"
-        f"<details><summary>All numbers</summary>{table(['file', 'number', 'value'], rows)}</details></section>"
-    )
+        seen = _seen()
+    except UserError as fault:
+        lacking = str(fault)
+    return render("run.html", tiles=tiles, figures=drawn, seen=seen, lacking=lacking, rows=rows)
 
 
 _TILES = (
-    ("top1", "linear probe, the train images' labels"),
+    ("top1", "linear probe, labels of the train images"),
     ("top1_10k", "linear probe, a fixed number of labels"),
-    ("top1_10pct", "a tenth of those"),
-    ("top1_1pct", "a hundredth of those"),
+    ("top1_10pct", "linear probe, 10 % of the fixed number"),
+    ("top1_1pct", "linear probe, 1 % of the fixed number"),
     ("clsp", "CLSP's protocol"),
     ("knn", "weighted kNN"),
     ("untrained", "untrained encoder"),
@@ -63,10 +58,10 @@ _TILES = (
 )
 
 
-def _pictures() -> list[str]:
+def _pictures() -> list[Markup]:
     named = {
         "generated": "Generated images above real ones",
-        "closest": "Generated images nearest to a train image, and it",
+        "closest": "The generated images that are nearest to a train image, each with that image",
     }
     found = {words: Path(f"plots/{name}.png") for name, words in named.items()}
     return [figures.picture(words, path.read_bytes()) for words, path in found.items() if path.exists()]
@@ -81,7 +76,7 @@ def _read(name: str) -> dict[str, list[str]]:
     return {column: [row[column] for row in rows] for column in (rows[0] if rows else ())}
 
 
-def _curves() -> list[str]:
+def _curves() -> list[Markup]:
     wanted = (
         ("generator", "loss", "Training the generator: loss"),
         ("pretrain", "loss", "Pretraining: loss"),
@@ -93,11 +88,12 @@ def _curves() -> list[str]:
         found = _read(name)
         if column in found:
             x, y = ([float(v) for v in found[key]] for key in ("step", column))
-            drawn.append(figures.lines(title, "step", "", {column: (x, y)}))
+            from_zero = column == "feature_spread"  # small next to 0 is what matters
+            drawn.append(figures.lines(title, "step", "", {column: (x, y)}, from_zero=from_zero))
     return drawn
 
 
-def _confusion() -> list[str]:
+def _confusion() -> list[Markup]:
     found = _read("confusion")
     if not found:
         return []
@@ -105,11 +101,11 @@ def _confusion() -> list[str]:
     counts = np.zeros((len(names), len(names)), int)
     for actual, predicted, count in zip(found["actual"], found["predicted"], found["count"], strict=True):
         counts[names.index(actual), names.index(predicted)] = int(count)
-    return [figures.confusion("Test images: what they are and what the probe says", names, counts)]
+    return [figures.confusion("Test images: actual classes and those that the probe predicts", names, counts)]
 
 
-def _seen() -> list[str]:
-    """A map of features and nearest neighbours, of validation, train and generated images."""
+def _seen() -> list[Markup]:
+    """The map of features, and nearest neighbours among train and generated images."""
     params = reader.load()
     loop.prepare(params.compute)
     real = shards.read_real(Path("data/real"))
@@ -125,8 +121,8 @@ def _seen() -> list[str]:
     ]
 
 
-def _map(unseen: torch.Tensor, generated: torch.Tensor, labels: np.ndarray, classes: tuple[str, ...]) -> list[str]:
-    """Unit features in the plane; nothing where there are too few for a neighbourhood."""
+def _map(unseen: torch.Tensor, generated: torch.Tensor, labels: np.ndarray, classes: tuple[str, ...]) -> list[Markup]:
+    """Unit features in the plane; nothing if there are too few for a neighbourhood."""
     both = torch.cat([unseen, generated]).numpy()
     if len(both) < FEWEST_ON_MAP:
         return []
@@ -140,8 +136,8 @@ def _map(unseen: torch.Tensor, generated: torch.Tensor, labels: np.ndarray, clas
 
 def _neighbours(
     unseen: np.ndarray, labels: np.ndarray, queries: torch.Tensor, bank: np.ndarray, keys: torch.Tensor, n_real: int
-) -> str:
-    """A validation image of each of the first classes, or the first ones, beside the nearest of the bank."""
+) -> Markup:
+    """A validation image of each of the first classes (or the first ones) and the nearest images of the bank."""
     first = [np.flatnonzero(labels == c)[0] for c in np.unique(labels[labels >= 0])][:QUERIES]
     first = first or list(range(min(QUERIES, len(unseen))))
     nearest = (queries[first] @ keys.T).topk(min(NEIGHBOURS, len(bank)), dim=1).indices.numpy()
@@ -150,7 +146,7 @@ def _neighbours(
 
 
 def _sheet(queries: np.ndarray, bank: np.ndarray, nearest: np.ndarray, n_real: int, scale: int = 2) -> bytes:
-    """A row an image: itself, a gap, its neighbours; PNG."""
+    """PNG with a row for each query: the image, a gap, its neighbours; generated ones are framed."""
     height, width, _ = queries.shape[1:]
     cell_h, cell_w, gap = height * scale + 6, width * scale + 6, 10
     sheet = Image.new("RGB", (cell_w * (nearest.shape[1] + 1) + gap, cell_h * len(queries)), (255, 255, 255))

@@ -1,22 +1,18 @@
-"""The table at the end of `make repro`.
-
-python -m pipeline.report    the numbers of metrics/ and how long each stage took
-"""
+"""The table at the end of `make repro`: the numbers of metrics/, and how long each stage took."""
 
 from pathlib import Path
 
 from pipeline.core import files, store
 from pipeline.core.errors import UserError
 from pipeline.params import reader
-from pipeline.run import stage
 
 STAGES = ("check", "prepare", "generator", "generate", "positives", "quality", "pretrain", "linear_eval")
 
 
 def summary() -> str:
-    """The table at the end: time of each stage's last real run, then the numbers that answer the question."""
+    """Seconds of each stage's last real run, then the accuracies."""
     params = reader.load()
-    # A share goes by the text that params.yaml has for it, of which 1 and 1.0 are read alike.
+    # A share's files have its text in params.yaml, which may be 1 or 1.0.
     sets, shares = params.transfer, dict.fromkeys(f(x) for x in params.finetune.labels for f in (str, "{:g}".format))
     names = [*STAGES, *(f"transfer@{key}" for key in sets), *(f"finetune@{share}" for share in shares)]
     records = {name: store.root() / "records" / f"{name}.json" for name in names}
@@ -45,21 +41,12 @@ def summary() -> str:
     }
     lines += [f"  {text:<40} {judged[name]:6.2f}" for name, text in words_for.items()]
     lines.append(f"  95 % interval of the first: {judged['top1_low']:.2f} to {judged['top1_high']:.2f}")
-    beside = {Path(f"metrics/transfer/{key}.json"): (f"transfer to {key}", "pixels") for key in sets}
+    further = {Path(f"metrics/transfer/{key}.json"): (f"transfer to {key}", "pixels") for key in sets}
     for share in shares:
-        beside[Path(f"metrics/finetune/{share}.json")] = (f"fine-tuned, share {share} of labels", "from_scratch")
-    for path, (text, yardstick) in beside.items():
+        further[Path(f"metrics/finetune/{share}.json")] = (f"fine-tuned, share {share} of labels", "from_scratch")
+    for path, (text, yardstick) in further.items():
         if path.exists():
             found = files.read_json(path)
             words = f"({yardstick.replace('_', ' ')}: {found[yardstick]:.2f})"
             lines.append(f"  {text:<40} {found['top1']:6.2f} {words}")
     return "\n".join(lines)
-
-
-def main() -> None:
-    """Print it."""
-    print(summary())
-
-
-if __name__ == "__main__":
-    stage.command(main)

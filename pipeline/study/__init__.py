@@ -1,4 +1,4 @@
-"""A study: many experiments that answer one question, and their memory, a CSV beside the study's file.
+"""A study: many experiments that answer one question. Their numbers are kept in a CSV next to the study's file.
 
-cells.py reads a study, rows.py its memory, experiments.py runs what is missing, analysis.py says what came out.
+cells.py reads a study's file, rows.py its CSV; runner.py runs what is missing; analysis.py fits, tables.py prints.
 """

@@ -1,8 +1,8 @@
-"""What came out of a study, from its CSV alone: means, paired differences with intervals, best strengths, rankings.
+"""Statistics of a study, from its CSV alone: means, paired differences with intervals, best strengths, rankings.
 
-A part is a randomised complete block design: its seeds are blocks, since all arms share a seed's initial weights and
-order of images. Arm and seed effects are fitted by least squares; intervals are Student's, with the residual's degrees
-of freedom.
+A part is a randomised complete block design. Its seeds are the blocks, because all arms share a seed's initial weights
+and order of images. Arm and seed effects are fitted by least squares; intervals are Student's t intervals with the
+residual's degrees of freedom.
 """
 
 import itertools
@@ -12,45 +12,29 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from pipeline.study import rows
 from pipeline.study.cells import OUTCOME, Study
 
 STRENGTH = "augment.strength"
-# Measures without labels, and which way a better encoder is expected to move them: as their papers say; connectivity
-# as by AdaInf's theory, where classes are told apart more easily if augmentation connects images.
+# Measures without labels, and the sign that a better encoder should have according to their papers. Connectivity:
+# according to AdaInf's theory, in which classes separate more easily if augmentation connects images.
 EXPECTED = {"rankme": 1, "lidar": 1, "alignment": -1, "uniformity": -1, "connectivity": 1}
 _POWER = 0.8
+# Decimals in which a fit is the same on all processors: noise beyond them would decide ties, and how a half is rounded.
+_EXACT = 9
 
 
-def student(confidence: float, df: int) -> float:
-    """t with P(|T| < t) = confidence for df degrees of freedom (Abramowitz and Stegun 26.7.3 and 26.7.4, inverted)."""
-
-    def inside(t: float) -> float:
-        theta = math.atan2(t, math.sqrt(df))
-        cosine, term, total = math.cos(theta), 1.0, 0.0
-        if df % 2:
-            term = cosine
-            for k in range(1, (df - 1) // 2 + 1):
-                total += term
-                term *= cosine * cosine * 2 * k / (2 * k + 1)
-            return 2 / math.pi * (theta + math.sin(theta) * total)
-        for k in range(1, df // 2 + 1):
-            total += term
-            term *= cosine * cosine * (2 * k - 1) / (2 * k)
-        return math.sin(theta) * total
-
-    low, high = 0.0, 1e5
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if inside(middle) < confidence else (low, middle)
-    return (low + high) / 2
+def quantile(confidence: float, df: int) -> float:
+    """t with P(|T| < t) = confidence, of Student's distribution with df degrees of freedom."""
+    return float(stats.t.ppf((1 + confidence) / 2, df))
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A contrast in the outcome's unit (of a percentage: points), its 95 % interval, and the true difference that would
-    be found 4 times in 5."""
+    """A contrast in the outcome's unit (percentages: points), its 95 % interval, and `visible`, the smallest true
+    difference that would be found 4 times in 5 (a power of 80 %)."""
 
     points: float
     low: float
@@ -64,7 +48,7 @@ class Difference:
 
 
 class Blocks:
-    """The least-squares fit of arm + block to one number of every cell; cells may be missing.
+    """The least-squares fit of arm + block to one number per cell; cells may be missing.
 
     values: (arm, block) -> number; a block is a seed, or a seed at one point of a grid.
     """
@@ -76,32 +60,32 @@ class Blocks:
             x[i, self.arms.index(arm)] = x[i, len(self.arms) + blocks.index(block)] = 1
         y = np.array(list(values.values()))
         self.x = x
-        self.inverse = np.linalg.pinv(x.T @ x, rcond=1e-10, hermitian=True)  # singular: blocks hold the mean, too
-        self.effects = self.inverse @ x.T @ y
+        self.inverse = np.linalg.pinv(x.T @ x, rcond=1e-10, hermitian=True)  # singular: the mean is in both
+        self.effects = (self.inverse @ x.T @ y).round(_EXACT)
         self.df = len(y) - np.linalg.matrix_rank(x)
         residual = y - x @ self.effects
         self.variance = float(residual @ residual) / self.df if self.df else math.nan
 
     def contrast(self, weights: dict[str, float]) -> Difference:
-        """The weighted sum of arms' effects; weights add up to 0. No number where no block connects the arms."""
+        """The weighted sum of arms' effects; weights add up to 0. NaN if no block connects the arms."""
         c = np.zeros(len(self.effects))
         for arm, weight in weights.items():
             c[self.arms.index(arm)] += weight
         if not np.allclose(c @ self.inverse @ (self.x.T @ self.x), c, atol=1e-6):
             return Difference(math.nan, -math.inf, math.inf, math.inf)
-        points = float(c @ self.effects)
+        points = round(float(c @ self.effects), _EXACT)
         if not self.df:
             return Difference(points, -math.inf, math.inf, math.inf)
         error = math.sqrt(self.variance * float(c @ self.inverse @ c))
-        half = student(0.95, self.df) * error
-        return Difference(points, points - half, points + half, half + student(2 * _POWER - 1, self.df) * error)
+        half = quantile(0.95, self.df) * error
+        return Difference(points, points - half, points + half, half + quantile(2 * _POWER - 1, self.df) * error)
 
     def best(self, curve: dict[float, str]) -> tuple[float, float, float]:
         """The strength at which the parabola through the arms is highest, and its 95 % interval.
 
-        curve: strength -> arm; the parabola is one in log2(strength). The interval has all places where its slope is
-        not told from 0 (Fieller 1954), cut off at the ends of what was tried; it is all of that where the parabola does
-        not bend down.
+        curve: strength -> arm; the parabola is in log2(strength). The interval has all strengths at which the slope
+        is not significantly different from 0 (Fieller 1954), within the range that was tried. If the parabola does not
+        bend down, it is that whole range.
         """
         x, to, pick = self._parabola(curve)
         if math.isnan(self.contrast(slope(curve)).points):  # no seed connects its arms
@@ -112,18 +96,18 @@ class Blocks:
             return tuple(float(2**place) for place in (x[np.argmax(pick @ self.effects)], x[0], x[-1]))
         rises = np.stack([np.zeros_like(places), np.ones_like(places), 2 * places], axis=1) @ to @ pick
         error = np.sqrt(self.variance * np.einsum("ij,jk,ik->i", rises, self.inverse, rises))
-        kept = places[np.abs(rises @ self.effects) <= student(0.95, self.df) * error]
+        kept = places[np.abs(rises @ self.effects) <= quantile(0.95, self.df) * error]
         top = np.clip(-b / (2 * c), x[0], x[-1])
         return tuple(float(2**place) for place in (top, min(kept, default=top), max(kept, default=top)))
 
     def misfit(self, curve: dict[float, str]) -> float:
-        """By how many points the arm farthest from the parabola of `best` lies off it; of three arms, none does."""
+        """The largest distance of an arm from the parabola of `best`, in points; 0 for three arms."""
         x, to, pick = self._parabola(curve)
         effects = pick @ self.effects
         return float(np.abs(effects - np.vander(x, 3, increasing=True) @ to @ effects).max())
 
     def _parabola(self, curve: dict[float, str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """log2 of the strengths; matrices from their arms' effects to coefficients, and from all effects to theirs."""
+        """log2 of the strengths; the matrix from these arms' effects to coefficients; the one that picks these."""
         strengths = sorted(curve)
         pick = np.zeros((len(strengths), len(self.effects)))
         for i, strength in enumerate(strengths):
@@ -133,7 +117,7 @@ class Blocks:
 
 
 def frame(study: Study) -> pd.DataFrame:
-    """A row a finished cell, with its part, arm, seed and point; a cell's last row counts."""
+    """A row for each finished cell, with its part, arm, seed and point. Of several rows of a cell, the last counts."""
     known = {row["cell"]: row for row in rows.read(study.memory)}
     found = [
         {**known[cell.name], "part": cell.part, "arm": cell.arm, "of": cell.of, "seed": cell.seed, "point": cell.point}
@@ -145,7 +129,7 @@ def frame(study: Study) -> pd.DataFrame:
 
 
 def fitted(data: pd.DataFrame, outcome: str = OUTCOME, within: bool = False) -> Blocks:
-    """The fit of one part's rows; within: a seed is a block of its own at each point of the grid."""
+    """The fit to one part's rows; within: a seed is a separate block at each point of the grid."""
     data = data.dropna(subset=[outcome])
     places = [tuple(point.values()) if within else () for point in data.point]
     blocks = zip(data.arm, data.seed, places, strict=True)
@@ -153,8 +137,11 @@ def fitted(data: pd.DataFrame, outcome: str = OUTCOME, within: bool = False) -> 
 
 
 def differences(data: pd.DataFrame, against: str, outcome: str = OUTCOME) -> tuple[dict[str, Difference], Blocks]:
-    """Every other arm of a part less `against`, or where that is one of several arms over a grid, less that arm at the
-    same point; and the fit that they are of. An arm without the outcome is in none."""
+    """Every other arm of a part minus `against`, and the fit that this comes from.
+
+    Where `against` is an arm over a grid, each arm is compared with it at the same point. Arms without the outcome are
+    left out.
+    """
     data = data.dropna(subset=[outcome])
     one = against in set(data.arm)
     blocks = fitted(data, outcome, within=not one)
@@ -168,13 +155,13 @@ def differences(data: pd.DataFrame, against: str, outcome: str = OUTCOME) -> tup
 
 
 def contrasts(data: pd.DataFrame, wanted: dict[str, dict[str, float]], outcome: str = OUTCOME) -> dict[str, Difference]:
-    """Further comparisons of a part, those whose arms all have the outcome; seeds are the blocks."""
+    """Further comparisons of a part, if all their arms have the outcome; seeds are the blocks."""
     blocks = fitted(data, outcome)
     return {words: blocks.contrast(weights) for words, weights in wanted.items() if set(weights) <= set(blocks.arms)}
 
 
 def curves(data: pd.DataFrame, outcome: str = OUTCOME) -> dict[str, dict[float, str]]:
-    """Of a part with a grid of strengths: what else is fixed -> strength -> arm. Strength 0 has no logarithm."""
+    """For a part with a grid of strengths: the rest of the setting -> strength -> arm. 0 is left out: no logarithm."""
     found: dict[str, dict[float, str]] = {}
     data = data.dropna(subset=[outcome])
     for arm, point in zip(data.arm, data.point, strict=True):
@@ -185,7 +172,7 @@ def curves(data: pd.DataFrame, outcome: str = OUTCOME) -> dict[str, dict[float, 
 
 
 def slope(curve: dict[float, str]) -> dict[str, float]:
-    """Weights of the arms in the slope of the straight line over log2(strength): percent points a doubling."""
+    """The arms' weights in the slope of the straight line over log2(strength), in points per doubling."""
     x = np.log2(list(curve))
     weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
     return dict(zip(curve.values(), weights.tolist(), strict=True))
@@ -194,16 +181,14 @@ def slope(curve: dict[float, str]) -> dict[str, float]:
 def ranking(data: pd.DataFrame, outcome: str = OUTCOME) -> pd.DataFrame:
     """How well measures without labels order a part's arms (means over seeds).
 
-    rho: Spearman's rank correlation with the outcome, times the expected sign. regret: points that are lost by taking
-    the arm which the measure likes best. Both are NaN of a measure that an arm lacks; arms without the outcome do not
-    count.
+    rho: Spearman's rank correlation with the outcome, times the expected sign. regret: points lost by taking the arm
+    that the measure likes best. Both are NaN for a measure that an arm lacks. Arms without the outcome do not count.
     """
     data = data.dropna(subset=[outcome])
     names = list(data.arm.unique())
     there = data.groupby("arm")[[outcome, *EXPECTED]].count().min()
-    fits = {
-        name: fitted(data, name) for name in there.index if there[name] > 0
-    }  # a seed that an arm lacks is not held against it
+    # Fitted effects, not plain means: a seed that an arm lacks is not held against it.
+    fits = {name: fitted(data, name) for name in there.index if there[name] > 0}
     means = pd.DataFrame({n: [f.effects[f.arms.index(arm)] for arm in names] for n, f in fits.items()}, index=names)
     found = []
     for name, sign in EXPECTED.items():
@@ -217,12 +202,12 @@ def ranking(data: pd.DataFrame, outcome: str = OUTCOME) -> pd.DataFrame:
 
 
 def chance(arms: int) -> float:
-    """The rank correlation that 95 % of random orders of so many arms stay within, either way; 1: any is chance.
+    """The absolute rank correlation that 95 % of random orders of so many arms stay within; 1: any may be chance.
 
-    From all orders of up to 8 arms; above, by t = rho sqrt((n - 2) / (1 - rho^2)), .02 below the exact one at 9.
+    Up to 8 arms from all orders; above by t = rho sqrt((n - 2) / (1 - rho^2)), which is .02 too low at 9 arms.
     """
     if arms > 8:
-        t = student(0.95, arms - 2)
+        t = quantile(0.95, arms - 2)
         return t / math.sqrt(arms - 2 + t * t)
     orders = np.array(list(itertools.permutations(range(arms))))
     apart = ((orders - np.arange(arms)) ** 2).sum(axis=1)

@@ -1,24 +1,25 @@
 """studies/NAME.yaml -> cells: the parameters of every experiment that a study consists of.
 
 title: one line
-presets: [smoke]                            # of presets/, before base; may be left out
+presets: [smoke]                            # applied before base; may be left out
 base: {dataset: {train_size: 1000}, ...}    # parameters that all cells share, as in a preset
 seed: [pretrain.seed, ...]                  # the parameters that a cell's seed sets
 parts:
   NAME:
     asks: one line
-    seeds: 5                                # 0 to 4, the same in every arm: what differs is the arm
-    against: ARM                            # what the others are compared with: an arm, at the same point of the grid
+    seeds: 5                                # 0 to 4, the same in every arm, so that arms are paired
+    against: ARM                            # the arm that others are compared with, at the same point of the grid
     arms: {ARM: {inflation: {ratio: 0.0}}, ...}
     grid: {augment.strength: [1, 2], ...}   # every arm at every point; arms or grid may be left out
-    contrasts: {WORDS: {ARM: 1, ARM: -1}}   # further comparisons: weighted sums of arms, weights that add up to 0
-    outcomes: [top1_10k]                    # columns of the CSV, of PERCENT the first, of OTHERS, too, any further ones
-    base: {...}                             # over the study's base; an arm's parameters are over both
+    contrasts: {NAME: {ARM: 1, ARM: -1}}    # further comparisons: weighted sums of arms; weights add up to 0
+    outcomes: [top1_10k]                    # columns of the CSV: first one of PERCENT, then any of PERCENT and OTHERS
+    base: {...}                             # wins over the study's base; an arm's parameters win over both
 """
 
 import itertools
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -33,11 +34,11 @@ from pipeline.params.types import Count, Section
 
 FOLDER = Path("studies")
 MOST = 10_000  # cells of a part
-OUTCOME = "top1_10k"  # the same labels whatever train_size is
+OUTCOME = "top1_10k"  # the same number of labels for every train_size
 _PROBED = ("top1", OUTCOME, "knn", "pixels", "untrained", "clsp", "top1_1pct", "top1_10pct")
 PERCENT = (*_PROBED, "finetuned", "from_scratch")
 OTHERS = ("reconstruction", "top_k", "synthetic", "synthetic_start", "cosine", "frechet_growth", "frechet_most")
-# What decides a cell's numbers, as sections of params.yaml and modules; the rest, as `quality`, only looks at images.
+# The sections of params.yaml and the modules that decide a cell's numbers. `quality`, for one, only looks at images.
 SECTIONS = ("compute", "dataset", "generator", "generate", "inflation", "augment", "pretrain", "linear_eval")
 MODULES = ("data/datasets", "data/imports", "training/generator", "generators/sampling", "training/encoder")
 MODULES += ("evaluation/linear_eval",)
@@ -74,9 +75,9 @@ class StudyFile(Section):
 
 @dataclass(frozen=True)
 class Cell:
-    """One experiment of a part: values by their path, over those of params.yaml.
+    """One experiment of a part. values: parameters by their path, which replace those of params.yaml.
 
-    arm: its name for people, of the part's arm (`of`) and the point of the part's grid that it stands at.
+    arm: the name to show, made of the part's arm (`of`) and the point of the part's grid.
     """
 
     part: str
@@ -88,19 +89,19 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What tells it from others: 12 hex digits of its values, however numbers are written."""
+        """12 hex digits of its values; 1 and 1.0 give the same."""
         plain = {".".join(path): float(v) if type(v) is int else v for path, v in self.values.items()}
         return store.fingerprint(values=json.dumps(plain, sort_keys=True))[:12]
 
     @property
     def label(self) -> str:
-        """For people."""
+        """The name to show."""
         return f"{self.part}: {self.arm}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study's name, its file, its cells in the order in which they are run: part after part, each seed after seed."""
+    """A study's name, its file, and its cells in the order in which they run: by part, then by seed."""
 
     name: str
     file: StudyFile
@@ -113,7 +114,7 @@ class Study:
 
 
 def load(name: str) -> Study:
-    """The study of that name, or a UserError that names what is wrong in its file."""
+    """Read a study; UserError where its file has a fault."""
     path = FOLDER / f"{name}.yaml"
     if not path.exists():
         there = ", ".join(sorted(found.stem for found in FOLDER.glob("*.yaml"))) or "none"
@@ -132,14 +133,14 @@ def load(name: str) -> Study:
     return Study(name, file, list(_cells(file, path)))
 
 
-def _cells(file: StudyFile, path: Path):
-    known = set(reader.keys())
+def _cells(file: StudyFile, path: Path) -> Iterator[Cell]:
+    known, given = set(reader.keys()), presets.compose(file.presets)
     sections = {key[:-1] for key in known}
     for name, part in file.parts.items():
         if part.outcomes[0] not in PERCENT:
-            raise UserError(f"outcomes: {part.outcomes[0]} is no percentage, as the first must be", f"{path}: {name}")
+            raise UserError(f"outcomes: {part.outcomes[0]} is no percentage; the first must be one", f"{path}: {name}")
         if len(set(part.outcomes)) < len(part.outcomes):
-            raise UserError("outcomes: one stands twice", f"{path}: {name}")
+            raise UserError("outcomes: one is there twice", f"{path}: {name}")
         count = part.seeds * len(part.arms) * math.prod(map(len, part.grid.values()))
         if count > MOST:
             raise UserError(f"{count:,} cells, more than {MOST:,}", f"{path}: {name}")
@@ -147,7 +148,7 @@ def _cells(file: StudyFile, path: Path):
         for seed in range(part.seeds):
             points = ([(key, value) for value in values] for key, values in part.grid.items())
             for (arm, changes), *point in itertools.product(part.arms.items(), *points):
-                values = presets.compose(file.presets)
+                values = dict(given)
                 for over in (file.base, part.base, changes):
                     values |= presets.leaves(over)
                 values |= {tuple(key.split(".")): value for key, value in point}
@@ -158,7 +159,7 @@ def _cells(file: StudyFile, path: Path):
                 words = [arm, *(f"{key.rpartition('.')[2]} {_plain(value)}" for key, value in point)]
                 label = ", ".join(filter(None, words))
                 if (label, seed) in seen:
-                    raise UserError(f"{label} stands twice", f"{path}: {name}")
+                    raise UserError(f"{label} is there twice", f"{path}: {name}")
                 seen.add((label, seed))
                 yield Cell(name, label, arm, seed, dict(point), values)
         arms = {arm for arm, _ in seen}
@@ -166,7 +167,7 @@ def _cells(file: StudyFile, path: Path):
             raise UserError(f"against {part.against}, which is no arm of it", f"{path}: {name}")
         for words, weights in part.contrasts.items():
             if not set(weights) <= arms or abs(sum(weights.values())) > 1e-9:
-                raise UserError(f"{words}: weights of arms that add up to 0 are wanted", f"{path}: {name}")
+                raise UserError(f"{words}: needs weights of arms that add up to 0", f"{path}: {name}")
 
 
 def _plain(value: object) -> str:
@@ -174,7 +175,7 @@ def _plain(value: object) -> str:
 
 
 def resolve(cell: Cell, base: Params) -> Params:
-    """All parameters of a cell: those of params.yaml with its values, refused where they do not fit together."""
+    """All parameters of a cell: those of params.yaml with its values; UserError where they break a rule."""
     values = base.model_dump()
     for path, value in cell.values.items():
         section = values
@@ -189,19 +190,18 @@ def resolve(cell: Cell, base: Params) -> Params:
 
 
 def wants_positives(params: Params) -> bool:
-    """Whether the method, or the augmentation, looks at positives; others may stand beside them."""
+    """Whether the method, or the augmentation, uses generated positives."""
     third = getattr(getattr(params, params.pretrain.method), "third_view", None)
     return third == "candidate" or params.augment.replace > 0
 
 
 def key(params: Params) -> str:
-    """16 hex digits of what decides a cell's numbers: resolved parameters, and the code that computes."""
+    """16 hex digits of what decides a cell's numbers: its resolved parameters and the code that computes them."""
     kind = params.positives.kind if wants_positives(params) else "none"
     sections, modules = POSITIVES[kind]
     tuned = ("finetune",) if params.finetune.labels else ()
     names = (*SECTIONS, *sections, *tuned, params.generator.kind, params.pretrain.method)
-    own = {name: getattr(params, name) for name in names}
     kinds = (f"generators/{params.generator.kind}", f"methods/{params.pretrain.method}")
-    dumped = {name: section.model_dump() for name, section in own.items()}
+    dumped = {name: getattr(params, name).model_dump() for name in names}
     modules = (*MODULES, *kinds, *modules, *(f"evaluation/{name}" for name in tuned))
     return store.fingerprint(params=dumped, code=sources.digest(*modules))[:16]

@@ -1,4 +1,4 @@
-"""A study's memory: one row of its CSV a finished cell."""
+"""A study's CSV: one row for each finished cell."""
 
 import csv
 import subprocess
@@ -29,7 +29,7 @@ NUMBERS = [name for name in COLUMNS if name not in _WORDS]
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The rows of a study's CSV, as text; none where it is not there yet. What is no row is refused by its line."""
+    """The rows of a study's CSV, as text; none if there is no file yet. A bad row is refused with its line number."""
     if not path.exists():
         return []
     try:
@@ -37,10 +37,10 @@ def read(path: Path) -> list[dict[str, str]]:
             reading = csv.reader(file)
             head = next(reading, [])
             if head != COLUMNS:
-                raise UserError("has other columns than studies have", path, "restore it, or take it out of the folder")
+                raise UserError("has other columns than a study's", path, "restore it, or move it out of the folder")
             return [_row(path, reading.line_num, words) for words in reading]
     except (OSError, UnicodeDecodeError, csv.Error) as fault:
-        raise UserError(f"not readable: {fault}", path, "restore it: git checkout") from fault
+        raise UserError(f"not readable: {fault}", path, "restore it with git checkout") from fault
 
 
 def _row(path: Path, line: int, words: list[str]) -> dict[str, str]:
@@ -61,14 +61,14 @@ def everywhere() -> list[dict[str, str]]:
 
 
 def add(path: Path, row: dict) -> None:
-    """One more row, at the end; the file is whole before and after."""
+    """Append a row. The file is replaced whole, so that a killed process leaves no half of it."""
     outputs.table(path, COLUMNS, [*read(path), row])
 
 
 def setting(cell: Cell, params: Params) -> dict:
-    """What a row says of a cell before it is run."""
+    """The part of a row that is known before the cell runs."""
     p, positives = params, params.positives if cells.wants_positives(params) else None
-    own = getattr(p, p.pretrain.method)
+    method_params = getattr(p, p.pretrain.method)
     mixed = p.mixed_ae if p.pretrain.method == "mixed_ae" else None
     return {
         "label": cell.label,
@@ -88,7 +88,7 @@ def setting(cell: Cell, params: Params) -> dict:
         "replaced": p.augment.replaced if p.augment.replace else "",
         "generator": p.generator.kind,
         "backbone": p.pretrain.backbone.kind,
-        "mode": _or_nothing(own, "mode"),
+        "mode": _or_nothing(method_params, "mode"),
         "mix": mixed.mix if mixed and mixed.mixing else "",
         **{name: float(getattr(mixed, name)) if mixed else "" for name in _MIXED_AE},
         "finetune_labels": max(p.finetune.labels, default=""),
@@ -105,25 +105,25 @@ def _or_nothing(section: Section | None, name: str) -> object:
 
 
 def measured(metrics: dict[str, dict]) -> dict:
-    """What a row says of a finished experiment; metrics: names of FILES, and "finetune", under metrics/ -> values."""
+    """The part of a row that a finished experiment adds; metrics: a name of FILES, or "finetune" -> its values."""
     tuned = metrics.get("finetune")
     everything = {name: value for of, values in metrics.items() if of != "finetune" for name, value in values.items()}
-    if tuned is not None:  # a top-1 of its own
+    if tuned is not None:  # its top-1 is not the linear probe's
         everything |= {"finetuned": tuned["top1"], "from_scratch": tuned["from_scratch"]}
     return {name: everything[name] for name in COLUMNS if name in everything}
 
 
 def commit() -> str:
-    """The commit at hand; refused while what computes differs from it."""
+    """The current commit; UserError while code or parameters differ from it."""
     changed = git("status", "--porcelain", "--", "pipeline", "stages", str(reader.FILE), "dvc.yaml")
     if changed:
         files = ", ".join(line.split(maxsplit=1)[1] for line in changed.splitlines())
-        raise UserError("not committed, so that no row could say what made it", files, "commit first")
+        raise UserError("not committed, so no row could name what made it", files, "commit first")
     return git("rev-parse", "HEAD")
 
 
 def git(*words: str) -> str:
-    """What a git command prints, without blanks around it."""
+    """The output of a git command, stripped."""
     try:
         return subprocess.run(["git", *words], capture_output=True, text=True, check=True).stdout.strip()
     except FileNotFoundError as fault:

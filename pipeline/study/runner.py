@@ -1,6 +1,6 @@
-"""Running what a study lacks: every cell a DVC experiment in a copy of the repository, its numbers a row of the CSV.
+"""Runs the missing cells of a study: each is a DVC experiment in a temporary copy, its numbers a row of the CSV.
 
-A cell that is stopped goes on from its checkpoint, which is in the store; a finished one is never run again.
+A stopped cell goes on from its checkpoint, which is in the store. A finished one never runs again.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ PATIENCE = 90  # seconds for a stopped experiment to save what it has
 
 @dataclass(frozen=True)
 class Wanted:
-    """A cell, all its parameters and the key under which its row is known."""
+    """A cell, all its parameters and the key of its row."""
 
     cell: cells.Cell
     params: Params
@@ -44,7 +44,7 @@ def wanted(study: cells.Study) -> list[Wanted]:
 
 
 def missing(asked: list[Wanted]) -> list[Wanted]:
-    """What no row of any study has the key of; each key once."""
+    """Cells whose key no row of any study has; each key once."""
     done, found = {row["key"] for row in rows.everywhere()}, []
     for one in asked:
         if one.key not in done:
@@ -54,7 +54,7 @@ def missing(asked: list[Wanted]) -> list[Wanted]:
 
 
 def adopt(study: cells.Study, asked: list[Wanted]) -> None:
-    """Rows of other studies, and of other cells of this one, for cells that ask for the same."""
+    """Copy rows of other studies, and of other cells of this one, for cells with the same key."""
     here = {(row["cell"], row["key"]) for row in rows.read(study.memory)}
     known = {row["key"]: row for row in rows.everywhere()}
     for one in asked:
@@ -64,9 +64,9 @@ def adopt(study: cells.Study, asked: list[Wanted]) -> None:
 
 
 def seconds(one: Wanted, known: list[dict]) -> float | None:
-    """About how long it takes: the median of seconds an image drawn over rows of its method and width, or over all.
+    """About how long a cell takes: from the median seconds per image of rows with its method and width, else of all.
 
-    None where there is no row yet.
+    None if there is no row yet.
     """
     t = one.params.pretrain
     alike = [row for row in known if (row["method"], row["width"]) == (t.method, str(t.backbone.width))] or known
@@ -75,11 +75,27 @@ def seconds(one: Wanted, known: list[dict]) -> float | None:
     return statistics.median(float(r["seconds"]) / int(r["images"]) for r in alike) * t.steps * t.batch_size
 
 
-def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) -> None:
-    """Run what is missing, `jobs` experiments at a time, for so many minutes; the rows so far are there at any time.
+def plan(study: cells.Study) -> str:
+    """A line for each part: its cells, how many are missing, and about how long these take one after the other."""
+    asked, known = wanted(study), rows.everywhere()
+    lacking = missing(asked)
+    lines = [f"{study.file.title}", f"  {'part':<14} {'cells':>6} {'missing':>8} {'minutes':>8}  asks"]
+    for name, part in study.file.parts.items():
+        each = [seconds(one, known) for one in lacking if one.cell.part == name]
+        cost = f"{sum(each) / 60:.0f}" if None not in each else "?"
+        count = sum(cell.part == name for cell in study.cells)
+        lines.append(f"  {name:<14} {count:>6} {len(each):>8} {cost:>8}  {part.asks}")
+    names = {one.cell.name for one in lacking}
+    stale = sum(row["cell"] in names for row in rows.read(study.memory))
+    if stale:
+        lines.append(f"  {stale} rows are of cells that count as missing: other code or another params.yaml made them")
+    return "\n".join(lines)
 
-    A cell that fails is told, and the others go on. Nothing is started that would hardly be finished in time, unless it
-    is the first.
+
+def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) -> None:
+    """Run missing cells, `jobs` experiments at a time, for so many minutes; each row is written when its cell ends.
+
+    If a cell fails, the others go on. A cell that would not end in time is not started, unless it is the first.
     """
     unknown = sorted(set(parts or ()) - set(study.file.parts))
     if unknown:
@@ -137,13 +153,13 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) 
         left = len(missing(asked))
         log(f"{study.memory}: {left} of {len(asked)} cells missing; commit it")
     if signals:
-        raise Stopped(f"stopped; `python -m pipeline.study run {study.name}` goes on", signals[0])
+        raise Stopped(f"stopped; `python -m pipeline study run {study.name}` goes on", signals[0])
     if failed:
         raise UserError(f"{len(failed)} cells failed: {'; '.join(failed)}", study.name, "see above", code=1)
 
 
 def _affordable(todo: list[Wanted], left: float, anyway: bool) -> Wanted | None:
-    """The first cell that is finished in the seconds that are left, as far as rows tell; or the first, `anyway`."""
+    """The first cell that, judging by rows so far, ends within `left` seconds; else the first one if `anyway`."""
     known = rows.everywhere()
     fitting = (one for one in todo if (seconds(one, known) or 0) <= left)
     return next(fitting, todo[0] if todo and anyway else None)
@@ -155,7 +171,7 @@ def _unchanged(commit: str) -> None:
 
 
 def _stop(running: list["_Experiment"]) -> None:
-    """As Ctrl-C does, all at once: stages save and end, DVC removes its copies. What takes too long is killed."""
+    """Interrupt all, as Ctrl-C does: stages save and end, DVC removes its copies. Kill what takes too long."""
     for number, patience in ((signal.SIGINT, PATIENCE), (signal.SIGKILL, PATIENCE)):
         for experiment in running:
             if experiment.process.poll() is None:
@@ -173,7 +189,7 @@ class _Experiment:
         self.one, self.since, self._settled = one, time.monotonic(), False
         self.name = f"{study}-{one.cell.name}-{one.key[:6]}"
         dvc = [sys.executable, "-m", "dvc", "exp"]
-        subprocess.run([*dvc, "remove", self.name], capture_output=True, check=False)  # whose row was lost
+        subprocess.run([*dvc, "remove", self.name], capture_output=True, check=False)  # one whose row was lost
         out, path = tempfile.mkstemp(".log", f"{self.name}-")
         self.log = Path(path)
         self.process = subprocess.Popen(
@@ -188,11 +204,10 @@ class _Experiment:
         os.close(out)
 
     def settled(self) -> bool:
-        """Whether it has its copy.
+        """Whether DVC has made the experiment's copy; True after PATIENCE seconds in any case.
 
-        Until then DVC stashes this folder's changes and has the experiment's parameters in it: a row that is added
-        meanwhile is lost, params.yaml is not what was committed, and a second experiment fails. One that does not get
-        there in PATIENCE seconds is not waited for.
+        Until then DVC stashes this folder's changes and keeps the experiment's parameters here: a row that is added
+        meanwhile is lost, params.yaml is not the committed one, and a second experiment fails.
         """
         self._settled = (
             self._settled
@@ -219,12 +234,12 @@ class _Experiment:
         return rows.setting(self.one.cell, self.one.params) | rows.measured(metrics) | facts
 
     def fault(self) -> str:
-        """The end of what a failed experiment said, and where all of it is."""
-        said = [line.strip()[-200:] for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
-        return f"failed, {' / '.join(said[-3:])} ({self.log})"
+        """The last lines of a failed experiment's output, and the file with all of it."""
+        lines = [line.strip()[-200:] for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        return f"failed, {' / '.join(lines[-3:])} ({self.log})"
 
     def keep_time(self) -> None:
-        """Of a stopped experiment: the seconds that its cell has taken so far, for the row that it will have."""
+        """Save how many seconds a stopped experiment's cell has taken so far, for its later row."""
         files.write_json(self._clock, {"seconds": self._spent()})
         self.log.unlink()
 

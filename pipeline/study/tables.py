@@ -1,4 +1,4 @@
-"""A study's numbers as Markdown, from its CSV alone: what docs/results.md quotes."""
+"""A study's numbers as Markdown, from its CSV alone; the pages of docs/results/ hold these tables."""
 
 import math
 import re
@@ -13,28 +13,29 @@ from pipeline.study.analysis import EXPECTED, Blocks, Difference
 from pipeline.study.cells import OUTCOME, PERCENT, PartFile, Study
 
 CAUTION = (
-    "Every interval has 95 % by itself, none is corrected for their number. They cover what differs between seeds of "
-    "the training, not the choice of train and test images, nor the generator's own seed where that is not varied."
+    "Each interval is a 95 % interval by itself; none is corrected for multiple comparisons. They cover the variation "
+    "between training seeds, not the choice of train and test images, nor the generator's seed where that is fixed. "
+    "Detectable: the true difference that this design would find 4 times in 5."
 )
 OFF = (
-    "The parabola is one over the logarithm of the strength. Off it: by how many points the arm farthest from it lies "
-    "off, of more than three; where that is well above an arm's own error (the residual over the root of its seeds), "
-    "its top means little."
+    "The parabola is fitted over the logarithm of the strength. Off it: the largest distance of an arm from the "
+    "parabola, in points (with three arms there is none). Where this is well above an arm's own error (the residual "
+    "s.d. over the root of the number of seeds), the parabola's top means little."
 )
 RANKED = (
-    "Rank correlation with {} over a part's arms (1: the measure orders them as labels do), and points lost by "
-    "taking the arm that the measure likes best. By chance: what 95 % of random orders of so many arms stay within, "
-    "either way."
+    "Rank correlation with {} over a part's arms (1: the measure orders them as labels do), and the points lost by "
+    "taking the arm that the measure likes best. By chance: the absolute correlation that 95 % of random orders stay "
+    "within."
 )
-COSTS = "Encoder: its passes over those of {}. What generators take, in training and sampling, is not in them."
-_NAMES = {OUTCOME: "top-1", "finetuned": "fine-tuned top-1"}  # what others are called in the CSV does for people, too
+COSTS = "Encoder: its forward passes, relative to those of {}. Training and sampling of generators do not count."
+_NAMES = {OUTCOME: "top-1", "finetuned": "fine-tuned top-1"}  # the others go by their names in the CSV
 _FEW = {"top1_1pct": "1 % of labels", "top1_10pct": "10 %"}
 
 
 def table(study: Study) -> str:
-    """A section a part: its arms, their differences, the best strengths; and how well measures without labels do."""
+    """A section for each part: arms, differences, best strengths; then how well measures without labels do."""
     data = analysis.frame(study)
-    lines = [f"# {study.file.title}", "", f"`python -m pipeline.study table {study.name}`: {origin(data, study)}"]
+    lines = [f"# {study.file.title}", "", f"`python -m pipeline study table {study.name}`: {origin(data, study)}"]
     for name, part in study.file.parts.items():
         of = data[data.part == name]
         lines += ["", f"## {name}: {part.asks}", ""]
@@ -48,11 +49,12 @@ def table(study: Study) -> str:
 
 
 def write(path: Path, study: Study) -> None:
-    """Put the table between the marks of a Markdown file, `<!-- table NAME -->` and `<!-- end NAME -->`."""
+    """Put the table between `<!-- table NAME -->` and `<!-- end NAME -->` of a Markdown file."""
     before, begin, rest = path.read_text(encoding="utf-8").partition(f"<!-- table {study.name} -->\n")
     _, end, after = rest.partition(f"<!-- end {study.name} -->")
     if not (begin and end):
-        raise UserError(f"has no place for it, between <!-- table {study.name} --> and <!-- end {study.name} -->", path)
+        marks = f"<!-- table {study.name} --> and <!-- end {study.name} -->"
+        raise UserError("has no place for the table", path, f"put {marks} there")
     files.write_text(path, f"{before}{begin}\n{deeper(table(study))}\n{end}{after}")
 
 
@@ -62,7 +64,7 @@ def deeper(text: str) -> str:
 
 
 def origin(data: pd.DataFrame, study: Study) -> str:
-    """How much of the study there is, and what made it."""
+    """How many cells there are, which commits made them, and in how many hours."""
     commits = ", ".join(commit[:7] for commit in data.commit.unique()) or "no commit"
     hours = data.drop_duplicates("key").seconds.sum() / 3600
     return f"{len(data)} of {len(study.cells)} cells, made at {commits} in {hours:.1f} hours of experiments."
@@ -73,12 +75,12 @@ def _header(*names: str) -> list[str]:
 
 
 def named(outcome: str) -> str:
-    """An outcome's name for people."""
+    """An outcome's name to show."""
     return _NAMES.get(outcome, outcome.replace("_", " "))
 
 
 def ranked(study: Study) -> str:
-    """What the rank correlations of a study are with, and how they are read."""
+    """How to read a study's rank correlations."""
     first = dict.fromkeys(named(part.outcomes[0]) for part in study.file.parts.values())
     return RANKED.format(" or ".join(first))
 
@@ -117,29 +119,29 @@ def _digits(outcome: str) -> int:
 
 
 def number(value: float, form: str) -> str:
-    """In that form; nothing where there is none."""
+    """The value in that format; empty for NaN."""
     return "" if math.isnan(value) else f"{value:{form}}"
 
 
 def mean_and_spread(of: pd.DataFrame, outcome: str) -> tuple[str, str]:
-    """An arm's mean over seeds and their s.d.; nothing in place of what there is not."""
+    """An arm's mean over seeds and the s.d.; empty where there is none."""
     form = f".{_digits(outcome)}f"
     return number(of[outcome].mean(), form), number(of[outcome].std(), form)
 
 
 def _compared(data: pd.DataFrame, part: PartFile, outcome: str) -> list[str]:
-    """The arms' differences in an outcome, and the part's contrasts; nothing where no two arms have it."""
+    """The arms' differences in an outcome and the part's contrasts; nothing if no two arms have the outcome."""
     of, lines = "" if outcome == part.outcomes[0] else f": {named(outcome)}", []
     unit = "points" if outcome in PERCENT else "difference"
     if part.against is not None:
         found, blocks = analysis.differences(data, part.against, outcome)
         if found or not of:
-            lines += ["", *_header(f"less {part.against}{of}", unit, "95 % interval", "could have been seen", "")]
+            lines += ["", *_header(f"minus {part.against}{of}", unit, "95 % interval", "detectable", "")]
             lines += [f"| {arm} | {' | '.join(shown(d, outcome))} |" for arm, d in found.items()]
             lines += _residual(blocks, outcome)
     found = analysis.contrasts(data, part.contrasts, outcome)
     if found:
-        lines += ["", *_header(f"comparison{of}", unit, "95 % interval", "could have been seen", "")]
+        lines += ["", *_header(f"comparison{of}", unit, "95 % interval", "detectable", "")]
         lines += [f"| {words} | {' | '.join(shown(d, outcome))} |" for words, d in found.items()]
     return lines
 
@@ -155,19 +157,19 @@ def _strengths(data: pd.DataFrame, outcome: str) -> list[str]:
     found, blocks = analysis.curves(data, outcome), analysis.fitted(data, outcome)
     if not found:
         return []
-    columns = ("best tried", "parabola's top", "95 % interval", "off it", "slope a doubling", "95 % interval")
+    columns = ("best tried", "parabola's top", "95 % interval", "off it", "slope per doubling", "95 % interval")
     lines = ["", *_header("", *columns)]
     for rest, curve in found.items():
         top, low, high = blocks.best(curve)
         tried = max(curve, key=lambda s, curve=curve: blocks.effects[blocks.arms.index(curve[s])])
         tilt = blocks.contrast(analysis.slope(curve))
-        cells = [rest or "all", f"{tried:g}", "" if math.isnan(top) else f"{top:.2f}", _places(low, high, curve)]
-        cells += [f"{blocks.misfit(curve):.2f}" if len(curve) > 3 else "", signed(tilt.points), _interval(tilt)]
+        cells = [rest or "all", f"{tried:g}", number(top, ".2f"), _places(low, high, curve)]
+        cells += [number(blocks.misfit(curve), ".2f") if len(curve) > 3 else "", signed(tilt.points), _interval(tilt)]
         lines.append(f"| {' | '.join(cells)} |")
     first, *others = found
     if others:
-        head = f"slope less that of {first}, over the strengths of both"
-        lines += ["", *_header(head, "points", "95 % interval", "could have been seen", "")]
+        head = f"slope minus that of {first}, over the strengths of both"
+        lines += ["", *_header(head, "points", "95 % interval", "detectable", "")]
     for rest in others:
         both = sorted(found[first].keys() & found[rest].keys())
         if len(both) < 3:
@@ -179,7 +181,7 @@ def _strengths(data: pd.DataFrame, outcome: str) -> list[str]:
 
 
 def _places(low: float, high: float, curve: dict[float, str]) -> str:
-    """An interval of strengths; one that is no more than an end of what was tried says so."""
+    """An interval of strengths; marked "or above", "or below" if it is no more than an end of the range."""
     if low == high in (min(curve), max(curve)):
         return f"{low:.2f} or {'above' if high == max(curve) else 'below'}"
     return f"{low:.2f} to {high:.2f}"
@@ -189,18 +191,18 @@ def _rankings(parts: dict[str, pd.DataFrame], study: Study) -> list[str]:
     lines = [ranked(study), "", *_header("part", "arms", "by chance", *EXPECTED)]
     for name, data in parts.items():
         found = analysis.ranking(data, study.file.parts[name].outcomes[0])
-        cells = ["" if math.isnan(row.regret) else f"{row.rho:+.2f}, {row.regret:.2f}" for row in found.itertuples()]
+        cells = [", ".join(filter(None, (number(r.rho, "+.2f"), number(r.regret, ".2f")))) for r in found.itertuples()]
         arms = data.arm.nunique()
         lines.append(f"| {name} | {arms} | {analysis.chance(arms):.2f} | {' | '.join(cells)} |")
     return lines
 
 
 def shown(d: Difference, outcome: str) -> tuple[str, str, str, str]:
-    """A difference, its interval, what could have been seen, a verdict; of what is no percentage, higher or lower."""
+    """A difference, its interval, the detectable one, and the verdict: higher or lower for what is no percentage."""
     digits, verdict = _digits(outcome), d.verdict
     if outcome not in PERCENT:
         verdict = {"better": "higher", "worse": "lower"}.get(verdict, verdict)
-    visible = "nothing: one seed" if math.isinf(d.visible) else f"{d.visible:.{digits}f}"
+    visible = "nothing: one seed" if math.isinf(d.visible) else number(d.visible, f".{digits}f")
     return signed(d.points, digits), _interval(d, digits), visible, verdict
 
 
@@ -209,5 +211,5 @@ def _interval(d: Difference, digits: int = 2) -> str:
 
 
 def signed(points: float, digits: int = 2) -> str:
-    """So many digits and a sign; what rounds to nothing is +0."""
+    """The number with its sign; what rounds to zero is +0."""
     return f"{round(points, digits) + 0.0:+.{digits}f}"

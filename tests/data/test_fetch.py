@@ -84,7 +84,7 @@ def test_a_fault_of_the_network_or_a_checksum_is_one_line(tmp_path, monkeypatch,
 
 def test_an_unknown_set_is_refused_with_those_there_are(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    line = [sys.executable, "-m", "pipeline.data.fetch", "imagenet"]
+    line = [sys.executable, "-m", "pipeline", "fetch", "imagenet"]
     done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert (

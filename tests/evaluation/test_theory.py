@@ -1,6 +1,5 @@
 """The theory's two terms: against slow forms, in the paper's check in the plane, and as the command that is run."""
 
-import argparse
 import dataclasses
 
 import numpy as np
@@ -199,12 +198,12 @@ def store(tmp_path, monkeypatch):
     torch.set_num_threads(before)
 
 
-ASKED = argparse.Namespace(strengths=[0.0, 1.0, 4.0], images=30, views=4, steps=30)
+STRENGTHS, ASKED = [0.0, 1.0, 4.0], (30, 4, 30)  # images, views, steps
 
 
 def test_both_terms_of_real_images_grow_with_strength(params, real):
     generated, _ = images(60, 5)
-    rows = theory.measure(params, real, generated, ASKED)
+    rows = theory.measure(params, real, generated, STRENGTHS, *ASKED)
     assert [row["arm"] for row in rows[:3]] == ["real only", "N = 1", "N = 1, perfect"]
     assert [row["beta"] for row in rows[:3]] == pytest.approx([1, 0.5, 0.5])
     alone = rows[::3]
@@ -213,13 +212,13 @@ def test_both_terms_of_real_images_grow_with_strength(params, real):
     assert alone[2]["alpha"] > 5
     assert alone[0]["components"] > alone[2]["components"]
     assert all(1 <= row["largest"] <= 60 for row in rows)
-    again = theory.measure(params, real, generated, ASKED)
+    again = theory.measure(params, real, generated, STRENGTHS, *ASKED)
     assert again == rows
 
 
 def test_without_spare_labels_connectivity_alone_is_measured(params, real, capsys):
     unlabelled = dataclasses.replace(real, labels=np.full(400, -1))
-    rows = theory.measure(params, unlabelled, images(0, 5)[0], ASKED)
+    rows = theory.measure(params, unlabelled, images(0, 5)[0], STRENGTHS, *ASKED)
     assert [row["arm"] for row in rows] == ["real only"] * 3
     assert not any("alpha" in row for row in rows)
     assert "alpha is not measured" in capsys.readouterr().err
@@ -229,30 +228,29 @@ def test_the_oracle_sees_spare_images_alone(params, real, monkeypatch):
     seen = []
     train = quality.classifier.train
     monkeypatch.setattr(quality.classifier, "train", lambda *words: seen.append((words[0], words[2])) or train(*words))
-    theory.measure(params, real, images(0, 5)[0], argparse.Namespace(**vars(ASKED) | {"strengths": [1.0]}))
+    theory.measure(params, real, images(0, 5)[0], [1.0], *ASKED)
     spare = real.part(shards.SPARE)[0]
     assert [what for what, _ in seen] == ["training the feature network", "training the labelling oracle"]
     assert all(np.array_equal(given, spare) for _, given in seen)
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("asked", "says"),
     [
-        (["--images", "3"], "3 is not from 11 to"),
-        (["--views", "0"], "at least 1"),
-        (["--strengths", "1", "5"], "from 0 to 4"),
+        (([1.0], 3, 2, 2), "3 is not from 11 to"),
+        (([1.0], None, 0, 2), "at least 1"),
+        (([1.0, 5.0], None, 2, 2), "from 0 to 4"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(words, says, base, monkeypatch):
+def test_what_cannot_be_measured_is_refused(asked, says, base, monkeypatch):
     monkeypatch.chdir(base.clone)
-    monkeypatch.setattr("sys.argv", ["theory", *words])
     with pytest.raises(UserError, match=says):
-        theory.main()
+        theory.of_the_run(*asked)
 
 
 def test_the_command_prints_a_table_and_writes_it(base, tmp_path):
     asked = ["--strengths", "1", "--images", "20", "--views", "2", "--steps", "2", "--out", str(tmp_path / "t.csv")]
-    output = clones.run(base.clone, "python", "-m", "pipeline.evaluation.theory", *asked)
+    output = clones.run(base.clone, "python", "-m", "pipeline", "theory", *asked)
     assert "lambda_largest" in output
     lines = (tmp_path / "t.csv").read_text().splitlines()
     assert lines[0] == ",".join(theory.COLUMNS)

@@ -86,7 +86,7 @@ def smoke(clone: Path, **values: str) -> Path:
     """The working tree at the smoke preset with these edits of params.yaml; nothing was run in it; one commit more."""
     of_working_tree(clone)
     run(clone, "git", "rm", "-r", "--quiet", "--ignore-unmatch", "dvc.lock", "metrics", "plots")  # the default's
-    run(clone, "python", "-m", "pipeline.params.presets", "--write", "smoke")
+    run(clone, "python", "-m", "pipeline", "preset", "--write", "smoke")
     edit(clone, **values)
     commit(clone, "Smoke")
     return clone

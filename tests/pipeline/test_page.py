@@ -26,7 +26,7 @@ def page(request, tmp_path_factory):
     if "LEAVEN_PAGE" in os.environ:
         return Path(os.environ["LEAVEN_PAGE"]).resolve()
     base, out = request.getfixturevalue("base"), tmp_path_factory.mktemp("page") / "report.html"
-    clones.run(base.clone, "python", "-m", "pipeline.page", "--out", str(out))
+    clones.run(base.clone, "python", "-m", "pipeline", "report", "--out", str(out))
     return out
 
 
@@ -100,9 +100,7 @@ def test_the_page_has_the_runs_numbers_and_figures(page, base):
     for name in ("top1", "top1_10k", "top1_10pct", "top1_1pct", "clsp", "knn", "pixels", "untrained"):
         value = re.search(rf'"{name}": ([\d.]+)', (base.clone / "metrics/linear_eval.json").read_text())[1]
         assert f"{float(value):.2f}" in words
-    captions = (
-        "Generated images above|Training the generator|Pretraining: loss|t-SNE|nearest to them|what the probe says"
-    )
+    captions = "Generated images above|Training the generator|Pretraining: loss|t-SNE|nearest to them|probe predicts"
     for caption in captions.split("|"):
         assert caption in words
     pictures = [attributes for tag, attributes in found.found if tag == "img"]
@@ -113,11 +111,11 @@ def test_the_page_has_the_runs_numbers_and_figures(page, base):
 def test_a_fresh_clone_has_the_studies_part(tmp_path):
     """From the committed CSVs alone: no data/, no store."""
     clone = clones.of_working_tree(tmp_path / "clone")
-    clones.run(clone, "python", "-m", "pipeline.page")
+    clones.run(clone, "python", "-m", "pipeline", "report")
     words = " ".join(Reader((clone / "report.html").read_text(encoding="utf-8")).words)
     assert "Not drawn here, data/real" in words
     for study in (clone / "studies").glob("*.csv"):
-        assert f"python -m pipeline.study table {study.stem}" in words
+        assert f"python -m pipeline study table {study.stem}" in words
     assert clones.run(clone, "git", "status", "--porcelain") == ""
 
 

@@ -58,7 +58,7 @@ parts:
         - 1.0
         - 2.0
 """
-RUN = ("python", "-m", "pipeline.study", "run", "toy", "--minutes", "20")
+RUN = ("python", "-m", "pipeline", "study", "run", "toy", "--minutes", "20")
 
 
 def memory(clone):
@@ -79,15 +79,15 @@ def test_a_study_that_is_stopped_and_killed_loses_and_repeats_nothing(tmp_path):
     (clone / "studies/toy.yaml").write_text(STUDY)
     (clone / "pipeline/study/cells.py").write_text((clone / "pipeline/study/cells.py").read_text() + "# another\n")
     refused = clones.run(clone, *RUN, code=2)
-    assert refused == "pipeline/study/cells.py: not committed, so that no row could say what made it - commit first\n"
+    assert refused == "pipeline/study/cells.py: not committed, so no row could name what made it - commit first\n"
     clones.commit(clone, "A study")
-    assert re.search(r"weak +2 +2 +\? +whether it goes on", clones.run(clone, *RUN[:3], "plan", "toy"))
+    assert re.search(r"weak +2 +2 +\? +whether it goes on", clones.run(clone, *RUN[:4], "plan", "toy"))
 
     with clones.background(clone, *RUN) as (process, log):  # the first cell in the midst: an order to stop
         clones.until(lambda: steps(clone) > 60, process, log)
         process.terminate()
         assert process.wait(60) == 128 + 15
-        assert "stopped; `python -m pipeline.study run toy` goes on" in log.read_text()
+        assert "stopped; `python -m pipeline study run toy` goes on" in log.read_text()
     assert memory(clone) == []
     assert steps(clone) < STEPS
 
@@ -117,9 +117,9 @@ def test_a_study_that_is_stopped_and_killed_loses_and_repeats_nothing(tmp_path):
         assert float(row["finetune_labels"]) == 0.5
         assert (float(row["finetuned"]), float(row["from_scratch"])) == (tuned["top1"], tuned["from_scratch"])
     there = clones.fresh(clone, tmp_path / "there")  # nothing but what git has
-    table = clones.run(there, *RUN[:3], "table", "toy")
-    assert table == clones.run(clone, *RUN[:3], "table", "toy")
+    table = clones.run(there, *RUN[:4], "table", "toy")
+    assert table == clones.run(clone, *RUN[:4], "table", "toy")
     for name, digits in (("top1_10k", 2), ("finetuned", 2), ("top_k", 4)):
         difference = float(found[1][name]) - float(found[0][name])
         assert f"| strength 2 | {difference:+.{digits}f} | none | nothing: one seed | not resolved |" in table
-    assert re.search(r"weak +2 +0 +0 ", clones.run(there, *RUN[:3], "plan", "toy"))
+    assert re.search(r"weak +2 +0 +0 ", clones.run(there, *RUN[:4], "plan", "toy"))

@@ -162,7 +162,7 @@ def test_the_summary_of_a_set_without_labels_has_the_measures_that_want_none(tmp
 
 def test_the_command_tells_a_fault_of_params_yaml_in_a_line(tmp_path):
     (tmp_path / "params.yaml").write_text(PARAMS.replace("threads: 2", "threads: two"))
-    line = [sys.executable, "-m", "pipeline.report.table"]
+    line = [sys.executable, "-m", "pipeline", "table"]
     environment = os.environ | {"PYTHONPATH": str(Path(pipeline.__file__).parent.parent)}
     done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)

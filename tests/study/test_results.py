@@ -49,5 +49,5 @@ def test_a_table_is_put_between_its_marks_and_nowhere_else(tmp_path, monkeypatch
     tables.write(path, study)
     assert path.read_text() == f"before\n<!-- table {name} -->\n\n{table}\n<!-- end {name} -->\nafter\n"
     path.write_text("no marks")
-    with pytest.raises(UserError, match="no place for it"):
+    with pytest.raises(UserError, match="no place for the table"):
         tables.write(path, study)

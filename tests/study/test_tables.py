@@ -3,10 +3,10 @@
 import re
 
 import pytest
-from tests.study.test_experiments import row
 
 from pipeline.report import studies
 from pipeline.study import rows, runner, tables
+from tests.study.test_runner import row
 from tests.study.toy import STUDY
 
 TOP1 = {"none": (80.0, 82.0), "some": (81.0, 83.4)}  # of seeds 0 and 1: differences 1 and 1.4
@@ -82,7 +82,7 @@ def test_costs_and_few_labels_are_columns_where_there_are_such(study):
     assert "| arm | seeds | beta | passes | top-1, % | kNN | 1 % of labels | 10 % | encoder | rankme |" in text
     assert "| none | 2 | 0.500 | 1 | 81.00 +- 1.41 | 1.00 | 61.50 | 72.50 | 1.00 | 40.5 |" in text
     assert "| some | 2 | 0.500 | 1 | 82.20 +- 1.70 | 1.00 | 61.50 | 72.50 | 1.50 | 41.1 |" in text
-    assert "Encoder: its passes over those of none." in text
+    assert "Encoder: its forward passes, relative to those of none." in text
     assert text.count("| encoder |") == 1  # the grid's arms cost alike, and have no such labels
 
 
@@ -145,7 +145,7 @@ def test_further_outcomes_by_hand(game):
     assert "| both | +1.50 | +1.50 to +1.50 | 0.00 | better |" in lines  # seeds move all arms alike
     # Cosines: residuals of arm + seed are -+ 1/30, +- 1/60, +- 1/60; their squares, 1/300, over two degrees of freedom.
     # s.d. .0408, and of a difference of two arms over two seeds as much; t(2) is 4.3027, and at .8 more 1.0607
-    at = lines.index("| less static: cosine | difference | 95 % interval | could have been seen |  |")
+    at = lines.index("| minus static: cosine | difference | 95 % interval | detectable |  |")
     assert lines[at + 2 : at + 6] == [
         "| pair | -0.2500 | -0.4257 to -0.0743 | 0.2190 | lower |",
         "| both | -0.3500 | -0.5257 to -0.1743 | 0.2190 | lower |",
@@ -153,8 +153,8 @@ def test_further_outcomes_by_hand(game):
         "Residual s.d. 0.0408, 2 degrees of freedom.",
     ]
     assert "| both less pair | -0.1000 | -0.2757 to +0.0757 | 0.2190 | not resolved |" in lines
-    assert not any(line.startswith("| less static: frechet growth") for line in lines)  # static has none
-    at = lines.index("| comparison: frechet growth | difference | 95 % interval | could have been seen |  |")
+    assert not any(line.startswith("| minus static: frechet growth") for line in lines)  # static has none
+    at = lines.index("| comparison: frechet growth | difference | 95 % interval | detectable |  |")
     assert lines[at + 2] == "| both less pair | +0.0800 | +0.0800 to +0.0800 | 0.0000 | higher |"
     assert "Rank correlation with fine-tuned top-1 over" in text
     assert "| game | 4 | 1.00 |  |  |  |  |  |" in lines

@@ -1,0 +1,261 @@
+"""One door for people: `leaven COMMAND ...`, or `python -m pipeline COMMAND ...` where nothing is installed.
+
+A command is a function below: it names its arguments, and returns what is done with them. What a command needs is
+imported when it runs, so that help is there at once.
+"""
+
+import argparse
+import contextlib
+import difflib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+Work = Callable[[argparse.Namespace], None]
+
+
+def _run(parser: argparse.ArgumentParser) -> Work:
+    """Run the pipeline as a DVC experiment, with presets and changed parameters.
+
+    Everything is checked first: a misspelt preset or parameter runs nothing. Later presets win over earlier ones, -S
+    wins over presets. What follows `--` goes to `dvc exp run` as it is.
+
+      leaven run smoke                                        in this folder
+      leaven run adainf-cifar10 moco --temp -n moco           in a copy, under a name
+      leaven run -S 'pretrain.seed=0,1,2' --queue             a sweep, for `dvc queue start`
+    """
+    parser.usage = "%(prog)s [PRESET ...] [-S KEY=VALUE ...] [--temp | --queue] [-n NAME] [-C PATH ...] [-- ...]"
+    parser.add_argument("presets", nargs="*", metavar="PRESET", help="see `preset --list`")
+    parser.add_argument("-S", "--set-param", action="append", default=[], metavar="KEY=VALUE", help="a parameter")
+    place = parser.add_mutually_exclusive_group()
+    place.add_argument("--temp", action="store_true", help="run in a temporary copy of what git tracks")
+    place.add_argument("--queue", action="store_true", help="queue it; `dvc queue start` runs it")
+    parser.add_argument("-n", "--name", help="the experiment's name")
+    parser.add_argument("-C", "--copy-paths", action="append", default=[], metavar="PATH", help="copy this, too")
+
+    def work(asked: argparse.Namespace) -> None:
+        from pipeline.run import experiment
+
+        options = ["--temp"] * asked.temp + ["--queue"] * asked.queue
+        options += ["--name", asked.name] if asked.name else []
+        options += [word for path in asked.copy_paths for word in ("--copy-paths", path)]
+        experiment.run(asked.presets, asked.set_param, [*options, *asked.further], asked.queue)
+
+    return work
+
+
+def _preset(parser: argparse.ArgumentParser) -> Work:
+    """Show presets, or write them into params.yaml for `dvc repro`."""
+    parser.add_argument("names", nargs="*", metavar="PRESET", help="later ones win; their -S words are printed")
+    parser.add_argument("--write", action="store_true", help="write into params.yaml instead of printing")
+    parser.add_argument("--list", action="store_true", help="print the names of all presets")
+    parser.add_argument("--cells", action="store_true", help="the papers' tables: commands and published numbers")
+
+    def work(asked: argparse.Namespace) -> None:
+        from pipeline.params import presets
+        from pipeline.run import experiment
+
+        if asked.cells:
+            print(presets.table())
+        elif asked.list or not asked.names:
+            print("\n".join(presets.names()))
+        elif asked.write:
+            presets.write(experiment.compose(asked.names))
+        else:
+            print(" ".join(presets.words(experiment.compose(asked.names))))
+
+    return work
+
+
+def _params(parser: argparse.ArgumentParser) -> Work:
+    """Write docs/parameters.md and the JSON schema for editors, from the schema's own words."""
+    parser.add_argument("--out", type=Path, default=Path("docs"), metavar="FOLDER", help="where to")
+
+    def work(asked: argparse.Namespace) -> None:
+        from pipeline.params import documentation
+
+        documentation.write(asked.out)
+
+    return work
+
+
+def _fetch(parser: argparse.ArgumentParser) -> Work:
+    """Download a published data set into data/NAME and verify it; `dataset.path` is then that folder.
+
+    There are cifar10, cifar100, stl10, svhn and tiny-imagenet; and digits, a folder of pictures for `transfer`.
+    """
+    parser.add_argument("name", metavar="NAME")
+
+    def work(asked: argparse.Namespace) -> None:
+        from pipeline.core.progress import log
+        from pipeline.data import fetch
+
+        log(f"path: {fetch.fetch(asked.name)}")
+
+    return work
+
+
+def _study(parser: argparse.ArgumentParser) -> Work:
+    """Many experiments that answer one question: studies/NAME.yaml, remembered in studies/NAME.csv."""
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, does in {
+        "plan": "print which cells are missing, and what they cost",
+        "run": "run what is missing, as long as there is time; the same command goes on",
+        "table": "print every number, from the CSV alone",
+    }.items():
+        command = commands.add_parser(name, help=does, description=does)
+        command.add_argument("name", metavar="NAME", help="a file of studies/, without .yaml")
+        if name == "run":
+            command.add_argument("--minutes", type=float, required=True, help="stop after so many")
+            command.add_argument("--jobs", type=int, default=1, help="experiments at a time; each has compute.threads")
+            command.add_argument("--part", action="append", help="only this part (may be given several times)")
+        if name == "table":
+            marks = "a Markdown file: put it between <!-- table NAME --> and <!-- end NAME -->"
+            command.add_argument("--into", type=Path, metavar="FILE", help=marks)
+
+    def work(asked: argparse.Namespace) -> None:
+        from pipeline.study import cells, runner
+
+        study = cells.load(asked.name)
+        if asked.command == "plan":
+            print(runner.plan(study))
+        elif asked.command == "run":
+            runner.run(study, asked.part, asked.minutes, asked.jobs)
+        else:
+            with _extra("report"):
+                from pipeline.study import tables
+
+            if asked.into is None:
+                print(tables.table(study), end="")
+            else:
+                tables.write(asked.into, study)
+
+    return work
+
+
+def _table(parser: argparse.ArgumentParser) -> Work:
+    """Print the numbers of the last run, and how long each stage took."""
+
+    def work(asked: argparse.Namespace) -> None:
+        from pipeline.report import table
+
+        print(table.summary())
+
+    return work
+
+
+def _report(parser: argparse.ArgumentParser) -> Work:
+    """Write one HTML file of all studies and of the run at hand; it needs nothing else."""
+    parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE")
+
+    def work(asked: argparse.Namespace) -> None:
+        with _extra("report"):
+            from pipeline.report import page
+
+        page.write(asked.out)
+
+    return work
+
+
+def _theory(parser: argparse.ArgumentParser) -> Work:
+    """Measure AdaInf's two terms, labelling error and connectivity, on the images that the stages made."""
+    parser.add_argument("--strengths", type=float, nargs="+", default=[0.5, 1.0, 2.0, 3.0, 4.0], help="of augmentation")
+    parser.add_argument("--images", type=int, help="real images in the graph; 500, or all where there are fewer")
+    parser.add_argument("--views", type=int, default=16, help="views of each image")
+    parser.add_argument("--steps", type=int, default=1000, help="of the labelling oracle's training")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the rows as CSV")
+
+    def work(asked: argparse.Namespace) -> None:
+        from pipeline.core import outputs
+        from pipeline.evaluation import theory
+
+        rows = theory.of_the_run(asked.strengths, asked.images, asked.views, asked.steps)
+        print(theory.shown(rows))
+        if asked.out is not None:
+            outputs.table(asked.out, theory.COLUMNS, rows)
+
+    return work
+
+
+def _store(parser: argparse.ArgumentParser) -> Work:
+    """List the work that the store keeps, its size and when it was last used; prune what is old."""
+    parser.add_argument("--prune", type=float, metavar="DAYS", help="delete what was not used for DAYS days")
+
+    def work(asked: argparse.Namespace) -> None:
+        from pipeline.core import store
+
+        for line in store.listing(asked.prune):
+            print(line)
+
+    return work
+
+
+COMMANDS = {
+    "run": _run,
+    "preset": _preset,
+    "params": _params,
+    "fetch": _fetch,
+    "study": _study,
+    "table": _table,
+    "report": _report,
+    "theory": _theory,
+    "store": _store,
+}
+
+
+def main() -> int:
+    """Run the command that sys.argv names; the exit code."""
+    program = "leaven" if Path(sys.argv[0]).stem == "leaven" else "python -m pipeline"
+    name, *words = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        lines = (f"  {each:<8} {(command.__doc__ or '').splitlines()[0]}" for each, command in COMMANDS.items())
+        print(f"usage: {program} COMMAND ...\n\n", *(f"{line}\n" for line in lines), sep="", end="")
+        print(f"\n{program} COMMAND --help tells more of each.")
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+        print(f"no command {name!r} - {remedy}", file=sys.stderr)
+        return 2
+    text = COMMANDS[name].__doc__ or ""
+    description = "\n".join(line.removeprefix("    ") for line in text.replace("leaven", program).splitlines())
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog=f"{program} {name}", description=description, formatter_class=layout)
+    work = COMMANDS[name](parser)
+    words, further = (words[: words.index("--")], words[words.index("--") + 1 :]) if "--" in words else (words, [])
+    if further and name != "run":
+        parser.error("nothing may follow --")
+    asked = parser.parse_intermixed_args(words) if name == "run" else parser.parse_args(words)
+    asked.further = further
+    return _done(lambda: work(asked))
+
+
+def _done(work: Callable[[], None]) -> int:
+    """The exit code of a command; one whose output nobody reads any more (`| head`) ends in silence."""
+    from pipeline.run import stage
+
+    try:
+        stage.command(work)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it ends
+        return 128 + 13  # as of a program that SIGPIPE ends
+    return 0
+
+
+@contextlib.contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Imports of packages that an extra of this package brings."""
+    from pipeline.core.errors import UserError
+
+    try:
+        yield
+    except ModuleNotFoundError as fault:
+        if (fault.name or "").startswith("pipeline"):
+            raise
+        raise UserError(f"needs {fault.name}", name, f"pip install '.[{name}]'") from fault
+
+
+if __name__ == "__main__":
+    sys.exit(main())
