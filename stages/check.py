@@ -64,11 +64,11 @@ def absent(params: SimpleNamespace) -> Iterator[UserError]:
     if inception is not None and importlib.util.find_spec("torch_fidelity") is None:
         remedy = "pip install torch-fidelity, or set it to null"
         yield UserError("wants torch-fidelity", "params.yaml: quality.inception", remedy)
-    if params.positives.kind == "unclip" and importlib.util.find_spec("transformers") is None:
-        remedy = "pip install -r requirements-unclip.txt, or choose another"
-        yield UserError("unclip wants transformers, which is not installed", "params.yaml: positives.kind", remedy)
-    paths = {name: getattr(params, name).path for name in ("dataset", "generator", "unclip")}
-    paths = {f"{name}.path": path for name, path in paths.items()}
+    if params.positives.kind != "none":
+        from pipeline import positives  # with torch: seconds
+
+        yield from positives.absent(params.positives.kind)
+    paths = {f"{name}.path": section.path for name, section in vars(params).items() if hasattr(section, "path")}
     for name, path in (paths | {f"transfer.{key}.path": found.path for key, found in params.transfer.items()}).items():
         if not Path(path).exists():
             remedy = f"set it to one that does; a run in a copy (--temp, --queue) wants -C {path} as well"

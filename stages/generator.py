@@ -27,12 +27,14 @@ def main(params: SimpleNamespace) -> None:
     source, rows, made, imported = params.generator.source, [], {}, None
     if source == "train":
         images, _ = real.part(shards.TRAIN)
-        made, rows = generator.train(module(params.generator.kind), params.own, images, params.compute)
+        made, rows = generator.train(module(params.generator.kind).Training, params.own, images, params.compute)
     distributed.leave()
     if not distributed.first():
         return
     if source == "pretrained":
-        made = generator.pretrained(params.generator, real.images.shape[1:3], real.images.shape[3])
+        from pipeline.generators import pretrained  # diffusers takes seconds to import
+
+        made = pretrained.load(params.generator, real.images.shape[1:3], real.images.shape[3])
     elif source == "import":
         imported = imports.load(params.generator, real)
 

@@ -41,12 +41,6 @@ OTHERS = ("reconstruction", "top_k", "synthetic", "synthetic_start", "cosine", "
 SECTIONS = ("compute", "dataset", "generator", "generate", "inflation", "augment", "pretrain", "linear_eval")
 MODULES = ("data/datasets", "data/imports", "training/generator", "generators/sampling", "training/encoder")
 MODULES += ("evaluation/linear_eval",)
-POSITIVES = {  # the same of each kind of positives
-    "none": ((), ()),
-    "anchored": (("positives",), ("positives/anchored",)),
-    "conditioned": (("positives", "conditioned"), ("positives/prepared",)),
-    "unclip": (("positives", "unclip"), ("positives/unclip",)),
-}
 
 
 class PartFile(Section):
@@ -197,11 +191,12 @@ def wants_positives(params: Params) -> bool:
 def key(params: Params) -> str:
     """16 hex digits of what decides a cell's numbers: resolved parameters, and the code that computes."""
     kind = params.positives.kind if wants_positives(params) else "none"
-    sections, modules = POSITIVES[kind]
+    positives = [name for name in ("positives", kind) if kind != "none" and hasattr(params, name)]
     tuned = ("finetune",) if params.finetune.labels else ()
-    names = (*SECTIONS, *sections, *tuned, params.generator.kind, params.pretrain.method)
+    names = (*SECTIONS, *positives, *tuned, params.generator.kind, params.pretrain.method)
     own = {name: getattr(params, name) for name in names}
     kinds = (f"generators/{params.generator.kind}", f"methods/{params.pretrain.method}")
+    kinds += () if kind == "none" else (f"positives/{kind}",)
     dumped = {name: section.model_dump() for name, section in own.items()}
-    modules = (*MODULES, *kinds, *modules, *(f"evaluation/{name}" for name in tuned))
+    modules = (*MODULES, *kinds, *(f"evaluation/{name}" for name in tuned))
     return store.fingerprint(params=dumped, code=sources.digest(*modules))[:16]
