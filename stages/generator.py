@@ -1,4 +1,4 @@
-"""Train a generator, load a pretrained one, import images, or none -> data/generator/: what it is, and card.json."""
+"""Train a generator, load a pretrained one, import images, or none -> data/generator/: its files and card.json."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Each train image + noise -> candidates that show the same -> data/generated/positives/, sealed; or none."""
+"""Each train image + noise -> generated images that show the same -> data/generated/positives/, sealed; or none."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -150,9 +150,9 @@ def prepare(inputs: Inputs) -> Sampler:
 
 def start(inputs: Inputs, folder: Path, features: torch.Tensor) -> Batch:
     """numbers, guidance -> images. folder: of the trained network; features: unit vectors, float (n, D)."""
-    params, own, compute = inputs.params.positives, inputs.params.conditioned, inputs.params.compute
+    params, ddpm_params, compute = inputs.params.positives, inputs.params.conditioned, inputs.params.compute
     size, channels = inputs.images.shape[1], inputs.images.shape[3]
-    network, noise = load(own, folder, size, channels, features.shape[1]), ddpm.scheduler(own)
+    network, noise = load(ddpm_params, folder, size, channels, features.shape[1]), ddpm.scheduler(ddpm_params)
     with torch.inference_mode():
         condition, unconditional = network.embed(features), network.embed(torch.zeros(1, features.shape[1]))
     unet = ddpm.for_sampling(network.unet, compute)

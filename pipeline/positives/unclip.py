@@ -123,7 +123,7 @@ def _part(name: str, place: Path, where: Path, compute: Compute):
         what = f"its weights lack {', '.join(missing[:3])}{f' and {len(missing) - 3} more' if missing[3:] else ''}"
         raise UserError(what, where / weights[0], "get it again")
     precision = torch.bfloat16 if compute.precision == "bf16" else torch.float32
-    # Not diffusers' own `to`: it warns about fp32 layers, of which there are none (as in ddpm.py).
+    # Not diffusers' `to`: it warns about fp32 layers, of which there are none (as in ddpm.py).
     return torch.nn.Module.to(model.eval().requires_grad_(False), compute.device, precision)
 
 
@@ -180,41 +180,41 @@ def prepare(inputs: Inputs) -> Sampler:
 
 
 def start(inputs: Inputs) -> Batch:
-    """numbers, guidance -> images. The images given are grey or RGB; CLIP's own processor resizes them to CLIP's size.
+    """numbers, guidance -> images. Inputs are grey or RGB; CLIP's processor resizes them to CLIP's size.
 
     What the pipeline makes is resized to H = W (antialiased bicubic). Of grey images it is the ITU-R 601 luma, as in
     pictures.py.
     """
-    params, own, images = inputs.params.positives, inputs.params.unclip, inputs.images
-    pipe = load(own, inputs.params.compute)
+    params, pipeline, images = inputs.params.positives, inputs.params.unclip, inputs.images
+    pipe = load(pipeline, inputs.params.compute)
     timesteps = pipe.scheduler.config.num_train_timesteps
     levels = pipe.image_noising_scheduler.config.num_train_timesteps
     if timesteps % params.steps:
         fault = f"{params.steps} does not divide the {timesteps} timesteps of the pipeline"
         raise UserError(fault, "params.yaml: positives.steps", "choose a divisor")
-    if own.noise_level >= levels:
-        fault = f"{own.noise_level} is not one of the {levels} levels of the pipeline"
+    if pipeline.noise_level >= levels:
+        fault = f"{pipeline.noise_level} is not one of the {levels} levels of the pipeline"
         raise UserError(fault, "params.yaml: unclip.noise_level", "lower it")
-    if own.size is not None and own.size % pipe.vae_scale_factor:
-        fault = f"{own.size} is not a multiple of {pipe.vae_scale_factor}, the pixels of a latent"
+    if pipeline.size is not None and pipeline.size % pipe.vae_scale_factor:
+        fault = f"{pipeline.size} is not a multiple of {pipe.vae_scale_factor}, the pixels of a latent"
         raise UserError(fault, "params.yaml: unclip.size", "choose a multiple")
     seed = seeds.key(params.seed, "unclip")  # not the inflation set's noise at the same seed
 
     def batch(numbers: range, guidance: float) -> np.ndarray:
         x = pipe(
             [Image.fromarray(images[n % len(images)].squeeze()).convert("RGB") for n in numbers],
-            height=own.size,
-            width=own.size,
+            height=pipeline.size,
+            width=pipeline.size,
             num_inference_steps=params.steps,
             guidance_scale=guidance,
             eta=params.eta,
             generator=[seeds.generator(seed, "sample", n) for n in numbers],
-            noise_level=own.noise_level,
+            noise_level=pipeline.noise_level,
             output_type="pt",
         ).images.float()  # (len, 3, S, S) in [0, 1]
         if not torch.isfinite(x).all():
             remedy = "sample with precision fp32, or use another pipeline"
-            raise UserError("makes images with values that are not finite", own.path, remedy, DIVERGED)
+            raise UserError("makes images with values that are not finite", pipeline.path, remedy, DIVERGED)
         if images.shape[3] == 1:
             x = (x * x.new_tensor([0.299, 0.587, 0.114])[:, None, None]).sum(1, keepdim=True)
         return ddpm.to_uint8(2 * x - 1, images.shape[1])
@@ -225,7 +225,7 @@ def start(inputs: Inputs) -> Batch:
 KIND = Kind(
     prepare,
     varied="guidance",
-    ladder=(1.0, 10.0),  # no guidance, and the pipeline's own default
+    ladder=(1.0, 10.0),  # no guidance, and the pipeline's default
     packages={"transformers": "pip install -r requirements-unclip.txt"},
     outside_data=True,
 )
