@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 from pipeline.core import files
 from pipeline.core.errors import UserError
+from pipeline.params import positives
 from pipeline.params.data import shape
 from pipeline.run import machine, stage
 
@@ -30,10 +31,8 @@ def absent(params: SimpleNamespace) -> Iterator[UserError]:
     if inception is not None and importlib.util.find_spec("torch_fidelity") is None:
         remedy = "pip install torch-fidelity, or set it to null"
         yield UserError("wants torch-fidelity", "params.yaml: quality.inception", remedy)
-    if params.positives.kind == "unclip" and importlib.util.find_spec("transformers") is None:
-        remedy = "pip install transformers, or choose another"
-        yield UserError("unclip wants transformers, which is not installed", "params.yaml: positives.kind", remedy)
-    paths = {f"{name}.path": getattr(params, name).path for name in ("dataset", "generator", "unclip")}
+    yield from positives.absent(params.positives.kind)
+    paths = {f"{name}.path": section.path for name, section in vars(params).items() if hasattr(section, "path")}
     paths |= {f"transfer.{key}.path": found.path for key, found in params.transfer.items()}
     for name, path in paths.items():
         if not Path(path).exists():

@@ -1,4 +1,4 @@
-"""Noise, or imported images -> as many shards as inflation.ratio asks for -> data/generated/inflation/, sealed."""
+"""Noise, or imported images -> inflation.ratio x train_size images in shards -> data/generated/inflation/, sealed."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,7 +41,7 @@ def main(params: SimpleNamespace) -> None:
         return
     facts = {"n": n, "shard_size": params.generate.shard_size, "source": card["source"], "fingerprint": fingerprint}
     files.assemble(SET, made, lambda folder: store.seal(folder, sorted(made), facts))
-    generated = shards.map_generated(SET)  # a shard after the other: their sum need not fit into memory
+    generated = shards.map_generated(SET)  # mapped: they need not fit into memory together
     first = np.concatenate([images[:0], *generated[:64]])[:64]
     outputs.contact_sheet(
         Path("plots/generated.png"), [(f"generated ({n:,})", first), (f"real ({len(images):,})", images)]

@@ -1,4 +1,4 @@
-"""Train a generator, load a pretrained one, import images, or none -> data/generator/: what it is, and card.json."""
+"""Train a generator, load a pretrained one, import images, or none -> data/generator/: its files and card.json."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,12 +24,14 @@ def main(params: SimpleNamespace) -> None:
     source, rows, made, imported = params.generator.source, [], {}, None
     if source == "train":
         images, _ = real.part(shards.TRAIN)
-        made, rows = generator.train(module(params.generator.kind), params.kind_params, images, params.compute)
+        made, rows = generator.train(module(params.generator.kind).Training, params.kind_params, images, params.compute)
     distributed.leave()
     if not distributed.first():
         return
     if source == "pretrained":
-        made = generator.pretrained(params.generator, real.images.shape[1:3], real.images.shape[3])
+        from pipeline.generators import pretrained  # diffusers takes seconds to import
+
+        made = pretrained.load(params.generator, real.images.shape[1:3], real.images.shape[3])
     elif source == "import":
         imported = imports.load(params.generator, real)
 

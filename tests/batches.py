@@ -5,7 +5,7 @@ import torch
 
 from pipeline.augment import recipes
 from pipeline.augment.recipes import Recipe
-from pipeline.augment.transforms import Drawn
+from pipeline.augment.transforms import AugmentationParameters
 from pipeline.params.schema import Augment
 
 SHAPES = [(32, 32, 3), (28, 28, 1), (31, 27, 3), (31, 27, 1)]
@@ -35,7 +35,7 @@ def worst(one, other) -> float:
     return max((a - b).abs().max().item() * 255 for a, b in zip(one, other, strict=True))
 
 
-def draws(recipe: Recipe, n: int, size: tuple[int, int], seed: int = 0) -> Drawn:
+def draws(recipe: Recipe, n: int, size: tuple[int, int], seed: int = 0) -> AugmentationParameters:
     return recipes.draw([recipe], n, size, torch.Generator().manual_seed(seed))
 
 

@@ -2,13 +2,16 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import torch
 
+from pipeline.data import shards
 from pipeline.networks import backbones
 from pipeline.params.schema import DDPM, GAN, Compute, Pretrain
+from pipeline.positives import Inputs
 
 COMPUTE = Compute(device="cpu", precision="fp32", threads=1, compile=False)
 _DDPM = {
@@ -175,11 +178,20 @@ def unclip(folder: Path, seed: int = 0) -> Path:
     return folder / "pipeline"
 
 
-def positives(shards: dict[str, Path]) -> tuple[np.ndarray, list[int], list[int]]:
+def inputs(images: np.ndarray, generator: Path = Path("no generator"), real=None, **sections) -> Inputs:
+    """What a kind of positives is given: train images, named 100 and so on where `real` is None, and sections."""
+    n = len(images)
+    if real is None:
+        split, labels = np.full(n, shards.TRAIN, np.uint8), np.zeros(n, np.int64)
+        real = shards.RealSet(images, labels, split, 100 + np.arange(n), ("a",), "toy", n)
+    return Inputs(SimpleNamespace(compute=COMPUTE, **sections), real, images, generator)
+
+
+def positives(made: dict[str, Path]) -> tuple[np.ndarray, list[int], list[int]]:
     """What shards of positives hold, in order: images, the name of each one's anchor, which of its versions it is."""
     images, anchors, versions = [], [], []
-    for name in sorted(shards):
-        with h5py.File(shards[name]) as file:
+    for name in sorted(made):
+        with h5py.File(made[name]) as file:
             images.append(file["images"][:])
             anchors += file["anchor_index"][:].tolist()
             versions += file["candidate"][:].tolist()

@@ -1,1 +1,1 @@
-"""Views: how strongly they are augmented (recipes), what is done to them (transforms), and the same with a gradient."""
+"""Augmentations: their strength (recipes), the operations (transforms), and the same operations with gradients."""

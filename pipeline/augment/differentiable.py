@@ -1,22 +1,25 @@
-"""Augmentations through which a gradient reaches the images, and so the generator that made them: no value in place.
+"""Augmentations that gradients pass through, back to the generator of the images: nothing is changed in place.
 
-`apply` does to float images what transforms.apply does to stored ones, from the same drawn parameters and by the same
-matrices; `diff_augment` is what a discriminator sees (DiffAugment, Zhao et al., NeurIPS 2020, arXiv 2006.10738).
+`apply` does the same to float images as transforms.apply to stored ones, with the same parameters and matrices.
+`diff_augment` is for a discriminator (DiffAugment, Zhao et al., NeurIPS 2020, arXiv 2006.10738).
 """
 
 import torch
 
 from pipeline.augment import transforms
-from pipeline.augment.transforms import BRIGHTNESS, CONTRAST, HUE, SATURATION, Drawn
+from pipeline.augment.transforms import BRIGHTNESS, CONTRAST, HUE, SATURATION, AugmentationParameters
 
-GREYISH = 1e-6  # chroma below which a pixel has no hue to turn
-SHIFT, CUTOUT = 1 / 8, 1 / 2  # of the side, at most; of the side (DiffAugment, section 3.2 and its code)
+GREYISH = 1e-6  # a pixel of less chroma has no hue to rotate
+SHIFT, CUTOUT = (
+    1 / 8,
+    1 / 2,
+)  # largest shift and side of the cut-out square, as shares of the image's side (section 3.2)
 
 
-def apply(images: torch.Tensor, drawn: Drawn) -> torch.Tensor:
+def apply(images: torch.Tensor, drawn: AugmentationParameters) -> torch.Tensor:
     """images: float (n, C, H, W) in [0, 1]; drawn: of n rows, or of 2 n for two views each, and so on.
 
-    Returns float (rows, C, H, W) in [0, 1], of the images' type, whatever autocast says.
+    Returns float (rows, C, H, W) in [0, 1], in the dtype of the images even under autocast.
     """
     with torch.autocast(images.device.type, enabled=False):
         x = images[torch.arange(len(drawn.flip), device=images.device) % len(images)]
@@ -29,7 +32,7 @@ def apply(images: torch.Tensor, drawn: Drawn) -> torch.Tensor:
         return torch.where(_of_image(drawn.solarize), transforms.solarized(x), x)
 
 
-def _jitter(x: torch.Tensor, drawn: Drawn) -> torch.Tensor:
+def _jitter(x: torch.Tensor, drawn: AugmentationParameters) -> torch.Tensor:
     """Brightness, contrast, saturation and hue in each image's own order."""
     for place in range(4):
         which = drawn.order[:, place]
@@ -46,12 +49,12 @@ def _jitter(x: torch.Tensor, drawn: Drawn) -> torch.Tensor:
 
 
 def _hue(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
-    """RGB images (n, 3, H, W) with their hue turned by `shift` (n,) of a full circle (Smith 1978); grey ones stay."""
+    """RGB images (n, 3, H, W) with their hue rotated by `shift` (n,) of a full circle (Smith 1978); grey ones stay."""
     r, g, b = x.unbind(1)
     value, low = x.amax(dim=1), x.amin(dim=1)
     chroma = value - low
     coloured = chroma > GREYISH
-    by = torch.where(coloured, chroma, 1.0)  # or the gradient of a grey pixel would be 0 / 0
+    by = torch.where(coloured, chroma, 1.0)  # otherwise the gradient of a grey pixel would be 0 / 0
     sixths = torch.where(value == r, (g - b) / by, torch.where(value == g, 2 + (b - r) / by, 4 + (r - g) / by))
     sixths = sixths + 6 * shift[:, None, None]
     channels = []
@@ -62,11 +65,11 @@ def _hue(x: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
 
 
 def diff_augment(images: torch.Tensor, generator: torch.Generator, whole: tuple[int, slice]) -> torch.Tensor:
-    """DiffAugment's colour, translation and cutout of images, float (n, C, H, W) in [-1, 1]; each draws its own.
+    """DiffAugment's colour, translation and cutout for images, float (n, C, H, W) in [-1, 1], each independently.
 
     Colour: brightness + U(-.5, .5), saturation x U(0, 2) about the pixel's mean, contrast x U(.5, 1.5) about the
-    image's. Translation by up to an eighth of the side, and a square of half of it cut out: what is missing is 0.
-    whole = (n, rows): the images are these rows of a batch of n, and get what they would get in all of it.
+    image's. Translation by up to an eighth of the side; a square of half the side is cut out; missing pixels are 0.
+    whole = (n, rows): the images are these rows of a batch of n and are augmented as in the whole batch.
     """
     (n, rows), (height, width) = whole, images.shape[2:]
     u = torch.rand(n, 7, generator=generator, device=images.device)[rows].to(images.dtype)
@@ -80,7 +83,7 @@ def diff_augment(images: torch.Tensor, generator: torch.Generator, whole: tuple[
     for side, moved, cut in ((height, *places[:2]), (width, *places[2:])):
         most, half = int(side * SHIFT + 0.5), int(side * CUTOUT + 0.5)
         shift = (moved * (2 * most + 1)).floor() - most
-        start = (cut * (side + 1 - half % 2)).floor() - half // 2  # so that the middle may be anywhere
+        start = (cut * (side + 1 - half % 2)).floor() - half // 2  # the middle may be anywhere
         at = torch.arange(side, device=x.device)
         source = at - shift[:, None]  # n side
         inside = (source >= 0) & (source < side)
@@ -94,5 +97,5 @@ def diff_augment(images: torch.Tensor, generator: torch.Generator, whole: tuple[
 
 
 def _of_image(values: torch.Tensor) -> torch.Tensor:
-    """One value an image, shaped to stand beside (n, C, H, W)."""
+    """One value an image, shaped to broadcast to (n, C, H, W)."""
     return values[:, None, None, None]

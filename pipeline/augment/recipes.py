@@ -1,6 +1,6 @@
-"""How strongly views are augmented, and the random parameters of a batch: a recipe a view, a set of numbers an image.
+"""How strongly views are augmented (a recipe for each view), and the random parameters of each image of a batch.
 
-`draw` makes the parameters and transforms.py applies them, so that tests can hand the same ones to torchvision and PIL.
+`draw` draws the parameters and transforms.py applies them, so that tests can give the same ones to torchvision and PIL.
 """
 
 import itertools
@@ -10,11 +10,11 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from pipeline.augment.transforms import BLUR_SIGMA, IDENTITY, Drawn, apply
+from pipeline.augment.transforms import BLUR_SIGMA, IDENTITY, AugmentationParameters, apply
 from pipeline.params.schema import Augment
 
 ASPECT = (math.log(3 / 4), math.log(4 / 3))
-_TRIES = 10  # torchvision's RandomResizedCrop gives up after ten boxes that do not fit, and takes the whole image
+_TRIES = 10  # after ten boxes that do not fit, torchvision's RandomResizedCrop takes the whole image
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Family:
     weak_jitter: tuple[float, float, float, float]  # at strength 1
     grayscale: float
     blur: float
-    solarize: tuple[float, float]  # probability in the first view, in every later one
+    solarize: tuple[float, float]  # probability in the first view and in each later one
 
 
-# The methods' strong augmentations and AdaInf's weak forms of them (github.com/PKU-ML/adainf@233a6bd,
+# The strong augmentations of the methods and AdaInf's weak forms of them (github.com/PKU-ML/adainf@233a6bd,
 # scripts/pretrain/cifar/augmentations; github.com/dewenzeng/clsp@91c8f9e). CLSP has no weak form; ours keeps jitter.
-# MAE's are a crop and a flip, at strength 1 with its least area of 0.2 (He et al., CVPR 2022, appendix A.1).
+# MAE uses a crop and a flip; strength 1 is its smallest area of 0.2 (He et al., CVPR 2022, appendix A.1).
 FAMILIES = {
     "symmetric": Family((0.8, 0.8, 0.8, 0.2), (0.4, 0.4, 0.4, 0.1), 0.2, 0.5, (0.0, 0.0)),
     "symmetric-weak": Family((0.4, 0.4, 0.4, 0.1), (0.4, 0.4, 0.4, 0.1), 0.2, 0.5, (0.0, 0.0)),
@@ -39,7 +39,7 @@ FAMILIES = {
     "clsp-moco": Family((0.4, 0.4, 0.2, 0.1), (0.4, 0.4, 0.2, 0.1), 0.2, 0.0, (0.2, 0.2)),
     "crop": Family((0.0,) * 4, (0.0,) * 4, 0.0, 0.0, (0.0, 0.0)),
 }
-# Strength -> smallest crop area and jitter probability. 1 is AdaInf's weak form, 2 the methods' own.
+# Strength -> smallest crop area and jitter probability. 1 is AdaInf's weak form, 2 that of the methods.
 KNOTS = (0.0, 1.0, 2.0, 4.0)
 CROP_MIN = (1.0, 0.20, 0.08, 0.02)
 JITTER_P = (0.0, 0.4, 0.8, 1.0)
@@ -49,7 +49,7 @@ JITTER_P = (0.0, 0.4, 0.8, 1.0)
 class Recipe:
     """The numbers of one view's augmentation: probabilities, magnitudes, smallest crop area.
 
-    crop_max, the largest, and size, pixels of the view's sides (null: the image's), are the method's, not the user's.
+    The method sets crop_max, the largest crop area, and size, pixels of the view's sides (None: those of the image).
     """
 
     crop_min: float
@@ -71,7 +71,7 @@ PLAIN = Recipe(**dict.fromkeys(NUMBERS, 0.0) | {"crop_min": 1.0})  # the image a
 
 
 def recipe(params: Augment, view: int) -> Recipe:
-    """What view number `view` (0, 1, ...) goes through."""
+    """The recipe of view number `view` (0, 1, ...)."""
     family, s = FAMILIES[params.family], params.strength
     fade = min(s, 1.0)
     zeros = (0.0,) * 4
@@ -90,8 +90,8 @@ def recipe(params: Augment, view: int) -> Recipe:
         solarize=family.solarize[min(view, 1)] * fade,
         flip=0.5 * fade,
     )
-    alone = {name: getattr(params, name) for name in NUMBERS}
-    return Recipe(**{name: getattr(given, name) if v is None else v for name, v in alone.items()})
+    overrides = {name: getattr(params, name) for name in NUMBERS}
+    return Recipe(**{name: getattr(given, name) if v is None else v for name, v in overrides.items()})
 
 
 def _between(s: float, values) -> float:
@@ -101,8 +101,8 @@ def _between(s: float, values) -> float:
     raise ValueError(f"strength {s} > {KNOTS[-1]}")
 
 
-def draw(recipes: list[Recipe], n: int, size: tuple[int, int], generator: torch.Generator) -> Drawn:
-    """Random parameters for n images of `size` (H, W), on the generator's device: n rows a recipe."""
+def draw(recipes: list[Recipe], n: int, size: tuple[int, int], generator: torch.Generator) -> AugmentationParameters:
+    """Random parameters for n images of `size` (H, W), n rows for each recipe, on the generator's device."""
     device = generator.device
     numbers = torch.tensor([_columns(recipe) for recipe in recipes], device=device).repeat_interleave(n, dim=0)
     crop, low, span, chance = numbers.split([2, 4, 4, 5], dim=1)
@@ -110,7 +110,7 @@ def draw(recipes: list[Recipe], n: int, size: tuple[int, int], generator: torch.
     u = torch.rand(len(numbers), sum(sizes), generator=generator, device=device)
     areas, aspects, corner, ranks, factors, sigma, decisions = u.split(sizes, dim=1)
     jitter, grey, blur, solarize, flip = (decisions < chance).unbind(1)
-    return Drawn(
+    return AugmentationParameters(
         box=_boxes(crop, size, areas, aspects, corner),
         flip=flip,
         order=ranks.argsort(dim=1),
@@ -122,7 +122,7 @@ def draw(recipes: list[Recipe], n: int, size: tuple[int, int], generator: torch.
 
 
 def _columns(r: Recipe) -> list[float]:
-    """Smallest and largest crop; of each jitter factor the least and the range; the probability of each decision."""
+    """Smallest and largest crop; minimum and range of each jitter factor; the probability of each decision."""
     widths = (r.brightness, r.contrast, r.saturation)
     low = [*(max(0.0, 1 - width) for width in widths), -r.hue]
     high = [*(1 + width for width in widths), r.hue]
@@ -149,10 +149,10 @@ def views(
     generator: torch.Generator,
     whole: tuple[int, slice] | None = None,
 ) -> list[torch.Tensor]:
-    """One augmented copy of the images a recipe: uint8 (B, H, W, C) -> float32 (B, C, H, W) in [0, 1] each.
+    """An augmented copy of the images for each recipe: uint8 (B, H, W, C) -> float32 (B, C, H, W) in [0, 1] each.
 
-    images: the same for all recipes, or some for each. H and W of a view are its recipe's `size`, if it has one.
-    whole = (n, rows): the images are these rows of a batch of n, and get the views that they would get in all of it.
+    images: the same for all recipes, or one tensor for each. H and W of a view are its recipe's `size`, if it has one.
+    whole = (n, rows): the images are these rows of a batch of n and get the same views as in the whole batch.
     """
     sources = [images] * len(recipes) if isinstance(images, torch.Tensor) else images
     n, rows = whole or (len(sources[0]), slice(None))

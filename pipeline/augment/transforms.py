@@ -1,8 +1,8 @@
-"""What augmentations do to a batch, given their parameters: uint8 images -> float views, all in batched tensor code.
+"""Augmentations of a batch with given parameters: uint8 images -> float views, in batched tensor code.
 
 Order (solo-learn's): random resized crop with flip, colour jitter, grayscale, blur, solarize. Cropping, resizing,
-flipping and blurring are separable: two small matrices an image, A_y X A_x^T. On small images an operation costs as
-much to call as to do, hence few calls on many rows (docs/performance.md).
+flipping and blurring are separable: two small matrices for each image, A_y X A_x^T. On small images the overhead of a
+call is as large as its work, hence few calls on many rows (docs/performance.md).
 """
 
 import itertools
@@ -13,21 +13,21 @@ import torch
 
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, as in torchvision
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-IDENTITY = (1.0, 1.0, 1.0, 0.0)  # the factors with which these four change nothing
+IDENTITY = (1.0, 1.0, 1.0, 0.0)  # the factors of these four that change nothing
 BLUR_SIGMA = (0.1, 2.0)
 SOLARIZE_ABOVE = 128 / 255
-# Bicubic weights of the pixels -1, 0, 1, 2 after the one before a point, by the powers 0 to 3 of its distance from it.
+# Bicubic weights of the pixels -1, 0, 1 and 2, as polynomials (powers 0 to 3) of the distance of a point from pixel 0.
 KEYS = ((0.0, 1.0, 0.0, 0.0), (-0.5, 0.0, 0.5, 0.0), (1.0, -2.5, 2.0, -0.5), (-0.5, 1.5, -1.5, 0.5))
-TINY = 1e-12  # below any chroma of float pixels but 0
+TINY = 1e-12  # smaller than any non-zero chroma of float pixels
 
 
 @dataclass
-class Drawn:
+class AugmentationParameters:
     """The random parameters of n images; every tensor has n rows.
 
     box: int64 (n, 4) top, left, height, width. order: int64 (n, 4), the jitter operations BRIGHTNESS, CONTRAST,
-    SATURATION and HUE in the order they are applied. factors: float (n, 4), IDENTITY where nothing is to happen.
-    sigma: float (n,), 0 where there is no blur. grey, solarize, flip: bool (n,).
+    SATURATION and HUE in the order they are applied. factors: float (n, 4), IDENTITY for no change. sigma: float (n,),
+    0 for no blur. grey, solarize, flip: bool (n,).
     """
 
     box: torch.Tensor
@@ -38,15 +38,15 @@ class Drawn:
     sigma: torch.Tensor
     solarize: torch.Tensor
 
-    def of(self, rows: torch.Tensor | slice) -> "Drawn":
+    def of(self, rows: torch.Tensor | slice) -> "AugmentationParameters":
         """The parameters of some of the images."""
-        return Drawn(*(getattr(self, f.name)[rows] for f in fields(self)))
+        return AugmentationParameters(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
-def apply(images: torch.Tensor, drawn: Drawn, size: int | None = None) -> torch.Tensor:
-    """images: uint8 (n, H, W, C). drawn: of n rows, or of 2 n for two views each, and so on.
+def apply(images: torch.Tensor, drawn: AugmentationParameters, size: int | None = None) -> torch.Tensor:
+    """Augment images, uint8 (n, H, W, C). drawn: n rows, or 2 n for two views of each image, and so on.
 
-    size: pixels of the crops' sides, or null for the images' own. Returns float32 (rows, C, H, W) in [0, 1].
+    size: pixels of the crops' sides; None: those of the images. Returns float32 (rows, C, H, W) in [0, 1].
     """
     order, begins = _sorted_for_jitter(drawn)
     drawn = drawn.of(order)
@@ -64,10 +64,12 @@ def apply(images: torch.Tensor, drawn: Drawn, size: int | None = None) -> torch.
     return x.index_select(0, order.argsort())
 
 
-def crop_matrices(drawn: Drawn, size: tuple[int, int], made: int | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights that bring images of `size` (H, W) to their boxes, mirrored or not: float (n, made, H) and (n, made, W).
+def crop_matrices(
+    drawn: AugmentationParameters, size: tuple[int, int], made: int | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights that crop, resize and flip images of `size` (H, W): down, float (n, made, H), and across, (n, made, W).
 
-    A view is down @ x @ across^T in each channel. made: pixels of its sides, null for the image's own.
+    A view is down @ x @ across^T in each channel. made: pixels of its sides; None: those of the image.
     """
     (top, left, rows, columns), (height, width) = drawn.box.unbind(1), size
     lines = (torch.zeros_like(drawn.flip), top, rows, height, made), (drawn.flip, left, columns, width, made)
@@ -77,7 +79,7 @@ def crop_matrices(drawn: Drawn, size: tuple[int, int], made: int | None) -> tupl
     return tuple(crop_matrix(*line) for line in lines)
 
 
-def _crop(images: torch.Tensor, drawn: Drawn, size: int | None) -> torch.Tensor:
+def _crop(images: torch.Tensor, drawn: AugmentationParameters, size: int | None) -> torch.Tensor:
     n, height, width, channels = images.shape
     down, across = crop_matrices(drawn, (height, width), size)
     tall, wide = down.shape[1], across.shape[1]
@@ -87,7 +89,7 @@ def _crop(images: torch.Tensor, drawn: Drawn, size: int | None) -> torch.Tensor:
 
 
 def blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-    """Images (n, C, H, W) blurred by a Gaussian of each one's own deviation `sigma` (n,), in pixels."""
+    """Images (n, C, H, W), each blurred by a Gaussian of its standard deviation in `sigma` (n,), in pixels."""
     n, channels, height, width = x.shape
     across = blur_matrix(sigma, width).to(x.dtype)
     down = across if height == width else blur_matrix(sigma, height).to(x.dtype)
@@ -96,10 +98,10 @@ def blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     return x.view(n, height, channels, width).transpose(1, 2)
 
 
-def _sorted_for_jitter(drawn: Drawn) -> tuple[torch.Tensor, list[int]]:
-    """The rows in the order that `_jitter` wants, and where each of five groups begins in it.
+def _sorted_for_jitter(drawn: AugmentationParameters) -> tuple[torch.Tensor, list[int]]:
+    """The rows in the order that `_jitter` needs, and the first position of each of five groups.
 
-    First the images whose hue changes last of the four operations, then third, second, first, then those left alone.
+    The groups: images whose hue changes last of the four operations, third, second, first, and unchanged images.
     """
     place = drawn.order.argsort(dim=1)[:, HUE]
     alone = (drawn.factors == drawn.factors.new_tensor(IDENTITY)).all(dim=1)
@@ -108,10 +110,10 @@ def _sorted_for_jitter(drawn: Drawn) -> tuple[torch.Tensor, list[int]]:
     return group.argsort(stable=True), list(itertools.accumulate(counts, initial=0))
 
 
-def _jitter(x: torch.Tensor, drawn: Drawn, begins: list[int]) -> None:
-    """Colour jitter in place: of each image what comes before its hue, hue, what comes after.
+def _jitter(x: torch.Tensor, drawn: AugmentationParameters, begins: list[int]) -> None:
+    """Colour jitter in place: for each image the operations before hue, then hue, then those after it.
 
-    As the rows are sorted, every step is one call on rows that lie together, and hue, the costly one, a single call.
+    As the rows are sorted, each operation is one call on adjacent rows, and hue, the costly one, is a single call.
     """
     weights = luma_weights(x)
     factor = drawn.factors.gather(1, drawn.order)  # n 4, by place
@@ -135,10 +137,10 @@ def _jitter(x: torch.Tensor, drawn: Drawn, begins: list[int]) -> None:
 
 
 def _hue(x: torch.Tensor, shift: torch.Tensor) -> None:
-    """Turn the hue of RGB images (n, 3, H, W) in place by `shift` (n,) of a full circle; value and chroma stay.
+    """Rotate the hue of RGB images (n, 3, H, W) in place by `shift` (n,) of a full circle; value and chroma stay.
 
-    Smith 1978 without branches: a channel is value - chroma clamp(2 - 6 d, 0, 1), where d <= 1/2 is the way from the
-    hue to the channel's opposite, in circles; or value - 2 chroma + 6 chroma clamp(d, 1/6, 1/3).
+    Smith 1978 without branches: a channel is value - chroma clamp(2 - 6 d, 0, 1), where d <= 1/2 is the distance, in
+    circles, from the hue to the channel's opposite; or value - 2 chroma + 6 chroma clamp(d, 1/6, 1/3).
     """
     r, g, b = x.unbind(1)
     most, least, side = torch.maximum(g, b), torch.minimum(g, b), g - b
@@ -156,12 +158,12 @@ def _hue(x: torch.Tensor, shift: torch.Tensor) -> None:
 
 
 def solarized(x: torch.Tensor) -> torch.Tensor:
-    """Images whose bright pixels are inverted."""
+    """Images with their bright pixels inverted."""
     return torch.where(x >= SOLARIZE_ABOVE, 1 - x, x)
 
 
 def luma_weights(x: torch.Tensor) -> torch.Tensor:
-    """What each channel of RGB or grey images (n, C, H, W) counts in their luma, in their type: (C,)."""
+    """The weight of each channel of RGB or grey images (n, C, H, W) in the luma, in their dtype: (C,)."""
     return x.new_ones(1) if x.shape[1] == 1 else x.new_tensor(LUMA)
 
 
@@ -173,11 +175,10 @@ def luma(x: torch.Tensor) -> torch.Tensor:
 def crop_matrix(
     mirror: torch.Tensor, start: torch.Tensor, length: torch.Tensor, size: int, made: int | None = None
 ) -> torch.Tensor:
-    """Weights that take pixels start..start+length-1 of a line of `size` to one of `made` (null: the same), float
-    (n, made, size).
+    """Weights that resize pixels start..start+length-1 of a line of `size` to `made` pixels (None: `size`).
 
-    Bicubic with a = -1/2 (Keys 1981), weights outside the box dropped and the rest normalised, as PIL does it; where
-    the line may become shorter than the box, the kernel is as much wider (antialiasing).
+    Returns float (n, made, size). Bicubic with a = -1/2 (Keys 1981); weights outside the box are dropped and the rest
+    normalised, as in PIL. If the line becomes shorter, the kernel is widened by the same factor (antialiasing).
     """
     made = size if made is None else made
     out = torch.arange(made, device=start.device)
@@ -186,7 +187,7 @@ def crop_matrix(
     centre = start[:, None] + (out + 0.5) * scale - 0.5  # n made
     if made < size:
         weight, taps = _wide_weights(centre, scale.clamp(min=1), size)
-    else:  # four pixels, for a box is never larger than the line
+    else:  # four pixels are enough: a box is never larger than the line
         before = centre.floor()
         t = centre - before
         weight = torch.stack([torch.ones_like(t), t, t * t, t * t * t], dim=2) @ centre.new_tensor(KEYS)  # n made 4
@@ -200,7 +201,7 @@ def crop_matrix(
 
 
 def _wide_weights(centre: torch.Tensor, scale: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The kernel, `scale` (n, 1) times as wide, around each centre (n, made), at all pixels of the line; and these."""
+    """The kernel, widened `scale` (n, 1) times, around each centre (n, made) at all pixels of the line; the pixels."""
     taps = torch.arange(float(size), device=centre.device)[None, None]  # 1 1 size
     x = ((taps - centre[:, :, None]) / scale[:, :, None]).abs()
     near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
@@ -208,7 +209,7 @@ def _wide_weights(centre: torch.Tensor, scale: torch.Tensor, size: int) -> tuple
 
 
 def blur_matrix(sigma: torch.Tensor, size: int) -> torch.Tensor:
-    """Weights of a Gaussian of deviation `sigma` pixels along a line, edge pixels repeated: float (n, size, size)."""
+    """Weights of a Gaussian blur of a line (`sigma`: (n,), pixels), edge pixels repeated: float (n, size, size)."""
     reach = math.ceil(4 * BLUR_SIGMA[1])
     offset = torch.arange(-reach, reach + 1, device=sigma.device)
     kernel = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)

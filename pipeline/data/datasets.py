@@ -1,8 +1,8 @@
 """Real images from their source: uint8 NHWC + labels + split. Nothing is downloaded here.
 
-The split depends on the seed and on the labels alone. Validation comes out of the training images first, so it is the
-same whatever `train_size` is; train images are a prefix of one stratified order, so a larger set contains a smaller.
-Where some images have labels and others have none (STL-10), validation and the probe's images are of those that do.
+The split depends on the seed and the labels alone. Validation images are taken first, so they do not depend on
+`train_size`. Train images are a prefix of one stratified order, so that a larger set contains a smaller one. If only
+some images have labels (STL-10), validation and the probe's images are taken from those.
 """
 
 import gzip
@@ -31,14 +31,14 @@ FASHION_MNIST = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 
-SHOWN = 10  # names in a refusal
+SHOWN = 10  # names in an error message
 TINY_IMAGENET = (64, 3, 100_000, 10_000)  # pixels, channels, pictures in train/ and in val/
 
 
 class Source(NamedTuple):
-    """All of a set: its training images, its test images, its classes, and the rows that they have in its own order.
+    """A whole set: training images, test images, classes, and the rows of both in the source's own order.
 
-    files: of a folder of pictures, the training images' and the test images'.
+    files: for a folder of pictures, those of the training images and of the test images.
     """
 
     train: Part
@@ -51,8 +51,8 @@ class Source(NamedTuple):
 def load(params: Dataset) -> RealSet:
     """The images that take part: train, further labelled ones, validation, spare ones, the official test set.
 
-    Rows are stored in this order; train and labelled rows in one stratified order. A folder that has test images among
-    the others is refused; of published sets, whose split is what others report on, they are counted.
+    Rows are stored in this order; train and labelled rows in one stratified order. If training images are test images
+    too, a folder is refused; of published sets, whose split others report on, a message counts them.
     """
     path = Path(params.path)
     if not path.exists():
@@ -121,7 +121,7 @@ def split(params: Dataset, labels: np.ndarray) -> list[tuple[int, np.ndarray]]:
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
-    """A seeded order of all rows in which every prefix holds the classes in proportion (to within an image or two).
+    """A seeded order of all rows; every prefix holds the classes in proportion (to within an image or two).
 
     labels: int64 (N,). Returns int64 (N,): row j of a class of n_c images gets rank (j + 1/2) / n_c; ties by chance.
     """
@@ -180,19 +180,19 @@ def _stl10(params: Dataset) -> Source:
 
 
 def _svhn(params: Dataset) -> Source:
-    """The 73,257 images of `train` and the 26,032 of `test`; the half million easier ones of `extra` stay out."""
+    """The 73,257 images of `train` and the 26,032 of `test`, without the half million easier ones of `extra`."""
     from torchvision.datasets import SVHN
 
     try:
         sets = [_torchvision(SVHN, f"{part}_32x32.mat", params, split=part) for part in ("train", "test")]
     except ImportError as fault:
-        raise UserError("SVHN's files are MATLAB's, which scipy reads", params.path, "pip install scipy") from fault
+        raise UserError("reading SVHN's MATLAB files needs scipy", params.path, "pip install scipy") from fault
     train, test = ((s.data.transpose(0, 2, 3, 1), s.labels) for s in sets)
     return _official(train, test, [str(digit) for digit in range(10)])
 
 
 def _torchvision(kind, archive: str, params: Dataset, **which: object):
-    """A set that torchvision reads after it checked the MD5s."""
+    """A set as torchvision reads it, after it has checked the MD5s."""
     try:
         return kind(params.path, **which)
     except RuntimeError as fault:
@@ -201,7 +201,7 @@ def _torchvision(kind, archive: str, params: Dataset, **which: object):
 
 
 def _tiny_imagenet(params: Dataset) -> Source:
-    """As tiny-imagenet-200.zip unpacks: train/CLASS/images/, and val/ with its annotations, which is the test set."""
+    """The layout of tiny-imagenet-200.zip: train/CLASS/images/, and val/ with its annotations, the test set."""
     root = Path(params.path)
     notes = root / "val" / "val_annotations.txt"
     if not notes.exists():
@@ -228,7 +228,7 @@ def _tiny_imagenet(params: Dataset) -> Source:
 
 
 def _folder(params: Dataset) -> Source:
-    """Pictures in class folders, or in none; with train/ and test/ above, or test images taken out by the seed."""
+    """Pictures in class folders, or without classes; below train/ and test/, or with test images drawn by the seed."""
     root, size, channels = Path(params.path), params.image_size, params.channels
     if params.test_size is None:
         for part in ("train", "test"):
@@ -251,15 +251,13 @@ def _folder(params: Dataset) -> Source:
     images, labels = pictures.read_all(found, size, channels), _numbers(names, classes)
     order = stratified_order(labels, params.seed)
     test, train = np.sort(order[: params.test_size]), np.sort(order[params.test_size :])
-    own = tuple([found[row] for row in rows] for rows in (train, test))
-    return Source((images[train], labels[train]), (images[test], labels[test]), _shown(classes), (train, test), own)
+    paths = tuple([found[row] for row in rows] for rows in (train, test))
+    return Source((images[train], labels[train]), (images[test], labels[test]), _shown(classes), (train, test), paths)
 
 
 def _with_classes(root: Path) -> tuple[list[Path], list[str]]:
-    """The pictures of a folder and the class folder of each, "" for all if there are none."""
+    """The pictures of a folder and the class folder of each; "" for all if there are no class folders."""
     found = pictures.find(root)
-    if not found:
-        raise UserError("holds no pictures", root, f"they end in {', '.join(pictures.ENDINGS)}")
     parts = [path.relative_to(root).parts for path in found]
     odd = [names[0] for names in parts if len(names) > 1 and not names[0].isprintable()]
     if odd:

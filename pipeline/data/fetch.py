@@ -13,32 +13,23 @@ from pipeline.core.errors import UserError
 TINY_IMAGENET = "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
 
 
-def _cifar10(folder: Path) -> Path:
-    from torchvision.datasets import CIFAR10
+def _torchvision(kind: str, **which: str) -> Callable[[Path], Path]:
+    """torchvision's own download of a set, which checks and unpacks it."""
 
-    CIFAR10(str(folder), download=True)
-    return folder
+    def download(folder: Path) -> Path:
+        from torchvision import datasets
 
+        getattr(datasets, kind)(str(folder), download=True, **which)
+        return folder
 
-def _cifar100(folder: Path) -> Path:
-    from torchvision.datasets import CIFAR100
-
-    CIFAR100(str(folder), download=True)
-    return folder
-
-
-def _stl10(folder: Path) -> Path:
-    from torchvision.datasets import STL10
-
-    STL10(str(folder), split="test", download=True)  # which fetches and unpacks all of it
-    return folder
+    return download
 
 
 def _svhn(folder: Path) -> Path:
     from torchvision.datasets import SVHN
     from torchvision.datasets.utils import download_url
 
-    for part in ("train", "test"):  # not by SVHN(download=True), which also reads it and wants scipy for that
+    for part in ("train", "test"):  # SVHN(download=True) would also read it, which needs scipy
         url, name, md5 = SVHN.split_list[part]
         download_url(url, str(folder), name, md5)
     return folder
@@ -53,7 +44,7 @@ def _tiny_imagenet(folder: Path) -> Path:
 
 
 def _digits(folder: Path) -> Path:
-    """scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, which come with the package, as pictures by class."""
+    """The 1,797 handwritten digits of 8 x 8 pixels that scikit-learn includes, as pictures in class folders."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as fault:
@@ -68,9 +59,9 @@ def _digits(folder: Path) -> Path:
 
 
 SETS: dict[str, Callable[[Path], Path]] = {
-    "cifar10": _cifar10,
-    "cifar100": _cifar100,
-    "stl10": _stl10,
+    "cifar10": _torchvision("CIFAR10"),
+    "cifar100": _torchvision("CIFAR100"),
+    "stl10": _torchvision("STL10", split="test"),  # downloads and unpacks all splits
     "svhn": _svhn,
     "tiny-imagenet": _tiny_imagenet,
     "digits": _digits,
@@ -78,7 +69,7 @@ SETS: dict[str, Callable[[Path], Path]] = {
 
 
 def fetch(name: str, under: Path = Path("data")) -> Path:
-    """Download and verify a set; returns the folder for dataset.path. What is there and whole is not fetched again."""
+    """Download and verify a set; returns the folder for dataset.path. Nothing complete is downloaded again."""
     if name not in SETS:
         raise UserError(f"no set {name!r} to fetch", remedy=f"there are {', '.join(SETS)}")
     folder = under / name

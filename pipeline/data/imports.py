@@ -1,9 +1,9 @@
-"""Ready-made generated images, of whoever made them -> uint8 RGB or grey of the data's size, checked before use.
+"""Ready-made generated images from any source -> uint8 RGB or grey of the data's size, checked before use.
 
-Read are: .npz with the key `image` (as AdaInf publishes) or `images`; .npy of (N, H, W, C), or of (N, K, H, W, C): K
-candidates of each of N images (as CLSP keeps), taken candidate by candidate; .h5 with `images`; a folder of pictures.
-Channels may come first. Nothing pickled is opened. The images are shuffled, as a set may be sorted by class and a small
-ratio takes the first ones.
+Formats: .npz with the key `image` (as AdaInf publishes) or `images`; .npy of (N, H, W, C), or of (N, K, H, W, C): K
+candidates of each of N images (as CLSP stores them), read candidate by candidate; .h5 with `images`; a folder of
+pictures. Channels may come first. Nothing pickled is opened. The images are shuffled: a set may be sorted by class, and
+a small ratio takes the first ones.
 """
 
 import math
@@ -24,19 +24,19 @@ from pipeline.params.schema import Generator
 
 FILE = "images.h5"  # in data/generator
 KEYS = ("image", "images")
-# NotImplementedError: a compression that zipfile does not know; TokenError: a header that numpy makes nothing of.
+# NotImplementedError: a compression that zipfile lacks; TokenError: a header that numpy cannot parse.
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, SyntaxError, OverflowError)
 _DAMAGED += (zipfile.BadZipFile, zlib.error, NotImplementedError, tokenize.TokenError)
 _UNPACKS = 1_200  # a byte of deflate becomes 1,032 at most
 
 
 def load(params: Generator, real: shards.RealSet) -> np.ndarray:
-    """What `generator.path` names, fit to stand beside the real images, shuffled: uint8 (N, H, W, C), RGB or grey."""
+    """The images at `generator.path`, in the form of the real ones and shuffled: uint8 (N, H, W, C), RGB or grey."""
     _, size, _, channels = real.images.shape
     images = read(Path(params.path), size, channels)
     seen, _ = real.part(shards.TRAIN)
     images = in_order(images, seen, params.channel_order, params.path)
-    unseen, _ = real.part(shards.VALIDATION, shards.TEST, shards.SPARE)  # what no generator may have seen
+    unseen, _ = real.part(shards.VALIDATION, shards.TEST, shards.SPARE)  # no generator may have seen them
     leaked = np.flatnonzero(shards.among(images, unseen))
     if len(leaked):
         what = (
@@ -47,13 +47,10 @@ def load(params: Generator, real: shards.RealSet) -> np.ndarray:
 
 
 def read(path: Path, size: int, channels: int) -> np.ndarray:
-    """uint8 (N, size, size, channels) of a file or folder; UserError where they cannot stand beside such data."""
+    """uint8 (N, size, size, channels) of a file or folder; UserError if the images do not fit such data."""
     path = Path(path)
     if path.is_dir():
-        found = pictures.find(path)
-        if not found:
-            raise UserError("holds no pictures", path, f"they end in {', '.join(pictures.ENDINGS)}")
-        return pictures.read_all(found, size, channels)
+        return pictures.read_all(pictures.find(path), size, channels)
     if path.suffix not in _READERS:
         raise UserError("neither a folder nor .npz, .npy or .h5", path, "name one of these in generator.path")
     try:
@@ -75,9 +72,9 @@ def read(path: Path, size: int, channels: int) -> np.ndarray:
 
 
 def in_order(images: np.ndarray, real: np.ndarray, order: str | None, where: Path) -> np.ndarray:
-    """The images as RGB. order: "rgb" or "bgr" as stated; None: refused if their mean colour is nearer to BGR.
+    """The images as RGB. order: "rgb" or "bgr", as stated; None: refuse them if their mean colour is nearer to BGR.
 
-    AdaInf's published script writes what OpenCV reads, blue first (papers' code, generated_data.py).
+    AdaInf's published script (generated_data.py) writes images as OpenCV reads them, blue first.
     """
     if images.shape[3] == 1:
         return images
@@ -98,7 +95,7 @@ def in_order(images: np.ndarray, real: np.ndarray, order: str | None, where: Pat
 def to_shards(folder: Path, n: int, shard_size: int, digest: str) -> tuple[dict[str, Path], str]:
     """The first n images of data/generator's `FILE`, whose sha256 is `digest`, as shards in the store.
 
-    Returns (shard name -> file, fingerprint of the set), as generators.sampling does for images that are made here.
+    Returns (shard name -> file, fingerprint of the set), as generators.sampling does.
     """
     parts = {"images": digest, "shard_size": shard_size, "code": sources.digest("data/imports")}
     names = [shards.shard_name(k) for k in range(-(-n // shard_size))]
@@ -120,7 +117,7 @@ def to_shards(folder: Path, n: int, shard_size: int, digest: str) -> tuple[dict[
 
 
 def count(path: Path) -> int:
-    """How many images a file or folder holds, by its header or its pictures' names; 0 of what `read` will refuse."""
+    """How many images a file or folder holds, by its header or its file names; 0 if `read` would refuse it."""
     path = Path(path)
     try:
         if path.is_dir():
@@ -132,8 +129,8 @@ def count(path: Path) -> int:
 
 
 def _shape(path: Path) -> tuple[int, ...]:
-    """What the file's header claims, if it is of images that such a file can hold."""
-    if not path.is_file():  # a pipe would be waited for
+    """The shape in the file's header, if a file of this size can hold such images."""
+    if not path.is_file():  # reading a pipe would wait for ever
         raise ValueError("no file")
     shape, kind = _READERS[path.suffix][0](path)
     if kind != np.uint8:
@@ -153,7 +150,7 @@ def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
         shape, _, kind = read(file)
-    except (MemoryError, RecursionError) as fault:  # of the parser, which the header's brackets exhaust
+    except (MemoryError, RecursionError) as fault:  # brackets in the header can exhaust the parser
         raise ValueError("its header is none") from fault
     return shape, kind
 
@@ -189,9 +186,9 @@ def _member(archive: zipfile.ZipFile) -> str:
 
 def _header_of_hdf5(path: Path) -> tuple[tuple[int, ...], np.dtype]:
     with h5py.File(path, "r") as file:
-        images = shards.own(file, "images")
+        images = shards.dataset_of(file, "images")
         chunk = math.prod(images.chunks or ())
-        if chunk > _UNPACKS * path.stat().st_size:  # which is unpacked whole
+        if chunk > _UNPACKS * path.stat().st_size:  # a chunk is unpacked as a whole
             raise ValueError(f"claims chunks of {chunk:,} bytes in a file of {path.stat().st_size:,}")
         return images.shape, images.dtype
 
@@ -201,7 +198,7 @@ def _hdf5(path: Path) -> np.ndarray:
         return file["images"][:]
 
 
-_READERS = {  # ending: what its header says (shape, dtype), and the array itself
+_READERS = {  # ending -> readers of the header (shape, dtype) and of the array
     ".npz": (_header_of_npz, _npz),
     ".npy": (_header_of_npy, _npy),
     ".h5": (_header_of_hdf5, _hdf5),
@@ -237,5 +234,5 @@ def _resized(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def write(images: np.ndarray, path: Path) -> None:
-    """`FILE`: what `fill` cuts into shards."""
+    """Write `FILE`, which `to_shards` cuts into shards."""
     shards.write_arrays(path, {"images": np.ascontiguousarray(images)}, {"source": "import"})

@@ -1,7 +1,7 @@
 """The mixture of real and generated images: which image stands in which slot of which batch.
 
 Data inflation with re-weighting (AdaInf, ICLR 2024, section 3): a real image is drawn N times as often as a generated
-one. Every batch is a pure function of (seed, step); no list is built.
+one. Every batch is a pure function of (seed, step), and no list of draws is stored.
 """
 
 from fractions import Fraction
@@ -20,16 +20,16 @@ def generated_count(n_real: int, ratio: float) -> int:
 
 
 def mixture(n_real: int, n_generated: int, params: Inflation, batch_size: int) -> "Mixture | Copies":
-    """Who decides the batches: slots of ours, or the authors' list of copies, as `params.order` says."""
+    """The batches that `params.order` names: our slots, or the authors' list of copies."""
     kind = {"slots": Mixture, "copies": Copies}[params.order]
     return kind(n_real, n_generated, params.real_weight, batch_size, params.seed)
 
 
 def positives(rows: np.ndarray, n_real: int, n_generated: int, candidates: int, seed: int, step: int) -> np.ndarray:
-    """int64 (B,): the rows of an image bank that hold a positive of each of `rows`, in a bank of n_real real images,
-    n_generated generated ones and, candidate by candidate, a positive of each real one.
+    """int64 (B,): for each of `rows`, the row of one of its positives in the image bank, drawn anew in each step.
 
-    One of a real image's candidates, drawn anew in each step; a generated image has none and stands in for itself.
+    The bank holds n_real real images, n_generated generated ones and then, candidate by candidate, a positive of each
+    real image. A generated image has no positives and is its own.
     """
     drawn = torch.randint(candidates, (len(rows),), generator=seeds.generator(seed, "candidate", step)).numpy()
     return np.where(rows < n_real, n_real + n_generated + drawn * n_real + rows, rows)
@@ -45,9 +45,9 @@ def replaced(
     step: int,
     view: int,
 ) -> np.ndarray:
-    """int64 (B,): `rows`, each with this probability replaced by one of its positives, as `positives` has them.
+    """int64 (B,): `rows`, each replaced with this probability by one of its positives, as in `positives`.
 
-    T0 of GenSSL (Ayromlou et al., AAAI 2025, arXiv 2403.05966, section 3): every view draws for itself.
+    T0 of GenSSL (Ayromlou et al., AAAI 2025, arXiv 2403.05966, section 3). Every view draws independently.
     """
     drawn = torch.rand(len(rows), generator=seeds.generator(seed, "replace", step, view)).numpy() < probability
     others = positives(rows, n_real, n_generated, candidates, seeds.key(seed, "replaced view", view), step)
@@ -57,13 +57,13 @@ def replaced(
 class Mixture:
     """Slots of every batch: real ones first, then generated ones.
 
-    The real share is exactly beta = N n / (N n + m); a batch has round(beta B) real slots and the remainder is carried
-    to the next, so that after any number of steps the count is off by less than one image. Real and generated slots
-    walk permutations of their own; no index stands twice in a batch.
+    The real share is exactly beta = N n / (N n + m). A batch of B has about beta B real slots; the remainder is carried
+    to the next batch, so that the total is off by less than one image after any number of steps. Real and generated
+    slots each walk through permutations of their images; no index occurs twice in a batch.
     """
 
     def __init__(self, n_real: int, n_generated: int, real_weight: float, batch_size: int, seed: int):
-        weight = Fraction(str(real_weight)) * n_real  # the decimal that params.yaml holds, so that beta is exact
+        weight = Fraction(str(real_weight)) * n_real  # from the decimal of params.yaml, so that beta is exact
         self.beta = weight / (weight + n_generated)
         self.n_real, self.n_generated, self.batch_size, self.seed = n_real, n_generated, batch_size, seed
         for kind, share, n in (("real", self.beta, n_real), ("generated", 1 - self.beta, n_generated)):
@@ -92,7 +92,7 @@ class Mixture:
         if first == last:
             return np.empty(0, np.int64)
         slots = -int(-share * self.batch_size // 1)
-        if n < 3 * slots:  # passes of about a batch: one permutation, round and round, cannot repeat within n places
+        if n < 3 * slots:  # passes of about a batch: one permutation, repeated, has no equal entries within n places
             return seeds.permutation(self.seed, kind, 0, n, np.arange(first, last) % n)
         passes = [
             self._pass(kind, n, slots, number, max(first, number * n), min(last, (number + 1) * n))
@@ -103,8 +103,9 @@ class Mixture:
     def _pass(self, kind: str, n: int, slots: int, number: int, first: int, last: int) -> np.ndarray:
         """Places first..last-1, all of them in pass `number`.
 
-        A batch may straddle two passes. So that it holds nothing twice, the head of a pass (its first `slots` places)
-        is kept clear of the tail of the pass before: the first 2 `slots` places are reordered, clear ones first.
+        A batch may straddle two passes and must not hold an image twice. So the head of a pass (its first `slots`
+        places) must not share images with the tail of the pass before: the first 2 `slots` places are reordered, images
+        that are not in that tail first.
         """
         places = np.arange(first, last) - number * n
         entries = seeds.permutation(self.seed, kind, number, n, places)
@@ -121,9 +122,9 @@ class Mixture:
 
 
 class Copies:
-    """Batches as the authors draw them: N copies of each real image and one of each generated one, shuffled, in order.
+    """Batches as the authors draw them: a shuffled list of N copies of each real image and one of each generated one.
 
-    main_pretrain.py of PKU-ML/adainf@233a6bd. The real share is beta on average and not in a batch, and a batch may
+    main_pretrain.py of PKU-ML/adainf@233a6bd. The real share is beta on average, but not in each batch, and a batch may
     hold an image twice, which is then its own negative. Only for comparison with `Mixture`.
     """
 

@@ -1,8 +1,9 @@
-"""Picture files of any kind -> uint8 (H, W, C) of one size, by this rule and no other.
+"""Picture files of any kind -> uint8 (H, W, C) of one size, always by the same rule.
 
-Turned as its EXIF orientation says. Sixteen-bit grey is divided by 257. Transparency lies on white. Palettes, CMYK and
-the like become RGB; one channel is ITU-R 601 luma. Then the middle square is cut out and resized to `size` (bicubic,
-antialiased). Several frames, floating-point pixels and anything damaged are refused by name.
+A picture is turned as its EXIF orientation says. Sixteen-bit grey is divided by 257. Transparent pixels are blended
+with white. Palettes, CMYK and the like become RGB; one channel is the ITU-R 601 luma. Then the central square is
+cropped and resized to `size` (bicubic, antialiased). Files with several frames, floating-point pixels or damage are
+refused by name.
 """
 
 import os
@@ -16,9 +17,9 @@ from pipeline.core.errors import UserError
 from pipeline.core.progress import bar, log
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")  # by content; others start programs (EPS) or are rarely read
-LARGEST = 100_000_000  # pixels; a small file can unpack to more memory than there is
-_TURNS = {  # EXIF's orientations; 1 is upright
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")  # by content; others start programs (EPS) or are rare
+LARGEST = 100_000_000  # pixels; a small file can decode to more memory than there is
+_TURNS = {  # EXIF orientation -> what makes it upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -31,10 +32,10 @@ _SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def find(folder: Path) -> list[Path]:
-    """All pictures below a folder, in the order of their paths' bytes; hidden files are passed over in silence.
+    """All pictures below a folder, in the order of the bytes of their paths; hidden files are skipped silently.
 
-    What lies among them and is no picture by its ending is named and left out. A link that leads out of the folder is
-    refused.
+    Other files, by their ending, are reported and skipped. UserError if there is no picture, or if a link leads out of
+    the folder.
     """
     folder = Path(folder)
     pictures, others = [], []
@@ -50,6 +51,8 @@ def find(folder: Path) -> list[Path]:
         if not path.is_file():
             raise UserError("no file that can be read", path, "remove it")
         (pictures if path.suffix.lower() in ENDINGS else others).append(path)
+    if not pictures:
+        raise UserError("holds no pictures", folder, f"they end in {', '.join(ENDINGS)}")
     if others:
         first = ", ".join(sorted(path.name for path in others)[:3])
         log(f"{folder}: {len(others)} files are no pictures and are left out ({first}{', ...' if others[3:] else ''})")
@@ -59,7 +62,7 @@ def find(folder: Path) -> list[Path]:
 def _leads_inside(path: Path, folder: Path) -> bool:
     try:
         return path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):  # links that lead to one another
+    except (OSError, RuntimeError):  # links that form a circle
         return False
 
 
@@ -74,21 +77,21 @@ def read_all(paths: list[Path], size: int, channels: int) -> np.ndarray:
 
 
 def read(path: Path, size: int, channels: int) -> np.ndarray:
-    """One picture as uint8 (size, size, channels), channels 1 or 3; UserError where it cannot be."""
+    """One picture as uint8 (size, size, channels), channels 1 or 3; UserError if that is impossible."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, and of size, for which LARGEST stands
+            warnings.simplefilter("ignore")  # about odd metadata, and about size, which LARGEST limits
             with Image.open(path, formats=FORMATS) as picture:
                 width, height = picture.size
                 if width * height > LARGEST:
                     raise UserError(f"{width} x {height} pixels are more than {LARGEST:,}", path, "make it smaller")
                 if getattr(picture, "n_frames", 1) > 1:
-                    raise UserError(f"has {picture.n_frames} frames", path, "save the one that you mean alone")
+                    raise UserError(f"has {picture.n_frames} frames", path, "save the one that you want alone")
                 turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
                 plain = _plain(picture if turn is None else picture.transpose(turn), channels, path)
     except UserError:
         raise
-    except Exception as fault:  # a foreign file may provoke anything inside Pillow
+    except Exception as fault:  # a foreign file can raise anything inside Pillow
         raise UserError(
             f"not readable as a picture: {fault or type(fault).__name__}", path, "replace or remove it"
         ) from fault

@@ -1,6 +1,6 @@
-"""The HDF5 formats of real and generated images: write, seal, verify, read; and the bank they are drawn from.
+"""The HDF5 formats of real and generated images: write, seal, verify, read; and the bank that batches are drawn from.
 
-A folder is sealed by its manifest.json, which holds a sha256 a file. Readers verify it before the first pixel is used.
+The manifest.json of a folder holds the sha256 of each file. Readers verify it before they use the first pixel.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from pipeline.core.errors import UserError
 
 SCHEMA = 1  # of an HDF5 file
 Part = tuple[np.ndarray, np.ndarray]  # images uint8 (N, H, W, C), labels int64 (N,)
-# Codes of `split`. LABELLED images serve the probe alone, SPARE ones the judges of generated images and theory.
+# Codes of `split`. Only the probe uses LABELLED images; quality and theory use SPARE ones.
 TRAIN, VALIDATION, TEST, LABELLED, SPARE = 0, 1, 2, 3, 4
 
 
@@ -38,7 +38,7 @@ class RealSet:
     labelled_size: int
 
     def rows(self, *codes: int) -> np.ndarray:
-        """int64: where the images of the named splits stand, in the stored order."""
+        """int64: the rows of the images of the named splits, in the stored order."""
         return np.flatnonzero(np.isin(self.split, codes))
 
     def part(self, *codes: int) -> Part:
@@ -47,17 +47,17 @@ class RealSet:
         return self.images[rows], self.labels[rows]
 
     def labelled_rows(self) -> np.ndarray:
-        """The probe's fixed images: the same `labelled_size` ones for every train size, none of validation or test."""
+        """The probe's images: the same `labelled_size` for every train size, none of validation or test."""
         rows = self.rows(TRAIN, LABELLED)  # in a stratified order that train_size does not change
         return self.with_labels(rows)[: self.labelled_size]
 
     def with_labels(self, rows: np.ndarray) -> np.ndarray:
-        """Those of the rows whose image has a label."""
+        """The rows whose image has a label."""
         return rows[self.labels[rows] >= 0]
 
 
 def among(images: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Which images (N, H, W, C) are, byte for byte, among the others (M, H, W, C): bool (N,)."""
+    """Which images (N, H, W, C) equal one of the others (M, H, W, C) byte for byte: bool (N,)."""
 
     def digests(x: np.ndarray) -> list[bytes]:
         return [hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest() for image in x]
@@ -67,7 +67,7 @@ def among(images: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str, object]) -> None:
-    """One HDF5 file, byte-identical for equal content: default libver, contiguous, no times, attributes sorted."""
+    """Write an HDF5 file; equal content gives equal bytes (default libver, contiguous, no times, sorted attributes)."""
 
     def writer(temporary: Path) -> None:
         with h5py.File(temporary, "w") as file:
@@ -80,7 +80,7 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str
 
 
 def write_real(folder: Path, real: RealSet) -> None:
-    """data/real: images.h5 and its manifest."""
+    """Write data/real: images.h5 and its manifest."""
     write_arrays(
         Path(folder) / "images.h5",
         {"images": real.images, "labels": real.labels, "split": real.split, "orig_index": real.orig_index},
@@ -114,7 +114,7 @@ def read_real(folder: Path) -> RealSet:
         )
         facts = {name: file.attrs.get(name) for name in ("classes", "source", "labelled_size")}
     if not isinstance(facts["classes"], str) or not isinstance(facts["labelled_size"], np.integer):
-        raise UserError("does not say its classes, or how many labels the probe has", path)
+        raise UserError("lacks the classes, or the number of labels for the probe", path)
     classes, size = tuple(facts["classes"].split("\n")), int(facts["labelled_size"])
     return RealSet(images, labels, split, orig_index, classes, facts["source"], size)
 
@@ -125,16 +125,16 @@ def shard_name(k: int) -> str:
 
 
 def read_generated(folder: Path, most: int | None = None) -> np.ndarray:
-    """The first n images of a generated set, n from its manifest, verified: uint8 (n, H, W, C); all zero if n = 0.
+    """The first n images of a generated set, n from its manifest, verified: uint8 (n, H, W, C); (0, 0, 0, 0) if n = 0.
 
-    most: read no more than so many.
+    most: the largest number of images to read.
     """
     parts = map_generated(folder, most)
     return np.concatenate(parts) if parts else np.empty((0, 0, 0, 0), np.uint8)
 
 
 def map_generated(folder: Path, most: int | None = None, maker: str = "generate") -> list[np.ndarray]:
-    """The same images, verified, a memory map a shard: they take no memory that the system cannot have back.
+    """The same images, verified, as a memory map for each shard; the system can reclaim that memory at any time.
 
     maker: the stage that makes the set.
     """
@@ -156,16 +156,16 @@ def map_generated(folder: Path, most: int | None = None, maker: str = "generate"
 
 
 def map_positives(folder: Path, anchors: np.ndarray) -> list[np.ndarray]:
-    """Positives of every anchor, candidate by candidate, verified and mapped: uint8 (N, H, W, C) a shard; or none.
+    """Positives of every anchor, candidate by candidate, verified and mapped: uint8 (N, H, W, C) a shard; maybe none.
 
-    anchors: int64 (n,), the `orig_index` of the train images in order, of which each shard's must be.
+    anchors: int64 (n,), the `orig_index` of the train images in order, with which each shard must agree.
     """
     parts = map_generated(folder, maker="positives")
     first, again = 0, "run `dvc repro -f -s positives`"
     for k, part in enumerate(parts):
         path = Path(folder) / shard_name(k)
         with open_file(path) as file:
-            found = own(file, "anchor_index")
+            found = dataset_of(file, "anchor_index")
             whose = found[: len(part)] if found.dtype == np.int64 and found.ndim == 1 else None
         if not np.array_equal(whose, anchors[np.arange(first, first + len(part)) % len(anchors)]):
             raise UserError("holds positives of other images than the train images", path, again)
@@ -183,8 +183,8 @@ def open_file(path: Path) -> h5py.File:
         raise UserError(f"not readable as HDF5: {fault}", path, "delete it and make it again") from fault
 
 
-def own(file: h5py.File, name: str) -> h5py.Dataset:
-    """A dataset of the file itself: HDF5 can also point to other files, which are no part of what was given."""
+def dataset_of(file: h5py.File, name: str) -> h5py.Dataset:
+    """A dataset that is stored in the file itself; HDF5 can also point to other files, which is refused."""
     found = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
     if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
         raise UserError(f"has no `{name}` of its own", file.filename)
@@ -192,35 +192,35 @@ def own(file: h5py.File, name: str) -> h5py.Dataset:
 
 
 def _images(path: Path) -> np.ndarray:
-    """`images` of a file, mapped; writing to them changes no file."""
+    """`images` of a file, mapped; writing to the array does not change the file."""
     with open_file(path) as file:
-        images = own(file, "images")
+        images = dataset_of(file, "images")
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
             found = f"{images.dtype} {images.shape}"
             raise UserError(f"expected images as uint8 (N, H, W, 1 or 3), found {found}", path)
         shape, place = images.shape, images.id.get_offset()
-        if place is None:  # none at all, or in chunks, as `write_arrays` never writes them
+        if place is None:  # empty, or in chunks, which `write_arrays` never writes
             return images[:]
-    # Not numpy's map, which keeps a file open: a thousand shards would be a thousand open files.
+    # Not numpy's memory map, which keeps the file open: a thousand shards would be a thousand open files.
     whole = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
     return whole[place : place + math.prod(shape)].view(shape).numpy()
 
 
 def _column(file: h5py.File, path: Path, name: str, kind: type, n: int) -> np.ndarray:
-    values = own(file, name)
+    values = dataset_of(file, name)
     if values.dtype != kind or values.shape != (n,):
         raise UserError(f"expected {name} as {np.dtype(kind)} ({n},), found {values.dtype} {values.shape}", path)
     return values[:]
 
 
 class ImageBank:
-    """Real images, then generated ones, as uint8 (N, H, W, C): whole on a GPU, and on a CPU where they already are.
+    """Real images, then generated ones, as uint8 (N, H, W, C): one tensor on a GPU, the given arrays on a CPU.
 
-    A batch is an index: rows below `n_real` are real. There are no worker processes and no decoding.
+    A batch is an index into the bank; rows below `n_real` are real. There are no worker processes and no decoding.
     """
 
     def __init__(self, real: np.ndarray, generated: list[np.ndarray], device: str):
-        """generated: its parts, in order; memory maps stay such on a CPU."""
+        """generated: parts in order; on a CPU, memory maps stay memory maps."""
         for part in generated:
             if len(part) and real.shape[1:] != part.shape[1:]:
                 raise UserError(
@@ -244,8 +244,8 @@ class ImageBank:
         found = first.new_empty((len(rows), *first.shape[1:]))
         for k in np.unique(which):
             here = np.flatnonzero(which == k)
-            own = torch.from_numpy(rows[here] - self.starts[k]).to(first.device)
-            picked = self.parts[k].index_select(0, own)
+            local = torch.from_numpy(rows[here] - self.starts[k]).to(first.device)
+            picked = self.parts[k].index_select(0, local)
             if len(here) == len(rows):
                 return picked
             found[torch.from_numpy(here).to(first.device)] = picked

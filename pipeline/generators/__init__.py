@@ -1,14 +1,34 @@
-"""Ways of making images, one file each, named by `generator.kind`; a kind's parameters are the section of its name.
+"""Generators of images. A kind is one file, named by `generator.kind`; its parameters are the section of that name.
 
-A generator module has `Training(params, images)` with `task` and `plan` for the loop and `save`, which writes a folder
-that `load` opens; `fit_to`; and `batches`, which makes of such a folder a function of image numbers. One whose models
-may come from elsewhere has `pretrained_files` and `try_out` as well.
+A kind's module defines what `Kind` lists; pretrained.py and the files beside it serve the DDPM alone.
 """
 
 import importlib
-from types import ModuleType
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from pipeline.params.schema import Compute, Generate
 
 
-def module(kind: str) -> ModuleType:
+class Kind(Protocol):
+    """What the module of a kind defines.
+
+    Training(params, images): the class that the stage trains, on uint8 images (N, H, W, C) on the device. It has `task`
+    and `plan` for engine.loop.train, and save(folder) -> names of the files, which is called after training.
+    """
+
+    Training: type
+
+    def batches(self, folder: Path, params: Generate, size: int, compute: Compute) -> Callable[[range], np.ndarray]:
+        """batch(numbers) -> images, uint8 (n, size, size, C), by the generator that `save` wrote to the folder.
+
+        An image depends on its number and its row in the batch, not on what else is sampled.
+        """
+
+
+def module(kind: str) -> Kind:
     """The module of one kind, imported on use."""
     return importlib.import_module(f"pipeline.generators.{kind}")

@@ -1,7 +1,7 @@
 """A generative adversarial network: SNGAN's residual networks (Miyato et al., ICLR 2018, arXiv 1802.05957, appendix B).
 
-Hinge losses, spectral normalisation in the discriminator, which sees all images through DiffAugment; Adam without
-momentum. Image i is a function of the averaged weights and i alone: batch normalisation has stored statistics.
+Hinge losses, Adam without momentum, and spectral normalisation in the discriminator, which sees all images through
+DiffAugment. Image i depends on the averaged weights and i alone: batch normalisation uses stored statistics.
 """
 
 import contextlib
@@ -18,25 +18,27 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline.augment import differentiable
 from pipeline.core import files, seeds, weights
-from pipeline.core.errors import DIVERGED, UserError
+from pipeline.core.errors import UserError
 from pipeline.data import mixture
 from pipeline.engine import distributed, loop
+from pipeline.generators import pixels
+from pipeline.generators.pixels import to_uint8
 from pipeline.params.schema import GAN as Params
 from pipeline.params.schema import Compute, Generate
 
 WEIGHTS, FORM = "gan.safetensors", "gan.json"
-COARSEST = 7  # pixels of the side that the generator begins with, at most
+COARSEST = 7  # pixels: the longest side of the first feature map
 BETAS = (0.0, 0.9)  # Adam's (SNGAN, section 4)
-_NUMBERS = ("latent", "generator_channels", "discriminator_channels", "size", "channels")
+_FORM = ("latent", "generator_channels", "discriminator_channels", "size", "channels")
 
 
 def adam(groups: list[dict], lr: float) -> torch.optim.Optimizer:
-    """The players' optimiser: Adam, and AdamW where a group has weight decay."""
+    """The optimiser of both networks: Adam, with decoupled weight decay where a group has any."""
     return torch.optim.AdamW(groups, lr, betas=BETAS, fused=True)
 
 
 def halvings(size: int) -> int:
-    """How often a side is halved until it has at most seven pixels: as many blocks double it again."""
+    """How often a side is halved until it has at most seven pixels; as many blocks double it again."""
     count = 0
     while size > COARSEST:
         if size % 2:
@@ -56,7 +58,7 @@ def _conv(fan_in: int, fan_out: int, kernel: int, gain: float = 1.0, bias: bool 
 class UpBlock(nn.Module):
     """A residual block that doubles the side: batch norm, ReLU, nearest neighbours, 3x3; batch norm, ReLU, 3x3.
 
-    Without biases, which the next batch normalisation takes away: Adam would move them by the noise of rounding.
+    There are no biases: the next batch normalisation would remove them, and Adam would only follow rounding errors.
     """
 
     def __init__(self, width: int):
@@ -89,7 +91,7 @@ class Generator(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """A residual block: ReLU (not in the first), 3x3, ReLU, 3x3; where it halves the side, the mean of 2x2 pixels."""
+    """A residual block: ReLU (not in the first), 3x3, ReLU, 3x3, and the mean of 2x2 pixels if it halves the side."""
 
     def __init__(self, fan_in: int, width: int, halves: bool, first: bool = False):
         super().__init__()
@@ -107,7 +109,7 @@ class DownBlock(nn.Module):
 class Discriminator(nn.Module):
     """Images, float (n, C, H, W) in [-1, 1] -> scores (n,) and features (n, width), float32.
 
-    Four blocks, of which two halve the side. Features are means over places; the score takes their sum, as SNGAN's.
+    Four blocks, of which two halve the side. Features are means over places; the score uses their sum, as in SNGAN.
     """
 
     def __init__(self, width: int, channels: int):
@@ -125,13 +127,11 @@ class Discriminator(nn.Module):
 
 
 class GAN(nn.Module):
-    """Both networks; `form` is what they are built from."""
+    """Both networks; `form` holds the five numbers that they are built from."""
 
     def __init__(self, latent: int, generator_channels: int, discriminator_channels: int, size: int, channels: int):
         super().__init__()
-        self.form = dict(
-            zip(_NUMBERS, (latent, generator_channels, discriminator_channels, size, channels), strict=True)
-        )
+        self.form = dict(zip(_FORM, (latent, generator_channels, discriminator_channels, size, channels), strict=True))
         self.generator = Generator(latent, generator_channels, size, channels)
         self.discriminator = Discriminator(discriminator_channels, channels)
 
@@ -148,26 +148,26 @@ def generator_hinge(fake: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def held(*modules: nn.Module) -> Iterator[None]:
-    """Inside, the modules do not change: stored statistics, no power iteration, no gradient for their parameters."""
+    """Freeze modules for a while: stored statistics, no power iteration, no gradients for their parameters."""
     training = [(part, part.training) for module in modules for part in module.modules()]
-    asking = [(p, p.requires_grad) for module in modules for p in module.parameters()]
+    gradients = [(p, p.requires_grad) for module in modules for p in module.parameters()]
     for part, _ in training:
         part.training = False
-    for p, _ in asking:
+    for p, _ in gradients:
         p.requires_grad_(False)
     try:
         yield
     finally:
         for part, mode in training:
             part.training = mode
-        for p, wanted in asking:
+        for p, wanted in gradients:
             p.requires_grad_(wanted)
 
 
 class Training:
     """A GAN in training on uint8 images (N, H, W, C) on the device; `task` is what the loop runs.
 
-    A step is one of the discriminator's; every `discriminator_steps`-th is one of the generator's, too.
+    Each step updates the discriminator; every `discriminator_steps`-th step updates the generator too.
     """
 
     def __init__(self, params: Params, images: torch.Tensor):
@@ -196,17 +196,16 @@ class Training:
         self.plan = loop.Optimisation(params, build=adam)
 
     def due(self, step: int) -> bool:
-        """Whether the generator plays."""
+        """Whether the generator is updated in this step."""
         return (step + 1) % self.params.discriminator_steps == 0
 
     def batch(self, step: int) -> torch.Tensor:
         """This process's real images of a step, float (b, C, H, W) in [-1, 1]."""
         rows = self.walk.rows(step)[distributed.share(self.params.batch_size)]
-        x = self.images[torch.from_numpy(rows).to(self.images.device)]
-        return x.permute(0, 3, 1, 2).float() / 127.5 - 1
+        return pixels.to_float(self.images[torch.from_numpy(rows).to(self.images.device)])
 
     def discriminator_loss(self, x: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
-        """The hinge, of as many generated images as real ones; also the mean score of each."""
+        """The hinge loss on as many generated images as real ones; also the mean score of each."""
         with torch.no_grad():
             made = self.gan.generator(self._noise("discriminator", step))
         seen = (self._seen(each, f"{name} for the discriminator", step) for name, each in (("real", x), ("made", made)))
@@ -214,25 +213,25 @@ class Training:
         return {"loss": discriminator_hinge(real, fake), "real": real.mean(), "fake": fake.mean()}
 
     def generator_loss(self, x: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
-        """The hinge; the discriminator does not change."""
+        """The hinge loss; the discriminator does not change."""
         made = self.gan.generator(self._noise("generator", step))
         with held(self.gan.discriminator):
             fake = self.gan.discriminator(self._seen(made, "made for the generator", step))[0]
         return {"loss": generator_hinge(distributed.gather([fake])[0])}
 
     def after_step(self, step: int, progress: float) -> None:
-        """Average the generator, statistics and all, once it has moved."""
+        """Average the generator, its batch statistics included, after each of its updates."""
         if self.due(step):
             self.average.update_parameters(self.gan.generator)
 
     def save(self, folder: Path) -> list[str]:
-        """Write the averaged generator and the discriminator; training is over after this. Returns the files' names."""
+        """Write the averaged generator and the discriminator; training is over after this. Returns file names."""
         self.gan.generator.load_state_dict(self.average.module.state_dict())
         return save(self.gan, folder)
 
-    def _noise(self, player: str, step: int) -> torch.Tensor:
+    def _noise(self, network: str, step: int) -> torch.Tensor:
         shape, device = (self.params.batch_size, self.params.latent), self.images.device
-        draw = seeds.generator(self.params.seed, f"gan-noise for the {player}", step, device=device.type)
+        draw = seeds.generator(self.params.seed, f"gan-noise for the {network}", step, device=device.type)
         return torch.randn(shape, generator=draw, device=device)[distributed.share(self.params.batch_size)]
 
     def _seen(self, x: torch.Tensor, whose: str, step: int) -> torch.Tensor:
@@ -242,7 +241,7 @@ class Training:
 
 
 def save(gan: GAN, folder: Path) -> list[str]:
-    """Write what `load` reads: the weights of both networks and what they are built from; returns its files."""
+    """Write what `load` reads: the weights of both networks and their `form`; returns file names."""
     state = {name: tensor.contiguous() for name, tensor in gan.state_dict().items()}
     files.write(Path(folder) / WEIGHTS, lambda path: save_file(state, path))
     files.write_json(Path(folder) / FORM, gan.form)
@@ -250,16 +249,16 @@ def save(gan: GAN, folder: Path) -> list[str]:
 
 
 def load(folder: Path) -> GAN:
-    """What `save` wrote, in evaluation mode."""
+    """The networks of a folder that `save` wrote, in evaluation mode."""
     where = Path(folder) / FORM
     form = files.read_json(where)
-    if set(form) != set(_NUMBERS) or not all(type(value) is int and 0 < value < 2**16 for value in form.values()):
-        raise UserError(f"does not say {', '.join(_NUMBERS)} of a GAN", where, "run `dvc repro -f -s generator`")
+    if set(form) != set(_FORM) or not all(type(value) is int and 0 < value < 2**16 for value in form.values()):
+        raise UserError(f"does not say {', '.join(_FORM)} of a GAN", where, "run `dvc repro -f -s generator`")
     return weights.load(Path(folder) / WEIGHTS, lambda: GAN(**form)).eval()
 
 
 def fit_to(size: tuple[int, int], channels: int, gan: GAN, where: str) -> None:
-    """Refuse a GAN of images of another shape than the data's (`size` = H, W): it was trained on other data."""
+    """Refuse a GAN whose images have another shape than the data's (`size` = H, W): it was trained on other data."""
     made, data = (gan.form["size"],) * 2 + (gan.form["channels"],), (*size, channels)
     if made != data:
         raise UserError(f"makes images of {made}, the data has {data} (H, W, C)", where, "run `dvc repro generator`")
@@ -275,7 +274,7 @@ def batches(folder: Path, params: Generate, size: int, compute: Compute) -> Call
 
     def batch(numbers: range) -> np.ndarray:
         with torch.inference_mode(), loop.autocast(compute):
-            return to_uint8(sample(model, gan.form["latent"], numbers, params.seed))
+            return to_uint8(sample(model, gan.form["latent"], numbers, params.seed), size)
 
     return batch
 
@@ -283,17 +282,9 @@ def batches(folder: Path, params: Generate, size: int, compute: Compute) -> Call
 def sample(model: Generator, latent: int, numbers: range, seed: int) -> torch.Tensor:
     """Images with the given numbers, one batch: float32 (len(numbers), C, H, W) in [-1, 1].
 
-    Every image has noise of its own. Raises UserError (code 4) when a value is not finite.
+    Every image has its own noise. UserError (code 4) if a value is not finite.
     """
     z = torch.stack([seeds.noise((latent,), seed, "image", i) for i in numbers])
     x = model(z.to(model.last.weight.device))
-    if not torch.isfinite(x).all():
-        first = numbers[int((~torch.isfinite(x)).flatten(1).any(1).nonzero()[0])]
-        what = f"image {first} has values that are not finite"
-        raise UserError(what, "the generator", "train it at a lower learning rate", DIVERGED)
+    pixels.refuse_non_finite(x, numbers, "train it at a lower learning rate")
     return x
-
-
-def to_uint8(x: torch.Tensor) -> np.ndarray:
-    """float (n, C, H, W) in [-1, 1] -> uint8 (n, H, W, C), rounded."""
-    return ((x + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()

@@ -1,4 +1,4 @@
-"""Images from a generator, shard by shard: shard k is a function of its fingerprint and k, so a set only ever grows."""
+"""Sampling shard by shard: shard k is a function of its fingerprint and k, so that a set only ever grows."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +12,13 @@ from pipeline.engine import distributed, loop
 from pipeline.generators import module
 from pipeline.params.schema import Compute, Generate, Positives
 
-Batch = Callable[[range], dict[str, np.ndarray]]
+Batch = Callable[[range], dict[str, np.ndarray]]  # numbers -> arrays of as many rows, "images" among them
 
 
 def sample(
     params: Generate, card: dict, generator: Path, n: int, size: int, compute: Compute
 ) -> tuple[dict[str, Path], str]:
-    """At least n images of size x size, as whole shards in the store; samples only what is missing there.
+    """At least n images of size x size as whole shards in the store; only missing shards are sampled.
 
     generator: a folder with this `card`. Returns (shard name -> file, fingerprint of the set).
     """
@@ -38,42 +38,13 @@ def sample(
     return sample_shards(f"sampling ({params.sampler}, {params.steps} steps)", n, params, parts, start)
 
 
-def sample_positives(
-    what: str,
-    params: Positives,
-    decided: dict,
-    names: np.ndarray,
-    compute: Compute,
-    start: Callable[[], Callable[[range], np.ndarray]],
-) -> tuple[dict[str, Path], str]:
-    """`params.candidates` positives of each of n images, candidate by candidate, as whole shards in the store.
-
-    Number c n + a is candidate c of image a. decided: what decides their pixels beside parameters and arithmetic;
-    names: int64 (n,), what a shard calls each image (`anchor_index`); start() -> batch(numbers) -> uint8 images. More
-    candidates add shards. Returns (shard name -> file, fingerprint of the set).
-    """
-    grid = params.model_dump(exclude={"candidates"})
-
-    def named() -> Batch:
-        batch, n = start(), len(names)
-
-        def of(numbers: range) -> dict[str, np.ndarray]:
-            place = np.array(numbers)
-            return {"images": batch(numbers), "anchor_index": names[place % n], "candidate": place // n}
-
-        return of
-
-    parts = {**decided, "params": grid, "arithmetic": loop.arithmetic(compute)}
-    return sample_shards(what, params.candidates * len(names), params, parts, named)
-
-
 def sample_shards(
     what: str, n: int, grid: Generate | Positives, parts: dict, start: Callable[[], Batch]
 ) -> tuple[dict[str, Path], str]:
     """At least n images as whole shards of `grid.shard_size`: (shard name -> file, fingerprint of the set).
 
-    parts: what decides their pixels. start() -> batch(numbers) -> arrays of `grid.batch_size` rows, "images" among
-    them; called if a shard is missing. Several processes share the shards out.
+    parts: everything that decides their pixels. start() -> batch(numbers) -> arrays of `grid.batch_size` rows; called
+    only if a shard is missing. Several processes divide the shards among them.
     """
     names = [shards.shard_name(k) for k in range(-(-n // grid.shard_size))]
 

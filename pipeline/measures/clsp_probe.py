@@ -1,7 +1,7 @@
-"""CLSP's linear protocol: a linear layer by plain SGD on frozen features, and flips as the only augmentation.
+"""CLSP's linear protocol: a linear layer trained by plain SGD on frozen features, with flips as only augmentation.
 
-Frozen features of an image are always the same, so those of all images and of all mirror images are computed once, and
-an epoch draws which of the two an image is: the same numbers as flipping before the encoder.
+The features of all images and of all mirror images are computed once, and an epoch draws one of the two for each image:
+the same numbers as flipping images before the frozen encoder.
 """
 
 import numpy as np
@@ -13,16 +13,16 @@ from pipeline.measures.linear_probe import Labelled, Weights
 
 # utils/eval_utils.py of github.com/dewenzeng/clsp@28d0fe7
 EPOCHS, BATCH, FLIP = 100, 256, 0.5
-DROPS, DROP = (60, 80), 0.1  # epochs from which the rate is so many times what it was
+DROPS, DROP = (60, 80), 0.1  # epochs that lower the rate, by this factor
 
 
 def mirrored(images: np.ndarray) -> np.ndarray:
-    """uint8 (N, H, W, C), left and right exchanged."""
+    """Images, uint8 (N, H, W, C), flipped horizontally."""
     return np.ascontiguousarray(images[:, :, ::-1])
 
 
 def train(plain: Labelled, mirror: torch.Tensor, classes: int, lr: float, seed: int) -> Weights:
-    """The linear layer after the last epoch, from torch's own initial weights; the last batch of an epoch may be small.
+    """The linear layer after the last epoch, from torch's initial weights; the last batch of an epoch may be smaller.
 
     plain: features float (N, D) of the images as they are, and labels int64 (N,); mirror: (N, D) of the mirror images.
     """

@@ -1,4 +1,4 @@
-"""The linear probe: multinomial logistic regression on frozen features, its regularisation chosen on validation."""
+"""The linear probe: multinomial logistic regression on frozen features; validation chooses the regularisation."""
 
 import math
 
@@ -7,8 +7,8 @@ import torch.nn.functional as F
 
 Labelled = tuple[torch.Tensor, torch.Tensor]  # features float (N, D), labels int64 (N,)
 Weights = tuple[torch.Tensor, torch.Tensor]  # (classes, D) and bias (classes,), as of nn.Linear
-_CURVATURE = 0.25  # of 0.25, 0.09, 0.03 and 0.01 the one with the fewest steps, on features and on pixels
-_TOLERANCE = 1e-4  # of the scaled gradient; from here to 1e-5 the chosen probe's top-1 moves by 0.05 points at most
+_CURVATURE = 0.25  # needs the fewest steps among 0.25, 0.09, 0.03 and 0.01, on features and on pixels
+_TOLERANCE = 1e-4  # of the scaled gradient; with 1e-5 the top-1 of the chosen probe differs by at most 0.05 points
 
 
 class Standardise:
@@ -16,7 +16,7 @@ class Standardise:
 
     def __init__(self, x: torch.Tensor):
         self.mean = x.mean(dim=0)
-        # One scale for all: a dimension that hardly varies carries little, and stays small.
+        # One scale for all dimensions: those that hardly vary carry little information and stay small.
         self.scale = (x - self.mean).pow(2).mean().sqrt().clamp(min=1e-12)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -24,9 +24,9 @@ class Standardise:
 
 
 class Logistic:
-    """Logistic regression on one training set, to be solved for several l2: x float (N, D), y int64 (N,).
+    """Logistic regression on one training set, solved for several l2: x float (N, D), y int64 (N,).
 
-    L-BFGS takes many steps where curvatures differ. A class's Hessian is at most X'X / 2N (Boehning 1992), so the
+    L-BFGS needs many steps if curvatures differ. The Hessian of a class is at most X'X / 2N (Boehning 1992). So the
     unknowns are the weights along the eigenvectors of X'X / N, each scaled by its curvature: a fifth of the time.
     """
 
@@ -36,7 +36,7 @@ class Logistic:
         self.x, self.target, self.classes = x @ self.basis, F.one_hot(y, classes).to(x.dtype), classes
 
     def solve(self, l2: float, start: Weights | None = None) -> Weights:
-        """The minimum of mean cross-entropy + l2/2 |W|^2, the bias free; `start` is the solution for another l2."""
+        """The minimum of mean cross-entropy + l2/2 |W|^2 (the bias is free); start: the solution for another l2."""
         scale = (_CURVATURE * self.variance + l2).rsqrt()
         x = torch.cat([self.x * scale, self.x.new_ones(len(self.x), 1)], dim=1)  # the last column is the bias's
         penalty = torch.cat([l2 * scale**2, scale.new_zeros(1)])
@@ -49,12 +49,12 @@ class Logistic:
             max_iter=500,
             tolerance_grad=_TOLERANCE,
             tolerance_change=1e-9,
-            history_size=10,  # of 5, 8, 10, 15 and 20 the one with the least time, on 1,000 and on 5,000 features
+            history_size=10,  # fastest among 5, 8, 10, 15 and 20, on 1,000 and on 5,000 images
             line_search_fn="strong_wolfe",
         )
 
         def closure() -> torch.Tensor:
-            # The gradient by hand: on so small a problem autograd would take longer than the products.
+            # An explicit gradient: on so small a problem, autograd would take longer than the matrix products.
             log_p, penalised = F.log_softmax(x @ unknown.T, dim=1), penalty * unknown
             unknown.grad = torch.addmm(penalised, (log_p.exp() - self.target).T, x, alpha=1 / len(x))
             return 0.5 * (penalised * unknown).sum() - (log_p * self.target).sum() / len(x)
@@ -73,14 +73,14 @@ def predict(weights: Weights, x: torch.Tensor) -> torch.Tensor:
 def linear_probe(
     train: Labelled, validation: Labelled, test: torch.Tensor, classes: int, grid: list[float]
 ) -> tuple[torch.Tensor, float]:
-    """Test predictions (int64) of the probe whose l2 does best on validation, and that l2; the stronger one of equals.
+    """Test predictions (int64) of the probe whose l2 is best on validation, and that l2; of equals, the stronger.
 
-    Features (N, D) are standardised by the training ones. The test features are used once, after the choice.
+    Features (N, D) are standardised by the training features. The test features are used once, after the choice.
     """
     standard = Standardise(train[0])
     logistic, seen = Logistic(standard(train[0]), train[1], classes), standard(validation[0])
     best, weights = (-1.0, math.inf, None), None
-    for l2 in sorted(grid, reverse=True):  # from the strongest on, each from the one before
+    for l2 in sorted(grid, reverse=True):  # the strongest first; each starts from the solution before
         weights = logistic.solve(l2, weights)
         correct = (predict(weights, seen) == validation[1]).float().mean().item()
         if correct > best[0]:

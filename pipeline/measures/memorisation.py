@@ -1,4 +1,4 @@
-"""Whether images are copies of train images: nearest neighbours in pixels, as near as real images are or nearer."""
+"""Whether generated images are copies of train images: nearest neighbours in pixels, compared with real images."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,9 @@ import torch
 from pipeline.core.progress import bar
 
 CROWD = 50  # neighbours that a nearest distance is measured against (Carlini et al. 2023)
-RARE = 0.01  # share of validation images that count as being as near to a train image as a copy is
-SURELY = 0.01  # and whatever validation images are like, a distance below this share of the others' is a copy's
-_CHUNK = 10_000_000  # values of the bank at once
+RARE = 0.01  # share of unseen real images that are as near to a train image as a copy
+SURELY = 0.01  # a relative distance below this is a copy, whatever the real images are like
+_CHUNK = 10_000_000  # values of the bank that are compared at once
 
 
 @dataclass
@@ -41,18 +41,18 @@ def nearest(images: np.ndarray, bank: np.ndarray) -> Near:
                 progress.update(len(part))
     row = rows[:, 0].numpy()
     neighbours = np.where((row >= len(bank))[:, None, None, None], ways[1][row % len(bank)], ways[0][row % len(bank)])
-    # Once more for the nearest: by matrix products, which the search uses, a copy is not quite at distance 0.
+    # Computed again for the nearest: by the matrix products of the search, a copy is not quite at distance 0.
     distance = (queries - _flat(neighbours)).norm(dim=1)
     crowd = best.mean(dim=1).clamp(min=1e-12)
     return Near(row % len(bank), distance.numpy(), (distance / crowd).numpy())
 
 
 def copies(generated: Near, unseen: Near) -> tuple[np.ndarray, float]:
-    """(whether each generated image is as near to a train image as RARE of the unseen real ones, that limit).
+    """Whether each generated image is as near to a train image as the nearest RARE of unseen real ones; that limit.
 
-    Near is a distance that is small beside those to the other neighbours, or a smooth image would be near to
-    everything (Carlini et al., USENIX Security 2023, section 4.2). Where real images have copies of their own, a copy
-    is still one: the limit is at least SURELY.
+    Distances are relative to those of the other neighbours; otherwise a smooth image would be near to everything
+    (Carlini et al., USENIX Security 2023, section 4.2). The limit is at least SURELY, so that copies are found even if
+    many real images have duplicates.
     """
     limit = max(float(np.quantile(unseen.relative, RARE)), SURELY)
     return generated.relative <= limit, limit

@@ -1,6 +1,6 @@
-"""Judging a frozen encoder: its features, weighted kNN, measures that need no labels, intervals.
+"""Measures of a frozen encoder: its features, weighted kNN, measures without labels, intervals.
 
-linear_probe.py has the probe that is trained; the encoder's training uses what is here, and not that.
+The trained probe is in linear_probe.py; pretraining uses only this file.
 """
 
 import math
@@ -14,17 +14,17 @@ from torch.fx.experimental.optimization import fuse
 from pipeline.engine import loop
 from pipeline.params.schema import Compute
 
-KNN_K, KNN_TEMPERATURE = 20, 0.07  # fixed beforehand: solo-learn's defaults
+KNN_K, KNN_TEMPERATURE = 20, 0.07  # solo-learn's defaults, fixed beforehand
 _BATCH = 500
 
 
 @torch.inference_mode()
 def features(encoder: nn.Module, images: np.ndarray, compute: Compute) -> torch.Tensor:
-    """Features of uint8 images (N, H, W, C): float32 (N, D) on the CPU. The encoder's mode is put back after."""
+    """Features of uint8 images (N, H, W, C): float32 (N, D) on the CPU. The encoder's mode is restored."""
     was_training = encoder.training
     folded = encoder.eval()
-    if any(isinstance(module, nn.BatchNorm2d) for module in encoder.modules()):  # a ViT cannot be traced, and has none
-        folded = fuse(folded)  # a copy whose convolutions do what batch normalisation did: a tenth faster
+    if any(isinstance(module, nn.BatchNorm2d) for module in encoder.modules()):  # a ViT has none and cannot be traced
+        folded = fuse(folded)  # a copy with batch normalisation folded into the convolutions: a tenth faster
     encoder.train(was_training)
     chunks = torch.from_numpy(images).split(_BATCH)
     return torch.cat([embed(folded, chunk.permute(0, 3, 1, 2).float() / 255, compute) for chunk in chunks])
@@ -53,7 +53,7 @@ def knn(
     k: int = KNN_K,
     temperature: float = KNN_TEMPERATURE,
 ):
-    """Class with the most votes among the k nearest by cosine, weighing exp(cosine / temperature) (Wu et al. 2018).
+    """The class with most votes among the k nearest by cosine, weighted by exp(cosine / temperature) (Wu et al. 2018).
 
     bank: float (N, D) with labels int64 (N,); queries: (M, D). Returns int64 (M,).
     """
@@ -82,7 +82,7 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
 def paired_difference(right_a: np.ndarray, right_b: np.ndarray) -> tuple[float, float, float]:
     """Difference of two accuracies on the same n images and its 95 % interval, in percent points (paired normal).
 
-    right_a, right_b: bool (n,), whether each is right on each image.
+    right_a, right_b: bool (n,), whether each model is right on each image.
     """
     d = right_a.astype(np.float64) - right_b.astype(np.float64)
     half = 1.959964 * d.std(ddof=1) / math.sqrt(len(d))
@@ -99,9 +99,9 @@ def rankme(x: torch.Tensor) -> float:
 def lidar(views: torch.Tensor) -> float:
     """LiDAR (Thilak et al., arXiv 2312.04000): exp of the entropy of the eigenvalues of a linear discriminant analysis.
 
-    views: float (images, views, D), features of several views of each image; an image is a class of its own. The
-    covariance between images is taken in units of that within them, to which 1e-4 is added when the features' mean
-    variance is 1. The paper takes the projector's output; here it is what the probes see.
+    views: float (images, views, D), features of several views of each image; each image is a class. The covariance
+    between images is whitened by that within images, to which 1e-4 is added after the features' mean variance was
+    scaled to 1. The paper takes the projector's output, this the features of the probes.
     """
     x = views.double()
     means = x.mean(dim=1)
@@ -116,10 +116,10 @@ def lidar(views: torch.Tensor) -> float:
 
 
 def connectivity(one: torch.Tensor, two: torch.Tensor) -> float:
-    """Views whose nearest other view, by cosine, is of another image, in percent; features (N, D) of two views of each.
+    """Share of views, in percent, whose nearest other view by cosine shows another image.
 
-    How well the augmentation's graph connects images, as the encoder sees it: 0 tells all images apart, and at
-    100 (1 - 1/(2N - 1)) views of an image have nothing in common.
+    one, two: features (N, D) of two views of each image. How well the graph of augmentations connects images, for the
+    encoder: 0 if it tells all images apart, 100 (1 - 1/(2N - 1)) if views of an image have nothing in common.
     """
     x = F.normalize(torch.cat([one, two]), dim=1)
     nearest = (x @ x.T).fill_diagonal_(-torch.inf).argmax(dim=1)
@@ -139,11 +139,11 @@ def uniformity(x: torch.Tensor) -> float:
 
 def frechet(a: torch.Tensor, b: torch.Tensor) -> float:
     """Frechet distance of two sets of features, float (N, D) and (M, D), taken as normal (Heusel et al. 2017)."""
-    from torchmetrics.image.fid import FrechetInceptionDistance  # slow, so not before it is wanted
+    from torchmetrics.image.fid import FrechetInceptionDistance  # a slow import, so only on use
 
     as_they_are = torch.nn.Identity()
     as_they_are.num_features = a.shape[1]
-    metric = FrechetInceptionDistance(feature=as_they_are, sync_on_compute=False)  # all processes have all features
+    metric = FrechetInceptionDistance(feature=as_they_are, sync_on_compute=False)  # every process has all features
     metric.update(a.double(), real=True)
     metric.update(b.double(), real=False)
     return float(metric.compute())

@@ -100,7 +100,7 @@ class Snapshots(nn.Module):
 def pictures(path: Path) -> list[tuple[str, np.ndarray]]:
     """Of written snapshots, titles and uint8 (M, H, W, C): the first of each pair, and the second where they differ."""
     with shards.open_file(path) as file:
-        steps, images, cosines = (shards.own(file, name)[:] for name in ("step", "images", "cosine"))
+        steps, images, cosines = (shards.dataset_of(file, name)[:] for name in ("step", "images", "cosine"))
     sets = []
     for step, pairs, cosine in zip(steps, images, cosines, strict=True):
         sets.append((f"step {step}", pairs[:, 0]))
@@ -112,4 +112,4 @@ def pictures(path: Path) -> list[tuple[str, np.ndarray]]:
 def last_cosine(path: Path) -> float:
     """Of written snapshots: the mean cosine of the last one's pairs."""
     with shards.open_file(path) as file:
-        return float(shards.own(file, "cosine")[-1].mean())
+        return float(shards.dataset_of(file, "cosine")[-1].mean())

@@ -203,8 +203,8 @@ class MixedAE(nn.Module):
 def pictures(made: dict[str, Path]) -> list[tuple[str, np.ndarray]]:
     """What the encoder is shown of images of validation, and what the decoder makes of it."""
     with shards.open_file(made[RECONSTRUCTIONS]) as file:
-        images, visible, filled = (shards.own(file, name)[:] for name in ("images", "visible", "reconstruction"))
-        mixed = shards.own(file, "mixed")[:] if "mixed" in file else []
+        images, visible, filled = (shards.dataset_of(file, name)[:] for name in ("images", "visible", "reconstruction"))
+        mixed = shards.dataset_of(file, "mixed")[:] if "mixed" in file else []
         told = " and each unseen patch's own mean and deviation" if file.attrs["normalised"] else ""
     sets = [("validation images", images)]
     if len(mixed):

@@ -1,10 +1,12 @@
 """KINDS: the kinds of positives by their names. Positives are generated images that stand beside each train image."""
 
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Iterator
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
+from pipeline.core.errors import UserError
 from pipeline.params.generators import DDPM, PUBLISHED, is_ddpm, timesteps
 from pipeline.params.training import RealOnly
 from pipeline.params.types import (
@@ -46,19 +48,31 @@ class UnCLIP(Section):
 class Kind(NamedTuple):
     """What one kind of positives brings: its own section if it has one, the field of `positives` that it uses.
 
-    timesteps: of parameters, those that its steps divide, and what to call them.
+    timesteps: of parameters, those that its steps divide, and what to call them. packages: what it needs that Leaven's
+    own dependencies lack.
     """
 
     section: type[Section] | None
     uses: Literal["weight", "guidance"]
     timesteps: Callable[[object], tuple[str, int]]
+    packages: tuple[str, ...] = ()
 
 
 KINDS = {
     "anchored": Kind(None, "weight", timesteps),
     "conditioned": Kind(Conditioned, "guidance", lambda p: ("conditioned.timesteps", p.conditioned.timesteps)),
-    "unclip": Kind(UnCLIP, "guidance", lambda p: ("a published pipeline's timesteps", PUBLISHED)),
+    "unclip": Kind(
+        UnCLIP, "guidance", lambda p: ("a published pipeline's timesteps", PUBLISHED), packages=("transformers",)
+    ),
 }
+
+
+def absent(kind: str) -> Iterator[UserError]:
+    """A fault for each package that the kind needs and this machine lacks."""
+    for package in KINDS[kind].packages if kind in KINDS else ():
+        if importlib.util.find_spec(package) is None:
+            what = f"{kind} needs {package}, which is not installed"
+            yield UserError(what, "params.yaml: positives.kind", f"pip install {package}, or choose another")
 
 
 class Positives(Section):

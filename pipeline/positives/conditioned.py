@@ -1,151 +1,171 @@
-"""Versions of an image: sampled by a DDPM that is told what an encoder sees in that image.
+"""Variants of an image: sampled by a DDPM that is conditioned on an encoder's features of that image.
 
-GenSSL (Ayromlou et al., AAAI 2025, arXiv 2403.05966, section 3) at the size of small images and without outside data:
-encoder and DDPM learn from the same unlabelled images. The features, a unit vector, go through two linear layers and
-are added to the time embedding (as in RCDM, Bordes et al. 2022), which scales and shifts after each normalisation. In
+GenSSL (Ayromlou et al., AAAI 2025, arXiv 2403.05966, section 3) for small images and without outside data: encoder and
+DDPM learn from the same unlabelled images. Two linear layers embed the features, a unit vector. Their output is added
+to the embedding of the timestep (as in RCDM, Bordes et al. 2022), which scales and shifts after each normalisation. In
 training some conditions are dropped, so that sampling can be guided (Ho and Salimans 2022, arXiv 2207.12598).
 """
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipeline.core import files, seeds, sources
+from pipeline.core import files, seeds
+from pipeline.data import shards
 from pipeline.engine import distributed
-from pipeline.generators import ddpm, sampling
+from pipeline.generators import ddpm
+from pipeline.measures import probes
+from pipeline.networks import backbones
 from pipeline.networks.heads import mlp
-from pipeline.params.schema import Compute, Conditioned, Positives
+from pipeline.params.methods import SimCLR
+from pipeline.params.schema import Augment, Compute, Conditioned, Inflation, Pretrain, RealOnly
+from pipeline.positives import Batch, Inputs, Kind, Sampler
+from pipeline.training import encoder, generator
+from pipeline.training.batches import Images
 
-LADDER = (0.0, 1.0, 2.0)  # guidances that a picture compares; 0 knows nothing of the image
 _FILE = "conditioned.safetensors"
 
 
 class Network(nn.Module):
-    """A UNet that is also given features, float (B, D), of the image: unit vectors, or zeros for no condition."""
+    """A UNet conditioned on features, float (B, D), of the image: unit vectors, or zeros for no condition."""
 
     def __init__(self, params: Conditioned, size: int, channels: int, width: int):
         super().__init__()
         further = {"class_embed_type": "identity", "resnet_time_scale_shift": "scale_shift"}
         self.unet = ddpm.unet(params, size, channels, **further)
         with seeds.scope(params.seed, "condition"):
-            self.embed = mlp(width, params.hidden_dim, 4 * params.channels[0], norm=False)  # as long as time's
+            # as wide as the embedding of the timestep
+            self.embed = mlp(width, params.hidden_dim, 4 * params.channels[0], norm=False)
 
     def forward(self, x: torch.Tensor, t: torch.Tensor, features: torch.Tensor):
-        """What the UNet predicts of x (B, C, S, S) at timesteps t, as diffusers returns it."""
+        """The UNet's prediction for x (B, C, S, S) at timesteps t, as diffusers returns it."""
         return self.unet(x, t, class_labels=self.embed(features))
 
 
 class Training(ddpm.Training):
-    """As a DDPM's, on images (N, H, W, C) and their features, unit vectors, float (N, D), both on the device."""
+    """Trains as a DDPM does, on images (N, H, W, C) and their features, unit vectors, float (N, D), on the device."""
 
     def __init__(self, params: Conditioned, images: torch.Tensor, features: torch.Tensor):
         super().__init__(params, images, Network(params, images.shape[1], images.shape[3], features.shape[1]))
         self.features = features
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """This process's images and what the network is told of them: zeros where the condition is dropped."""
+        """This process's images and their conditions: zeros where the condition is dropped."""
         p, rows = self.params, self.rows(step)
         draw = seeds.generator(p.seed, "condition-dropout", step, device=self.features.device.type)
-        told = torch.rand(p.batch_size, generator=draw, device=self.features.device) >= p.condition_dropout
-        return self.look(rows, step), self.features[rows] * told[distributed.share(p.batch_size), None]
+        kept = torch.rand(p.batch_size, generator=draw, device=self.features.device) >= p.condition_dropout
+        return self.look(rows, step), self.features[rows] * kept[distributed.share(p.batch_size), None]
 
     def loss(self, batch: tuple[torch.Tensor, torch.Tensor], step: int) -> dict[str, torch.Tensor]:
-        """L_simple of a network that knows the features."""
+        """L_simple of the conditioned network."""
         return super().loss(batch[0], step, batch[1])
 
     def save(self, folder: Path) -> list[str]:
-        """`save` of what samples; training is over after this."""
+        """Write the averaged network; training is over after this. Returns the names of the files."""
         return save(self.averaged(), folder)
 
 
 def save(network: Network, folder: Path) -> list[str]:
-    """The weights; what they are built from is in the parameters, by which the folder was found."""
+    """Write the weights; returns the names of the files. The parameters, which find the folder, say the shapes."""
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     files.write(Path(folder) / _FILE, lambda path: save_file(weights, path))
     return [_FILE]
 
 
 def load(params: Conditioned, folder: Path, size: int, channels: int, width: int) -> Network:
-    """The network of a folder that `save` wrote and somebody has verified, in evaluation mode."""
+    """The network in evaluation mode, from a verified folder that `save` wrote."""
     network = Network(params, size, channels, width)
     network.load_state_dict(load_file(Path(folder) / _FILE), strict=True)
     return network.eval()
 
 
 class Guided:
-    """A UNet that `sample` of generators/ddpm.py calls as it calls a plain one, told of each image what to show.
+    """A conditioned UNet under classifier-free guidance; `ddpm.sample` calls it as it calls a plain UNet.
 
-    unet: for sampling. told: float (B, E), the embedded features of each image of the batch; untold: (1, E), of no
-    condition. It predicts untold + guidance x (told - untold): 0 knows nothing, 1 is the plain conditional model.
+    unet: prepared for sampling. condition: float (B, E), the embedded features of each image; unconditional: (1, E),
+    the embedding of no condition. It predicts unconditional + guidance x (conditional - unconditional): guidance 0
+    ignores the image, 1 is the plain conditional model.
     """
 
-    def __init__(self, unet: nn.Module, told: torch.Tensor, untold: torch.Tensor, guidance: float):
+    def __init__(self, unet: nn.Module, condition: torch.Tensor, unconditional: torch.Tensor, guidance: float):
         self.unet, self.guidance = unet, guidance
-        self.told, self.untold = told, untold.expand_as(told)
+        self.condition, self.unconditional = condition, unconditional.expand_as(condition)
         self.config, self.device, self.dtype = unet.config, unet.device, unet.dtype
 
     def __call__(self, x: torch.Tensor, t: torch.Tensor):
-        """What is predicted of x (B, C, S, S) at timestep t, as diffusers returns it."""
-        if self.guidance in (0, 1):  # one pass does
-            return self.unet(x, t, class_labels=self.told if self.guidance else self.untold)
-        both = self.unet(torch.cat([x, x]), t, class_labels=torch.cat([self.told, self.untold])).sample.float()
-        told, untold = both.chunk(2)
-        return SimpleNamespace(sample=untold + self.guidance * (told - untold))
+        """The guided prediction for x (B, C, S, S) at timestep t, as diffusers returns it."""
+        if self.guidance in (0, 1):  # one pass is enough
+            return self.unet(x, t, class_labels=self.condition if self.guidance else self.unconditional)
+        labels = torch.cat([self.condition, self.unconditional])
+        conditional, unconditional = self.unet(torch.cat([x, x]), t, class_labels=labels).sample.float().chunk(2)
+        return SimpleNamespace(sample=unconditional + self.guidance * (conditional - unconditional))
 
 
-def sampler(
-    params: Positives, own: Conditioned, folder: Path, features: torch.Tensor, shape: tuple[int, int], compute: Compute
-) -> Callable[[range, float], np.ndarray]:
-    """numbers, guidance -> their images: number v n + a is version v of image a of n, uint8 (len, H, W, C).
+def train(params: Conditioned, real: shards.RealSet, compute: Compute) -> tuple[Path, torch.Tensor]:
+    """Train encoder and DDPM, or find them in the store: the DDPM's folder, and unit features of the train images.
 
-    folder: with the trained network; features: unit vectors, float (n, D), one an image; shape: H = W and channels.
+    The features are float (n, D). The encoder has the fingerprint of an experiment without generated images and with
+    these parameters, so that either finds the other's work. All processes of a job get both.
     """
-    network, noise = load(own, folder, *shape, features.shape[1]), ddpm.scheduler(own)
+    images, _ = real.part(shards.TRAIN)
+    made, _, _ = encoder.pretrain(arm_of(params.encoder, images.shape[3]), Images(real, [], []), None, compute)
+    folder = distributed.agreed(made["card.json"].parent if distributed.first() else None)
+    features = F.normalize(probes.features(backbones.load(folder).to(compute.device), images, compute), dim=1)
+    made, _ = generator.train(Training, params, images, compute, features.numpy())
+    return distributed.agreed(next(iter(made.values())).parent if distributed.first() else None), features
+
+
+def arm_of(params: RealOnly, channels: int) -> encoder.Setting:
+    """The sections of an experiment without generated images that trains this encoder."""
+    values = params.model_dump()
+    pretrain = Pretrain(**{name: values[name] for name in Pretrain.model_fields})
+    method = SimCLR(**{name: values[name] for name in SimCLR.model_fields})
+    unset = dict.fromkeys(Augment.model_fields)
+    form = "grey" if channels == 1 else "colour"
+    given = {"family": params.family, "form": form, "strength": params.strength, "replace": 0.0, "replaced": "second"}
+    return encoder.Setting(
+        pretrain,
+        method,
+        Augment(**unset | given | {"seed": params.seed}),
+        Inflation(ratio=0.0, real_weight=1.0, order="slots", seed=params.seed),
+    )
+
+
+def prepare(inputs: Inputs) -> Sampler:
+    """Of a DDPM that is trained here, conditioned on an encoder that is trained here."""
+    params = inputs.params.conditioned
+    folder, features = train(params, inputs.real, inputs.params.compute)
+    decided = {
+        "network": [params.model_dump(), files.sha256(folder / _FILE)],
+        "features": hashlib.sha256(features.numpy()).hexdigest(),
+    }
+    return Sampler(decided, lambda: start(inputs, folder, features))
+
+
+def start(inputs: Inputs, folder: Path, features: torch.Tensor) -> Batch:
+    """numbers, guidance -> images. folder: of the trained network; features: unit vectors, float (n, D)."""
+    params, ddpm_params, compute = inputs.params.positives, inputs.params.conditioned, inputs.params.compute
+    size, channels = inputs.images.shape[1], inputs.images.shape[3]
+    network, noise = load(ddpm_params, folder, size, channels, features.shape[1]), ddpm.scheduler(ddpm_params)
     with torch.inference_mode():
-        told, untold = network.embed(features), network.embed(torch.zeros(1, features.shape[1]))
+        condition, unconditional = network.embed(features), network.embed(torch.zeros(1, features.shape[1]))
     unet = ddpm.for_sampling(network.unet, compute)
-    seed = seeds.key(params.seed, "conditioned")  # other noise than the inflation set's at the same seed
+    seed = seeds.key(params.seed, "conditioned")  # not the inflation set's noise at the same seed
 
     def batch(numbers: range, guidance: float) -> np.ndarray:
         place = torch.from_numpy(np.array(numbers) % len(features))
-        guided = Guided(unet, told[place].to(unet.device), untold.to(unet.device), guidance)
+        guided = Guided(unet, condition[place].to(unet.device), unconditional.to(unet.device), guidance)
         solver, extra = ddpm.solver("ddim", noise, params.eta, params.clip)
         solver.set_timesteps(params.steps, device=compute.device)
-        return ddpm.to_uint8(ddpm.sample(guided, solver, extra, numbers, seed), shape[0])
+        return ddpm.to_uint8(ddpm.sample(guided, solver, extra, numbers, seed), size)
 
     return batch
 
 
-def fill(
-    params: Positives,
-    own: Conditioned,
-    folder: Path,
-    features: torch.Tensor,
-    names: np.ndarray,
-    shape,
-    compute: Compute,
-) -> tuple[dict[str, Path], str]:
-    """`params.candidates` versions of each image, version by version, as whole shards in the store.
-
-    names: int64 (n,), what a shard calls each image (`anchor_index`); the rest as for `sampler`. More versions add
-    shards. Returns (shard name -> file, fingerprint of the set).
-    """
-    decided = {
-        "generator": files.sha256(Path(folder) / _FILE),
-        "network": own.model_dump(),
-        "anchors": [list(shape), hashlib.sha256(features.numpy()).hexdigest(), hashlib.sha256(names).hexdigest()],
-        "code": sources.digest("positives/conditioned"),
-    }
-    what = f"conditioned sampling ({params.steps} steps, guidance {params.guidance:g})"
-
-    def start() -> Callable[[range], np.ndarray]:
-        batch = sampler(params, own, folder, features, shape, compute)
-        return lambda numbers: batch(numbers, params.guidance)
-
-    return sampling.sample_positives(what, params, decided, names, compute, start)
+KIND = Kind(prepare, varied="guidance", ladder=(0.0, 1.0, 2.0))

@@ -42,12 +42,6 @@ OTHERS = ("reconstruction", "top_k", "synthetic", "synthetic_start", "cosine", "
 SECTIONS = ("compute", "dataset", "generator", "generate", "inflation", "augment", "pretrain", "linear_eval")
 MODULES = ("data/datasets", "data/imports", "training/generator", "generators/sampling", "training/encoder")
 MODULES += ("evaluation/linear_eval",)
-POSITIVES = {  # the same of each kind of positives
-    "none": ((), ()),
-    "anchored": (("positives",), ("positives/anchored",)),
-    "conditioned": (("positives", "conditioned"), ("positives/prepared",)),
-    "unclip": (("positives", "unclip"), ("positives/unclip",)),
-}
 
 
 class PartFile(Section):
@@ -198,10 +192,11 @@ def wants_positives(params: Params) -> bool:
 def key(params: Params) -> str:
     """16 hex digits of what decides a cell's numbers: its resolved parameters and the code that computes them."""
     kind = params.positives.kind if wants_positives(params) else "none"
-    sections, modules = POSITIVES[kind]
+    positives = [name for name in ("positives", kind) if kind != "none" and hasattr(params, name)]
     tuned = ("finetune",) if params.finetune.labels else ()
-    names = (*SECTIONS, *sections, *tuned, params.generator.kind, params.pretrain.method)
+    names = (*SECTIONS, *positives, *tuned, params.generator.kind, params.pretrain.method)
     kinds = (f"generators/{params.generator.kind}", f"methods/{params.pretrain.method}")
+    kinds += () if kind == "none" else (f"positives/{kind}",)
     dumped = {name: getattr(params, name).model_dump() for name in names}
-    modules = (*MODULES, *kinds, *modules, *(f"evaluation/{name}" for name in tuned))
+    modules = (*MODULES, *kinds, *(f"evaluation/{name}" for name in tuned))
     return store.fingerprint(params=dumped, code=sources.digest(*modules))[:16]

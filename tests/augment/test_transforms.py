@@ -11,13 +11,13 @@ from torchvision.transforms.v2 import functional as F
 
 from pipeline.augment import recipes, transforms
 from pipeline.augment.recipes import Recipe
-from pipeline.augment.transforms import Drawn
+from pipeline.augment.transforms import AugmentationParameters
 from tests.batches import NOTHING, SHAPES, draws, noise, planes, section, worst
 
 CROPS = dataclasses.replace(NOTHING, crop_min=0.02, flip=0.5)
 
 
-def parameters(n: int, size: tuple[int, int], **changes: torch.Tensor) -> Drawn:
+def parameters(n: int, size: tuple[int, int], **changes: torch.Tensor) -> AugmentationParameters:
     """Parameters under which nothing happens, except for `changes`."""
     off = torch.zeros(n, dtype=torch.bool)
     neutral = {
@@ -29,7 +29,7 @@ def parameters(n: int, size: tuple[int, int], **changes: torch.Tensor) -> Drawn:
         "sigma": torch.zeros(n),
         "solarize": off,
     }
-    return Drawn(**{**neutral, **changes})
+    return AugmentationParameters(**{**neutral, **changes})
 
 
 def picture(image: torch.Tensor) -> Image.Image:
@@ -216,7 +216,12 @@ def test_an_image_is_augmented_the_same_alone_and_in_a_batch(shape):
     together = transforms.apply(images, drawn)
     assert torch.equal(images, given), "the image bank was written to"
     for i in range(16):
-        alone = Drawn(**{field.name: getattr(drawn, field.name)[i : i + 1] for field in dataclasses.fields(Drawn)})
+        alone = AugmentationParameters(
+            **{
+                field.name: getattr(drawn, field.name)[i : i + 1]
+                for field in dataclasses.fields(AugmentationParameters)
+            }
+        )
         assert worst(transforms.apply(images[i : i + 1], alone), together[i : i + 1]) < 0.01
 
 

@@ -328,7 +328,7 @@ def test_svhn_is_read_with_ten_as_the_digit_0_and_wants_scipy(tmp_path, monkeypa
     assert real.classes == tuple("0123456789")
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "scipy.io", None)
-        with pytest.raises(UserError, match="which scipy reads - pip install scipy"):
+        with pytest.raises(UserError, match="needs scipy - pip install scipy"):
             datasets.load(wanted)
     (tmp_path / "test_32x32.mat").write_bytes(b"x")
     with pytest.raises(UserError, match="MD5"):

@@ -17,7 +17,7 @@ from pipeline.core import files, store
 from pipeline.core.errors import UserError
 from pipeline.data import imports, pictures, shards
 from pipeline.engine import checkpoint
-from pipeline.generators import cards, ddpm
+from pipeline.generators import cards, ddpm, diffusers_folder
 from pipeline.networks import backbones
 from pipeline.params import reader
 from pipeline.params.schema import Generator
@@ -146,7 +146,7 @@ def diffusion_model(folder):
         model, noise = ddpm.load(folder)
         assert isinstance(model, UNet2DModel)
         assert model.config.out_channels == model.config.in_channels
-        assert 1 <= noise.config.num_train_timesteps <= ddpm.TIMESTEPS
+        assert 1 <= noise.config.num_train_timesteps <= diffusers_folder.TIMESTEPS
 
     return read
 

@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as arrays
 from pipeline.core import files, store
 from pipeline.data import shards
 from pipeline.engine import checkpoint, loop
-from pipeline.generators import ddpm
+from pipeline.generators import ddpm, diffusers_folder
 from pipeline.networks import backbones, heads
 from pipeline.params.schema import Training as Schedule
 from tests.toys import ddpm_params
@@ -85,7 +85,7 @@ def test_an_encoder_read_and_written_again_has_the_same_bytes(twice, width, bloc
     twice(lambda to: backbones.save(made, to, method="simclr", beta=1 / 3), again)
 
 
-@given(seed=SEEDS, levels=st.integers(1, 3), prediction=st.sampled_from(ddpm.PREDICTIONS))
+@given(seed=SEEDS, levels=st.integers(1, 3), prediction=st.sampled_from(diffusers_folder.PREDICTIONS))
 @settings(max_examples=10)
 def test_a_diffusion_model_read_and_written_again_has_the_same_bytes(twice, seed, levels, prediction):
     own = ddpm_params(seed=seed, channels=[4] * levels, prediction=prediction)

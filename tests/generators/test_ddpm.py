@@ -11,7 +11,7 @@ from diffusers import DDPMPipeline, UNet2DModel
 from diffusers.models.attention_processor import Attention
 
 from pipeline.core.errors import DIVERGED, UserError
-from pipeline.generators import ddpm
+from pipeline.generators import ddpm, diffusers_folder, pretrained
 from tests.toys import ddpm_params
 
 ALPHA_BAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))  # the paper's linear schedule
@@ -294,7 +294,7 @@ def test_the_pipelines_layout_and_the_flat_one_load_alike(folder, model, tmp_pat
         assert torch.equal(output(loaded), output(model))
         assert forward.config.prediction_type == "v_prediction"
         assert torch.equal(forward.alphas_cumprod, noise.alphas_cumprod)
-    assert ddpm.pretrained_files(flat)[f"unet/{ddpm.UNET_WEIGHTS}"].parent == flat
+    assert diffusers_folder.paths_of(flat)[diffusers_folder.WEIGHTS].parent == flat
 
 
 def test_another_schedulers_configuration_gives_its_betas(folder):
@@ -309,8 +309,7 @@ def changed(folder, name, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-UNET, SCHEDULER = "unet/config.json", "scheduler/scheduler_config.json"
-WEIGHTS = f"unet/{ddpm.UNET_WEIGHTS}"
+UNET, SCHEDULER, WEIGHTS = diffusers_folder.UNET, diffusers_folder.SCHEDULER, diffusers_folder.WEIGHTS
 
 
 @pytest.mark.parametrize(
@@ -365,7 +364,7 @@ def test_what_can_be_built_and_not_be_sampled_is_refused_before_it_is_kept(folde
     except UserError:
         return  # diffusers looks at more in some releases than in others
     with pytest.raises(UserError, match="diffusers cannot sample with it") as caught:
-        ddpm.try_out(*built, "given")
+        pretrained.try_out(*built, "given")
     assert caught.value.code == 2
     assert len(str(caught.value).splitlines()) == 1
 
@@ -374,7 +373,7 @@ def test_what_can_be_sampled_is_tried_in_one_step(folder):
     model, noise = ddpm.load(folder)
     seen = []
     model.register_forward_hook(lambda module, given, made: seen.append(given[0].shape))
-    ddpm.try_out(model, noise, "given")
+    pretrained.try_out(model, noise, "given")
     assert seen == [(1, 1, 8, 8)]
 
 

@@ -121,7 +121,7 @@ def steps(monkeypatch):
 
 def test_trained_twice_it_has_the_same_bytes_and_trained_on_from_a_crash_too(images, steps, monkeypatch, tmp_path):
     own = gan_params(steps=7)
-    made, rows = generator.train(gan, own, images, COMPUTE)
+    made, rows = generator.train(gan.Training, own, images, COMPUTE)
     assert set(made) == {"gan.json", "gan.safetensors"}
     assert [row["step"] for row in rows] == [2, 4, 6, 7]
     assert ["generator_loss" in row for row in rows] == [True, True, True, False]
@@ -130,9 +130,9 @@ def test_trained_twice_it_has_the_same_bytes_and_trained_on_from_a_crash_too(ima
     for crash in (2, 4):
         steps.crash = crash
         with pytest.raises(KeyboardInterrupt):
-            generator.train(gan, own, images, COMPUTE)
+            generator.train(gan.Training, own, images, COMPUTE)
     steps.seen, steps.crash = [], None
-    made, again = generator.train(gan, own, images, COMPUTE)
+    made, again = generator.train(gan.Training, own, images, COMPUTE)
     assert steps.seen == [3, 4, 5, 6]
     assert contents(made) == straight
     assert again == rows
@@ -188,7 +188,7 @@ def test_it_learns_how_bright_the_images_are(tmp_path):
     images = np.full((32, 8, 8, 1), 220, np.uint8)
     images[:, 3:5] = 30
     own = gan_params(steps=80, batch_size=8, lr=0.01, log_every=40, latent=4)
-    made, _ = generator.train(gan, own, images, COMPUTE)
+    made, _ = generator.train(gan.Training, own, images, COMPUTE)
     found = gan.load(made["gan.json"].parent).generator(torch.randn(64, 4, generator=seeds.generator(0, "z")))
     rows = found.mean(dim=(0, 1, 3))
     assert rows[[0, 1, 6, 7]].mean() - rows[3:5].mean() > 0.5

@@ -262,7 +262,7 @@ def test_a_generator_whose_files_are_not_its_cards_is_refused(generator, tmp_pat
         cards.of_generator(tmp_path)
     for name in ("kind", "source"):
         files.write_sealed(tmp_path / "card.json", card | {name: "../evil"})
-        with pytest.raises(UserError, match=rf"card\.json: {name} is \.\./evil, of which nothing is known"):
+        with pytest.raises(UserError, match=rf"card\.json: {name} is \.\./evil, which is unknown here"):
             cards.of_generator(tmp_path)
     files.write_sealed(tmp_path / "card.json", {"kind": "ddpm"})
     with pytest.raises(UserError, match=r"card\.json: lacks source as str, files as dict"):

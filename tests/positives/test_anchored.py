@@ -8,12 +8,14 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, UNet2DModel
 
+from pipeline import positives
 from pipeline.core import files, seeds, store
 from pipeline.core.errors import UserError
 from pipeline.data import shards
-from pipeline.generators import cards, ddpm
+from pipeline.generators import ddpm
 from pipeline.params.schema import Positives
 from pipeline.positives import anchored
+from tests import toys
 from tests.toys import COMPUTE, ddpm_params
 
 SIZE, STEPS, ANCHORS = 8, 4, 6
@@ -67,7 +69,7 @@ def sample(generator, anchors, numbers, **changes):
     before = ddpm.to_uint8
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ddpm, "to_uint8", lambda x, size: found.append(x) or before(x, size))
-        anchored.sampler(given, cards.of_generator(generator), generator, anchors, COMPUTE)(numbers, given.weight)
+        anchored.prepare(toys.inputs(anchors, generator, positives=given)).start()(numbers, given.weight)
     return found[0]
 
 
@@ -217,7 +219,8 @@ def test_the_way_up_is_not_computed_for_anchors(generator, anchors, monkeypatch)
 
 def fill(generator, anchors, names=None, **changes):
     names = 100 + np.arange(len(anchors)) if names is None else names
-    return anchored.fill(params(**changes), cards.of_generator(generator), generator, anchors, names, COMPUTE)
+    inputs = toys.inputs(anchors, generator, positives=params(**changes))
+    return positives.sample(anchored.prepare(inputs), inputs, names)
 
 
 def read(made):

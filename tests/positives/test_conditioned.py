@@ -1,4 +1,4 @@
-"""Conditioned sampling: what the network is told and when not, guidance, the sampler against its formula, the set."""
+"""Conditioned sampling: conditions and their dropout, guidance, the sampler against its formula, the set."""
 
 import itertools
 from types import SimpleNamespace
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import positives
 from pipeline.core import seeds
 from pipeline.data import shards
 from pipeline.generators import ddpm
@@ -14,7 +15,6 @@ from pipeline.measures import probes
 from pipeline.networks import backbones
 from pipeline.params.schema import Conditioned, Positives, RealOnly
 from pipeline.positives import conditioned
-from pipeline.positives import prepared as training
 from pipeline.training import encoder, generator
 from pipeline.training.batches import Images
 from tests import toys
@@ -73,11 +73,12 @@ def sampled(folder, numbers, features=None, guidance=2.0, **changes):
     before = ddpm.to_uint8
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ddpm, "to_uint8", lambda x, size: found.append(x) or before(x, size))
-        conditioned.sampler(params(**changes), own(), folder, features, (SIZE, 1), COMPUTE)(numbers, guidance)
+        given = toys.inputs(pictures(), positives=params(**changes), conditioned=own())
+        conditioned.start(given, folder, features)(numbers, guidance)
     return found[0]
 
 
-# ---- what the network is told
+# ---- conditions
 
 
 def test_features_go_through_two_layers_into_the_time_embedding_which_scales_and_shifts():
@@ -100,11 +101,11 @@ def test_conditions_are_those_of_the_images_and_are_dropped_as_often_as_asked():
     known = {images[k].permute(2, 0, 1).flatten().numpy().tobytes(): features[k] for k in range(40)}
     dropped = 0
     for step in range(50):
-        x, told = made.batch(step)
+        x, conditions = made.batch(step)
         again, same = made.batch(step)
         assert torch.equal(x, again)
-        assert torch.equal(told, same)
-        for image, condition in zip(x, told, strict=True):
+        assert torch.equal(conditions, same)
+        for image, condition in zip(x, conditions, strict=True):
             pixels = ((image.double() + 1) * 127.5).round().to(torch.uint8).flatten().numpy().tobytes()
             if condition.any():
                 assert torch.equal(condition, known[pixels])
@@ -113,13 +114,13 @@ def test_conditions_are_those_of_the_images_and_are_dropped_as_often_as_asked():
     assert dropped / 1000 == pytest.approx(0.3, abs=0.05)
 
 
-def test_without_dropout_every_image_is_told():
+def test_without_dropout_every_image_has_its_condition():
     made = conditioned.Training(own(condition_dropout=0.0), torch.from_numpy(pictures()), unit())
     assert all(bool(made.batch(step)[1].any(dim=1).all()) for step in range(10))
 
 
 def test_the_loss_is_a_ddpms_of_a_network_that_knows_the_features():
-    """Told by hand: a network that gives the first feature back for noise has this loss."""
+    """By hand: a network that gives the first feature back for noise has this loss."""
     made = conditioned.Training(own(condition_dropout=0.0), torch.from_numpy(pictures()), unit())
     seen = []
 
@@ -140,7 +141,7 @@ def test_the_loss_is_a_ddpms_of_a_network_that_knows_the_features():
 
 def test_training_reaches_both_parts_and_resumes_to_the_same_bytes(monkeypatch, tmp_path):
     images, features = pictures(), unit().numpy()
-    made, rows = generator.train(conditioned, own(), images, COMPUTE, features)
+    made, rows = generator.train(conditioned.Training, own(), images, COMPUTE, features)
     (weights,) = made.values()
     straight = weights.read_bytes()
     fresh = conditioned.Network(own(), SIZE, 1, WIDTH)
@@ -158,12 +159,12 @@ def test_training_reaches_both_parts_and_resumes_to_the_same_bytes(monkeypatch, 
 
     monkeypatch.setattr(conditioned.Training, "loss", crashing)
     with pytest.raises(KeyboardInterrupt):
-        generator.train(conditioned, own(), images, COMPUTE, features)
-    again, rows_again = generator.train(conditioned, own(), images, COMPUTE, features)
+        generator.train(conditioned.Training, own(), images, COMPUTE, features)
+    again, rows_again = generator.train(conditioned.Training, own(), images, COMPUTE, features)
     assert next(iter(again.values())).read_bytes() == straight
     assert rows_again == rows
     others = unit(seed=1).numpy()
-    assert generator.train(conditioned, own(), images, COMPUTE, others)[0] != made
+    assert generator.train(conditioned.Training, own(), images, COMPUTE, others)[0] != made
 
 
 # ---- the sampler
@@ -177,10 +178,10 @@ def by_the_paper(folder, number, features, guidance, eta, steps, clip):
     seed = seeds.key(0, "conditioned")
     x = seeds.noise((1, SIZE, SIZE), seed, "image", number)[None]
     draw = seeds.generator(seed, "sample", number)
-    told, untold = features[number % len(features)][None], torch.zeros(1, WIDTH)
+    condition, unconditional = features[number % len(features)][None], torch.zeros(1, WIDTH)
     for t, after in itertools.pairwise([int(t) for t in np.linspace(-1, 999, steps + 1)][::-1]):
         here, there = alpha[t], alpha[after] if after >= 0 else 1.0
-        with_it, without = (network(x, torch.tensor([t]), features).sample for features in (told, untold))
+        with_it, without = (network(x, torch.tensor([t]), features).sample for features in (condition, unconditional))
         predicted = without + guidance * (with_it - without)
         start = (x - (1 - here) ** 0.5 * predicted) / here**0.5
         start = start.clamp(-1, 1) if clip else start
@@ -239,7 +240,10 @@ def test_one_pass_does_where_guidance_is_nothing_or_one(folder, monkeypatch):
 def fill(folder, features=None, names=None, **changes):
     features = unit() if features is None else features
     names = 100 + np.arange(len(features)) if names is None else names
-    return conditioned.fill(params(**changes), own(), folder, features, names, (SIZE, 1), COMPUTE)
+    inputs = toys.inputs(pictures(len(features)), positives=params(**changes), conditioned=own())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conditioned, "train", lambda *_: (folder, features))
+        return positives.sample(conditioned.prepare(inputs), inputs, names)
 
 
 def test_a_set_goes_version_by_version_and_more_versions_add_shards(folder):
@@ -275,26 +279,25 @@ def real():
 
 
 def test_it_is_the_encoder_of_an_arm_without_generated_images_found_and_not_trained_again(real, monkeypatch):
-    arm = training.arm_of(own().encoder, 1)
-    pretrain, method, augmentation, mixing = arm
-    assert augmentation == section("symmetric", "grey", 1.0)
-    assert (mixing.ratio, pretrain.method, method.temperature) == (0.0, "simclr", 0.2)
+    arm = conditioned.arm_of(own().encoder, 1)
+    assert arm.augment == section("symmetric", "grey", 1.0)
+    assert (arm.inflation.ratio, arm.pretrain.method, arm.method.temperature) == (0.0, "simclr", 0.2)
     made, _, _ = encoder.pretrain(arm, Images(real, [], []), None, COMPUTE)
     before = made["encoder.safetensors"].read_bytes()
     trained = []
     train = encoder.loop.train
     monkeypatch.setattr(encoder.loop, "train", lambda what, *given: trained.append(what) or train(what, *given))
-    folder, features = training.prepare(own(), real, COMPUTE)
+    folder, features = conditioned.train(own(), real, COMPUTE)
     assert trained == ["training conditioned"]  # and no encoder
     assert (folder / "conditioned.safetensors").exists()
     images, _ = real.part(shards.TRAIN)
     expected = probes.features(backbones.load(made["card.json"].parent), images, COMPUTE)
     assert torch.allclose(features, expected / expected.norm(dim=1, keepdim=True), atol=1e-6)
     assert made["encoder.safetensors"].read_bytes() == before
-    assert training.prepare(own(), real, COMPUTE)[0] == folder
+    assert conditioned.train(own(), real, COMPUTE)[0] == folder
     assert trained == ["training conditioned"]
 
 
 def test_of_colour_images_it_sees_colour():
-    augmentation = training.arm_of(own().encoder, 3).augment
+    augmentation = conditioned.arm_of(own().encoder, 3).augment
     assert augmentation.form == "colour"

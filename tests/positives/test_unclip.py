@@ -11,6 +11,7 @@ from diffusers import DDIMScheduler, StableUnCLIPImg2ImgPipeline
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from pipeline import positives
 from pipeline.core import seeds
 from pipeline.core.errors import DIVERGED, REFUSED, UserError
 from pipeline.params.schema import Positives, UnCLIP
@@ -28,6 +29,12 @@ def params(**changes):
 
 def own(folder, **changes):
     return UnCLIP(**{"path": str(folder), "size": None, "noise_level": 10} | changes)
+
+
+def sampler(given, own, images, compute=COMPUTE):
+    inputs = toys.inputs(images, positives=given, unclip=own)
+    inputs.params.compute = compute
+    return unclip.start(inputs)
 
 
 def pictures(channels=3, seed=0):
@@ -56,7 +63,7 @@ def edit(path, **changes):
 
 def refused(folder, *words, **changes):
     with pytest.raises(UserError) as caught:
-        unclip.sampler(params(**changes), own(folder), pictures(), COMPUTE)
+        sampler(params(**changes), own(folder), pictures())
     line = str(caught.value)
     assert caught.value.code == REFUSED
     assert "\n" not in line
@@ -78,7 +85,7 @@ def test_a_version_is_what_the_pipeline_makes_of_its_image_with_its_noise_alone(
     )
     pipe.set_progress_bar_config(disable=True)
     images, numbers = pictures(channels), range(4, 8)  # two of the first versions and two of the second
-    made = unclip.sampler(params(eta=eta), own(saved, size=size), images, COMPUTE)(numbers, guidance)
+    made = sampler(params(eta=eta), own(saved, size=size), images)(numbers, guidance)
     assert made.shape == (4, SIZE, SIZE, channels)
     assert made.dtype == np.uint8
     for row, number in zip(made, numbers, strict=True):
@@ -102,14 +109,14 @@ def test_a_version_is_what_the_pipeline_makes_of_its_image_with_its_noise_alone(
 
 
 def test_a_version_is_the_same_in_any_batch_and_others_are_not(saved):
-    batch = unclip.sampler(params(), own(saved), pictures(), COMPUTE)
+    batch = sampler(params(), own(saved), pictures())
     whole = batch(range(4, 8), 2.0).astype(int)
     for k, number in enumerate(range(4, 8)):
         alone = batch(range(number, number + 1), 2.0)[0]
         assert np.abs(whole[k] - alone).max() <= 1  # to rounding: sums of another batch run in another order
     assert np.abs(batch(range(1), 2.0).astype(int) - batch(range(N, N + 1), 2.0)).max() > 2  # another version
     same = np.repeat(pictures()[:1], N, axis=0)
-    others = unclip.sampler(params(), own(saved), same, COMPUTE)(range(4, 8), 2.0)
+    others = sampler(params(), own(saved), same)(range(4, 8), 2.0)
     assert np.abs(whole - others).max() > 2  # the same noise, another image
 
 
@@ -118,7 +125,7 @@ def test_noise_on_the_embedding_precision_and_seed_change_what_is_made(saved):
     of["level"] = (params(), own(saved, noise_level=900), COMPUTE)
     of["seed"] = (params(seed=1), own(saved), COMPUTE)
     of["bf16"] = (params(), own(saved), COMPUTE.model_copy(update={"precision": "bf16"}))
-    made = {name: unclip.sampler(p, o, pictures(), compute)(range(4), 2.0) for name, (p, o, compute) in of.items()}
+    made = {name: sampler(p, o, pictures(), compute)(range(4), 2.0) for name, (p, o, compute) in of.items()}
     assert len({array.tobytes() for array in made.values()}) == 4
     assert np.abs(made["plain"].astype(int) - made["bf16"]).mean() < 3
 
@@ -135,7 +142,7 @@ def test_values_that_are_not_finite_are_told_in_one_line(folder):
     weights = load_file(path)
     weights["conv_out.bias"] += torch.inf
     save_file(weights, path, {"format": "pt"})
-    batch = unclip.sampler(params(), own(folder), pictures(), COMPUTE)
+    batch = sampler(params(), own(folder), pictures())
     with pytest.raises(UserError, match="not finite") as caught:
         batch(range(2), 2.0)
     assert caught.value.code == DIVERGED
@@ -154,7 +161,7 @@ def test_the_layout_of_published_weights_is_read(folder, saved):
     for name in ("vocab.json", "merges.txt"):
         shutil.copy(saved.parent / "spoken" / name, folder / "tokenizer" / name)
     edit(folder / "scheduler/scheduler_config.json", _class_name="PNDMScheduler", skip_prk_steps=True)
-    made, before = (unclip.sampler(params(), own(f), pictures(), COMPUTE)(range(2), 2.0) for f in (folder, saved))
+    made, before = (sampler(params(), own(f), pictures())(range(2), 2.0) for f in (folder, saved))
     assert np.array_equal(made, before)
 
 
@@ -163,7 +170,7 @@ def test_other_files_are_not_opened(folder, saved):
     for part in ("unet", "text_encoder"):
         for name in ("pytorch_model.bin", "diffusion_pytorch_model.bin", "adapter_config.json", "modeling.py"):
             (folder / part / name).write_bytes(b"spoilt")
-    made, before = (unclip.sampler(params(), own(f), pictures(), COMPUTE)(range(2), 2.0) for f in (folder, saved))
+    made, before = (sampler(params(), own(f), pictures())(range(2), 2.0) for f in (folder, saved))
     assert np.array_equal(made, before)
     assert set(unclip.files_of(folder)) == set(unclip.files_of(saved))
 
@@ -243,10 +250,10 @@ def test_a_pipeline_that_predicts_noise_is_refused(folder):
 
 def test_numbers_that_the_pipeline_does_not_have_are_refused(saved, folder):
     refused(saved, "positives.steps: 30 does not divide the 1000 timesteps", steps=30)
-    with pytest.raises(UserError, match=r"unclip\.size: 17 is no multiple of 2"):
-        unclip.sampler(params(), own(saved, size=17), pictures(), COMPUTE)
+    with pytest.raises(UserError, match=r"unclip\.size: 17 is not a multiple of 2"):
+        sampler(params(), own(saved, size=17), pictures())
     edit(folder / "image_noising_scheduler/scheduler_config.json", num_train_timesteps=10)
-    refused(folder, "unclip.noise_level: 10 is none of the 10 levels")
+    refused(folder, "unclip.noise_level: 10 is not one of the 10 levels")
 
 
 # ---- the set
@@ -255,7 +262,8 @@ def test_numbers_that_the_pipeline_does_not_have_are_refused(saved, folder):
 def fill(folder, images=None, names=None, further=None, **changes):
     images = pictures() if images is None else images
     names = 100 + np.arange(N) if names is None else names
-    return unclip.fill(params(**changes), own(folder, **further or {}), images, names, COMPUTE)
+    inputs = toys.inputs(images, positives=params(**changes), unclip=own(folder, **further or {}))
+    return positives.sample(unclip.prepare(inputs), inputs, names)
 
 
 def test_a_set_goes_version_by_version_more_versions_add_shards_and_lost_ones_are_made_again(saved):
@@ -267,7 +275,7 @@ def test_a_set_goes_version_by_version_more_versions_add_shards_and_lost_ones_ar
     images, anchors, versions = toys.positives(large)
     assert anchors == 2 * list(range(100, 106))
     assert versions == [0] * 6 + [1] * 6
-    batch = unclip.sampler(params(), own(saved), pictures(), COMPUTE)
+    batch = sampler(params(), own(saved), pictures())
     assert np.array_equal(images, np.concatenate([batch(range(k, k + 2), 2.0) for k in range(0, 12, 2)]))
     whole = {name: path.read_bytes() for name, path in large.items()}
     large[sorted(large)[1]].unlink()
@@ -290,9 +298,8 @@ def test_whatever_decides_the_pixels_makes_another_set_and_the_folders_place_doe
     assert len(set(found)) == len(found)
 
 
-def test_without_transformers_one_line_says_what_to_install(saved, monkeypatch):
+def test_without_transformers_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(UserError) as caught:
-        fill(saved)
-    line = "params.yaml: positives.kind: unclip wants transformers, which is not installed"
-    assert str(caught.value) == f"{line} - pip install transformers"
+    (fault,) = positives.absent("unclip")
+    line = "params.yaml: positives.kind: unclip needs transformers, which is not installed"
+    assert str(fault) == f"{line} - pip install transformers, or choose another"

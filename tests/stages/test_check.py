@@ -255,5 +255,5 @@ def test_unclip_wants_transformers_installed(clone, capsys, monkeypatch):
     set_values(clone, {f"positives.{name}": value for name, value in asked.items()})
     monkeypatch.setitem(sys.modules, "transformers", None)
     remedy = "pip install transformers, or choose another"
-    line = f"check: params.yaml: positives.kind: unclip wants transformers, which is not installed - {remedy}"
+    line = f"check: params.yaml: positives.kind: unclip needs transformers, which is not installed - {remedy}"
     assert outcome(capsys) == (2, [line])

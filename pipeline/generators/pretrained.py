@@ -1,0 +1,74 @@
+"""A DDPM that was trained elsewhere, from a local folder or the Hugging Face hub; checked before use."""
+
+from pathlib import Path
+
+from diffusers.models.unets.unet_2d import UNet2DModel
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+from pipeline.core import files
+from pipeline.core.errors import UserError
+from pipeline.generators import ddpm, diffusers_folder
+from pipeline.params.schema import Generator
+
+
+def load(params: Generator, size: tuple[int, int], channels: int) -> dict[str, Path]:
+    """The files of a pretrained generator that fits images of `size` (H, W) and `channels`: name -> path.
+
+    If `params.sha256` is given, the digest of the weights must be equal to it; they are not read before.
+    """
+    folder = Path(params.path) if params.hub is None else from_hub(params.hub, params.revision)
+    where = params.hub or params.path
+    found = diffusers_folder.paths_of(folder)
+    weights = found[diffusers_folder.WEIGHTS]
+    if params.sha256 not in (None, digest := files.sha256(weights)):
+        raise UserError(f"its sha256 is {digest}, not generator.sha256", weights, "get it again, or state this one")
+    try:
+        model, noise = ddpm.load(folder)
+    except (TypeError, ValueError, AttributeError) as fault:  # a list where a number should be, and the like
+        raise UserError(f"its configuration does not describe a DDPM: {fault}", folder) from fault
+    ddpm.fit_to(size, channels, model, where)
+    try:
+        try_out(model, noise, where)
+    except UserError as fault:  # of samples that are not finite too: here only the model can be the reason
+        raise UserError(fault.what, where, "use another model, or get it again") from fault
+    return found
+
+
+def try_out(model: UNet2DModel, noise: DDPMScheduler, where: str) -> None:
+    """Sample one image in one step: some configurations can be built, but not sampled from."""
+    try:
+        steps, extra = ddpm.solver("ddpm", noise, 0.0, True)
+        steps.set_timesteps(1)
+        ddpm.sample(model, steps, extra, range(1), 0)
+    except UserError:
+        raise
+    except Exception as fault:  # a foreign configuration can raise anything inside diffusers
+        raise UserError(f"diffusers cannot sample with it: {str(fault)[:200]}", where) from fault
+
+
+def from_hub(repository: str, revision: str) -> Path:
+    """The folder of a hub repository at a commit, from the local cache or the network: JSON and safetensors only."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalEntryNotFoundError
+
+    parts = (diffusers_folder.INDEX, diffusers_folder.UNET, diffusers_folder.SCHEDULER, diffusers_folder.WEIGHTS)
+    wanted = [*parts, *(Path(name).name for name in parts)]  # in both layouts
+    asked = {"revision": revision, "allow_patterns": wanted}
+    try:
+        return Path(huggingface_hub.snapshot_download(repository, local_files_only=True, **asked))
+    except HFValidationError as fault:
+        raise UserError(f"not a repository's name: {repository}", "params.yaml: generator.hub") from fault
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        # Ask once first: without a network, the download alone would retry for half a minute.
+        huggingface_hub.model_info(repository, revision=revision, timeout=5)
+        return Path(huggingface_hub.snapshot_download(repository, etag_timeout=5, **asked))
+    except HfHubHTTPError as fault:
+        raise UserError(f"the hub refuses: {fault}", f"{repository}@{revision}") from fault
+    except (LocalEntryNotFoundError, HTTPError, OSError) as fault:
+        raise UserError(
+            "not in the local cache, and the hub cannot be reached",
+            f"{repository}@{revision}",
+            "download the repository elsewhere and name its folder in generator.path (hub: null)",
+        ) from fault
