@@ -34,10 +34,10 @@ def main(params: SimpleNamespace) -> None:
 
 def sample(params: SimpleNamespace) -> None:
     from pipeline.data import shards
-    from pipeline.engine import distributed, loop
+    from pipeline.engine import arithmetic, distributed
     from pipeline.evaluation import quality
 
-    loop.prepare(params.compute)
+    arithmetic.prepare(params.compute)
     real = shards.read_real(Path("data/real"))
     images, names = (array[real.rows(shards.TRAIN)] for array in (real.images, real.orig_index))
     made, fingerprint, pictures = KINDS[params.positives.kind](params, real, images, names)

@@ -7,7 +7,7 @@ from pipeline import methods
 from pipeline.core import files, outputs
 from pipeline.core.errors import UserError
 from pipeline.data import mixture, shards
-from pipeline.engine import distributed, loop
+from pipeline.engine import arithmetic, distributed
 from pipeline.networks import heads
 from pipeline.run import machine, stage
 from pipeline.training import encoder
@@ -31,7 +31,7 @@ def needs(params: SimpleNamespace) -> machine.Needs:
 
 
 def main(params: SimpleNamespace) -> None:
-    loop.prepare(params.compute)
+    arithmetic.prepare(params.compute)
     real = shards.read_real(Path("data/real"))
     generated = shards.map_generated(SET)
     positives = shards.map_positives(POSITIVES, real.orig_index[real.rows(shards.TRAIN)])

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from pipeline.core import files, outputs
 from pipeline.data import shards
-from pipeline.engine import loop
+from pipeline.engine import arithmetic
 from pipeline.evaluation import quality
 from pipeline.run import machine, stage
 
@@ -20,7 +20,7 @@ def needs(params: SimpleNamespace) -> machine.Needs:
 
 
 def main(params: SimpleNamespace) -> None:
-    loop.prepare(params.compute)
+    arithmetic.prepare(params.compute)
     real = shards.read_real(Path("data/real"))
     generated = shards.read_generated(SET, most=params.quality.images)
     source = files.read_json(SET / "manifest.json")["source"]

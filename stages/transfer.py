@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from pipeline.core import files, outputs
-from pipeline.engine import loop
+from pipeline.engine import arithmetic
 from pipeline.evaluation import transfer
 from pipeline.networks import backbones
 from pipeline.params.rules import shape
@@ -32,7 +32,7 @@ def needs(params: SimpleNamespace) -> machine.Needs:
 
 
 def main(params: SimpleNamespace) -> None:
-    loop.prepare(params.compute)
+    arithmetic.prepare(params.compute)
     size, channels, _ = shape(params.dataset)
     encoder = backbones.load(Path("data/encoder")).to(params.compute.device)
     real = transfer.load(params.item, size, channels)

@@ -9,7 +9,7 @@ from torch import nn
 
 from pipeline.augment import recipes
 from pipeline.core import seeds
-from pipeline.engine import distributed, loop
+from pipeline.engine import arithmetic, distributed, loop
 from pipeline.generators import ddpm, gan
 from pipeline.params.schema import Training
 from tests import batches
@@ -139,7 +139,7 @@ def of_the_job() -> dict:
 
 
 if __name__ == "__main__":
-    loop.prepare(COMPUTE)
+    arithmetic.prepare(COMPUTE)
     target = Path(sys.argv[1])
     facts = {"computed": everything(target / "work"), "job": of_the_job()}
     torch.save(facts, target / f"{distributed.rank()}.pt")

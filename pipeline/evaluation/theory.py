@@ -21,7 +21,7 @@ from pipeline.core import outputs, seeds
 from pipeline.core.errors import UserError
 from pipeline.core.progress import bar, log
 from pipeline.data import mixture, shards
-from pipeline.engine import loop
+from pipeline.engine import arithmetic
 from pipeline.evaluation import quality
 from pipeline.measures import probes
 from pipeline.params import reader
@@ -221,7 +221,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="also write the rows as CSV")
     asked = parser.parse_args()
     params = reader.load()
-    loop.prepare(params.compute)
+    arithmetic.prepare(params.compute)
     real = shards.read_real(Path("data/real"))
     generated = shards.read_generated(Path("data/generated/inflation"))
     if asked.images is None:

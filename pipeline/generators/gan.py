@@ -20,7 +20,7 @@ from pipeline.augment import differentiable
 from pipeline.core import files, seeds, weights
 from pipeline.core.errors import DIVERGED, UserError
 from pipeline.data import mixture
-from pipeline.engine import distributed, loop
+from pipeline.engine import arithmetic, distributed, loop
 from pipeline.params.schema import GAN as Params
 from pipeline.params.schema import Compute, Generate
 
@@ -274,7 +274,7 @@ def batches(folder: Path, params: Generate, size: int, compute: Compute) -> Call
         model.compile()
 
     def batch(numbers: range) -> np.ndarray:
-        with torch.inference_mode(), loop.autocast(compute):
+        with torch.inference_mode(), arithmetic.autocast(compute):
             return to_uint8(sample(model, gan.form["latent"], numbers, params.seed))
 
     return batch

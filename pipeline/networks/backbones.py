@@ -117,7 +117,7 @@ def statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
 
 
 def versions() -> dict[str, str]:
-    """Of what computes a backbone beside the packages that loop.arithmetic names: part of an encoder's fingerprint."""
+    """Of what computes a backbone beside the packages that arithmetic.facts names: part of an encoder's fingerprint."""
     return {"timm": version("timm")}
 
 

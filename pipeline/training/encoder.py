@@ -13,7 +13,7 @@ from pipeline.core import files, sources, store
 from pipeline.core.errors import UserError
 from pipeline.core.progress import log
 from pipeline.data import mixture, shards
-from pipeline.engine import distributed, loop
+from pipeline.engine import arithmetic, distributed, loop
 from pipeline.generators import cards
 from pipeline.measures import probes
 from pipeline.methods import Given, module
@@ -90,7 +90,7 @@ def pretrain(
         "images": [_digest(part) for part in parts],
         "generator": origin,
         "code": sources.digest("training/encoder", f"methods/{params.method}"),
-        "arithmetic": loop.arithmetic(compute),
+        "arithmetic": arithmetic.facts(compute),
         "versions": backbones.versions(),
         "processes": distributed.size(),
     }

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.core import files, sources, store
 from pipeline.core.errors import UserError
-from pipeline.engine import distributed, loop
+from pipeline.engine import arithmetic, distributed, loop
 from pipeline.generators import module
 from pipeline.params.schema import Compute, Generator, Training
 
@@ -29,7 +29,7 @@ def train(
         "params": own.model_dump(),
         "images": [[list(part.shape), hashlib.sha256(part).hexdigest()] for part in parts],
         "code": sources.digest(name),
-        "arithmetic": loop.arithmetic(compute),
+        "arithmetic": arithmetic.facts(compute),
         "processes": distributed.size(),
     }
 

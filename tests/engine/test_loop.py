@@ -1,7 +1,6 @@
 import itertools
 import math
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -431,61 +430,3 @@ def test_the_forward_pass_runs_in_the_named_arithmetic(tmp_path):
         loop.train("toy", task, plan, compute, tmp_path / precision, "work")
     assert kinds == [torch.float32, torch.bfloat16]
     assert weight.dtype == torch.float32
-
-
-@pytest.mark.parametrize(("seconds", "told"), [(1.9, True), (1.3, True), (1.2, False), (0.4, False)])
-def test_bf16_that_is_notably_slower_here_is_told(seconds, told, monkeypatch, capsys):
-    monkeypatch.setattr(loop, "product_seconds", {torch.bfloat16: seconds, torch.float32: 1.0}.get)
-    loop.prepare(COMPUTE.model_copy(update={"precision": "bf16"}))
-    said = f"warning: bf16 takes {seconds} times fp32's time on this processor; see compute.precision\n"
-    assert capsys.readouterr().err == (said if told else "")
-    loop.prepare(COMPUTE)
-    assert capsys.readouterr().err == ""
-
-
-def test_a_product_takes_some_time():
-    assert 2 * 256**3 / 1e13 < loop.product_seconds(torch.float32) < 1  # ten teraflops, and a thirtieth of a gigaflop
-
-
-def test_a_processors_make_and_instructions_decide_its_bits_and_its_cores_do_not(monkeypatch):
-    def named(**changes):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: here | changes)
-        return loop.arithmetic(COMPUTE)["hardware"]
-
-    here = torch.cpu.get_capabilities()
-    alone = named()
-    assert named(num_logical_cores=1000) == alone
-    others = [named(cpu_name="another"), named(avx512_fp16=not here.get("avx512_fp16")), named(l2_cache_size=7)]
-    assert len({alone, *others}) == 4
-
-
-_FAULTS = """
-import resource, torch
-from pipeline import loop
-from tests.toys import COMPUTE
-
-def faults(times):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(times):
-        x + 1
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-if {keep}:
-    loop.prepare(COMPUTE)
-x = torch.rand(10_000_000)
-faults(3)
-print(faults(5))
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
-def test_freed_memory_is_used_again_without_a_fault_a_page():
-    def found(keep: bool) -> int:
-        words, root = [sys.executable, "-c", _FAULTS.format(keep=keep)], Path(__file__).parents[2]
-        done = subprocess.run(words, cwd=root, stdout=-1, text=True, check=True)
-        return int(done.stdout)
-
-    pages = 40_000_000 // os.sysconf("SC_PAGESIZE")
-    if found(keep=False) < 4 * pages:
-        pytest.skip("this machine does without the setting: huge pages, or another allocator")
-    assert found(keep=True) < pages / 10
