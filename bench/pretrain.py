@@ -59,7 +59,7 @@ class Ours:
         return recipes.views(self.bank[self.mixture.rows(step)], self.recipes, seeds.generator(0, "views", step))
 
     def __call__(self) -> None:
-        method = simclr.build(HEAD, encoder(self.width), 0).train()
+        method = simclr.SimCLR.build(HEAD, encoder(self.width), 0).train()
         task = loop.Task(method.phases(), self.batch, {"method": method})
         schedule = self.schedule
         plan = loop.Optimisation(schedule, lambda groups, lr: training.optimiser(schedule, groups, lr))

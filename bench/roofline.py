@@ -63,7 +63,7 @@ def main() -> None:
     for width in (16, 32):
         batch = pretrain.Ours(pixels, width, compute).batch(0)
         for precision in ("bf16", "fp32"):
-            method = simclr.build(pretrain.HEAD, pretrain.encoder(width), 0).train()
+            method = simclr.SimCLR.build(pretrain.HEAD, pretrain.encoder(width), 0).train()
             exact = compute.model_copy(update={"precision": precision})
 
             def forward(method=method, batch=batch, exact=exact) -> torch.Tensor:

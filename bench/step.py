@@ -25,7 +25,7 @@ class Bare:
         self.views, self.width, self.compute = views, width, compute
 
     def __call__(self) -> None:
-        method = simclr.build(HEAD, encoder(self.width), 0).train()
+        method = simclr.SimCLR.build(HEAD, encoder(self.width), 0).train()
         optimiser = torch.optim.SGD(method.parameters(), lr=RATE, momentum=0.9, fused=True)
         for _ in range(STEPS[self.width]):
             with arithmetic.autocast(self.compute):
@@ -37,7 +37,7 @@ class Bare:
 
 def same_update(ours: Ours, compute) -> None:
     """One step of the loop and one bare step on its views leave the same weights."""
-    a, b = (simclr.build(HEAD, encoder(ours.width), 0).train() for _ in range(2))
+    a, b = (simclr.SimCLR.build(HEAD, encoder(ours.width), 0).train() for _ in range(2))
     (phase,) = a.phases()
     groups = loop._torch_groups(phase.groups, ours.schedule.model_copy(update={"weight_decay": 0.0}))
     views = ours.batch(0)

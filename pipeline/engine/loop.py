@@ -1,7 +1,7 @@
-"""THE training loop, for diffusion models and encoders alike: step, log, stop on non-finite, checkpoint, signals.
+"""The training loop of diffusion models, GANs, classifiers and encoders: steps, log, checkpoints, signals.
 
-A run of n steps and any chain of interrupted runs that reaches step n leave the same bits: batches and noise are
-functions of the step, and a checkpoint holds weights, buffers, optimiser, averages and the log.
+An interrupted and resumed run ends with the same bits as an uninterrupted one: batches and noise are functions of the
+step, and a checkpoint holds weights, buffers, optimizers, averages and the log. A loss that is not finite stops a run.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ from pipeline.params.schema import Compute, Training
 
 @dataclass
 class Group:
-    """Parameters that share a learning-rate factor. Without `decay` they have no weight decay and, under LARS, no trust
-    ratio either: so it is with biases and normalisation."""
+    """Parameters with one learning-rate factor. Without `decay`, as biases and normalisation are, they have no weight
+    decay and, under LARS, no trust ratio."""
 
     parameters: list[torch.nn.Parameter]
     lr_factor: float = 1.0
@@ -31,8 +31,8 @@ class Group:
 
 
 @dataclass
-class Own:
-    """A player's own optimiser, build(groups, rate) -> torch optimiser, at a constant rate and without weight decay."""
+class PhaseOptimizer:
+    """An optimizer for one phase alone, build(groups, rate) -> torch optimizer, with a constant rate and no decay."""
 
     build: Callable[[list[dict], float], torch.optim.Optimizer]
     rate: float
@@ -40,19 +40,19 @@ class Own:
 
 @dataclass
 class Phase:
-    """One player of a step: its parameters and its loss. A method that plays a game has several, in order.
+    """One update of a step: parameters and a loss. A step with several optimizers has several phases, in order.
 
-    loss(batch, step) -> {name: scalar}; the entry "loss" is what is minimised, the others are logged. With several
-    processes `batch` is this one's share, and the scalars are those of the whole batch (distributed.gather).
-    name: of the player, before the names that it logs; "" for the one whose "loss" is the run's. due(step): whether it
-    plays in a step. own: its optimiser's builder and constant rate, where they are not the plan's; without decay.
+    loss(batch, step) -> {name: scalar}; the entry "loss" is minimised, the others are logged. With several processes
+    `batch` is this one's share, and the scalars are those of the whole batch (distributed.gather).
+    name: a prefix of the names in the log; "" for the phase whose "loss" is the run's. due(step): whether it takes part
+    in a step. optimizer: in place of the plan's optimizer, rate and decay.
     """
 
     groups: list[Group]
     loss: Callable[[Any, int], dict[str, torch.Tensor]]
     name: str = ""
     due: Callable[[int], bool] = lambda step: True
-    own: Own | None = None
+    optimizer: PhaseOptimizer | None = None
 
 
 @dataclass
@@ -149,10 +149,10 @@ class Meter:
 
     def __init__(self):
         self.sums: dict[str, torch.Tensor] = {}
-        self.counts: dict[str, int] = {}  # a name apiece: the players of a game need not log the same
+        self.counts: dict[str, int] = {}  # one for each name: phases need not log in every step
 
     def add(self, values: dict[str, torch.Tensor]) -> None:
-        """Take in the scalars of one player's step."""
+        """Add the scalars of one phase of a step."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.detach().double()
             self.counts[name] = self.counts.get(name, 0) + 1
@@ -194,8 +194,8 @@ def _diverged(fault: str, rate: float, path: Path) -> UserError:
 
 
 def groups_of(module: torch.nn.Module) -> list[Group]:
-    """A module's parameters as two groups: matrices and kernels with decay, vectors (biases, normalisation) without."""
-    parameters = list(module.parameters())
+    """Two groups of a module's trainable parameters: matrices and kernels with decay, vectors without."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
     return [
         Group([p for p in parameters if p.ndim > 1]),
         Group([p for p in parameters if p.ndim <= 1], decay=False),
@@ -203,10 +203,10 @@ def groups_of(module: torch.nn.Module) -> list[Group]:
 
 
 def _optimiser(phase: Phase, plan: Optimisation) -> torch.optim.Optimizer:
-    if phase.own is None:
+    if phase.optimizer is None:
         return plan.build(_torch_groups(phase.groups, plan.schedule), plan.schedule.lr)
     undecayed = plan.schedule.model_copy(update={"weight_decay": 0.0})
-    return phase.own.build(_torch_groups(phase.groups, undecayed), phase.own.rate)
+    return phase.optimizer.build(_torch_groups(phase.groups, undecayed), phase.optimizer.rate)
 
 
 def _torch_groups(groups: list[Group], schedule: Training) -> list[dict]:
@@ -222,7 +222,7 @@ def _torch_groups(groups: list[Group], schedule: Training) -> list[dict]:
 
 def _update(phase: Phase, optimiser, batch, step: int, rate: float, clip: float | None, compute: Compute) -> dict:
     for group in optimiser.param_groups:
-        group["lr"] = (phase.own.rate if phase.own else rate) * group["lr_factor"]
+        group["lr"] = (phase.optimizer.rate if phase.optimizer else rate) * group["lr_factor"]
     with arithmetic.autocast(compute):
         losses = phase.loss(batch, step)
     optimiser.zero_grad(set_to_none=True)

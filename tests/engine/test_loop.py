@@ -262,7 +262,7 @@ def test_a_process_that_was_signalled_goes_on_to_the_same_bits(tmp_path, number)
     assert rest.taken[0] == (6 if start is None else start)
 
 
-def test_the_players_of_a_game_move_in_turn_each_against_the_others_last_move(tmp_path):
+def test_phases_update_in_turn_each_after_the_others_last_update(tmp_path):
     """f = a b; a goes down, then b goes up where a now is. The numbers are worked out in plain floats."""
     a, b = torch.nn.Parameter(torch.tensor([1.0]).double()), torch.nn.Parameter(torch.tensor([2.0]).double())
     moves = []
@@ -278,11 +278,11 @@ def test_the_players_of_a_game_move_in_turn_each_against_the_others_last_move(tm
     task = loop.Task(
         phases=[loop.Phase([loop.Group([a])], first), loop.Phase([loop.Group([b], lr_factor=0.5)], second)],
         batch=lambda step: None,
-        objects={"players": torch.nn.ParameterList([a, b])},
+        objects={"both": torch.nn.ParameterList([a, b])},
     )
     plan = loop.Optimisation(schedule(steps=6, log_every=3, weight_decay=0.0), torch.optim.SGD)
     rows = loop.train("game", task, plan, COMPUTE, tmp_path, "work")
-    assert moves == [(player, step) for step in range(6) for player in "ab"]
+    assert moves == [(phase, step) for step in range(6) for phase in "ab"]
     x, y, seen = 1.0, 2.0, []
     for step in range(6):
         rate = loop.learning_rate(plan.schedule, step)
@@ -298,18 +298,18 @@ def test_the_players_of_a_game_move_in_turn_each_against_the_others_last_move(tm
 
 
 class Game:
-    """A player of the schedule and one of its own, by Adam at a constant rate, which plays in steps 4, 6, 8, ..."""
+    """A phase of the schedule, and one in steps 4, 6, 8, ... with Adam at a constant rate."""
 
     def __init__(self, crash_at=None):
         self.a, self.b = (torch.nn.Parameter(torch.tensor([[v]])) for v in (1.0, 2.0))
         self.moves, self.crash_at = [], crash_at
-        own = loop.Own(lambda groups, lr: torch.optim.Adam(groups, lr, betas=(0.0, 0.9)), 0.05)
+        adam = loop.PhaseOptimizer(lambda groups, lr: torch.optim.Adam(groups, lr, betas=(0.0, 0.9)), 0.05)
         due = lambda step: step >= 4 and step % 2 == 0  # noqa: E731
-        second = loop.Phase([loop.Group([self.b])], self.second, "second", due, own)
+        second = loop.Phase([loop.Group([self.b])], self.second, "second", due, adam)
         self.task = loop.Task(
             phases=[second, loop.Phase([loop.Group([self.a])], self.first)],
             batch=lambda step: None,
-            objects={"players": torch.nn.ParameterList([self.a, self.b])},
+            objects={"both": torch.nn.ParameterList([self.a, self.b])},
         )
 
     def first(self, batch, step):
@@ -330,12 +330,12 @@ class Game:
         return [p.detach().numpy().tobytes() for p in (self.a, self.b)]
 
 
-def test_a_player_with_an_optimiser_of_its_own_plays_when_it_is_due(tmp_path):
+def test_a_phase_with_another_optimizer_is_updated_when_it_is_due(tmp_path):
     """Adam without momentum, by hand: b moves by rate x g / sqrt(v / (1 - .9^k)); no decay, no schedule, no clip."""
     game = Game()
     rows = game.train(tmp_path)
-    assert [step for player, step in game.moves if player == "a"] == list(range(9))
-    assert [step for player, step in game.moves if player == "b"] == [4, 6, 8]
+    assert [step for phase, step in game.moves if phase == "a"] == list(range(9))
+    assert [step for phase, step in game.moves if phase == "b"] == [4, 6, 8]
     a, b, speed, v, k = 1.0, 2.0, 0.0, 0.0, 0
     for step in range(9):
         if step in (4, 6, 8):

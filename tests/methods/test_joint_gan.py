@@ -14,7 +14,7 @@ from pipeline.methods import joint_gan
 from pipeline.methods.losses import multi_positive, nt_xent
 from tests.methods import contract
 from tests.methods.contract import unit
-from tests.methods.test_contract import PLAYED, optimisation
+from tests.methods.test_contract import LATE, optimisation
 from tests.toys import COMPUTE
 
 MODES = tuple(joint_gan.PLAYERS)
@@ -85,7 +85,7 @@ def test_at_first_the_encoder_sees_real_images_alone():
 def test_the_encoders_loss_is_over_real_views_and_four_of_each_synthetic_identity(mode):
     made, views, seen = built(mode), contract.views(6, name="joint_gan"), []
     made.network.register_forward_hook(lambda _, x, z: seen.append((x[0], z)))
-    found = made.loss(views, PLAYED)
+    found = made.loss(views, LATE)
     ((x, z),) = seen
     assert len(x) == 2 * 6 + 4 * 3
     assert torch.equal(x[:12], torch.cat(views[:2]))
@@ -140,7 +140,7 @@ def test_the_passes_of_the_backbone_in_every_arm(mode):
 # --- the generators
 
 
-def generator_loss(made, step=PLAYED):
+def generator_loss(made, step=LATE):
     return made.generator_loss(contract.views(6, name="joint_gan"), step)
 
 
@@ -210,10 +210,10 @@ def test_the_gradient_of_hardness_reaches_every_generator_through_views_and_enco
         made.generators[-1].last.weight.mul_(1.5)
         for part in made.generators:
             part.last.bias.fill_(0.1)
-    z, _ = made.noise("generator", views, PLAYED)
+    z, _ = made.noise("generator", views, LATE)
 
     def hardness():
-        return made.hardness([generator(z) for generator in made.generators], views, PLAYED)[0]
+        return made.hardness([generator(z) for generator in made.generators], views, LATE)[0]
 
     hardness().backward()
     for generator in made.generators:
@@ -236,14 +236,14 @@ def test_the_gradient_of_hardness_reaches_every_generator_through_views_and_enco
 def test_the_guard_holds_at_the_generators_last_layer():
     made = built("hard", ramped=3, weight=1000.0)
     views = contract.views(6, name="joint_gan")
-    z, _ = made.noise("generator", views, PLAYED)
+    z, _ = made.noise("generator", views, LATE)
     images = [generator(z) for generator in made.generators]
     last = made.generators[0].last.weight
     push, pull = (
         torch.autograd.grad(term, last, retain_graph=True)[0].norm()
         for term in (
-            sum(map(gan.generator_hinge, made.scores(images, views, PLAYED))),
-            made.hardness(images, views, PLAYED)[0],
+            sum(map(gan.generator_hinge, made.scores(images, views, LATE))),
+            made.hardness(images, views, LATE)[0],
         )
     )
     found = generator_loss(made)
@@ -363,7 +363,7 @@ def test_snapshots_are_kept_evenly_and_written_alike_after_crashes(tmp_path):
     chain = run(tmp_path / "chain")
     files = []
     for name, made in (("straight", straight), ("chain", chain)):
-        assert made.leave(tmp_path / name, contract.given().images) == ["gan_snapshots.h5"]
+        assert made.save_artifacts(tmp_path / name, contract.given().images) == ["gan_snapshots.h5"]
         files.append((tmp_path / name / "gan_snapshots.h5").read_bytes())
     assert files[0] == files[1]
     with h5py.File(tmp_path / "straight" / "gan_snapshots.h5") as file:
@@ -393,9 +393,8 @@ def test_static_arms_have_one_player_and_images_that_stay(tmp_path):
 
 
 def test_a_gan_of_other_images_is_refused():
-    module, params = contract.METHODS["joint_gan"]
-    given = contract.given()
+    params, given = contract.METHODS["joint_gan"], contract.given()
     other = joint_gan.Given(given.generator, np.zeros((20, 8, 8, 1), np.uint8), given.augmentation)
     encoder = contract.build("simclr").encoder
     with pytest.raises(UserError, match=r"makes images of \(12, 12, 1\), the data has \(8, 8, 1\)"):
-        module.build(params, encoder, 0, other)
+        joint_gan.JointGAN.build(params, encoder, 0, other)

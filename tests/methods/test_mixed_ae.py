@@ -31,9 +31,9 @@ FORM = backbones.vit(8, 2, 2, 4)
 def built(size=16, channels=1, **changes):
     """Four sources of 16 patches where nothing else is said; weights that are not those of the initialisation."""
     given = {"sources": 4, "decoder_width": 12, "decoder_heads": 3} | changes
-    params = contract.METHODS["mixed_ae"][1].model_copy(update=given)
+    params = contract.METHODS["mixed_ae"].model_copy(update=given)
     mean, std = [0.25, 0.5, 0.75][:channels], [0.5, 0.25, 0.125][:channels]
-    method = mixed_ae.build(params, backbones.build(FORM, mean, std, 0, size), 0).train()
+    method = mixed_ae.MixedAE.build(params, backbones.build(FORM, mean, std, 0, size), 0).train()
     with torch.no_grad():
         for k, weight in enumerate(method.parameters()):
             weight.add_(0.2 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(k)))
@@ -222,8 +222,8 @@ def test_maps_are_of_seed_and_step_and_the_groups_differ():
     assert torch.equal(maps, method.maps(6, 16, 3))
     assert len(maps.unique(dim=0)) == 6
     assert not torch.equal(maps, method.maps(6, 16, 4))
-    params = contract.METHODS["mixed_ae"][1]
-    other = mixed_ae.build(params, backbones.build(FORM, [0.5], [0.5], 1, 16), 1)
+    params = contract.METHODS["mixed_ae"]
+    other = mixed_ae.MixedAE.build(params, backbones.build(FORM, [0.5], [0.5], 1, 16), 1)
     assert not torch.equal(maps, other.maps(6, 16, 3))
 
 
@@ -247,7 +247,7 @@ def test_the_loss_of_full_mixing_is_that_of_the_slow_form_over_all_turns_of_the_
     method.encoder.backbone.norm.register_forward_hook(lambda _, x, y: seen.append(y.shape))
     found = method.loss([batch], 5)
     assert seen == [(8, 1 + n, 8)]  # as many sequences of all patches as images
-    assert method.passes == (3,)
+    assert method.passes(0) == (3,)
     with torch.no_grad():
         turns = [slow_loss(method, batch, ((maps + s) % 4).tolist()) for s in range(4)]
     for name in ("reconstruction", "contrast", "top_k"):
@@ -397,7 +397,7 @@ def bytes_of(n, size=16, channels=1, seed=0):
 
 def left(method, given, folder):
     """The arrays of the written file."""
-    assert method.leave(folder, given) == ["reconstructions.h5"]
+    assert method.save_artifacts(folder, given) == ["reconstructions.h5"]
     with h5py.File(folder / "reconstructions.h5") as file:
         return {name: file[name][:] for name in file}
 
@@ -465,8 +465,8 @@ def test_the_picture_is_what_the_decoder_predicts_of_unseen_patches(tmp_path):
 @pytest.mark.parametrize(("arm", "count"), [("full", 4), ("mae", 3)])
 def test_rows_of_the_picture(arm, count, tmp_path):
     method = built(**ARMS[arm])
-    method.leave(tmp_path, bytes_of(20))
-    sets = mixed_ae.pictures({"reconstructions.h5": tmp_path / "reconstructions.h5"})
+    method.save_artifacts(tmp_path, bytes_of(20))
+    sets = mixed_ae.MixedAE.pictures({"reconstructions.h5": tmp_path / "reconstructions.h5"})
     assert len(sets) == count
     assert sets[-1][0] == "each, reconstructed from that and each unseen patch's own mean and deviation"
     assert {images.shape for _, images in sets} == {(16, 16, 16, 1)}
