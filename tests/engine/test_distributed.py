@@ -89,7 +89,7 @@ def test_a_share_alone_has_other_gradients(name, alone):
     """So that a forgotten gather or a batch norm of its own rows would show above."""
     built, wanted = contract.build(name), alone[f"method {name}"]
     found = ranks.gradients(
-        built, built.loss([view[:6] for view in contract.views(ranks.N, 0, name)], ranks.PLAYED)["loss"]
+        built, built.loss([view[:6] for view in contract.views(ranks.N, 0, name)], ranks.LATE)["loss"]
     )
     there, expected = (torch.cat([x[key].flatten() for key in found]) for x in (found, wanted))
     assert (there - expected).norm() > 0.1 * expected.norm()
