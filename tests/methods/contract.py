@@ -59,6 +59,7 @@ OTHERS = {  # where the method or its tests want other values
     },
     "joint_gan": {
         "mode": "both",
+        "output_dim": 5,
         "temperature": 0.5,
         "perturbation": 0.3,
         "real_steps": 1,

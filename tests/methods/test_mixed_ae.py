@@ -106,7 +106,7 @@ def block(b, x, attention):
 
 
 def plain(attention, x):
-    return slow_attention(attention, x, [0] * (len(x) - 1), 1, alone=False)[0]
+    return slow_attention(attention, x, [0] * (len(x) - 1), 1, restricted=False)[0]
 
 
 def cut(image, side):
@@ -297,7 +297,7 @@ def test_attention_by_hand():
         layer.proj.weight.fill_(1)
         layer.proj.bias.zero_()
     x, maps = torch.tensor([[[0.0], [1.0], [2.0], [3.0], [-1.0]]]), torch.tensor([[0, 1, 1, 0]])
-    found, share = homologous(layer, x, maps, keep=2, alone=True)
+    found, share = homologous(layer, x, maps, keep=2, restricted=True)
     two = (3 * math.exp(6) + 2 * math.exp(4)) / (math.exp(6) + math.exp(4) + 1)
     assert found[0, 2].item() == pytest.approx(two, rel=1e-6)
     last = (-1 * math.exp(1) + 1 * math.exp(-1)) / (math.exp(1) + math.exp(-1) + 1)
