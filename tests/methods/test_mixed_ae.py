@@ -57,7 +57,7 @@ def norm(x, layer):
     return (x - x.mean(dim=1, keepdim=True)) / spread * layer.weight + layer.bias
 
 
-def slow_attention(attention, x, m, keep, alone):
+def slow_attention(attention, x, m, keep, restricted):
     """Of one mixed image: a head and a query after the other. Gives the output and the share of its own among the kept.
 
     x (1 + N, D), m a list of N sources.
@@ -74,7 +74,7 @@ def slow_attention(attention, x, m, keep, alone):
             if i:
                 best = sorted(range(1, n + 1), key=lambda j: -logits[j])[:keep]
                 own += [m[j - 1] == m[i - 1] for j in best]
-                open = {0, *best} if alone else open
+                open = {0, *best} if restricted else open
             total = sum(math.exp(logits[j]) for j in open)
             out[i, part] = sum(math.exp(logits[j]) / total * v[j, part] for j in open)
     return out @ attention.proj.weight.T + attention.proj.bias, sum(own) / len(own)
@@ -267,23 +267,23 @@ def attention(width=8, heads=2):
     return layer
 
 
-@pytest.mark.parametrize("alone", [True, False])
-def test_with_all_patches_kept_it_is_timms_attention(alone):
+@pytest.mark.parametrize("restricted", [True, False])
+def test_with_all_patches_kept_it_is_timms_attention(restricted):
     layer, x, maps = attention(), torch.randn(3, 10, 8, generator=torch.Generator().manual_seed(1)), drawn(3, 9, 3)
-    keep = 9 if alone else 4  # without `alone` how many are looked at decides nothing
-    found, _ = homologous(layer, x, maps, keep, alone)
+    keep = 9 if restricted else 4  # without `restricted` how many are looked at decides nothing
+    found, _ = homologous(layer, x, maps, keep, restricted)
     assert torch.allclose(found, layer(x), atol=1e-6)
 
 
-@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("restricted", [True, False])
 @pytest.mark.parametrize("keep", [1, 4, 8])
-def test_attention_and_its_accuracy_are_those_of_the_slow_form(keep, alone):
+def test_attention_and_its_accuracy_are_those_of_the_slow_form(keep, restricted):
     layer, x, maps = attention(), torch.randn(3, 10, 8, generator=torch.Generator().manual_seed(1)), drawn(3, 9, 3)
-    found, shares = homologous(layer, x, maps, keep, alone)
+    found, shares = homologous(layer, x, maps, keep, restricted)
     layer = layer.double()
     for g in range(3):
         with torch.no_grad():
-            expected, share = slow_attention(layer, x[g].double(), maps[g].tolist(), keep, alone)
+            expected, share = slow_attention(layer, x[g].double(), maps[g].tolist(), keep, restricted)
         assert torch.allclose(found[g].double(), expected, atol=1e-5)
         assert shares[g].item() == pytest.approx(share, rel=1e-6)
 
