@@ -10,16 +10,16 @@ import torch
 
 from bench import pairs, sample, views
 from bench.ddpm_train import gray
-from pipeline.engine import loop
+from pipeline.engine import arithmetic
 from pipeline.generators import ddpm
 from pipeline.params import reader
 
 
 def work(name: str, keep: bool) -> Callable[[], object]:
-    """Sampling or views in a process of its own, with and without the memory setting of `loop.prepare`."""
+    """Sampling or views in a process of its own, with and without the memory setting of `arithmetic.prepare`."""
     compute = reader.load().compute
     if keep:
-        loop.prepare(compute)
+        arithmetic.prepare(compute)
     if name == "views":
         pixels = torch.from_numpy(views.images())
         return lambda: views.used(views.ours(pixels))
@@ -37,7 +37,7 @@ def folded_or_cast() -> pairs.Row:
     plain = model.forward
 
     def cast(*words: object) -> object:
-        with loop.autocast(compute):  # one step, as the loop had it
+        with arithmetic.autocast(compute):  # one step, as the loop had it
             return plain(*words)
 
     model.forward = cast
@@ -75,7 +75,7 @@ def rows() -> list[pairs.Row]:
         with pairs.Apart(work, name, True) as kept, pairs.Apart(work, name, False) as given_back:
             note = "freed memory kept, against given back to the system"
             found.append(pairs.compare(f"change: memory, {name}", kept, given_back, None, note=note))
-    loop.prepare(reader.load().compute)
+    arithmetic.prepare(reader.load().compute)
     return [*found, folded_or_cast(), fused_or_not()]
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline import methods
 from pipeline.data import mixture
 from pipeline.generators import ddpm
-from pipeline.methods import module
 from pipeline.networks import backbones
 from pipeline.params import presets, reader
 from pipeline.params.data import shape
@@ -50,7 +50,7 @@ def stages(params: Params) -> dict[str, tuple[str, float]]:
     with torch.no_grad():
         forward = counted(lambda: unet(x, 0))
     encoder, own = backbones.build(p.backbone, [0.5] * channels, [0.25] * channels, 0, side), getattr(params, p.method)
-    method, n = module(p.method).build(own, encoder, 0).train(), FEW * getattr(own, "sources", 1)
+    method, n = methods.load(p.method).build(own, encoder, 0).train(), FEW * getattr(own, "sources", 1)
     views = [torch.rand(n, channels, side, side) for _ in method.views]
     step = counted(lambda: method.loss(views, 0)["loss"].backward()) / n
     with torch.no_grad():

@@ -12,7 +12,7 @@ from diffusers.training_utils import EMAModel
 
 from bench import pairs
 from bench.views import images as rgb
-from pipeline.engine import loop
+from pipeline.engine import arithmetic, loop
 from pipeline.generators import ddpm
 from pipeline.params import reader
 
@@ -82,7 +82,7 @@ def same_gradient(params, pixels: torch.Tensor, compute) -> None:
     training = ddpm.Training(params.model_copy(update={"flip": False, "dropout": 0.0}), pixels)
     other = copy.deepcopy(training.unet)
     x = training.batch(0)
-    with loop.autocast(exact):
+    with arithmetic.autocast(exact):
         loss = training.loss(x, 0)["loss"]
     loss.backward()
     draw = training._generator("ddpm-noise", 0)
@@ -98,7 +98,7 @@ def same_gradient(params, pixels: torch.Tensor, compute) -> None:
 def rows() -> list[pairs.Row]:
     """The comparison."""
     given = reader.load()
-    loop.prepare(given.compute)
+    arithmetic.prepare(given.compute)
     pixels, params = gray(), given.ddpm
     same_gradient(params, pixels, given.compute)
     note = f"{STEPS} steps of {params.batch_size}, 28 x 28 x 1; {given.compute.precision} against fp32 as shipped"

@@ -19,7 +19,7 @@ from bench.views import Pictures, images
 from pipeline.augment import recipes
 from pipeline.core import seeds
 from pipeline.data import mixture, shards
-from pipeline.engine import loop
+from pipeline.engine import arithmetic, loop
 from pipeline.evaluation.quality import plain
 from pipeline.methods import losses, simclr
 from pipeline.networks import backbones
@@ -59,7 +59,7 @@ class Ours:
         return recipes.views(self.bank[self.mixture.rows(step)], self.recipes, seeds.generator(0, "views", step))
 
     def __call__(self) -> None:
-        method = simclr.build(HEAD, encoder(self.width), 0).train()
+        method = simclr.SimCLR.build(HEAD, encoder(self.width), 0).train()
         task = loop.Task(method.phases(), self.batch, {"method": method})
         schedule = self.schedule
         plan = loop.Optimisation(schedule, lambda groups, lr: training.optimiser(schedule, groups, lr))
@@ -110,7 +110,7 @@ def same_loss() -> None:
 def rows() -> list[pairs.Row]:
     """Both scripts, at two widths."""
     compute = reader.load().compute
-    loop.prepare(compute)
+    arithmetic.prepare(compute)
     same_loss()
     pixels, found = images(), []
     for width, target in ((32, 1.1), (16, 1.25)):

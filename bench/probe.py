@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from bench import pairs
 from pipeline.data import datasets, shards
-from pipeline.engine import loop
+from pipeline.engine import arithmetic
 from pipeline.measures import linear_probe, probes
 from pipeline.networks import backbones
 from pipeline.params import reader
@@ -64,7 +64,7 @@ def usual(data: Data) -> float:
         for x, y in loader:
             flipped = torch.rand(len(x), generator=flips) < 0.5
             x = torch.where(flipped[:, None, None, None], x.flip(3), x)
-            with torch.no_grad(), loop.autocast(data.compute):
+            with torch.no_grad(), arithmetic.autocast(data.compute):
                 features = data.encoder(x).float()
             loss = F.cross_entropy(head(features), y)
             optimiser.zero_grad()
@@ -85,7 +85,7 @@ def usual_apart() -> Callable[[], float]:
 def rows() -> list[pairs.Row]:
     """The comparison; ours must reach at least the usual top-1."""
     data = Data()
-    loop.prepare(data.compute)
+    arithmetic.prepare(data.compute)
     mine, theirs = ours(data), usual(data)
     if mine < theirs:
         raise SystemExit(f"probe: top-1 {mine:.2f} here, {theirs:.2f} the usual way: not equal or better")

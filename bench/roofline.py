@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench import pretrain, views
-from pipeline.engine import loop
+from pipeline.engine import arithmetic
 from pipeline.generators import ddpm
 from pipeline.methods import simclr
 from pipeline.params import reader
@@ -55,7 +55,7 @@ def activations(network: torch.nn.Module, work: Callable[[], object]) -> int:
 def main() -> None:
     """SimCLR's step at both widths, and the forward pass that samples."""
     compute = reader.load().compute
-    loop.prepare(compute)
+    arithmetic.prepare(compute)
     most = limits()
     print("limits: " + ", ".join(f"{name} {value / 1e9:.0f}" for name, value in most.items()) + " G/s")
     print(f"{'step':<32} {'GFLOP':>7} {'MB kept':>8} {'ms':>6} {'% of FLOP/s':>13} {'% of bytes/s':>13}")
@@ -63,11 +63,11 @@ def main() -> None:
     for width in (16, 32):
         batch = pretrain.Ours(pixels, width, compute).batch(0)
         for precision in ("bf16", "fp32"):
-            method = simclr.build(pretrain.HEAD, pretrain.encoder(width), 0).train()
+            method = simclr.SimCLR.build(pretrain.HEAD, pretrain.encoder(width), 0).train()
             exact = compute.model_copy(update={"precision": precision})
 
             def forward(method=method, batch=batch, exact=exact) -> torch.Tensor:
-                with loop.autocast(exact):
+                with arithmetic.autocast(exact):
                     return method.loss(batch, 0)["loss"]
 
             with FlopCounterMode(display=False) as counter:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from bench import pairs
-from pipeline.engine import loop
+from pipeline.engine import arithmetic
 from pipeline.generators import ddpm
 from pipeline.params import reader
 
@@ -63,7 +63,7 @@ def same_images(model, noise, theirs, compute) -> None:
 def rows() -> list[pairs.Row]:
     """Two widths: the default preset's, which suits two cores, and one that is nearer to what others train."""
     compute = reader.load().compute
-    loop.prepare(compute)
+    arithmetic.prepare(compute)
     found = []
     for name, channels in (("sample", WIDER), ("sample, preset's UNet", reader.load().ddpm.channels)):
         model, noise = networks(channels)

@@ -14,7 +14,7 @@ import torch
 from bench import pairs
 from pipeline.core import seeds
 from pipeline.data import shards
-from pipeline.engine import loop
+from pipeline.engine import arithmetic
 from pipeline.evaluation import quality
 from pipeline.generators import cards, ddpm, sampling
 from pipeline.measures import probes
@@ -44,7 +44,7 @@ def rows() -> list[pairs.Row]:
     """Speed in pairs, and whether the faster one's images are as near to real ones."""
     given = reader.load()
     compute = given.compute
-    loop.prepare(compute)
+    arithmetic.prepare(compute)
     few = given.generate
     changes = {"sampler": "ddpm", "steps": given.ddpm.timesteps, "eta": 0.0, "batch_size": 100, "shard_size": 100}
     slow = few.model_copy(update=changes)

@@ -12,7 +12,7 @@ import torch
 from bench import pairs
 from bench.pretrain import HEAD, RATE, STEPS, Ours, encoder
 from bench.views import images
-from pipeline.engine import loop
+from pipeline.engine import arithmetic, loop
 from pipeline.methods import simclr
 from pipeline.params import reader
 from pipeline.training import encoder as training
@@ -25,10 +25,10 @@ class Bare:
         self.views, self.width, self.compute = views, width, compute
 
     def __call__(self) -> None:
-        method = simclr.build(HEAD, encoder(self.width), 0).train()
+        method = simclr.SimCLR.build(HEAD, encoder(self.width), 0).train()
         optimiser = torch.optim.SGD(method.parameters(), lr=RATE, momentum=0.9, fused=True)
         for _ in range(STEPS[self.width]):
-            with loop.autocast(self.compute):
+            with arithmetic.autocast(self.compute):
                 loss = method.loss(self.views, 0)["loss"]
             optimiser.zero_grad()
             loss.backward()
@@ -37,12 +37,12 @@ class Bare:
 
 def same_update(ours: Ours, compute) -> None:
     """One step of the loop and one bare step on its views leave the same weights."""
-    a, b = (simclr.build(HEAD, encoder(ours.width), 0).train() for _ in range(2))
+    a, b = (simclr.SimCLR.build(HEAD, encoder(ours.width), 0).train() for _ in range(2))
     (phase,) = a.phases()
     groups = loop._torch_groups(phase.groups, ours.schedule.model_copy(update={"weight_decay": 0.0}))
     views = ours.batch(0)
     loop._update(phase, training.optimiser(ours.schedule, groups, RATE), views, 0, RATE, None, compute)
-    with loop.autocast(compute):
+    with arithmetic.autocast(compute):
         loss = b.loss(views, 0)["loss"]
     loss.backward()
     torch.optim.SGD(b.parameters(), RATE, momentum=0.9, fused=True).step()
@@ -54,7 +54,7 @@ def same_update(ours: Ours, compute) -> None:
 def rows() -> list[pairs.Row]:
     """Two widths: the wider the network, the less the rest weighs."""
     compute = reader.load().compute
-    loop.prepare(compute)
+    arithmetic.prepare(compute)
     pixels, found = images(), []
     for width, target in ((32, 1.05), (16, 1.10)):
         ours = Ours(pixels, width, compute)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from bench import pairs
 from pipeline.augment import recipes
 from pipeline.core import seeds
-from pipeline.engine import loop
+from pipeline.engine import arithmetic
 from pipeline.evaluation.quality import plain
 from pipeline.params import reader
 
@@ -134,7 +134,7 @@ def rows() -> list[pairs.Row]:
     alike(ours(pixels), DataLoader(Pictures(array), BATCH, num_workers=WORKERS), "lightly")
     with seeds.scope(0, "bench kornia"):
         alike(ours(pixels), kornia_views(pixels, kornia_transform()), "kornia")
-    loop.prepare(reader.load().compute)
+    arithmetic.prepare(reader.load().compute)
     done = f"{2 * IMAGES:,} views of {SIZE} x {SIZE} x 3, {BATCH} images at a time"
 
     def mine() -> None:

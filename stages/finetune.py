@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from pipeline.core import files, outputs
 from pipeline.data import shards
-from pipeline.engine import loop
+from pipeline.engine import arithmetic
 from pipeline.evaluation import finetune
 from pipeline.networks import backbones
 from pipeline.run import machine, stage
@@ -17,7 +17,7 @@ def needs(params: SimpleNamespace) -> machine.Needs:
 
 
 def main(params: SimpleNamespace) -> None:
-    loop.prepare(params.compute)
+    arithmetic.prepare(params.compute)
     real = shards.read_real(Path("data/real"))
     encoder = backbones.load(Path("data/encoder")).to(params.compute.device)
     metrics, protocol = finetune.judge(encoder, real, params.item, params.finetune, params.compute)

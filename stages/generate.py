@@ -8,7 +8,7 @@ import numpy as np
 from pipeline.core import files, outputs, store
 from pipeline.core.errors import UserError
 from pipeline.data import imports, mixture, shards
-from pipeline.engine import distributed, loop
+from pipeline.engine import arithmetic, distributed
 from pipeline.generators import cards, sampling
 from pipeline.run import machine, stage
 
@@ -22,7 +22,7 @@ def needs(params: SimpleNamespace) -> machine.Needs:
 
 
 def main(params: SimpleNamespace) -> None:
-    loop.prepare(params.compute)
+    arithmetic.prepare(params.compute)
     images, _ = shards.read_real(Path("data/real")).part(shards.TRAIN)
     generator = Path("data/generator")
     n, made, fingerprint = mixture.generated_count(len(images), params.inflation.ratio), {}, None

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from pipeline.core import files, outputs
 from pipeline.data import imports, shards
-from pipeline.engine import distributed, loop
+from pipeline.engine import arithmetic, distributed
 from pipeline.generators import module
 from pipeline.run import machine, stage
 from pipeline.training import generator
@@ -19,7 +19,7 @@ def needs(params: SimpleNamespace) -> machine.Needs:
 
 
 def main(params: SimpleNamespace) -> None:
-    loop.prepare(params.compute)
+    arithmetic.prepare(params.compute)
     real = shards.read_real(Path("data/real"))
     source, rows, made, imported = params.generator.source, [], {}, None
     if source == "train":

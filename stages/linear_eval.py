@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from pipeline.core import files, outputs, sources, store
 from pipeline.data import shards
-from pipeline.engine import loop
+from pipeline.engine import arithmetic
 from pipeline.evaluation import linear_eval
 from pipeline.networks import backbones
 from pipeline.run import machine, stage
@@ -21,14 +21,14 @@ def needs(params: SimpleNamespace) -> machine.Needs:
 
 
 def main(params: SimpleNamespace) -> None:
-    loop.prepare(params.compute)
+    arithmetic.prepare(params.compute)
     encoder = backbones.load(Path("data/encoder")).to(params.compute.device)
     decided = {
         "real": store.verify(REAL, "prepare")["files"],
         "encoder": encoder.card,
         "params": params.linear_eval.model_dump(),
         "code": sources.digest("evaluation/linear_eval"),
-        "arithmetic": loop.arithmetic(params.compute),
+        "arithmetic": arithmetic.facts(params.compute),
         "versions": backbones.versions(),
     }
 

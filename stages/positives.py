@@ -33,10 +33,10 @@ def main(params: SimpleNamespace) -> None:
 def sample(params: SimpleNamespace) -> None:
     from pipeline import positives
     from pipeline.data import shards
-    from pipeline.engine import distributed, loop
+    from pipeline.engine import arithmetic, distributed
     from pipeline.evaluation import quality
 
-    loop.prepare(params.compute)
+    arithmetic.prepare(params.compute)
     real, kind = shards.read_real(Path("data/real")), positives.load(params.positives.kind)
     images, names = (array[real.rows(shards.TRAIN)] for array in (real.images, real.orig_index))
     inputs = positives.Inputs(params, real, images, Path("data/generator"))

@@ -7,7 +7,7 @@ from pipeline import methods
 from pipeline.core import files, outputs
 from pipeline.core.errors import UserError
 from pipeline.data import mixture, shards
-from pipeline.engine import distributed, loop
+from pipeline.engine import arithmetic, distributed
 from pipeline.networks import heads
 from pipeline.run import machine, stage
 from pipeline.training import encoder
@@ -23,7 +23,7 @@ def needs(params: SimpleNamespace) -> machine.Needs:
 
 
 def main(params: SimpleNamespace) -> None:
-    loop.prepare(params.compute)
+    arithmetic.prepare(params.compute)
     real = shards.read_real(Path("data/real"))
     generated = shards.map_generated(SET)
     positives = shards.map_positives(POSITIVES, real.orig_index[real.rows(shards.TRAIN)])
@@ -45,16 +45,14 @@ def main(params: SimpleNamespace) -> None:
     outputs.table(
         Path("plots/validation.csv"), ["step", judged, "feature_spread"], [row for row in rows if judged in row]
     )
-    method = methods.module(params.pretrain.method)
-    outputs.contact_sheet(
-        Path("plots/pretrain.png"), method.pictures(made) if hasattr(method, "pictures") else [], rows=1
-    )
+    method = methods.load(params.pretrain.method)
+    outputs.contact_sheet(Path("plots/pretrain.png"), method.pictures(made), rows=1)
     last = {name: rows[-1][name] for name in ("loss", judged)}
     last["collapsed"] = int(rows[-1]["feature_spread"] < heads.COLLAPSED)
     there = ("n_real", "n_generated")  # in metrics/prepare.json and generate.json
     drawn = {name: value for name, value in facts.items() if name not in there}
-    own = method.outcomes(rows, made) if hasattr(method, "outcomes") else {}
-    outputs.metrics(Path("metrics/pretrain.json"), {"steps": rows[-1]["step"], **last, **drawn, **own})
+    outcomes = method.outcomes(rows, made)
+    outputs.metrics(Path("metrics/pretrain.json"), {"steps": rows[-1]["step"], **last, **drawn, **outcomes})
 
 
 if __name__ == "__main__":

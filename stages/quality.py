@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from pipeline.core import files, outputs, sources, store
 from pipeline.data import shards
-from pipeline.engine import loop
+from pipeline.engine import arithmetic
 from pipeline.evaluation import quality
 from pipeline.run import machine, stage
 
@@ -19,7 +19,7 @@ def needs(params: SimpleNamespace) -> machine.Needs:
 
 
 def main(params: SimpleNamespace) -> None:
-    loop.prepare(params.compute)
+    arithmetic.prepare(params.compute)
     generated = store.verify(GENERATED, "generate")
     decided = {
         "real": store.verify(REAL, "prepare")["files"],
@@ -27,7 +27,7 @@ def main(params: SimpleNamespace) -> None:
         "params": params.quality.model_dump(),
         "inception": params.quality.inception and files.sha256(Path(params.quality.inception)),
         "code": sources.digest("evaluation/quality"),
-        "arithmetic": loop.arithmetic(params.compute),
+        "arithmetic": arithmetic.facts(params.compute),
     }
 
     def make(folder: Path, fingerprint: str) -> list[str]:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from pipeline.core import files, outputs, sources, store
 from pipeline.data import datasets
-from pipeline.engine import loop
+from pipeline.engine import arithmetic
 from pipeline.evaluation import transfer
 from pipeline.networks import backbones
 from pipeline.params.data import shape
@@ -21,7 +21,7 @@ def needs(params: SimpleNamespace) -> machine.Needs:
 
 
 def main(params: SimpleNamespace) -> None:
-    loop.prepare(params.compute)
+    arithmetic.prepare(params.compute)
     size, channels, _ = shape(params.dataset)
     encoder = backbones.load(Path("data/encoder")).to(params.compute.device)
     decided = {
@@ -30,7 +30,7 @@ def main(params: SimpleNamespace) -> None:
         "encoder": encoder.card,
         "params": vars(params.linear_eval),
         "code": sources.digest("evaluation/transfer"),
-        "arithmetic": loop.arithmetic(params.compute),
+        "arithmetic": arithmetic.facts(params.compute),
         "versions": backbones.versions(),
     }
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from pipeline.augment import recipes
 from pipeline.core import seeds
-from pipeline.engine import distributed, loop
+from pipeline.engine import arithmetic, distributed, loop
 from pipeline.generators import ddpm, gan
 from pipeline.params.schema import Training
 from tests import batches
@@ -20,7 +20,7 @@ N = 12  # rows of every batch, among all processes
 STEPS = 3
 SCHEDULE = {"batch_size": N, "lr": 0.1, "warmup_steps": 1, "weight_decay": 0.1, "log_every": 1, "checkpoint_every": 9}
 PREDICTIONS = ("epsilon", "v_prediction")
-PLAYED = 10  # a step in which every player plays; in the first some methods hold a layer, or see real images alone
+LATE = 10  # a step with every phase; in the first step some methods freeze a layer, or see only real images
 
 
 def everything(folder: Path) -> dict:
@@ -33,7 +33,7 @@ def everything(folder: Path) -> dict:
 
 
 def of_a_method(name: str, folder: Path) -> dict:
-    """Every player's loss and gradients of a first batch; then weights, queues and copies after some steps."""
+    """Loss and gradients of every phase for a first batch; then weights, queues and copies after some steps."""
     built = contract.build(name)
     distributed.synchronise(built)
 
@@ -43,7 +43,7 @@ def of_a_method(name: str, folder: Path) -> dict:
     losses, first = {}, {}
     for phase in built.phases():
         built.zero_grad(set_to_none=True)
-        found = phase.loss(batch(0), PLAYED)
+        found = phase.loss(batch(0), LATE)
         first |= gradients(built, found["loss"])
         losses |= {f"{phase.name}_{key}" if phase.name else key: value for key, value in found.items()}
     built = contract.build(name)
@@ -66,7 +66,7 @@ def of_a_generator(prediction: str, folder: Path) -> dict:
 
 
 def of_an_adversarial_one(folder: Path) -> dict:
-    """The same of a GAN: both players' losses and gradients, then networks and average after some steps."""
+    """The same of a GAN: both phases' losses and gradients, then networks and average after some steps."""
     images = torch.randint(0, 256, (20, 8, 8, 1), generator=seeds.generator(0, "toy"), dtype=torch.uint8)
     params, losses, first = gan_params(batch_size=N), {}, {}
     training = gan.Training(params, images)
@@ -139,7 +139,7 @@ def of_the_job() -> dict:
 
 
 if __name__ == "__main__":
-    loop.prepare(COMPUTE)
+    arithmetic.prepare(COMPUTE)
     target = Path(sys.argv[1])
     facts = {"computed": everything(target / "work"), "job": of_the_job()}
     torch.save(facts, target / f"{distributed.rank()}.pt")

@@ -1,90 +1,29 @@
-"""THE training loop, for diffusion models and encoders alike: step, log, stop on non-finite, checkpoint, signals.
+"""The training loop of diffusion models, GANs, classifiers and encoders: steps, log, checkpoints, signals.
 
-A run of n steps and any chain of interrupted runs that reaches step n leave the same bits: batches and noise are
-functions of the step, and a checkpoint holds weights, buffers, optimiser, averages and the log.
+An interrupted and resumed run ends with the same bits as an uninterrupted one: batches and noise are functions of the
+step, and a checkpoint holds weights, buffers, optimizers, averages and the log. A loss that is not finite stops a run.
 """
 
 import contextlib
-import ctypes
 import math
-import platform
 import signal
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipeline.core import store
 from pipeline.core.errors import DIVERGED, Stopped, UserError
 from pipeline.core.progress import bar, log
-from pipeline.engine import checkpoint, distributed
+from pipeline.engine import arithmetic, checkpoint, distributed
 from pipeline.params.schema import Compute, Training
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of glibc
-_NOTABLY = 1.25  # times: a product's time varies by a tenth
-
-
-def prepare(compute: Compute) -> None:
-    """Set threads, determinism and what malloc keeps; warn where bf16 does not pay; meet the job's other processes.
-
-    To be called before any tensor.
-    """
-    _keep_freed_memory()
-    torch.set_num_threads(compute.threads)
-    torch.use_deterministic_algorithms(compute.device == "cuda")  # what runs here on a CPU is deterministic anyway
-    if compute.device == "cpu" and compute.precision == "bf16":
-        slower = product_seconds(torch.bfloat16) / product_seconds(torch.float32)
-        if slower > _NOTABLY:
-            log(f"warning: bf16 takes {slower:.1f} times fp32's time on this processor; see compute.precision")
-    distributed.join(compute)
-
-
-def product_seconds(dtype: torch.dtype) -> float:
-    """The least time of a product of two matrices of 256 x 256, which tells what training in that arithmetic costs.
-
-    Having bf16 instructions does not make it fast: Intel's of AVX-512 without AMX work at half the rate of fp32's.
-    """
-    square, times = torch.ones(256, 256, dtype=dtype), []
-    for _ in range(6):  # the first makes the kernel
-        since = time.perf_counter()
-        square @ square
-        times.append(time.perf_counter() - since)
-    return min(times)
-
-
-def _keep_freed_memory() -> None:
-    # Or glibc gives freed tensors back to the system, and each step faults every page in anew (docs/performance.md).
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if platform.libc_ver()[0] == "glibc" else None
-    if mallopt:
-        mallopt(_M_TRIM_THRESHOLD, 2**30)  # bytes that lie free at the heap's end before any go back
-        mallopt(_M_MMAP_MAX, 0)  # large tensors on the heap, too
-
-
-def arithmetic(compute: Compute) -> dict:
-    """What decides the bits of a computation beside its code and its inputs; part of every fingerprint."""
-    hardware = torch.cuda.get_device_name() if compute.device == "cuda" else processor()
-    packages = ("torch", "torchvision", "diffusers", "numpy")
-    return {"compute": compute.model_dump(), "hardware": hardware, "versions": {p: version(p) for p in packages}}
-
-
-def processor() -> str:
-    """What a CPU's bits depend on: make, instructions, caches. MKL and oneDNN choose their kernels by them.
-
-    AVX-512 on AMD's and on Intel's are not the same bits. The number of cores is left out: compute.threads counts.
-    """
-    facts = {name: fact for name, fact in torch.cpu.get_capabilities().items() if not name.startswith("num_")}
-    of = f"{platform.machine()} {facts.get('cpu_name', '')} {torch.backends.cpu.get_cpu_capability()}"
-    return f"{of} {store.fingerprint(**facts)[:8]}"
 
 
 @dataclass
 class Group:
-    """Parameters that share a learning-rate factor. Without `decay` they have no weight decay and, under LARS, no trust
-    ratio either: so it is with biases and normalisation."""
+    """Parameters with one learning-rate factor. Without `decay`, as biases and normalisation are, they have no weight
+    decay and, under LARS, no trust ratio."""
 
     parameters: list[torch.nn.Parameter]
     lr_factor: float = 1.0
@@ -92,8 +31,8 @@ class Group:
 
 
 @dataclass
-class Own:
-    """A player's own optimiser, build(groups, rate) -> torch optimiser, at a constant rate and without weight decay."""
+class PhaseOptimizer:
+    """An optimizer for one phase alone, build(groups, rate) -> torch optimizer, with a constant rate and no decay."""
 
     build: Callable[[list[dict], float], torch.optim.Optimizer]
     rate: float
@@ -101,19 +40,19 @@ class Own:
 
 @dataclass
 class Phase:
-    """One player of a step: its parameters and its loss. A method that plays a game has several, in order.
+    """One update of a step: parameters and a loss. A step with several optimizers has several phases, in order.
 
-    loss(batch, step) -> {name: scalar}; the entry "loss" is what is minimised, the others are logged. With several
-    processes `batch` is this one's share, and the scalars are those of the whole batch (distributed.gather).
-    name: of the player, before the names that it logs; "" for the one whose "loss" is the run's. due(step): whether it
-    plays in a step. own: its optimiser's builder and constant rate, where they are not the plan's; without decay.
+    loss(batch, step) -> {name: scalar}; the entry "loss" is minimised, the others are logged. With several processes
+    `batch` is this one's share, and the scalars are those of the whole batch (distributed.gather).
+    name: a prefix of the names in the log; "" for the phase whose "loss" is the run's. due(step): whether it takes part
+    in a step. optimizer: in place of the plan's optimizer, rate and decay.
     """
 
     groups: list[Group]
     loss: Callable[[Any, int], dict[str, torch.Tensor]]
     name: str = ""
     due: Callable[[int], bool] = lambda step: True
-    own: Own | None = None
+    optimizer: PhaseOptimizer | None = None
 
 
 @dataclass
@@ -150,11 +89,6 @@ def learning_rate(schedule: Training, step: int) -> float:
         return schedule.lr * (step + 1) / schedule.warmup_steps
     left = max(1, schedule.steps - schedule.warmup_steps)
     return 0.5 * schedule.lr * (1 + math.cos(math.pi * (step - schedule.warmup_steps) / left))
-
-
-def autocast(compute: Compute) -> torch.autocast:
-    """The arithmetic of forward passes."""
-    return torch.autocast(compute.device, torch.bfloat16, enabled=compute.precision == "bf16")
 
 
 def train(what: str, task: Task, plan: Optimisation, compute: Compute, folder: Path, fingerprint: str) -> list[dict]:
@@ -215,10 +149,10 @@ class Meter:
 
     def __init__(self):
         self.sums: dict[str, torch.Tensor] = {}
-        self.counts: dict[str, int] = {}  # a name apiece: the players of a game need not log the same
+        self.counts: dict[str, int] = {}  # one for each name: phases need not log in every step
 
     def add(self, values: dict[str, torch.Tensor]) -> None:
-        """Take in the scalars of one player's step."""
+        """Add the scalars of one phase of a step."""
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.detach().double()
             self.counts[name] = self.counts.get(name, 0) + 1
@@ -260,8 +194,8 @@ def _diverged(fault: str, rate: float, path: Path) -> UserError:
 
 
 def groups_of(module: torch.nn.Module) -> list[Group]:
-    """A module's parameters as two groups: matrices and kernels with decay, vectors (biases, normalisation) without."""
-    parameters = list(module.parameters())
+    """Two groups of a module's trainable parameters: matrices and kernels with decay, vectors without."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
     return [
         Group([p for p in parameters if p.ndim > 1]),
         Group([p for p in parameters if p.ndim <= 1], decay=False),
@@ -269,10 +203,10 @@ def groups_of(module: torch.nn.Module) -> list[Group]:
 
 
 def _optimiser(phase: Phase, plan: Optimisation) -> torch.optim.Optimizer:
-    if phase.own is None:
+    if phase.optimizer is None:
         return plan.build(_torch_groups(phase.groups, plan.schedule), plan.schedule.lr)
     undecayed = plan.schedule.model_copy(update={"weight_decay": 0.0})
-    return phase.own.build(_torch_groups(phase.groups, undecayed), phase.own.rate)
+    return phase.optimizer.build(_torch_groups(phase.groups, undecayed), phase.optimizer.rate)
 
 
 def _torch_groups(groups: list[Group], schedule: Training) -> list[dict]:
@@ -288,8 +222,8 @@ def _torch_groups(groups: list[Group], schedule: Training) -> list[dict]:
 
 def _update(phase: Phase, optimiser, batch, step: int, rate: float, clip: float | None, compute: Compute) -> dict:
     for group in optimiser.param_groups:
-        group["lr"] = (phase.own.rate if phase.own else rate) * group["lr_factor"]
-    with autocast(compute):
+        group["lr"] = (phase.optimizer.rate if phase.optimizer else rate) * group["lr_factor"]
+    with arithmetic.autocast(compute):
         losses = phase.loss(batch, step)
     optimiser.zero_grad(set_to_none=True)
     losses["loss"].backward()

@@ -18,7 +18,7 @@ from pipeline.augment import recipes
 from pipeline.core import files, seeds, sources, store
 from pipeline.core.progress import bar
 from pipeline.data import shards
-from pipeline.engine import loop
+from pipeline.engine import arithmetic
 from pipeline.measures import clsp_probe, linear_probe, probes
 from pipeline.networks import backbones
 from pipeline.params.schema import Augment, Compute, LinearEval
@@ -196,7 +196,7 @@ def _protocol(rows: dict, right: dict, l2: dict, params: LinearEval, size: tuple
 
 def _once(probe: Callable[[], tuple[torch.Tensor, float]], of: dict, compute: Compute) -> tuple[torch.Tensor, float]:
     """A probe that does not depend on the encoder's training: its test predictions and l2, made or from the store."""
-    parts = {"of": of, "code": sources.digest("evaluation/linear_eval"), "arithmetic": loop.arithmetic(compute)}
+    parts = {"of": of, "code": sources.digest("evaluation/linear_eval"), "arithmetic": arithmetic.facts(compute)}
 
     def make(folder: Path, fingerprint: str) -> list[str]:
         predicted, l2 = probe()

@@ -17,7 +17,7 @@ from pipeline.core import seeds
 from pipeline.core.errors import UserError
 from pipeline.core.progress import bar, log
 from pipeline.data import mixture, shards
-from pipeline.engine import loop
+from pipeline.engine import arithmetic
 from pipeline.evaluation import quality
 from pipeline.measures import probes
 from pipeline.params import reader
@@ -145,7 +145,7 @@ def of_the_run(strengths: list[float], images: int | None, views: int, steps: in
     images: None is 500, or all where there are fewer.
     """
     params = reader.load()
-    loop.prepare(params.compute)
+    arithmetic.prepare(params.compute)
     real = shards.read_real(Path("data/real"))
     generated = shards.read_generated(Path("data/generated/inflation"))
     n, least = len(real.rows(shards.TRAIN)), len(real.classes) + 1

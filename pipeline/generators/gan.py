@@ -20,7 +20,7 @@ from pipeline.augment import differentiable
 from pipeline.core import files, seeds, weights
 from pipeline.core.errors import UserError
 from pipeline.data import mixture
-from pipeline.engine import distributed, loop
+from pipeline.engine import arithmetic, distributed, loop
 from pipeline.generators import pixels
 from pipeline.generators.pixels import to_uint8
 from pipeline.params.schema import GAN as Params
@@ -273,7 +273,7 @@ def batches(folder: Path, params: Generate, size: int, compute: Compute) -> Call
         model.compile()
 
     def batch(numbers: range) -> np.ndarray:
-        with torch.inference_mode(), loop.autocast(compute):
+        with torch.inference_mode(), arithmetic.autocast(compute):
             return to_uint8(sample(model, gan.form["latent"], numbers, params.seed), size)
 
     return batch

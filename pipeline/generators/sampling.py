@@ -8,7 +8,7 @@ import numpy as np
 from pipeline.core import sources, store
 from pipeline.core.progress import bar, log
 from pipeline.data import shards
-from pipeline.engine import distributed, loop
+from pipeline.engine import arithmetic, distributed
 from pipeline.generators import module
 from pipeline.params.schema import Compute, Generate, Positives
 
@@ -28,7 +28,7 @@ def sample(
         "params": params.model_dump(),
         "size": size,
         "code": sources.digest("generators/sampling", f"generators/{kind}"),
-        "arithmetic": loop.arithmetic(compute),
+        "arithmetic": arithmetic.facts(compute),
     }
 
     def start() -> Batch:

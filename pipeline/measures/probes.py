@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx.experimental.optimization import fuse
 
-from pipeline.engine import loop
+from pipeline.engine import arithmetic
 from pipeline.params.schema import Compute
 
 KNN_K, KNN_TEMPERATURE = 20, 0.07  # solo-learn's defaults, fixed beforehand
@@ -35,7 +35,7 @@ def embed(encoder: nn.Module, x: torch.Tensor, compute: Compute) -> torch.Tensor
     """Features of one chunk of float images (N, C, H, W) in [0, 1]: float32 (N, D) on the CPU."""
     was_training = encoder.training
     encoder.eval()
-    with loop.autocast(compute):
+    with arithmetic.autocast(compute):
         found = encoder(x.to(compute.device)).float().cpu()
     encoder.train(was_training)
     return found

@@ -1,20 +1,13 @@
-"""Self-supervised methods, one file each, named by `pretrain.method`; its parameters are the section of its name.
+"""Self-supervised methods, one file each, named by `pretrain.method`; the section of that name has the parameters.
 
-The contract. A method module has `build(params, encoder, seed)` -> an nn.Module with
-    views          the augmented copies it wants of an image, as data: a tuple of `View`
-    passes         of the backbone for each view of an image, in forward passes: a backward pass counts as two; of a
-                   method whose steps differ a function of the step
-    phases()       the players of a step (pipeline.loop.Phase): parameter groups and a loss over the batch's views
-    before_step(step, progress), after_step(step, progress)   momentum updates, queues
-    leave(folder, images)   where there is something to keep beside the encoder: writes it there when training is over,
-                   returns the files' names; images: those of validation, uint8 (N, H, W, C)
-A module whose method leaves something has `pictures(made)`, what is to be seen of it, made: file's name -> path; a list
-of (title, uint8 images (N, H, W, C)). One that says more of a finished training than its loss has
-`outcomes(rows, made)`, numbers by name for metrics/pretrain.json, rows: of its log.
-A module that has GENERATOR, a kind of pipeline.generators, wants a trained one: its `build` gets `Given` as well.
-The module's state (heads, averages, queues) is persistent buffers and parameters. It owns no optimiser, no loop, no
-logging and no device call. The batch that reaches the loss is a list of float tensors (B, C, H, W), one a view: with
-several processes, this one's rows. What is made of them passes through `distributed.gather` before rows meet in a loss.
+A method is a subclass of `Method` with a `loss`. It overrides what differs from the defaults: the views that it wants,
+the passes of the backbone that they cost, its phases (optimizer groups with a loss), what happens before and after a
+step, and what it saves beside the encoder. A method that sets GENERATOR needs a trained generator of that kind.
+
+All state (heads, momentum encoders, queues) is parameters and persistent buffers, so that checkpoints hold it. A method
+has no optimizer, loop, logging or device call of its own. The batch that reaches a loss is a list of float tensors
+(B, C, H, W), one for each view, with this process's rows. A loss compares rows only after `distributed.gather`, and
+draws random numbers only from (seed, purpose, step).
 """
 
 import importlib
@@ -22,20 +15,27 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
+import torch
+from torch import nn
 
+from pipeline.core import seeds
+from pipeline.engine.loop import Phase, groups_of
+from pipeline.networks.backbones import Encoder
+from pipeline.params.methods import SmallViews
 from pipeline.params.schema import Augment
+from pipeline.params.types import Section
 
 
 @dataclass(frozen=True)
 class View:
-    """One augmented copy.
+    """One augmented copy of an image.
 
-    source: "anchor", the image that the mixture drew, or "positive", another image in its place, if it has one.
-    recipe: its augmentation's number, null for the image as it is. size: pixels of its sides, null for the image's own.
-    crop: the smallest and the largest share of the image that it shows, null for what the augmentation says.
+    source: "anchor", the image that the mixture drew, or "positive", another image in its place. recipe: the number of
+    its augmentation, None for the image as it is. size: pixels of its sides, None for the image's own. crop: the
+    smallest and the largest share of the image that it shows, None for what the augmentation says.
     """
 
     source: Literal["anchor", "positive"] = "anchor"
@@ -46,10 +46,10 @@ class View:
 
 @dataclass(frozen=True)
 class Given:
-    """What a method with a generator is built from, beside what all are.
+    """What a method with a generator gets in addition.
 
     generator: the folder of a trained one, its files checked. images: the train images, uint8 (N, H, W, C).
-    augmentation: of the views of images that the method makes itself.
+    augmentation: for views of images that the method generates itself.
     """
 
     generator: Path
@@ -57,11 +57,83 @@ class Given:
     augmentation: Augment
 
 
-def module(name: str) -> ModuleType:
-    """The module of one method, imported on use."""
-    return importlib.import_module(f"pipeline.methods.{name}")
+class Method(nn.Module):
+    """An encoder with heads and a loss; the defaults are those of two views and one optimizer."""
+
+    GENERATOR: ClassVar[str | None] = None  # a kind of pipeline.generators
+    HEADS: ClassVar[str] = "projector"  # the purpose of the random numbers that initialise the heads
+    views: tuple[View, ...] = (View(recipe=0), View(recipe=1))
+
+    def __init__(self, params: Section, encoder: Encoder, seed: int):
+        super().__init__()
+        self.params, self.seed = params, seed
+        self.encoder = encoder
+
+    @classmethod
+    def build(cls, params: Section, encoder: Encoder, seed: int, *given: Given) -> Self:
+        """The method around an encoder, with heads initialised from the seed; `given` if it wants a generator."""
+        with seeds.scope(seed, cls.HEADS):
+            return cls(params, encoder, seed, *given)
+
+    @property
+    def network(self) -> nn.Sequential:
+        """Encoder and projector, one after the other: float (B, C, H, W) -> projections (B, D)."""
+        return nn.Sequential(self.encoder, self.projector)
+
+    def passes(self, step: int) -> tuple[float, ...]:
+        """Passes of the backbone for each view of an image in a step; a backward pass counts as two forward passes."""
+        return (3,) * len(self.views)
+
+    def phases(self) -> list[Phase]:
+        """What a step optimises, in order: by default all trainable parameters against `loss`."""
+        return [Phase(groups_of(self), self.loss)]
+
+    def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
+        """Scalars of a batch of views; "loss" is minimised, the others are logged."""
+        raise NotImplementedError
+
+    def before_step(self, step: int, progress: float) -> None:
+        """Called before each step, progress = step / steps."""
+
+    def after_step(self, step: int, progress: float) -> None:
+        """Called after each step, progress = (step + 1) / steps."""
+
+    def save_artifacts(self, folder: Path, images: np.ndarray) -> list[str]:
+        """Write what belongs beside the trained encoder; returns the files' names.
+
+        images: those of validation, uint8 (N, H, W, C).
+        """
+        return []
+
+    @staticmethod
+    def pictures(made: dict[str, Path]) -> list[tuple[str, np.ndarray]]:
+        """What the saved files (name -> path) show: titles and uint8 images (N, H, W, C)."""
+        return []
+
+    @staticmethod
+    def outcomes(rows: list[dict], made: dict[str, Path]) -> dict[str, float]:
+        """Numbers for metrics/pretrain.json beside the loss, from the log's rows and the saved files."""
+        return {}
 
 
-def late(rows: list[dict], name: str) -> float:
+def multi_crop_views(params: SmallViews) -> tuple[View, ...]:
+    """Two large views, then the small ones."""
+    small = View(recipe=1, size=params.small_size, crop=(params.small_crop_min, params.small_crop_max))
+    return (View(recipe=0), View(recipe=1), *[small] * params.small_views)
+
+
+def load(name: str) -> type[Method]:
+    """The class of a method, which is the one subclass of `Method` in its module; imported on use."""
+    module = importlib.import_module(f"pipeline.methods.{name}")
+    (method,) = (value for value in vars(module).values() if is_method_of(module, value))
+    return method
+
+
+def is_method_of(module: ModuleType, value: object) -> bool:
+    """Whether a value of a module is a method that the module defines, not one that it imports."""
+    return isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
+
+
+def late_mean(rows: list[dict], name: str) -> float:
     """The mean of a number of the log over the rows of the last tenth of the steps."""
     return statistics.fmean(row[name] for row in rows if 10 * row["step"] > 9 * rows[-1]["step"])

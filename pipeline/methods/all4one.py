@@ -1,9 +1,11 @@
-"""All4One (Estepa et al., ICCV 2023, arXiv 2303.09417): neighbours, what attention makes of them, and decorrelation.
+"""All4One (Estepa et al., ICCV 2023, arXiv 2303.09417): neighbours, their centroids by attention, decorrelation.
 
-As in solo-learn: a slowly following copy looks for the five nearest of its own earlier projections. One view's nearest
-and the other's prediction agree (NNCLR); so do the centroid of one view's five and that of the other's, in which a
-prediction has taken the first place; and the two views' features are decorrelated over the batch.
+As in solo-learn, a momentum encoder finds the five nearest of its earlier projections. Three terms are minimised: the
+nearest neighbour of one view agrees with the prediction of the other (NNCLR); the centroid of one view's neighbours
+agrees with that of the other's, in which a prediction replaces the first; the two views' features are decorrelated.
 """
+
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -11,85 +13,71 @@ from torch import nn
 
 from pipeline.core import seeds
 from pipeline.engine.distributed import gather
-from pipeline.engine.loop import Group, Phase, groups_of
-from pipeline.methods import View
-from pipeline.methods.losses import of_neighbours
+from pipeline.engine.loop import Phase, groups_of
+from pipeline.methods import Method
+from pipeline.methods.losses import of_neighbours, symmetric
 from pipeline.networks.backbones import Encoder
-from pipeline.networks.heads import Follower, Queue, mlp, momentum, nearest
+from pipeline.networks.heads import MomentumEncoder, Queue, mlp, nearest, normalised_mlp
 from pipeline.params.methods import All4One as Params
 
 NEIGHBOURS, LAYERS, HEADS = 5, 3, 8
 CENTROID_TEMPERATURE, FEATURES = 0.1, 10.0  # of the second term; the weight of the third
 
 
-def build(params: Params, encoder: Encoder, seed: int) -> "All4One":
-    """The method around an encoder, its heads, attention and queue freshly initialised."""
-    with seeds.scope(seed, "projector"):
-        return All4One(params, encoder, seed)
-
-
-class All4One(nn.Module):
-    """Encoder and projector, a follower of both, two predictors, a Transformer's encoder, a queue of projections."""
-
-    views = (View(recipe=0), View(recipe=1))
-    passes = (4, 4)
+class All4One(Method):
+    """Encoder and projector, their momentum encoder, two predictors, a Transformer encoder, a queue of projections."""
 
     def __init__(self, params: Params, encoder: Encoder, seed: int):
-        super().__init__()
-        self.params, self.seed = params, seed
-        out = params.output_dim
-        projector = nn.Sequential(
-            *mlp(encoder.width, params.hidden_dim, params.hidden_dim, out, norm=True), nn.BatchNorm1d(out)
-        )
-        self.network = nn.Sequential(encoder, projector)
-        self.follower = Follower(self.network)
+        super().__init__(params, encoder, seed)
+        hidden, out = params.hidden_dim, params.output_dim
+        self.projector = normalised_mlp(encoder.width, hidden, hidden, out)
+        self.momentum_encoder = MomentumEncoder(self.network, params.momentum_start, params.momentum_end)
         self.predictor, self.shifted = (mlp(out, params.predictor_dim, out, norm=True) for _ in range(2))
         layer = nn.TransformerEncoderLayer(out, HEADS, 2 * out, params.dropout, batch_first=True)
         self.attention = nn.TransformerEncoder(layer, LAYERS, enable_nested_tensor=False)
         self.queue = Queue(1, params.queue_size, out, seeds.generator(seed, "queue"))
         self.register_buffer("positions", positions(NEIGHBOURS, out), persistent=False)
 
-    def phases(self) -> list[Phase]:
-        """One player; attention learns at a rate of its own."""
-        usual = [group for part in (self.network, self.predictor, self.shifted) for group in groups_of(part)]
-        own = [Group(group.parameters, self.params.attention_rate, group.decay) for group in groups_of(self.attention)]
-        return [Phase([*usual, *own], self.loss)]
+    def passes(self, step: int) -> tuple[float, ...]:
+        """The momentum encoder adds a forward pass of each view."""
+        return 4, 4
 
-    def before_step(self, step: int, progress: float) -> None:
-        """Nothing: the follower moves after the step."""
+    def phases(self) -> list[Phase]:
+        """Attention has a learning rate of its own."""
+        usual = [group for part in (self.network, self.predictor, self.shifted) for group in groups_of(part)]
+        attention = [replace(group, lr_factor=self.params.attention_rate) for group in groups_of(self.attention)]
+        return [Phase([*usual, *attention], self.loss)]
 
     def after_step(self, step: int, progress: float) -> None:
-        """The follower follows."""
-        tau = momentum(self.params.momentum_start, self.params.momentum_end, progress)
-        self.follower.follow(self.network, tau)
+        """Update the momentum encoder."""
+        self.momentum_encoder.update(self.network, progress)
 
     def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
-        """batch: two views, float (B, C, H, W) each. Half of each of three terms; the first view's keys join after."""
+        """batch: two views, float (B, C, H, W) each. Half the sum of three terms; view 0's keys join the queue."""
         z = [self.network(view) for view in batch]
         p = gather([F.normalize(self.predictor(each).float(), dim=1) for each in z])
         first = gather([self.shifted(each).float() for each in z])
         z = gather([each.float() for each in z])
-        keys = gather([F.normalize(self.follower(view).float(), dim=1) for view in batch])
+        keys = gather([F.normalize(self.momentum_encoder(view).float(), dim=1) for view in batch])
         near = [nearest(each, self.queue.keys[0], NEIGHBOURS) for each in keys]  # B 5 D
-        with seeds.scope(self.seed, "dropout", step):  # all rows in every process: one process's masks
+        with seeds.scope(self.seed, "dropout", step):  # every process draws the masks of all rows
             centroids = [self.centroid(each) for each in near]
             moved = [
                 self.centroid(torch.cat([one[:, None], five[:, :-1]], dim=1))
                 for one, five in zip(first, near, strict=True)
             ]
-        neighbours = [of_neighbours(near[i][:, 0], p[1 - i], self.params.temperature) for i in (0, 1)]
-        attended = [of_neighbours(centroids[i], moved[1 - i], CENTROID_TEMPERATURE) for i in (0, 1)]
+        neighbours = symmetric(lambda i, j: of_neighbours(near[i][:, 0], p[j], self.params.temperature))
+        attended = symmetric(lambda i, j: of_neighbours(centroids[i], moved[j], CENTROID_TEMPERATURE))
         terms = {
-            "neighbours": (neighbours[0]["loss"] + neighbours[1]["loss"]) / 2,
-            "centroids": (attended[0]["loss"] + attended[1]["loss"]) / 2,
+            "neighbours": neighbours["loss"],
+            "centroids": attended["loss"],
             "features": FEATURES * decorrelation(keys, z),
         }
         self.queue.add(keys[0][None])
-        agreement = (neighbours[0]["agreement"] + neighbours[1]["agreement"]) / 2
-        return {"loss": sum(terms.values()) / 2, **terms, "agreement": agreement}
+        return {"loss": sum(terms.values()) / 2, **terms, "agreement": neighbours["agreement"]}
 
     def centroid(self, sequence: torch.Tensor) -> torch.Tensor:
-        """What attention makes of the first of five vectors (B, 5, D): unit vectors, float32 (B, D)."""
+        """The output of attention at the first of five vectors (B, 5, D): unit vectors, float32 (B, D)."""
         return F.normalize(self.attention(sequence + self.positions)[:, 0].float(), dim=1)
 
 
@@ -106,7 +94,7 @@ def decorrelation(keys: list[torch.Tensor], z: list[torch.Tensor]) -> torch.Tens
 
 
 def positions(tokens: int, dim: int) -> torch.Tensor:
-    """What is added to the sequence, float32 (tokens, dim): sines and cosines that run along the features.
+    """The encoding that is added to the sequence, float32 (tokens, dim): sines and cosines that run along the features.
 
     solo-learn's encoding takes the tokens for channels and the features for places: token t has at feature x
     sin(x w) if t is even, else cos(x w), w = 10000^(-2 (t // 2) / n), n the even number from `tokens` on.

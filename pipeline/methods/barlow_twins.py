@@ -1,12 +1,9 @@
 """Barlow Twins (Zbontar et al., ICML 2021, arXiv 2103.03230): two views agree in each feature, features differ."""
 
 import torch
-from torch import nn
 
-from pipeline.core import seeds
 from pipeline.engine.distributed import gather
-from pipeline.engine.loop import Phase, groups_of
-from pipeline.methods import View
+from pipeline.methods import Method
 from pipeline.networks.backbones import Encoder
 from pipeline.networks.heads import mlp
 from pipeline.params.methods import BarlowTwins as Params
@@ -14,37 +11,17 @@ from pipeline.params.methods import BarlowTwins as Params
 _EPSILON = 1e-5  # batch normalisation's, which is how the paper's code standardises
 
 
-def build(params: Params, encoder: Encoder, seed: int) -> "BarlowTwins":
-    """The method around an encoder, its projector freshly initialised."""
-    with seeds.scope(seed, "projector"):
-        return BarlowTwins(params, encoder)
-
-
-class BarlowTwins(nn.Module):
+class BarlowTwins(Method):
     """Encoder and a projector of three layers with batch normalisation between them."""
 
-    views = (View(recipe=0), View(recipe=1))
-    passes = (3, 3)
-
-    def __init__(self, params: Params, encoder: Encoder):
-        super().__init__()
-        self.params, self.encoder = params, encoder
+    def __init__(self, params: Params, encoder: Encoder, seed: int):
+        super().__init__(params, encoder, seed)
         hidden = params.hidden_dim
         self.projector = mlp(encoder.width, hidden, hidden, params.output_dim, norm=True)
 
-    def phases(self) -> list[Phase]:
-        """One player: all parameters."""
-        return [Phase(groups_of(self), self.loss)]
-
-    def before_step(self, step: int, progress: float) -> None:
-        """Nothing: no queue, no average."""
-
-    def after_step(self, step: int, progress: float) -> None:
-        """Nothing: no queue, no average."""
-
     def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
         """batch: two views, float (B, C, H, W) each."""
-        one, two = gather([self.projector(self.encoder(view)).float() for view in batch])
+        one, two = gather([self.network(view).float() for view in batch])
         return barlow_twins(one, two, self.params.redundancy, self.params.scale)
 
 

@@ -1,6 +1,6 @@
-"""What bounds a game that generators play on with an encoder, and what shows it: a guard, a monitor, snapshots.
+"""Limits and records of generators that train against an encoder: gradient guard, quality monitor, snapshots.
 
-All that is remembered is buffers: it stands in the checkpoint of the method that has them.
+All state is buffers, so that the method's checkpoint holds it.
 """
 
 from pathlib import Path
@@ -17,29 +17,33 @@ from pipeline.measures import probes
 
 SNAPSHOTS = "gan_snapshots.h5"
 _TINY = 1e-12
-_ROWS = 256  # images a pass of the monitor
-_ROUNDED = 1e-9  # step / steps x snapshots may lie below a whole number
+_ROWS = 256  # images in one pass of the monitor
+_ROUNDED = 1e-9  # step / steps x snapshots may be just below a whole number
 
 
 def guard(adversarial: torch.Tensor, pulling: torch.Tensor, last: list[nn.Parameter], most: float) -> torch.Tensor:
-    """The largest factor up to 1 with which the gradient of `pulling` at the last layers has a norm of at most `most`
-    times that of `adversarial`."""
+    """A factor for `pulling`, at most 1, that limits its gradient's norm to `most` times that of `adversarial`.
+
+    The gradients are those at the generators' `last` layers.
+    """
     norms = []
     for term in (adversarial, pulling):
-        own = torch.cat([part.flatten() for part in torch.autograd.grad(term, last, retain_graph=True)])
-        norms.append(gather([own[None]])[0].mean(dim=0).norm())  # over processes, as the loop averages
+        local = torch.cat([part.flatten() for part in torch.autograd.grad(term, last, retain_graph=True)])
+        norms.append(gather([local[None]])[0].mean(dim=0).norm())  # over processes, as the loop averages
     return (most * norms[0] / norms[1].clamp(min=_TINY)).clamp(max=1)
 
 
 def fixed_noise(seed: int, purpose: str, n: int, frozen: gan.GAN) -> torch.Tensor:
-    """Latent rows that stay the same throughout, of any device: float (n, latent), on the GAN's."""
+    """Latents that stay the same throughout and on any device: float (n, latent), on the GAN's device."""
     fixed = torch.randn(n, frozen.form["latent"], generator=seeds.generator(seed, f"joint-gan {purpose}"))
     return fixed.to(next(frozen.parameters()).device)
 
 
 class Monitor(nn.Module):
-    """Frechet distance of n generated images to n of `images`, uint8 (N, H, W, C), in the features of the GAN's
-    discriminator as it came: that of the GAN's own generator (`baseline`), and the last one measured (`distance`)."""
+    """Frechet distance of n generated images to n of `images`, uint8 (N, H, W, C), in features of the frozen GAN.
+
+    The features are those of its discriminator. `baseline`: of its own generator. `distance`: the last one measured.
+    """
 
     def __init__(self, seed: int, n: int, frozen: gan.GAN, images: np.ndarray):
         super().__init__()
@@ -52,11 +56,11 @@ class Monitor(nn.Module):
         self.register_buffer("distance", self.baseline.clone())
 
     def measure(self, generators: nn.ModuleList, frozen: gan.GAN) -> None:
-        """The distance of the farthest generator."""
+        """Set `distance` to that of the farthest generator."""
         self.distance.fill_(max(self._of(generator, frozen) for generator in generators))
 
     def near(self, growth: float) -> torch.Tensor:
-        """Whether the distance is at most so much above the baseline, as a share of it: bool ()."""
+        """Whether the distance exceeds the baseline by at most `growth`, as a share of it: bool ()."""
         return self.distance <= (1 + growth) * self.baseline
 
     @torch.no_grad()
@@ -68,7 +72,7 @@ class Monitor(nn.Module):
 
 
 class Snapshots(nn.Module):
-    """`n` times, evenly over the run, what pairs of fixed noise look like: `rows` pairs of images (H, W, C)."""
+    """The images of fixed latents at `n` times, evenly over the run: `rows` pairs of images (H, W, C) each."""
 
     def __init__(self, n: int, rows: int, shape: tuple[int, int, int]):
         super().__init__()
@@ -78,12 +82,12 @@ class Snapshots(nn.Module):
         self.register_buffer("images", torch.zeros((n, rows, 2, *shape), dtype=torch.uint8))
 
     def due(self, progress: float) -> bool:
-        """Whether the next one is to be kept at this share of the run, 0 to 1."""
+        """Whether the next one is due at this share of the run, 0 to 1."""
         k, last = int(self.taken), len(self.steps) - 1
         return k <= last and progress * last >= k - _ROUNDED
 
     def keep(self, step: int, pair: list[torch.Tensor], cosines: torch.Tensor) -> None:
-        """The pair's images after `step` steps, float (M, C, H, W) in [-1, 1] each, and their cosines, float (M,)."""
+        """Keep the pairs after `step` steps, float (M, C, H, W) in [-1, 1] each, and their cosines, float (M,)."""
         k = int(self.taken)
         self.steps[k] = step
         self.cosines[k] = cosines
@@ -91,14 +95,14 @@ class Snapshots(nn.Module):
         self.taken.add_(1)
 
     def write(self, folder: Path, z: torch.Tensor, mode: str) -> None:
-        """step int64 (T,), z float32 (M, latent), images uint8 (T, M, 2, H, W, C), cosine float32 (T, M)."""
+        """Write step int64 (T,), z float32 (M, latent), images uint8 (T, M, 2, H, W, C), cosine float32 (T, M)."""
         arrays = {"step": self.steps, "z": z, "images": self.images, "cosine": self.cosines}
         found = {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
         shards.write_arrays(Path(folder) / SNAPSHOTS, found, {"mode": mode})
 
 
 def pictures(path: Path) -> list[tuple[str, np.ndarray]]:
-    """Of written snapshots, titles and uint8 (M, H, W, C): the first of each pair, and the second where they differ."""
+    """Titles and uint8 (M, H, W, C) of saved snapshots: the first of each pair, and the second where they differ."""
     with shards.open_file(path) as file:
         steps, images, cosines = (shards.dataset_of(file, name)[:] for name in ("step", "images", "cosine"))
     sets = []
@@ -110,6 +114,6 @@ def pictures(path: Path) -> list[tuple[str, np.ndarray]]:
 
 
 def last_cosine(path: Path) -> float:
-    """Of written snapshots: the mean cosine of the last one's pairs."""
+    """The mean cosine of the pairs of the last saved snapshot."""
     with shards.open_file(path) as file:
         return float(shards.dataset_of(file, "cosine")[-1].mean())

@@ -1,7 +1,15 @@
-"""Losses that several methods share; the others are in their method's file."""
+"""Losses that several methods share; each other loss is in its method's file."""
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+
+
+def symmetric(direction: Callable[[int, int], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The mean of what direction(i, j) gives for views (0, 1) and (1, 0), name by name."""
+    one, two = direction(0, 1), direction(1, 0)
+    return {name: (one[name] + two[name]) / 2 for name in one}
 
 
 def nt_xent(z: torch.Tensor, temperature: float) -> dict[str, torch.Tensor]:
@@ -38,16 +46,17 @@ def info_nce(q: torch.Tensor, k: torch.Tensor, queue: torch.Tensor, temperature:
 
 
 def of_neighbours(neighbours: torch.Tensor, p: torch.Tensor, temperature: float) -> dict[str, torch.Tensor]:
-    """Cross-entropy of the neighbours, float32 (B, D), against all predictions p (B, D), unit vectors: row i is i's.
+    """Cross-entropy of each neighbour against all predictions, positive the one of the same row.
 
+    neighbours, p: float32 (B, D), unit vectors.
     Also gives the share of neighbours that are most similar to their own image's prediction ("agreement").
     """
     with torch.autocast(p.device.type, enabled=False):  # which would round the similarities to bf16
         logits = neighbours @ p.T / temperature  # B B
-    own = torch.arange(len(p), device=p.device)
+    target = torch.arange(len(p), device=p.device)
     return {
-        "loss": F.cross_entropy(logits, own),
-        "agreement": (logits.detach().argmax(dim=1) == own).float().mean(),
+        "loss": F.cross_entropy(logits, target),
+        "agreement": (logits.detach().argmax(dim=1) == target).float().mean(),
     }
 
 
@@ -56,13 +65,22 @@ def alignment(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a - b).square().sum(dim=1).mean()
 
 
-def multi_positive(z: torch.Tensor, ids: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """-1/|P(a)| sum over p in P(a) of log [exp(s_ap / t) / sum over b != a of exp(s_ab / t)], of every anchor a.
+def cross_prediction(scores: list[torch.Tensor], targets: list[torch.Tensor], temperature: float) -> torch.Tensor:
+    """Mean over all pairs of a target and another view that predicts it: -sum_k target_k log softmax(score / t)_k.
 
-    The supervised contrastive loss (Khosla et al., NeurIPS 2020, equation 2) with the identity for a label.
-    z: float32 (..., V, D), unit vectors; ids: int64 (..., V); P(a): rows of a's identity but a, at least one. Returns
-    float32 (..., V), and whether the nearest other row is one of P(a), bool (..., V). With two views of each identity
-    it is NT-Xent.
+    scores: float32 (B, K) of every view; targets: distributions (B, K) of the first ones. DINO's equation 3, SwAV's 6.
+    """
+    pairs = [(i, v) for i in range(len(targets)) for v in range(len(scores)) if v != i]
+    return sum(F.cross_entropy(scores[v] / temperature, targets[i]) for i, v in pairs) / len(pairs)
+
+
+def multi_positive(z: torch.Tensor, ids: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """For every anchor a: -1/|P(a)| sum over p in P(a) of log [exp(s_ap / t) / sum over b != a of exp(s_ab / t)].
+
+    The supervised contrastive loss (Khosla et al., NeurIPS 2020, equation 2) with identities as labels.
+    z: float32 (..., V, D), unit vectors; ids: int64 (..., V); P(a): the other rows of a's identity, at least one.
+    Returns float32 (..., V), and whether the nearest other row is in P(a), bool (..., V). With two views of each
+    identity this is NT-Xent.
     """
     with torch.autocast(z.device.type, enabled=False):  # which would round the similarities to bf16
         similarity = z @ z.mT / temperature  # ... V V

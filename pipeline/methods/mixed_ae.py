@@ -1,9 +1,9 @@
 """MixedAE (Chen et al., CVPR 2023, arXiv 2303.17152): a masked autoencoder whose gaps are filled with other images.
 
-Patches of several images make one image of as many patches; each of the several is reconstructed where the others
-stand. So that these are no hint, a patch attends to those that are most like it alone, which should be those of its own
-image, and a contrastive loss sees to it. Without mixing it is MAE (He et al., CVPR 2022). Which details are our reading
-is said in docs/methods.md.
+Patches of several images are mixed into one image; the decoder reconstructs the patches of each that the others cover.
+To keep the images apart, a patch attends only to the patches most similar to it, which should be those of the same
+image; a contrastive loss trains this. Without mixing it is MAE (He et al., CVPR 2022). docs/methods.md says which
+details are our reading.
 """
 
 from pathlib import Path
@@ -17,8 +17,7 @@ from pipeline.core import seeds
 from pipeline.core.errors import UserError
 from pipeline.data import shards
 from pipeline.engine import distributed
-from pipeline.engine.loop import Phase, groups_of
-from pipeline.methods import View, late
+from pipeline.methods import Method, View, late_mean
 from pipeline.methods.losses import multi_positive
 from pipeline.networks import vit
 from pipeline.networks.backbones import Encoder
@@ -26,18 +25,12 @@ from pipeline.params.methods import MixedAE as Params
 
 EPSILON = 1e-6  # added to a patch's variance, as in MAE's code
 RECONSTRUCTIONS = "reconstructions.h5"
-SHOWN = 16  # images that are reconstructed for a picture, or a group where that is more
+SHOWN = 16  # images reconstructed for the report, or one group if that is more
 _UNSEEN = 128  # grey
 
 
-def build(params: Params, encoder: Encoder, seed: int) -> "MixedAE":
-    """The method around an encoder, its decoder and segment embeddings freshly initialised."""
-    with seeds.scope(seed, "decoder"):
-        return MixedAE(params, encoder, seed)
-
-
 class Decoder(nn.Module):
-    """Tokens of the patches seen, and a mask token for the others -> a prediction of all patches' pixels."""
+    """Tokens of the visible patches, and a mask token for the others -> predicted pixels of all patches."""
 
     def __init__(self, params: Params, backbone: vit.SmallViT):
         super().__init__()
@@ -57,36 +50,28 @@ class Decoder(nn.Module):
         return self.pixels(self.norm(x))[:, 1:]
 
 
-class MixedAE(nn.Module):
-    """Encoder, a ViT; an embedding a segment, if they are told; decoder."""
+class MixedAE(Method):
+    """Encoder (a ViT), decoder, and with `segments` an embedding for each image of a mixed one."""
 
+    HEADS = "decoder"
     views = (View(recipe=0),)
 
     def __init__(self, params: Params, encoder: Encoder, seed: int):
-        super().__init__()
-        self.params, self.encoder, self.seed = params, encoder, seed
-        # A pass of all patches for so many images; with full mixing one for each.
-        self.passes = (3.0 if params.mix == "full" else 3 / params.sources,)
-        self.together = params.sources if params.mixing else 1  # images that one map is of
+        super().__init__(params, encoder, seed)
+        self.together = params.sources if params.mixing else 1  # images of one map
         self.decoder = Decoder(params, encoder.backbone)
         if params.segments:
             drawn = torch.empty(params.sources, encoder.width)
             self.segments = nn.Parameter(nn.init.trunc_normal_(drawn, std=0.02))
 
-    def phases(self) -> list[Phase]:
-        """One player: all parameters."""
-        return [Phase(groups_of(self), self.loss)]
-
-    def before_step(self, step: int, progress: float) -> None:
-        """Nothing: no queue, no average."""
-
-    def after_step(self, step: int, progress: float) -> None:
-        """Nothing: no queue, no average."""
+    def passes(self, step: int) -> tuple[float, ...]:
+        """One pass of all patches for `sources` images; with full mixing one for each image."""
+        return (3.0 if self.params.mix == "full" else 3 / self.params.sources,)
 
     def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
-        """batch: one view, float (B, C, H, W). Neighbours in the batch are mixed, by a map of (seed, step).
+        """batch: one view, float (B, C, H, W). Adjacent images are mixed by maps drawn from (seed, step).
 
-        Gives the terms that there are beside "loss", and how well attention finds a patch's own image ("top_k").
+        Also gives the terms of the loss, and how well attention finds patches of the same image ("top_k").
         """
         params = self.params
         images = self.encoder.normalised(batch[0])
@@ -100,22 +85,22 @@ class MixedAE(nn.Module):
         predicted, seen, terms = self.predict(images, maps)
         error = (predicted - patches(images, self.encoder.backbone, params.normalised)).square().mean(dim=2)  # B N
         terms = {"reconstruction": over_unseen(error, seen, self.together), **terms}
-        # A value a group, or an image, of equally many numbers each: the mean of all is that of the whole batch.
+        # One value for each group or image, of equally many numbers each: their mean is that of the whole batch.
         (together,) = distributed.gather([torch.stack(list(terms.values()), dim=1)])
         found = dict(zip(terms, together.mean(dim=0), strict=True))
         loss = found["reconstruction"] + params.contrast * found.get("contrast", 0)
         return {"loss": loss, **{name: value.detach() for name, value in found.items()}}
 
     def maps(self, groups: int, n: int, step: int) -> torch.Tensor:
-        """int64 (groups, N), of this process's groups: `mixing_map` of the whole batch's, drawn from (seed, step)."""
+        """`mixing_map` of this process's groups, int64 (groups, N); drawn for the whole batch from (seed, step)."""
         draw = seeds.generator(self.seed, "mix", step)
-        every = mixing_map(groups * distributed.size(), n, self.params.sources, draw)
-        return every[distributed.share(len(every))]
+        maps = mixing_map(groups * distributed.size(), n, self.params.sources, draw)
+        return maps[distributed.share(len(maps))]
 
     def predict(self, images: torch.Tensor, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict]:
-        """Every patch's pixels as predicted, float32 (B, N, C p p), which patches were seen, bool (B, N), terms.
+        """Predicted pixels, float32 (B, N, C p p), which patches were visible, bool (B, N), and further terms.
 
-        images: normalised, float (B, C, H, W), neighbours of which maps, int64 (B / together, N), are.
+        images: normalised, float (B, C, H, W); maps: int64 (B / together, N), one for adjacent images.
         """
         tokens = self.encoder.backbone.embed(images)  # B N D
         encode = self.mixed if self.params.mixing else self.masked
@@ -123,7 +108,7 @@ class MixedAE(nn.Module):
         return self.decoder(tokens, seen).float(), seen, terms
 
     def mixed(self, tokens: torch.Tensor, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict]:
-        """(B, N, D) of which maps (G, N) make G mixed images -> tokens of each image, bool (B, N), terms a group."""
+        """Tokens (B, N, D), mixed into G images by maps (G, N) -> tokens of each image, bool (B, N), terms (G,)."""
         params, backbone = self.params, self.encoder.backbone
         groups, n = maps.shape
         x = tokens.view(groups, params.sources, n, -1)
@@ -142,13 +127,12 @@ class MixedAE(nn.Module):
         if params.contrast:
             terms["contrast"] = homologous_contrast(x[:, 1:].float(), maps, params.temperature)
         seen = maps[:, None] == torch.arange(params.sources, device=maps.device)[:, None]  # G sources N
-        back = self.decoder.narrow(x)[:, None].expand(
-            -1, params.sources, -1, -1
-        )  # the same to each: it looks at `seen`
+        # The same tokens for each source: the decoder uses only those that `seen` marks as its own.
+        back = self.decoder.narrow(x)[:, None].expand(-1, params.sources, -1, -1)
         return back.flatten(0, 1), seen.flatten(0, 1), terms
 
     def masked(self, tokens: torch.Tensor, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict]:
-        """MAE: of (B, N, D) the patches where maps (B, N) are largest go through the encoder, N / sources an image."""
+        """MAE: only the N / sources patches of (B, N, D) where maps (B, N) are largest go through the encoder."""
         keep = maps.shape[1] // self.params.sources
         places = (maps == self.params.sources - 1).nonzero()[:, 1].view(len(maps), keep, 1)
         x = tokens.gather(1, places.expand(-1, -1, tokens.shape[2]))
@@ -158,11 +142,11 @@ class MixedAE(nn.Module):
         return torch.cat([x[:, :1], back], dim=1), maps == self.params.sources - 1, {}
 
     @torch.no_grad()
-    def leave(self, folder: Path, images: np.ndarray) -> list[str]:
-        """Reconstruct some of the images, uint8 (N, H, W, C), and write what is seen; returns the file's name.
+    def save_artifacts(self, folder: Path, images: np.ndarray) -> list[str]:
+        """Reconstruct some of the images, uint8 (N, H, W, C); returns the name of the file.
 
-        uint8 (B, H, W, C) each: images; visible, their patches that the encoder sees, the others grey; reconstruction,
-        these and the others as predicted; mixed, (B / sources, H, W, C), what it is shown, where there is mixing.
+        It holds, uint8 (B, H, W, C) each: images; visible, with the patches grey that the encoder does not see;
+        reconstruction, with these patches as predicted; with mixing, mixed (B / sources, H, W, C), the encoder's input.
         """
         backbone, rows = self.encoder.backbone, np.arange(max(SHOWN // self.together, 1) * self.together)
         shown = torch.from_numpy(images[rows % len(images)]).to(self.decoder.unseen.device)
@@ -172,7 +156,7 @@ class MixedAE(nn.Module):
         maps = maps.to(x.device)
         predicted, seen, _ = self.predict(x, maps)
         pixels = patches(x, backbone, normalised=False)
-        if self.params.normalised:  # by the true patch's own numbers, which the method does not predict
+        if self.params.normalised:  # by the true mean and deviation, which the method does not predict
             mean, deviation = scale(pixels)
             predicted = predicted * deviation + mean
         seen = seen[:, :, None]
@@ -189,48 +173,49 @@ class MixedAE(nn.Module):
         shards.write_arrays(Path(folder) / RECONSTRUCTIONS, arrays, {"normalised": self.params.normalised})
         return [RECONSTRUCTIONS]
 
+    @staticmethod
+    def pictures(made: dict[str, Path]) -> list[tuple[str, np.ndarray]]:
+        """Validation images, the encoder's input, and the reconstructions."""
+        with shards.open_file(made[RECONSTRUCTIONS]) as file:
+            names = ("images", "visible", "reconstruction")
+            images, visible, filled = (shards.dataset_of(file, name)[:] for name in names)
+            mixed = shards.dataset_of(file, "mixed")[:] if "mixed" in file else []
+            known = " and each unseen patch's own mean and deviation" if file.attrs["normalised"] else ""
+        sets = [("validation images", images)]
+        if len(mixed):
+            together = len(images) // len(mixed)
+            what = f"every {together} of them mixed into one, as the encoder sees it"
+            sets.append((what, np.repeat(mixed, together, axis=0)))
+        return [*sets, ("what it sees of each", visible), (f"each, reconstructed from that{known}", filled)]
+
+    @staticmethod
+    def outcomes(rows: list[dict], made: dict[str, Path]) -> dict[str, float]:
+        """The late reconstruction error, and where images are mixed `top_k`."""
+        return {name: late_mean(rows, name) for name in ("reconstruction", "top_k") if name in rows[-1]}
+
     def whole(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Patches, (B, N, C p p), put together: (B, H, W, C)."""
+        """Images of patches (B, N, C p p): (B, H, W, C)."""
         grid, (side, _) = self.encoder.backbone.patch_embed.grid_size, self.encoder.backbone.patch_embed.patch_size
         return F.fold(pixels.mT, (side * grid[0], side * grid[1]), side, stride=side).permute(0, 2, 3, 1)
 
     def picture(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Normalised pixels of patches, (B, N, C p p), as images: uint8 (B, H, W, C)."""
+        """Images of patches (B, N, C p p) with normalised pixels: uint8 (B, H, W, C)."""
         x = self.whole(pixels) * self.encoder.std.flatten() + self.encoder.mean.flatten()
         return (255 * x).round().clamp(0, 255).to(torch.uint8)
 
 
-def pictures(made: dict[str, Path]) -> list[tuple[str, np.ndarray]]:
-    """What the encoder is shown of images of validation, and what the decoder makes of it."""
-    with shards.open_file(made[RECONSTRUCTIONS]) as file:
-        images, visible, filled = (shards.dataset_of(file, name)[:] for name in ("images", "visible", "reconstruction"))
-        mixed = shards.dataset_of(file, "mixed")[:] if "mixed" in file else []
-        told = " and each unseen patch's own mean and deviation" if file.attrs["normalised"] else ""
-    sets = [("validation images", images)]
-    if len(mixed):
-        together = len(images) // len(mixed)
-        what = f"every {together} of them mixed into one, as the encoder sees it"
-        sets.append((what, np.repeat(mixed, together, axis=0)))
-    return [*sets, ("what it sees of each", visible), (f"each, reconstructed from that{told}", filled)]
-
-
-def outcomes(rows: list[dict], made: dict[str, Path]) -> dict[str, float]:
-    """The late reconstruction error, and where images are mixed `top_k`."""
-    return {name: late(rows, name) for name in ("reconstruction", "top_k") if name in rows[-1]}
-
-
 def mixing_map(groups: int, n: int, sources: int, draw: torch.Generator) -> torch.Tensor:
-    """Which of the sources stands at each of n places, for each group, int64 (groups, n); balanced.
+    """Which source each of n places shows, for each group: int64 (groups, n).
 
-    Each has n // sources places, and the first n % sources ones one more.
+    Balanced: each source has n // sources places, and the first n % sources have one more.
     """
     return torch.rand(groups, n, generator=draw).argsort(dim=1) % sources
 
 
 def complementary(images: torch.Tensor, maps: torch.Tensor, sources: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each group, images (B, ...) and its map (G, N), `sources` times: with maps (M + s) mod sources, s = 0, 1, ...
+    """Each group of images (B, ...) `sources` times, with maps (M + s) mod sources of its map M, s = 0, 1, ...
 
-    Together these show every patch of each image once.
+    Together these show every patch of each image once. maps: (G, N).
     """
     images = images.unflatten(0, (-1, sources)).repeat_interleave(sources, dim=0).flatten(0, 1)
     turns = torch.arange(sources, device=maps.device)[:, None]
@@ -238,22 +223,22 @@ def complementary(images: torch.Tensor, maps: torch.Tensor, sources: int) -> tup
 
 
 def homologous(
-    attention: nn.Module, x: torch.Tensor, maps: torch.Tensor, keep: int, alone: bool
+    attention: nn.Module, x: torch.Tensor, maps: torch.Tensor, keep: int, restricted: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Self-attention, timm's, in which a patch attends to the `keep` patches most like it: softmax(TopK(q k)) v.
+    """timm's self-attention where each patch attends only to the `keep` most similar patches: softmax(TopK(q k)) v.
 
-    x: (G, 1 + N, D), a class token first, which attends to all and which all attend to. Each head has its own most
-    alike. Without `alone` patches attend to all. Also gives the share of those most alike that are of the patch's own
-    image, as maps (G, N) has it: float32 (G,), by chance the image's share of the patches.
+    x: (G, 1 + N, D). The class token comes first; it attends to all patches and all attend to it. The most similar
+    patches are chosen head by head. Unless `restricted`, patches attend to all. Also gives the share of the most
+    similar patches that come from the same image by maps (G, N), float32 (G,); by chance it is the image's share.
     """
     groups, length, width = x.shape
     q, k, v = attention.qkv(x).view(groups, length, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)  # G heads 1+N d
-    with torch.autocast(x.device.type, enabled=False):  # ties of rounded similarities would be told by their place
+    with torch.autocast(x.device.type, enabled=False):  # bf16 would make ties
         logits = attention.scale * (q.float() @ k.float().mT)
     best = logits.detach()[:, :, 1:, 1:].topk(keep, dim=3).indices  # G heads N keep
     theirs = maps[:, None, None].expand(-1, *best.shape[1:3], -1).gather(3, best)
     share = (theirs == maps[:, None, :, None]).float().mean(dim=(1, 2, 3))
-    if alone:
+    if restricted:
         closed = torch.ones_like(logits, dtype=torch.bool)
         closed[:, :, 0], closed[:, :, :, 0] = False, False
         closed[:, :, 1:, 1:].scatter_(3, best, False)
@@ -263,19 +248,19 @@ def homologous(
 
 
 def homologous_contrast(x: torch.Tensor, maps: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Each patch against the others of its mixed image, positive those of the same source: float32 (G,), a mean each.
+    """Mean loss of each mixed image, float32 (G,): patches against each other, positive those of the same source.
 
-    -1/|P_l| sum_{p in P_l} log exp(c_lp / t) / sum_{j != l} exp(c_lj / t), c the cosine of tokens, x float32 (G, N, D),
-    of source maps (G, N).
+    -1/|P_l| sum_{p in P_l} log exp(c_lp / t) / sum_{j != l} exp(c_lj / t), c the cosine of tokens x, float32 (G, N, D);
+    sources: maps (G, N).
     """
     found, _ = multi_positive(F.normalize(x, dim=2), maps, temperature)
     return found.mean(dim=1)
 
 
 def patches(images: torch.Tensor, backbone: vit.SmallViT, normalised: bool) -> torch.Tensor:
-    """What is to be predicted: each patch's pixels, float32 (B, N, C p p), row by row as the tokens are.
+    """The pixels of each patch, float32 (B, N, C p p), in the order of the tokens: the target of the prediction.
 
-    normalised: less their mean and over their deviation (MAE, section 4.1), patch by patch.
+    normalised: by mean and deviation of each patch (MAE, section 4.1).
     """
     side = backbone.patch_embed.patch_size[0]
     x = F.unfold(images.float(), side, stride=side).mT
@@ -286,11 +271,11 @@ def patches(images: torch.Tensor, backbone: vit.SmallViT, normalised: bool) -> t
 
 
 def scale(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation of each patch's pixels, x (B, N, C p p): (B, N, 1) each."""
+    """Mean and deviation of the pixels of each patch of x (B, N, C p p): (B, N, 1) each."""
     return x.mean(dim=2, keepdim=True), (x.var(dim=2, keepdim=True) + EPSILON).sqrt()
 
 
 def over_unseen(error: torch.Tensor, seen: torch.Tensor, size: int) -> torch.Tensor:
-    """The mean of the error, (B, N), over the patches that were not seen, for each `size` images of the batch."""
+    """Mean error (B, N) of the unseen patches, for every `size` adjacent images: (B / size,)."""
     error, unseen = (part.view(-1, size * part.shape[1]) for part in (error, ~seen))
     return (error * unseen).sum(dim=1) / unseen.sum(dim=1)

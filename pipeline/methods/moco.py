@@ -1,57 +1,49 @@
 """MoCo v2 (He et al., CVPR 2020, arXiv 1911.05722; Chen et al., arXiv 2003.04297), symmetric, as in solo-learn.
 
-The negatives are keys of earlier batches, made by a slowly following copy of the network.
+The negatives are keys of earlier batches, computed by a momentum encoder.
 """
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from pipeline.core import seeds
 from pipeline.engine.distributed import gather
-from pipeline.engine.loop import Phase, groups_of
-from pipeline.methods import View
-from pipeline.methods.losses import info_nce
+from pipeline.methods import Method
+from pipeline.methods.losses import info_nce, symmetric
 from pipeline.networks.backbones import Encoder
-from pipeline.networks.heads import Follower, Queue, mlp, momentum
+from pipeline.networks.heads import MomentumEncoder, Queue, mlp
 from pipeline.params.methods import MoCo as Params
 
 
-def build(params: Params, encoder: Encoder, seed: int) -> "MoCo":
-    """The method around an encoder, its projector and queues freshly initialised."""
-    with seeds.scope(seed, "projector"):
-        return MoCo(params, encoder, seeds.generator(seed, "queue"))
+class MoCo(Method):
+    """Encoder and projector, the momentum encoder of both, and a queue of its keys for each of the two views."""
 
+    def __init__(self, params: Params, encoder: Encoder, seed: int):
+        super().__init__(params, encoder, seed)
+        self.projector = mlp(encoder.width, params.hidden_dim, params.output_dim, norm=False)
+        self.momentum_encoder = MomentumEncoder(self.network, params.momentum_start, params.momentum_end)
+        self.queue = Queue(2, params.queue_size, params.output_dim, seeds.generator(seed, "queue"))
 
-class MoCo(nn.Module):
-    """Encoder and projector, a follower of both, and a queue of the follower's keys for each view."""
-
-    views = (View(recipe=0), View(recipe=1))
-    passes = (4, 4)
-
-    def __init__(self, params: Params, encoder: Encoder, draw: torch.Generator):
-        super().__init__()
-        self.params = params
-        self.network = nn.Sequential(encoder, mlp(encoder.width, params.hidden_dim, params.output_dim, norm=False))
-        self.follower = Follower(self.network)
-        self.queue = Queue(2, params.queue_size, params.output_dim, draw)
-
-    def phases(self) -> list[Phase]:
-        """One player: the network, not its follower."""
-        return [Phase(groups_of(self.network), self.loss)]
-
-    def before_step(self, step: int, progress: float) -> None:
-        """Nothing: the follower moves after the step."""
+    def passes(self, step: int) -> tuple[float, ...]:
+        """The momentum encoder adds a forward pass of the first two views."""
+        return (4, 4, 3)[: len(self.views)]
 
     def after_step(self, step: int, progress: float) -> None:
-        """The follower follows."""
-        tau = momentum(self.params.momentum_start, self.params.momentum_end, progress)
-        self.follower.follow(self.network, tau)
+        """Update the momentum encoder."""
+        self.momentum_encoder.update(self.network, progress)
 
     def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
-        """batch: two views, float (B, C, H, W) each. The queues hold the keys of earlier batches; these join after."""
-        queries = gather([F.normalize(self.network(view).float(), dim=1) for view in batch])
-        keys = gather([F.normalize(self.follower(view).float(), dim=1) for view in batch])
-        one, two = (info_nce(queries[i], keys[1 - i], self.queue.keys[1 - i], self.params.temperature) for i in (0, 1))
+        """batch: two views, float (B, C, H, W) each."""
+        return self.contrast(self.queries(batch), batch)
+
+    def queries(self, batch: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The network's unit vectors, float32 (B, D), of each view."""
+        return gather([F.normalize(self.network(view).float(), dim=1) for view in batch])
+
+    def contrast(self, queries: list[torch.Tensor], batch: list[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """InfoNCE of the first two views in both directions. Their keys join the queues afterwards."""
+        keys = gather([F.normalize(self.momentum_encoder(view).float(), dim=1) for view in batch[:2]])
+        queues, temperature = self.queue.keys, self.params.temperature
+        found = symmetric(lambda i, j: info_nce(queries[i], keys[j], queues[j], temperature))
         self.queue.add(torch.stack(keys))
-        return {name: (one[name] + two[name]) / 2 for name in one}
+        return found

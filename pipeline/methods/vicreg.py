@@ -2,12 +2,9 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from pipeline.core import seeds
 from pipeline.engine.distributed import gather
-from pipeline.engine.loop import Phase, groups_of
-from pipeline.methods import View
+from pipeline.methods import Method
 from pipeline.networks.backbones import Encoder
 from pipeline.networks.heads import mlp
 from pipeline.params.methods import VICReg as Params
@@ -15,37 +12,17 @@ from pipeline.params.methods import VICReg as Params
 DEVIATION, EPSILON = 1.0, 1e-4  # gamma and epsilon of equation 1
 
 
-def build(params: Params, encoder: Encoder, seed: int) -> "VICReg":
-    """The method around an encoder, its projector freshly initialised."""
-    with seeds.scope(seed, "projector"):
-        return VICReg(params, encoder)
-
-
-class VICReg(nn.Module):
+class VICReg(Method):
     """Encoder and a projector (the paper's expander) of three layers with batch normalisation between them."""
 
-    views = (View(recipe=0), View(recipe=1))
-    passes = (3, 3)
-
-    def __init__(self, params: Params, encoder: Encoder):
-        super().__init__()
-        self.params, self.encoder = params, encoder
+    def __init__(self, params: Params, encoder: Encoder, seed: int):
+        super().__init__(params, encoder, seed)
         hidden = params.hidden_dim
         self.projector = mlp(encoder.width, hidden, hidden, params.output_dim, norm=True)
 
-    def phases(self) -> list[Phase]:
-        """One player: all parameters."""
-        return [Phase(groups_of(self), self.loss)]
-
-    def before_step(self, step: int, progress: float) -> None:
-        """Nothing: no queue, no average."""
-
-    def after_step(self, step: int, progress: float) -> None:
-        """Nothing: no queue, no average."""
-
     def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
         """batch: two views, float (B, C, H, W) each. Equation 6, a weighted sum; also gives its three terms."""
-        one, two = gather([self.projector(self.encoder(view)).float() for view in batch])
+        one, two = gather([self.network(view).float() for view in batch])
         terms = {
             "invariance": F.mse_loss(one, two),
             "variance": variance(one) + variance(two),

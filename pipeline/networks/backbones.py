@@ -1,4 +1,4 @@
-"""Encoders: torchvision's ResNet with the small-image stem, or timm's ViT; saved with a card, loaded strictly.
+"""Encoders: a ResNet of torchvision's blocks with the small-image stem, or timm's ViT; saved with a card.
 
 The ResNet's width 64 with blocks 2-2-2-2 and 3 channels has the parameters of torchvision's `resnet18` (stem: 3x3,
 stride 1, no max-pool; no classifier). vit.py has the ViT.
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from torchvision.models.resnet import BasicBlock, ResNet
+from torchvision.models.resnet import BasicBlock
 
 from pipeline.core import files, seeds, weights
 from pipeline.core.errors import UserError
@@ -24,28 +24,43 @@ MADE_FROM = (*FORM, "size", "mean", "std", "seed")  # of an encoder's card: what
 _CARD = {"kind": str, "width": int, "mean": list, "std": list, "seed": int, "sha256": str}
 
 
-class SmallResNet(ResNet):
-    """ResNet of basic blocks for images of about 32 pixels: (N, C, H, W) -> (N, 8 width)."""
+class SmallResNet(nn.Module):
+    """ResNet of basic blocks for images of about 32 pixels: (N, C, H, W) -> (N, 8 width).
+
+    torchvision's `ResNet` builds width 64 only; its blocks have any width, and modules and first weights here are in
+    the same order.
+    """
 
     def __init__(self, width: int, blocks: list[int], channels: int):
-        nn.Module.__init__(self)  # not ResNet's, which builds width 64 only
-        self._norm_layer, self.dilation, self.groups, self.base_width = nn.BatchNorm2d, 1, 1, 64
-        self.inplanes = width
+        super().__init__()
         # Padding 1 keeps the size, as in CLSP; solo-learn and AdaInf pad by 2 and get H + 2 (docs/decisions.md).
         self.conv1 = nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.Identity()
-        for i, count in enumerate(blocks):
-            layer = self._make_layer(BasicBlock, width * 2**i, count, stride=1 if i == 0 else 2)
-            setattr(self, f"layer{i + 1}", layer)
+        self.layer1 = _stage(width, width, blocks[0], stride=1)
+        self.layer2 = _stage(width, 2 * width, blocks[1], stride=2)
+        self.layer3 = _stage(2 * width, 4 * width, blocks[2], stride=2)
+        self.layer4 = _stage(4 * width, 8 * width, blocks[3], stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Identity()
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if width % 8 == 0:  # of others oneDNN's AVX2 kernels write past the gradient of a strided 1 x 1 convolution
             self.to(memory_format=torch.channels_last)  # 1.4 times the steps a second on a CPU in bf16; same values
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.avgpool(x).flatten(1)
+
+
+def _stage(fan_in: int, fan_out: int, blocks: int, stride: int) -> nn.Sequential:
+    """Basic blocks of one resolution, the first with a projection of its input where the shapes differ."""
+    projection = None
+    if stride != 1:
+        projection = nn.Sequential(nn.Conv2d(fan_in, fan_out, 1, stride, bias=False), nn.BatchNorm2d(fan_out))
+    first = BasicBlock(fan_in, fan_out, stride, projection)
+    return nn.Sequential(first, *[BasicBlock(fan_out, fan_out) for _ in range(blocks - 1)])
 
 
 class Encoder(nn.Module):
@@ -118,7 +133,7 @@ def statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
 
 
 def versions() -> dict[str, str]:
-    """Of what computes a backbone beside the packages that loop.arithmetic names: part of an encoder's fingerprint."""
+    """Of what computes a backbone beside the packages that arithmetic.facts names: part of an encoder's fingerprint."""
     return {"timm": version("timm")}
 
 

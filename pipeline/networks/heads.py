@@ -1,4 +1,4 @@
-"""What several methods put around an encoder: multi-layer heads, multi-crop, a slowly following copy, a queue."""
+"""What several methods put around an encoder: multi-layer heads, multi-crop, a momentum encoder, a queue."""
 
 import copy
 import itertools
@@ -19,41 +19,49 @@ def mlp(*widths: int, norm: bool) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(*widths[-2:]))
 
 
-def multi_crop(module: nn.Module, views: Sequence[torch.Tensor]) -> torch.Tensor:
-    """What the module makes of views (B, C, H, W), one below the other; neighbours of equal size share a forward pass.
+def normalised_mlp(*widths: int, affine: bool = True) -> nn.Sequential:
+    """`mlp` with batch normalisation after its last layer, too; `affine`: whether that one has weights."""
+    return nn.Sequential(*mlp(*widths, norm=True), nn.BatchNorm1d(widths[-1], affine=affine))
 
-    As in SwAV's and DINO's code: batch normalisation sees all large views together, and all small ones.
+
+def multi_crop(module: nn.Module, views: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The module's outputs for views (B, C, H, W), concatenated; adjacent views of equal size share a forward pass.
+
+    As in SwAV's and DINO's code, batch normalisation sees all large views together, and all small ones.
     """
     alike = itertools.groupby(views, key=lambda view: view.shape[2:])
     return torch.cat([module(torch.cat(list(group))) for _, group in alike])
 
 
-class Follower(nn.Module):
-    """A copy of a module whose parameters are running averages of it: theta' <- tau theta' + (1 - tau) theta.
+class MomentumEncoder(nn.Module):
+    """A copy of a network whose parameters are running averages of it: theta' <- tau theta' + (1 - tau) theta.
 
-    Buffers are its own: batch statistics come from its own forward passes, as in MoCo's and BYOL's code.
+    tau goes from `start` to `end` while training progresses. Buffers are not averaged: batch statistics come from the
+    copy's own forward passes, as in MoCo's and BYOL's code.
     """
 
-    def __init__(self, leader: nn.Module):
+    def __init__(self, network: nn.Module, start: float, end: float):
         super().__init__()
-        self.module = copy.deepcopy(leader).requires_grad_(False)
+        self.module = copy.deepcopy(network).requires_grad_(False)
+        self.start, self.end = start, end
 
     @torch.no_grad()
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """What the copy makes of x, without gradient."""
+        """The copy's output, without gradient."""
         return self.module(x)
 
     @torch.no_grad()
-    def follow(self, leader: nn.Module, tau: float) -> None:
-        """Move the parameters a step of 1 - tau towards the leader's."""
-        for mine, theirs in zip(self.module.parameters(), leader.parameters(), strict=True):
-            mine.lerp_(theirs, 1 - tau)
+    def update(self, network: nn.Module, progress: float) -> None:
+        """Move the parameters by 1 - tau towards the network's; progress, from 0 to 1, is the share of steps done."""
+        tau = momentum(self.start, self.end, progress)
+        for average, parameter in zip(self.module.parameters(), network.parameters(), strict=True):
+            average.lerp_(parameter, 1 - tau)
 
 
 class Queue(nn.Module):
-    """The last `size` unit vectors of each of `kinds` kinds, the oldest replaced first; random ones at the beginning.
+    """The last `size` unit vectors of each of `kinds` kinds, first in, first out; filled with random ones at first.
 
-    Buffers, so that they are in a checkpoint: `keys`, float32 (kinds, size, D), and `place`, where the oldest stand.
+    The buffers `keys`, float32 (kinds, size, D), and `place`, the position of the oldest, are part of a checkpoint.
     """
 
     def __init__(self, kinds: int, size: int, dim: int, draw: torch.Generator):
@@ -64,18 +72,18 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def add(self, keys: torch.Tensor) -> None:
-        """Put the keys, float (kinds, B, D), in the places of the oldest."""
+        """Replace the oldest keys by these, float (kinds, B, D)."""
         size = self.keys.shape[1]
         places = (self.place + torch.arange(keys.shape[1], device=keys.device)) % size
-        # In place would change what the gradient of this very loss still needs.
+        # Not in place: the gradient of the current loss still needs the old keys.
         self.keys = self.keys.index_copy(1, places, keys)
         self.place.add_(keys.shape[1]).remainder_(size)
 
 
 @torch.no_grad()
 def nearest(z: torch.Tensor, keys: torch.Tensor, k: int) -> torch.Tensor:
-    """The k of the keys (K, D) that are most similar to each row of z (B, D), in order: (B, k, D); all unit vectors."""
-    with torch.autocast(z.device.type, enabled=False):  # ties of rounded similarities would be told by their place
+    """The k keys of (K, D) most similar to each row of z (B, D), the nearest first: (B, k, D); all unit vectors."""
+    with torch.autocast(z.device.type, enabled=False):  # bf16 would make ties
         return keys[(z @ keys.T).topk(k, dim=1).indices]
 
 
@@ -85,9 +93,9 @@ def momentum(start: float, end: float, progress: float) -> float:
 
 
 def spread(z: torch.Tensor) -> torch.Tensor:
-    """How far from collapse: sqrt(D) times the mean deviation of unit vectors' entries over the batch, z float (B, D).
+    """How far from collapse: sqrt(D) times the mean deviation of the normalised rows' entries over the batch, z (B, D).
 
-    0 when all point one way, about 1 when directions are uniform (SimSiam, Chen and He 2021, section 4.1).
+    0 if all rows point one way, about 1 if directions are uniform (SimSiam, Chen and He 2021, section 4.1).
     """
     unit = nn.functional.normalize(z.detach().float(), dim=1)
     return unit.std(dim=0, correction=0).mean() * z.shape[1] ** 0.5

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.core import sources
 from pipeline.data import shards
-from pipeline.engine import loop
+from pipeline.engine import arithmetic
 from pipeline.generators import sampling
 
 Batch = Callable[[range, float], np.ndarray]  # numbers, weight or guidance -> uint8 (len(numbers), H, W, C)
@@ -83,7 +83,7 @@ def sample(sampler: Sampler, inputs: Inputs, names: np.ndarray) -> tuple[dict[st
         "names": hashlib.sha256(names).hexdigest(),
         "params": params.model_dump(exclude={"candidates"}),
         "code": sources.digest(f"positives/{params.kind}"),
-        "arithmetic": loop.arithmetic(compute),
+        "arithmetic": arithmetic.facts(compute),
     }
 
     def start() -> sampling.Batch:

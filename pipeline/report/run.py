@@ -13,7 +13,7 @@ from sklearn.manifold import TSNE
 from pipeline.core import files, seeds
 from pipeline.core.errors import UserError
 from pipeline.data import shards
-from pipeline.engine import loop
+from pipeline.engine import arithmetic
 from pipeline.measures import probes
 from pipeline.networks import backbones
 from pipeline.params import reader
@@ -107,7 +107,7 @@ def _confusion() -> list[Markup]:
 def _seen() -> list[Markup]:
     """The map of features, and nearest neighbours among train and generated images."""
     params = reader.load()
-    loop.prepare(params.compute)
+    arithmetic.prepare(params.compute)
     real = shards.read_real(Path("data/real"))
     encoder = backbones.load(Path("data/encoder")).to(params.compute.device)
     unseen, labels = (part[:ON_MAP] for part in real.part(shards.VALIDATION))

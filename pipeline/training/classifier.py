@@ -13,7 +13,7 @@ from torch import nn
 from pipeline.augment import recipes
 from pipeline.core import files, seeds, sources, store
 from pipeline.data import mixture, shards
-from pipeline.engine import loop
+from pipeline.engine import arithmetic, loop
 from pipeline.networks import backbones
 from pipeline.params.schema import Compute, Training
 
@@ -83,7 +83,7 @@ def fit(
         "recipe": vars(recipe),
         "images": [[list(part.shape), hashlib.sha256(part).hexdigest()] for part in parts],
         "code": sources.digest("training/classifier"),
-        "arithmetic": loop.arithmetic(compute),
+        "arithmetic": arithmetic.facts(compute),
         "versions": backbones.versions(),
     }
 

@@ -1,5 +1,6 @@
 """An encoder pretrained by a method on real and generated images, from the store or made."""
 
+import collections
 import hashlib
 import math
 from dataclasses import dataclass
@@ -9,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline import methods
 from pipeline.core import files, sources, store
 from pipeline.core.errors import UserError
 from pipeline.core.progress import log
 from pipeline.data import mixture, shards
-from pipeline.engine import distributed, loop
+from pipeline.engine import arithmetic, distributed, loop
 from pipeline.generators import cards
 from pipeline.measures import probes
-from pipeline.methods import Given, module
 from pipeline.networks import backbones, heads
 from pipeline.params.schema import Augment, Compute, Inflation, Pretrain
 from pipeline.params.types import Section
@@ -36,11 +37,11 @@ class Setting:
 def pretrain(
     setting: Setting, images: Images, generator: Path | None, compute: Compute
 ) -> tuple[dict[str, Path], list[dict], dict]:
-    """Pretrain an encoder on the train images, generated ones and positives; from the store, or made.
+    """Pretrain an encoder on train images, generated images and positives, or take it from the store.
 
-    generator: the folder of the generator stage, for methods that want one. A method without a view of positives does
-    not look at them. Returns (name -> file of the encoder's folder, the log's rows, facts: what the mixture really
-    drew, how many views and passes of the backbone that made); of several processes, the first alone gets files, rows.
+    generator: the folder of the generator stage, for methods that want one. Only methods with views of positives use
+    those. Returns (name -> file of the encoder's folder, the log's rows, facts: how many images the mixture drew, how
+    many views and passes of the backbone that made). Only the first of several processes gets files and rows.
     """
     params, real = setting.pretrain, images.real
     train, validation = real.part(shards.TRAIN), real.part(shards.VALIDATION)
@@ -50,7 +51,7 @@ def pretrain(
     size = train[0].shape[1]
     encoder = backbones.build(params.backbone, *backbones.statistics(train[0]), params.seed, size)
     given, origin = _given(setting, train[0], generator)
-    method = module(params.method).build(setting.method, encoder, params.seed, *given)
+    method = methods.load(params.method).build(setting.method, encoder, params.seed, *given)
     candidates = _candidates(setting, method, images)
     parts = [*([part] for part in (*train, *validation)), images.generated]
     parts += [images.positives] if candidates else []
@@ -79,8 +80,8 @@ def pretrain(
         made_by |= {"views": drawn * len(method.views), "forwards": round(params.batch_size * passes)}
         backbones.save(encoder, folder, **made_by, candidates=candidates, **facts)
         files.write_json(folder / "rows.json", {"rows": rows})
-        kept = method.leave(folder, validation[0]) if hasattr(method, "leave") else []
-        return ["encoder.safetensors", "card.json", "rows.json", *kept]
+        artifacts = method.save_artifacts(folder, validation[0])
+        return ["encoder.safetensors", "card.json", "rows.json", *artifacts]
 
     decided = {
         "params": params.model_dump(),
@@ -90,7 +91,7 @@ def pretrain(
         "images": [_digest(part) for part in parts],
         "generator": origin,
         "code": sources.digest("training/encoder", f"methods/{params.method}"),
-        "arithmetic": loop.arithmetic(compute),
+        "arithmetic": arithmetic.facts(compute),
         "versions": backbones.versions(),
         "processes": distributed.size(),
     }
@@ -103,9 +104,9 @@ def pretrain(
     return {name: folder / name for name in names if name != "rows.json"}, rows["rows"], facts
 
 
-def _given(setting: Setting, train: np.ndarray, generator: Path | None) -> tuple[list[Given], dict | None]:
-    """What a method with a generator is built from, and the digests of that; nothing for the others."""
-    wanted = getattr(module(setting.pretrain.method), "GENERATOR", None)
+def _given(setting: Setting, train: np.ndarray, generator: Path | None) -> tuple[list[methods.Given], dict | None]:
+    """What a method with a generator gets in addition, and the digests of the generator; nothing for other methods."""
+    wanted = methods.load(setting.pretrain.method).GENERATOR
     if wanted is None:
         return [], None
     card = cards.of_generator(generator)
@@ -114,11 +115,11 @@ def _given(setting: Setting, train: np.ndarray, generator: Path | None) -> tuple
             f"is a {card['kind']} of source {card['source']}, and {setting.pretrain.method} wants a trained {wanted}"
         )
         raise UserError(fault, generator, "run `dvc repro generator`")
-    return [Given(generator, train, setting.augment)], card["files"]
+    return [methods.Given(generator, train, setting.augment)], card["files"]
 
 
-def _candidates(setting: Setting, method: torch.nn.Module, images: Images) -> int:
-    """How many positives of each train image the views choose among; 0 where none shows any."""
+def _candidates(setting: Setting, method: methods.Method, images: Images) -> int:
+    """The number of positives of each train image that views choose among; 0 if no view shows positives."""
     replaced = replaced_views(setting.augment, method.views)
     if not replaced and all(view.source != "positive" for view in method.views):
         return 0
@@ -155,18 +156,13 @@ def _digest(parts: list[np.ndarray]) -> list:
     return [sum(map(len, parts)), *(parts[0].shape[1:] if parts else ()), digest.hexdigest()]
 
 
-def forwards(method: torch.nn.Module, images: np.ndarray, steps: int) -> float:
-    """Passes of the backbone in `steps` steps for each image (N, H, W, C) of a batch; a smaller view counts by its
-    pixels."""
+def forwards(method: methods.Method, images: np.ndarray, steps: int) -> float:
+    """Passes of the backbone in `steps` steps for each image (N, H, W, C) of a batch; views count by their pixels."""
     pixels = images.shape[1] * images.shape[2]
     sizes = [1.0 if view.size is None else view.size**2 / pixels for view in method.views]
 
-    def of_a_step(passes: tuple[float, ...]) -> float:
-        return sum(map(math.prod, zip(passes, sizes, strict=True)))
-
-    if callable(method.passes):
-        return sum(of_a_step(method.passes(step)) for step in range(steps))
-    return steps * of_a_step(method.passes)
+    counts = collections.Counter(method.passes(step) for step in range(steps))
+    return sum(n * sum(map(math.prod, zip(passes, sizes, strict=True))) for passes, n in counts.items())
 
 
 def mixture_facts(mixture: mixture.Mixture | mixture.Copies, steps: int) -> dict:

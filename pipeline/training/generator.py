@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from pipeline.core import files, sources, store
-from pipeline.engine import distributed, loop
+from pipeline.engine import arithmetic, distributed, loop
 from pipeline.params.schema import Compute, Training
 
 
@@ -26,7 +26,7 @@ def train(
         "params": params.model_dump(),
         "images": [[list(part.shape), hashlib.sha256(part).hexdigest()] for part in parts],
         "code": sources.digest(name),
-        "arithmetic": loop.arithmetic(compute),
+        "arithmetic": arithmetic.facts(compute),
         "processes": distributed.size(),
     }
 

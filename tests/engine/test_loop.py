@@ -1,7 +1,6 @@
 import itertools
 import math
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -263,7 +262,7 @@ def test_a_process_that_was_signalled_goes_on_to_the_same_bits(tmp_path, number)
     assert rest.taken[0] == (6 if start is None else start)
 
 
-def test_the_players_of_a_game_move_in_turn_each_against_the_others_last_move(tmp_path):
+def test_phases_update_in_turn_each_after_the_others_last_update(tmp_path):
     """f = a b; a goes down, then b goes up where a now is. The numbers are worked out in plain floats."""
     a, b = torch.nn.Parameter(torch.tensor([1.0]).double()), torch.nn.Parameter(torch.tensor([2.0]).double())
     moves = []
@@ -279,11 +278,11 @@ def test_the_players_of_a_game_move_in_turn_each_against_the_others_last_move(tm
     task = loop.Task(
         phases=[loop.Phase([loop.Group([a])], first), loop.Phase([loop.Group([b], lr_factor=0.5)], second)],
         batch=lambda step: None,
-        objects={"players": torch.nn.ParameterList([a, b])},
+        objects={"both": torch.nn.ParameterList([a, b])},
     )
     plan = loop.Optimisation(schedule(steps=6, log_every=3, weight_decay=0.0), torch.optim.SGD)
     rows = loop.train("game", task, plan, COMPUTE, tmp_path, "work")
-    assert moves == [(player, step) for step in range(6) for player in "ab"]
+    assert moves == [(phase, step) for step in range(6) for phase in "ab"]
     x, y, seen = 1.0, 2.0, []
     for step in range(6):
         rate = loop.learning_rate(plan.schedule, step)
@@ -299,18 +298,18 @@ def test_the_players_of_a_game_move_in_turn_each_against_the_others_last_move(tm
 
 
 class Game:
-    """A player of the schedule and one of its own, by Adam at a constant rate, which plays in steps 4, 6, 8, ..."""
+    """A phase of the schedule, and one in steps 4, 6, 8, ... with Adam at a constant rate."""
 
     def __init__(self, crash_at=None):
         self.a, self.b = (torch.nn.Parameter(torch.tensor([[v]])) for v in (1.0, 2.0))
         self.moves, self.crash_at = [], crash_at
-        own = loop.Own(lambda groups, lr: torch.optim.Adam(groups, lr, betas=(0.0, 0.9)), 0.05)
+        adam = loop.PhaseOptimizer(lambda groups, lr: torch.optim.Adam(groups, lr, betas=(0.0, 0.9)), 0.05)
         due = lambda step: step >= 4 and step % 2 == 0  # noqa: E731
-        second = loop.Phase([loop.Group([self.b])], self.second, "second", due, own)
+        second = loop.Phase([loop.Group([self.b])], self.second, "second", due, adam)
         self.task = loop.Task(
             phases=[second, loop.Phase([loop.Group([self.a])], self.first)],
             batch=lambda step: None,
-            objects={"players": torch.nn.ParameterList([self.a, self.b])},
+            objects={"both": torch.nn.ParameterList([self.a, self.b])},
         )
 
     def first(self, batch, step):
@@ -331,12 +330,12 @@ class Game:
         return [p.detach().numpy().tobytes() for p in (self.a, self.b)]
 
 
-def test_a_player_with_an_optimiser_of_its_own_plays_when_it_is_due(tmp_path):
+def test_a_phase_with_another_optimizer_is_updated_when_it_is_due(tmp_path):
     """Adam without momentum, by hand: b moves by rate x g / sqrt(v / (1 - .9^k)); no decay, no schedule, no clip."""
     game = Game()
     rows = game.train(tmp_path)
-    assert [step for player, step in game.moves if player == "a"] == list(range(9))
-    assert [step for player, step in game.moves if player == "b"] == [4, 6, 8]
+    assert [step for phase, step in game.moves if phase == "a"] == list(range(9))
+    assert [step for phase, step in game.moves if phase == "b"] == [4, 6, 8]
     a, b, speed, v, k = 1.0, 2.0, 0.0, 0.0, 0
     for step in range(9):
         if step in (4, 6, 8):
@@ -431,61 +430,3 @@ def test_the_forward_pass_runs_in_the_named_arithmetic(tmp_path):
         loop.train("toy", task, plan, compute, tmp_path / precision, "work")
     assert kinds == [torch.float32, torch.bfloat16]
     assert weight.dtype == torch.float32
-
-
-@pytest.mark.parametrize(("seconds", "told"), [(1.9, True), (1.3, True), (1.2, False), (0.4, False)])
-def test_bf16_that_is_notably_slower_here_is_told(seconds, told, monkeypatch, capsys):
-    monkeypatch.setattr(loop, "product_seconds", {torch.bfloat16: seconds, torch.float32: 1.0}.get)
-    loop.prepare(COMPUTE.model_copy(update={"precision": "bf16"}))
-    said = f"warning: bf16 takes {seconds} times fp32's time on this processor; see compute.precision\n"
-    assert capsys.readouterr().err == (said if told else "")
-    loop.prepare(COMPUTE)
-    assert capsys.readouterr().err == ""
-
-
-def test_a_product_takes_some_time():
-    assert 2 * 256**3 / 1e13 < loop.product_seconds(torch.float32) < 1  # ten teraflops, and a thirtieth of a gigaflop
-
-
-def test_a_processors_make_and_instructions_decide_its_bits_and_its_cores_do_not(monkeypatch):
-    def named(**changes):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: here | changes)
-        return loop.arithmetic(COMPUTE)["hardware"]
-
-    here = torch.cpu.get_capabilities()
-    alone = named()
-    assert named(num_logical_cores=1000) == alone
-    others = [named(cpu_name="another"), named(avx512_fp16=not here.get("avx512_fp16")), named(l2_cache_size=7)]
-    assert len({alone, *others}) == 4
-
-
-_FAULTS = """
-import resource, torch
-from pipeline import loop
-from tests.toys import COMPUTE
-
-def faults(times):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(times):
-        x + 1
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-if {keep}:
-    loop.prepare(COMPUTE)
-x = torch.rand(10_000_000)
-faults(3)
-print(faults(5))
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
-def test_freed_memory_is_used_again_without_a_fault_a_page():
-    def found(keep: bool) -> int:
-        words, root = [sys.executable, "-c", _FAULTS.format(keep=keep)], Path(__file__).parents[2]
-        done = subprocess.run(words, cwd=root, stdout=-1, text=True, check=True)
-        return int(done.stdout)
-
-    pages = 40_000_000 // os.sysconf("SC_PAGESIZE")
-    if found(keep=False) < 4 * pages:
-        pytest.skip("this machine does without the setting: huge pages, or another allocator")
-    assert found(keep=True) < pages / 10

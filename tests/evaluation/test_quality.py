@@ -10,7 +10,7 @@ import torch
 
 from pipeline.core.errors import UserError
 from pipeline.data import shards
-from pipeline.engine import loop
+from pipeline.engine import arithmetic
 from pipeline.evaluation import quality
 from pipeline.measures import memorisation, probes
 from pipeline.params.schema import Quality
@@ -24,7 +24,7 @@ SIZE = 12
 def store(tmp_path_factory, monkeypatch):
     """One store for the file: the feature network is trained once. One thread: the bits depend on their number."""
     before = torch.get_num_threads()
-    loop.prepare(COMPUTE)
+    arithmetic.prepare(COMPUTE)
     monkeypatch.setenv("LEAVEN_STORE", str(tmp_path_factory.getbasetemp() / "quality-store"))
     yield
     torch.set_num_threads(before)

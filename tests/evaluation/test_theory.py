@@ -8,7 +8,7 @@ import torch
 
 from pipeline.core.errors import UserError
 from pipeline.data import shards
-from pipeline.engine import loop
+from pipeline.engine import arithmetic
 from pipeline.evaluation import quality, theory
 from pipeline.params import reader
 from pipeline.params.schema import Params
@@ -192,7 +192,7 @@ def real():
 @pytest.fixture(autouse=True)
 def store(tmp_path, monkeypatch):
     before = torch.get_num_threads()
-    loop.prepare(COMPUTE)
+    arithmetic.prepare(COMPUTE)
     monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
     yield
     torch.set_num_threads(before)

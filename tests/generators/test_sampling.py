@@ -13,7 +13,7 @@ from diffusers import UNet2DModel
 from pipeline.core import files
 from pipeline.core.errors import UserError
 from pipeline.data import shards
-from pipeline.engine import loop
+from pipeline.engine import arithmetic
 from pipeline.generators import cards, ddpm, sampling
 from pipeline.params.schema import Generate
 from tests.toys import COMPUTE, ddpm_params
@@ -41,7 +41,7 @@ def generator(tmp_path_factory):
 def one_thread():
     """The bits depend on the number of threads."""
     before = torch.get_num_threads()
-    loop.prepare(COMPUTE)
+    arithmetic.prepare(COMPUTE)
     yield
     torch.set_num_threads(before)
 
@@ -181,7 +181,7 @@ sys.path.insert(0, sys.argv[1])
 import test_sampling as here
 from pipeline import files, loop, shards
 
-loop.prepare(here.COMPUTE)
+arithmetic.prepare(here.COMPUTE)
 when, write, done = sys.argv[3], files.write, []
 
 def dying(path, writer):

@@ -54,7 +54,7 @@ def test_the_three_terms_are_those_of_the_description_and_the_first_views_keys_j
         z = [twin.network(view) for view in views]
         p, first = ([part(each) for each in z] for part in (twin.predictor, twin.shifted))
         p = [unit(each, dim=1) for each in p]
-        keys = [unit(twin.follower(view), dim=1) for view in views]
+        keys = [unit(twin.momentum_encoder(view), dim=1) for view in views]
         five = []
         for each in keys:
             rows = [sorted(range(12), key=lambda i, x=x: -float(x.double() @ queue[0, i].double()))[:5] for x in each]
@@ -76,11 +76,11 @@ def test_the_three_terms_are_those_of_the_description_and_the_first_views_keys_j
 
 
 def test_dropout_is_a_function_of_seed_and_step():
-    params = contract.METHODS["all4one"][1].model_copy(update={"dropout": 0.5})
+    params = contract.METHODS["all4one"].model_copy(update={"dropout": 0.5})
 
     def loss(seed, step):
-        encoder = backbones.build(backbones.resnet(4, [1, 1, 1, 1]), [0.5], [0.25], 0)
-        built = all4one.build(params, encoder, 0).train()
+        encoder = backbones.build(contract.RESNET, [0.5], [0.25], 0)
+        built = all4one.All4One.build(params, encoder, 0).train()
         built.seed = seed
         return built.loss(contract.views(6), step)["centroids"].item()
 

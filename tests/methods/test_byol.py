@@ -30,25 +30,25 @@ def test_regression_is_twice_lightlys_distance_to_one():
     assert regression(p, target).item() == pytest.approx(2 + 2 * NegativeCosineSimilarity()(p, target).item(), rel=1e-5)
 
 
-def test_the_loss_predicts_the_followers_other_view_both_ways():
+def test_the_loss_predicts_the_momentum_encoders_other_view_both_ways():
     built, views = contract.build("byol"), contract.views(6)
     twin = contract.build("byol")
     with torch.no_grad():
         p = [twin.predictor(z) for z in [twin.network(view) for view in views]]
-        target = [twin.follower(view) for view in views]
+        target = [twin.momentum_encoder(view) for view in views]
     expected = by_the_paper(p[0], target[1]) + by_the_paper(p[1], target[0])
     found = built.loss(views, 0)
     assert found["loss"].item() == pytest.approx(expected, rel=1e-4)
     assert 0 < found["spread"] < 1.5
 
 
-def test_the_follower_moves_after_the_step_and_stands_at_the_end():
+def test_the_momentum_encoder_moves_after_the_step_and_stands_at_the_end():
     built = contract.build("byol")
-    start = built.follower.module[1][0].weight.clone()
+    start = built.momentum_encoder.module[1][0].weight.clone()
     with torch.no_grad():
         built.network[1][0].weight.add_(1.0)
     built.after_step(0, 0.5)
     moved = start + 1 - momentum(0.9, 1.0, 0.5)
-    assert torch.allclose(built.follower.module[1][0].weight, moved, atol=1e-6)
+    assert torch.allclose(built.momentum_encoder.module[1][0].weight, moved, atol=1e-6)
     built.after_step(1, 1.0)
-    assert torch.allclose(built.follower.module[1][0].weight, moved, atol=1e-6)
+    assert torch.allclose(built.momentum_encoder.module[1][0].weight, moved, atol=1e-6)

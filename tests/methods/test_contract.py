@@ -1,6 +1,6 @@
 """The contract of pipeline/methods/__init__.py, for every method."""
 
-from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,15 +9,15 @@ import torch
 from pipeline import methods
 from pipeline.engine import loop
 from pipeline.networks import backbones, heads, vit
-from pipeline.params.schema import Training
+from pipeline.params.schema import Pretrain, Training
 from tests.methods import contract
 from tests.toys import COMPUTE
 
 EVERY = pytest.mark.parametrize("name", contract.METHODS)
 COMPARING = pytest.mark.parametrize("name", contract.PAIRED)
-COPIES = ("follower.", "frozen.")  # what is never trained itself
-PLAYED = 10  # a step in which every player plays; in the first some methods hold a layer, or see real images alone
-STEPS = pytest.mark.parametrize("step", [0, PLAYED])
+COPIES = ("momentum_encoder.", "teacher.", "frozen.")  # never trained themselves
+LATE = 10  # a step with every phase; in the first step some methods freeze a layer, or see only real images
+STEPS = pytest.mark.parametrize("step", [0, LATE])
 SCHEDULE = {"batch_size": 4, "lr": 0.1, "warmup_steps": 2, "weight_decay": 0.1, "log_every": 4, "checkpoint_every": 2}
 
 
@@ -26,32 +26,31 @@ def optimisation(steps):
     return loop.Optimisation(schedule, lambda groups, lr: torch.optim.SGD(groups, lr, momentum=0.9, fused=True))
 
 
-def test_every_method_is_held_to_it():
-    found = {path.stem for path in Path(methods.__file__).parent.glob("*.py")} - {"__init__"}
-    assert found == set(contract.METHODS)
+def test_the_methods_of_the_folder_are_those_that_can_be_chosen():
+    assert set(contract.METHODS) == set(get_args(Pretrain.model_fields["method"].annotation))
 
 
 @EVERY
 def test_the_gradient_reaches_every_parameter_that_is_trained_and_no_copy(name):
-    """Each player's loss reaches its own parameters and nobody else's; nothing is without a player."""
+    """The loss of each phase reaches its parameters and no others; every trainable parameter is in one phase."""
     built, trained = contract.build(name), set()
     for phase in built.phases():
-        assert phase.due(PLAYED)
+        assert phase.due(LATE)
         built.zero_grad(set_to_none=True)
-        phase.loss(contract.views(6, name=name), PLAYED)["loss"].backward()
-        own = {id(p) for group in phase.groups for p in group.parameters}
+        phase.loss(contract.views(6, name=name), LATE)["loss"].backward()
+        optimised = {id(p) for group in phase.groups for p in group.parameters}
         for path, parameter in built.named_parameters():
-            assert (parameter.grad is not None) == (id(parameter) in own), path
-        assert not own & trained
-        trained |= own
+            assert (parameter.grad is not None) == (id(parameter) in optimised), path
+        assert not optimised & trained
+        trained |= optimised
     for path, parameter in built.named_parameters():
         assert (id(parameter) in trained) == (not path.startswith(COPIES)), path
         assert parameter.requires_grad == (not path.startswith(COPIES)), path
 
 
 @EVERY
-def test_the_passes_of_the_backbone_are_what_is_said(name):
-    """Counted: one for each image in each forward pass, two more where a backward pass follows; a ViT's by patches."""
+def test_the_passes_of_the_backbone_are_those_that_the_method_states(name):
+    """One for each image in each forward pass, two more if a backward pass follows; a ViT's are counted by patches."""
     built, counted = contract.build(name), []
 
     def passed(y, share):
@@ -62,12 +61,12 @@ def test_the_passes_of_the_backbone_are_what_is_said(name):
             module.register_forward_hook(lambda _, x, y: passed(y, 1))
         if isinstance(module, vit.SmallViT):
             module.norm.register_forward_hook(lambda _, x, y: passed(y, (y.shape[1] - 1) / (contract.SIZE // 4) ** 2))
-    for step in range(PLAYED + 1):
+    for step in range(LATE + 1):
         counted.clear()
         for phase in built.phases():
             if phase.due(step):
                 phase.loss(contract.views(6, name=name), step)
-        passes = contract.passes(built, step)
+        passes = built.passes(step)
         assert sum(counted) == 6 * sum(passes)
         assert len(passes) == len(built.views)
 
@@ -160,24 +159,29 @@ def test_interrupted_training_ends_with_the_same_bits(name, tmp_path):
 
 
 @EVERY
-def test_what_a_method_leaves_changes_nothing_and_can_be_looked_at(name, tmp_path):
-    """Neither its state nor its mode nor torch's random numbers; written twice it is the same file."""
-    built, (module, _) = contract.build(name), contract.METHODS[name]
-    assert hasattr(built, "leave") == hasattr(module, "pictures")
-    if not hasattr(built, "leave"):
+def test_saving_artifacts_changes_nothing_and_they_can_be_looked_at(name, tmp_path):
+    """Neither its state nor its mode nor torch's random numbers change; a file that is written twice is the same."""
+    built = contract.build(name)
+    saves, shows = (
+        getattr(type(built), what) is not getattr(methods.Method, what) for what in ("save_artifacts", "pictures")
+    )
+    assert saves == shows
+    if not saves:
+        assert built.save_artifacts(tmp_path, contract.given().images) == []
+        assert built.pictures({}) == []
         return
     state = {path: value.clone() for path, value in built.state_dict().items()}
     modes, random = [part.training for part in built.modules()], torch.get_rng_state()
     images, found = contract.given().images, []
     for _ in range(2):
-        (file,) = built.leave(tmp_path, images)
+        (file,) = built.save_artifacts(tmp_path, images)
         found.append((tmp_path / file).read_bytes())
     assert found[0] == found[1]
     assert all(torch.equal(value, state[path]) for path, value in built.state_dict().items())
     assert [part.training for part in built.modules()] == modes
     assert torch.equal(torch.get_rng_state(), random)
     assert not any(p.grad is not None for p in built.parameters())
-    for title, pictures in module.pictures({file: tmp_path / file}):
+    for title, pictures in built.pictures({file: tmp_path / file}):
         assert title
         assert pictures.dtype == np.uint8
         assert pictures.ndim == 4

@@ -39,9 +39,9 @@ def random(n, k, seed):
 
 def built(**changes):
     """contract.build("dino") with other parameters."""
-    params = contract.METHODS["dino"][1].model_copy(update=changes)
-    encoder = backbones.build(backbones.resnet(4, [1, 1, 1, 1]), [0.5], [0.25], 0)
-    return dino.build(params, encoder, 0).train()
+    params = contract.METHODS["dino"].model_copy(update=changes)
+    encoder = backbones.build(contract.RESNET, [0.5], [0.25], 0)
+    return dino.DINO.build(params, encoder, 0).train()
 
 
 @pytest.mark.parametrize("views", [2, 5])
@@ -79,7 +79,7 @@ def test_the_loss_by_hand():
 
 
 def test_the_teachers_temperature_rises_in_a_straight_line():
-    params = contract.METHODS["dino"][1].model_copy(update={"teacher_warmup_steps": 4})
+    params = contract.METHODS["dino"].model_copy(update={"teacher_warmup_steps": 4})
     found = [teacher_temperature(params, step) for step in (0, 1, 2, 4, 100)]
     assert found == pytest.approx([0.04, 0.0475, 0.055, 0.07, 0.07])
     assert teacher_temperature(params.model_copy(update={"teacher_warmup_steps": 0}), 0) == pytest.approx(0.07)
@@ -112,7 +112,7 @@ def test_all_views_predict_what_the_teacher_says_of_the_others_large_ones_and_th
     with torch.no_grad():
         features = [encoder(torch.cat(alike)) for alike in (views[:2], views[2:]) if alike]
         student = head(torch.cat(features)).view(len(views), 4, 9)
-        teacher = twin.follower.module(torch.cat(views[:2])).view(2, 4, 9)
+        teacher = twin.teacher.module(torch.cat(views[:2])).view(2, 4, 9)
     sharp = 0.04 + 0.03 / 3
     loss, entropy = slow_loss(student, teacher, center, sharp, 0.1)
     found = method.loss(views, 1)
@@ -127,18 +127,18 @@ def test_views_are_what_the_section_says():
     assert [view.size for view in method.views] == [None, None, 9, 9, 9]
     assert [view.crop for view in method.views] == [None, None, *[(0.2, 0.3)] * 3]
     assert [view.recipe for view in method.views] == [0, 1, 1, 1, 1]
-    assert method.passes == (4, 4, 3, 3, 3)
+    assert method.passes(0) == (4, 4, 3, 3, 3)
 
 
 def test_the_teacher_moves_after_the_step_by_the_momentum_of_the_progress():
     method = built()
-    before = [p.clone() for p in method.follower.parameters()]
+    before = [p.clone() for p in method.teacher.parameters()]
     with torch.no_grad():
         for parameter in method.network.parameters():
             parameter.add_(1.0)
     method.after_step(0, 0.25)
     moved = 1 - momentum(0.99, 1.0, 0.25)
-    for parameter, there in zip(method.follower.parameters(), before, strict=True):
+    for parameter, there in zip(method.teacher.parameters(), before, strict=True):
         assert torch.allclose(parameter, there + moved, atol=1e-6)
 
 
@@ -147,7 +147,7 @@ def test_the_frozen_last_layer_does_not_move_by_a_bit(tmp_path):
     method, seen = built(freeze_steps=3), []
 
     def batch(step):
-        seen.append(method.network[1].last.weight.detach().clone())
+        seen.append(method.projector.last.weight.detach().clone())
         return contract.views(4, step, "dino")
 
     schedule = {"batch_size": 4, "lr": 0.1, "warmup_steps": 0, "weight_decay": 0.1, "log_every": 1, "seed": 0}

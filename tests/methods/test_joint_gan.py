@@ -1,4 +1,4 @@
-"""The game's losses against slow ones and numbers by hand, and that each player moves what it should."""
+"""The game's losses against slow ones and numbers by hand, and that each phase updates what it should."""
 
 import math
 
@@ -14,10 +14,10 @@ from pipeline.methods import joint_gan
 from pipeline.methods.losses import multi_positive, nt_xent
 from tests.methods import contract
 from tests.methods.contract import unit
-from tests.methods.test_contract import PLAYED, optimisation
+from tests.methods.test_contract import LATE, optimisation
 from tests.toys import COMPUTE
 
-MODES = tuple(joint_gan.PLAYERS)
+MODES = tuple(joint_gan.TRAINED)
 GAMES = ("hard", "pair", "both")
 
 
@@ -84,9 +84,10 @@ def test_at_first_the_encoder_sees_real_images_alone():
 @pytest.mark.parametrize("mode", MODES)
 def test_the_encoders_loss_is_over_real_views_and_four_of_each_synthetic_identity(mode):
     made, views, seen = built(mode), contract.views(6, name="joint_gan"), []
-    made.network.register_forward_hook(lambda _, x, z: seen.append((x[0], z)))
-    found = made.loss(views, PLAYED)
-    ((x, z),) = seen
+    made.encoder.register_forward_hook(lambda _, x, features: seen.append(x[0]))
+    made.projector.register_forward_hook(lambda _, x, z: seen.append(z))
+    found = made.loss(views, LATE)
+    x, z = seen
     assert len(x) == 2 * 6 + 4 * 3
     assert torch.equal(x[:12], torch.cat(views[:2]))
     ids = torch.tensor([*range(6), *range(6), *range(6, 9), *range(6, 9), *range(6, 9), *range(6, 9)])
@@ -140,7 +141,7 @@ def test_the_passes_of_the_backbone_in_every_arm(mode):
 # --- the generators
 
 
-def generator_loss(made, step=PLAYED):
+def generator_loss(made, step=LATE):
     return made.generator_loss(contract.views(6, name="joint_gan"), step)
 
 
@@ -149,7 +150,7 @@ def test_the_generators_loss_is_the_sum_of_its_terms(mode):
     made, features = built(mode, ramped=2), []
     with torch.no_grad():
         made.generators[-1].last.weight.mul_(1.5)
-    made.network.register_forward_hook(lambda _, x, z: features.append(torch.nn.functional.normalize(z, dim=1)))
+    made.projector.register_forward_hook(lambda _, x, z: features.append(torch.nn.functional.normalize(z, dim=1)))
     found = generator_loss(made)
     hard = 0.0
     if mode in ("hard", "both"):
@@ -174,7 +175,9 @@ def test_a_pairs_cosine_is_fp32_under_autocast():
     made, features = built("pair", 2), []
     with torch.no_grad():
         made.generators[-1].last.weight.mul_(1.1)
-    made.network.register_forward_hook(lambda _, x, z: features.append(torch.nn.functional.normalize(z.float(), dim=1)))
+    made.projector.register_forward_hook(
+        lambda _, x, z: features.append(torch.nn.functional.normalize(z.float(), dim=1))
+    )
     with torch.autocast("cpu", torch.bfloat16):
         found = generator_loss(made)["cosine"]
     one, two = features[-1].detach().double().chunk(2)
@@ -210,10 +213,10 @@ def test_the_gradient_of_hardness_reaches_every_generator_through_views_and_enco
         made.generators[-1].last.weight.mul_(1.5)
         for part in made.generators:
             part.last.bias.fill_(0.1)
-    z, _ = made.noise("generator", views, PLAYED)
+    z, _ = made.noise("generator", views, LATE)
 
     def hardness():
-        return made.hardness([generator(z) for generator in made.generators], views, PLAYED)[0]
+        return made.hardness([generator(z) for generator in made.generators], views, LATE)[0]
 
     hardness().backward()
     for generator in made.generators:
@@ -236,14 +239,16 @@ def test_the_gradient_of_hardness_reaches_every_generator_through_views_and_enco
 def test_the_guard_holds_at_the_generators_last_layer():
     made = built("hard", ramped=3, weight=1000.0)
     views = contract.views(6, name="joint_gan")
-    z, _ = made.noise("generator", views, PLAYED)
+    z, _ = made.noise("generator", views, LATE)
     images = [generator(z) for generator in made.generators]
     last = made.generators[0].last.weight
+    with gan.held(made.discriminators):
+        scores = [made.scores(each, f"generator {k}, seen", LATE) for k, each in enumerate(images)]
     push, pull = (
         torch.autograd.grad(term, last, retain_graph=True)[0].norm()
         for term in (
-            sum(map(gan.generator_hinge, made.scores(images, views, PLAYED))),
-            made.hardness(images, views, PLAYED)[0],
+            sum(map(gan.generator_hinge, scores)),
+            made.hardness(images, views, LATE)[0],
         )
     )
     found = generator_loss(made)
@@ -251,11 +256,11 @@ def test_the_guard_holds_at_the_generators_last_layer():
     assert found["guard"] < 1
 
 
-@pytest.mark.parametrize(("mode", "term", "sign"), [("hard", "contrast", 1), ("pair", "cosine", -1)])
-def test_the_game_makes_samples_harder_and_pairs_less_alike(mode, term, sign, tmp_path):
+@pytest.mark.parametrize(("mode", "term", "change"), [("hard", "contrast", 0.01), ("pair", "cosine", -0.1)])
+def test_the_game_makes_samples_harder_and_pairs_less_alike(mode, term, change, tmp_path):
     """Where the term rules, the encoder held where it is: the mean over noise that is new to the generators."""
     made = built(
-        mode, ramped=3, weight=1e4, guard=1e9, realism=0.0, game_lr=0.01, real_steps=0, every=1, temperature=0.1
+        mode, ramped=3, weight=1e4, guard=1e9, realism=0.0, game_lr=0.03, real_steps=0, every=1, temperature=0.1
     )
     views = contract.views(8, name="joint_gan")
 
@@ -269,8 +274,8 @@ def test_the_game_makes_samples_harder_and_pairs_less_alike(mode, term, sign, tm
     before = measured()
     generators, *_ = made.phases()
     task = loop.Task([generators], lambda step: views, {"method": made})
-    loop.train("game", task, optimisation(30), COMPUTE, tmp_path, "work")
-    assert sign * (measured() - before) > 0.1
+    loop.train("game", task, optimisation(50), COMPUTE, tmp_path, "work")
+    assert (measured() - before) / change > 1
 
 
 def test_the_discriminator_tells_the_plain_images_from_both_generators(tmp_path):
@@ -363,7 +368,7 @@ def test_snapshots_are_kept_evenly_and_written_alike_after_crashes(tmp_path):
     chain = run(tmp_path / "chain")
     files = []
     for name, made in (("straight", straight), ("chain", chain)):
-        assert made.leave(tmp_path / name, contract.given().images) == ["gan_snapshots.h5"]
+        assert made.save_artifacts(tmp_path / name, contract.given().images) == ["gan_snapshots.h5"]
         files.append((tmp_path / name / "gan_snapshots.h5").read_bytes())
     assert files[0] == files[1]
     with h5py.File(tmp_path / "straight" / "gan_snapshots.h5") as file:
@@ -383,7 +388,7 @@ def test_snapshots_are_kept_evenly_and_written_alike_after_crashes(tmp_path):
     assert cosine[2].max() < 1
 
 
-def test_static_arms_have_one_player_and_images_that_stay(tmp_path):
+def test_static_arms_have_one_phase_and_images_that_stay(tmp_path):
     for mode in ("static", "static_pair"):
         made = run(tmp_path / mode, mode=mode)
         assert len(made.phases()) == 1
@@ -393,9 +398,8 @@ def test_static_arms_have_one_player_and_images_that_stay(tmp_path):
 
 
 def test_a_gan_of_other_images_is_refused():
-    module, params = contract.METHODS["joint_gan"]
-    given = contract.given()
+    params, given = contract.METHODS["joint_gan"], contract.given()
     other = joint_gan.Given(given.generator, np.zeros((20, 8, 8, 1), np.uint8), given.augmentation)
     encoder = contract.build("simclr").encoder
     with pytest.raises(UserError, match=r"makes images of \(12, 12, 1\), the data has \(8, 8, 1\)"):
-        module.build(params, encoder, 0, other)
+        joint_gan.JointGAN.build(params, encoder, 0, other)

@@ -31,9 +31,9 @@ FORM = backbones.vit(8, 2, 2, 4)
 def built(size=16, channels=1, **changes):
     """Four sources of 16 patches where nothing else is said; weights that are not those of the initialisation."""
     given = {"sources": 4, "decoder_width": 12, "decoder_heads": 3} | changes
-    params = contract.METHODS["mixed_ae"][1].model_copy(update=given)
+    params = contract.METHODS["mixed_ae"].model_copy(update=given)
     mean, std = [0.25, 0.5, 0.75][:channels], [0.5, 0.25, 0.125][:channels]
-    method = mixed_ae.build(params, backbones.build(FORM, mean, std, 0, size), 0).train()
+    method = mixed_ae.MixedAE.build(params, backbones.build(FORM, mean, std, 0, size), 0).train()
     with torch.no_grad():
         for k, weight in enumerate(method.parameters()):
             weight.add_(0.2 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(k)))
@@ -57,7 +57,7 @@ def norm(x, layer):
     return (x - x.mean(dim=1, keepdim=True)) / spread * layer.weight + layer.bias
 
 
-def slow_attention(attention, x, m, keep, alone):
+def slow_attention(attention, x, m, keep, restricted):
     """Of one mixed image: a head and a query after the other. Gives the output and the share of its own among the kept.
 
     x (1 + N, D), m a list of N sources.
@@ -74,7 +74,7 @@ def slow_attention(attention, x, m, keep, alone):
             if i:
                 best = sorted(range(1, n + 1), key=lambda j: -logits[j])[:keep]
                 own += [m[j - 1] == m[i - 1] for j in best]
-                open = {0, *best} if alone else open
+                open = {0, *best} if restricted else open
             total = sum(math.exp(logits[j]) for j in open)
             out[i, part] = sum(math.exp(logits[j]) / total * v[j, part] for j in open)
     return out @ attention.proj.weight.T + attention.proj.bias, sum(own) / len(own)
@@ -106,7 +106,7 @@ def block(b, x, attention):
 
 
 def plain(attention, x):
-    return slow_attention(attention, x, [0] * (len(x) - 1), 1, alone=False)[0]
+    return slow_attention(attention, x, [0] * (len(x) - 1), 1, restricted=False)[0]
 
 
 def cut(image, side):
@@ -222,8 +222,8 @@ def test_maps_are_of_seed_and_step_and_the_groups_differ():
     assert torch.equal(maps, method.maps(6, 16, 3))
     assert len(maps.unique(dim=0)) == 6
     assert not torch.equal(maps, method.maps(6, 16, 4))
-    params = contract.METHODS["mixed_ae"][1]
-    other = mixed_ae.build(params, backbones.build(FORM, [0.5], [0.5], 1, 16), 1)
+    params = contract.METHODS["mixed_ae"]
+    other = mixed_ae.MixedAE.build(params, backbones.build(FORM, [0.5], [0.5], 1, 16), 1)
     assert not torch.equal(maps, other.maps(6, 16, 3))
 
 
@@ -247,7 +247,7 @@ def test_the_loss_of_full_mixing_is_that_of_the_slow_form_over_all_turns_of_the_
     method.encoder.backbone.norm.register_forward_hook(lambda _, x, y: seen.append(y.shape))
     found = method.loss([batch], 5)
     assert seen == [(8, 1 + n, 8)]  # as many sequences of all patches as images
-    assert method.passes == (3,)
+    assert method.passes(0) == (3,)
     with torch.no_grad():
         turns = [slow_loss(method, batch, ((maps + s) % 4).tolist()) for s in range(4)]
     for name in ("reconstruction", "contrast", "top_k"):
@@ -267,23 +267,23 @@ def attention(width=8, heads=2):
     return layer
 
 
-@pytest.mark.parametrize("alone", [True, False])
-def test_with_all_patches_kept_it_is_timms_attention(alone):
+@pytest.mark.parametrize("restricted", [True, False])
+def test_with_all_patches_kept_it_is_timms_attention(restricted):
     layer, x, maps = attention(), torch.randn(3, 10, 8, generator=torch.Generator().manual_seed(1)), drawn(3, 9, 3)
-    keep = 9 if alone else 4  # without `alone` how many are looked at decides nothing
-    found, _ = homologous(layer, x, maps, keep, alone)
+    keep = 9 if restricted else 4  # without `restricted` how many are looked at decides nothing
+    found, _ = homologous(layer, x, maps, keep, restricted)
     assert torch.allclose(found, layer(x), atol=1e-6)
 
 
-@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("restricted", [True, False])
 @pytest.mark.parametrize("keep", [1, 4, 8])
-def test_attention_and_its_accuracy_are_those_of_the_slow_form(keep, alone):
+def test_attention_and_its_accuracy_are_those_of_the_slow_form(keep, restricted):
     layer, x, maps = attention(), torch.randn(3, 10, 8, generator=torch.Generator().manual_seed(1)), drawn(3, 9, 3)
-    found, shares = homologous(layer, x, maps, keep, alone)
+    found, shares = homologous(layer, x, maps, keep, restricted)
     layer = layer.double()
     for g in range(3):
         with torch.no_grad():
-            expected, share = slow_attention(layer, x[g].double(), maps[g].tolist(), keep, alone)
+            expected, share = slow_attention(layer, x[g].double(), maps[g].tolist(), keep, restricted)
         assert torch.allclose(found[g].double(), expected, atol=1e-5)
         assert shares[g].item() == pytest.approx(share, rel=1e-6)
 
@@ -297,7 +297,7 @@ def test_attention_by_hand():
         layer.proj.weight.fill_(1)
         layer.proj.bias.zero_()
     x, maps = torch.tensor([[[0.0], [1.0], [2.0], [3.0], [-1.0]]]), torch.tensor([[0, 1, 1, 0]])
-    found, share = homologous(layer, x, maps, keep=2, alone=True)
+    found, share = homologous(layer, x, maps, keep=2, restricted=True)
     two = (3 * math.exp(6) + 2 * math.exp(4)) / (math.exp(6) + math.exp(4) + 1)
     assert found[0, 2].item() == pytest.approx(two, rel=1e-6)
     last = (-1 * math.exp(1) + 1 * math.exp(-1)) / (math.exp(1) + math.exp(-1) + 1)
@@ -397,7 +397,7 @@ def bytes_of(n, size=16, channels=1, seed=0):
 
 def left(method, given, folder):
     """The arrays of the written file."""
-    assert method.leave(folder, given) == ["reconstructions.h5"]
+    assert method.save_artifacts(folder, given) == ["reconstructions.h5"]
     with h5py.File(folder / "reconstructions.h5") as file:
         return {name: file[name][:] for name in file}
 
@@ -465,8 +465,8 @@ def test_the_picture_is_what_the_decoder_predicts_of_unseen_patches(tmp_path):
 @pytest.mark.parametrize(("arm", "count"), [("full", 4), ("mae", 3)])
 def test_rows_of_the_picture(arm, count, tmp_path):
     method = built(**ARMS[arm])
-    method.leave(tmp_path, bytes_of(20))
-    sets = mixed_ae.pictures({"reconstructions.h5": tmp_path / "reconstructions.h5"})
+    method.save_artifacts(tmp_path, bytes_of(20))
+    sets = mixed_ae.MixedAE.pictures({"reconstructions.h5": tmp_path / "reconstructions.h5"})
     assert len(sets) == count
     assert sets[-1][0] == "each, reconstructed from that and each unseen patch's own mean and deviation"
     assert {images.shape for _, images in sets} == {(16, 16, 16, 1)}

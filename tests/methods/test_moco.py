@@ -64,7 +64,7 @@ def test_the_loss_crosses_the_views_and_sees_the_queue_before_it_grows():
     twin = contract.build("moco")
     with torch.no_grad():
         queries = [torch.nn.functional.normalize(twin.network(view), dim=1) for view in views]
-        keys = [torch.nn.functional.normalize(twin.follower(view), dim=1) for view in views]
+        keys = [torch.nn.functional.normalize(twin.momentum_encoder(view), dim=1) for view in views]
     first = by_the_paper(queries[0], keys[1], queue[1], 0.2)[0]  # the queue of the view that the keys are of
     second = by_the_paper(queries[1], keys[0], queue[0], 0.2)[0]
     assert built.loss(views, 0)["loss"].item() == pytest.approx((first + second) / 2, rel=1e-4)
@@ -74,7 +74,7 @@ def test_the_loss_crosses_the_views_and_sees_the_queue_before_it_grows():
 
 def test_the_queue_is_first_in_first_out_and_goes_round():
     built = contract.build("moco")  # 12 places
-    batches = [torch.full((2, 4, 5), float(i)) for i in range(5)]
+    batches = [torch.full((2, 4, 6), float(i)) for i in range(5)]
     for batch in batches:
         built.queue.add(batch)
     assert built.queue.keys[0, :, 0].tolist() == [3.0] * 4 + [4.0] * 4 + [2.0] * 4
@@ -82,16 +82,15 @@ def test_the_queue_is_first_in_first_out_and_goes_round():
     assert built.queue.place == 8
 
 
-def test_the_follower_moves_after_the_step_by_the_momentum_of_the_progress():
+def test_the_momentum_encoder_moves_after_the_step_by_the_momentum_of_the_progress():
     built = contract.build("moco")
-    before = [p.clone() for p in built.follower.parameters()]
+    average = list(built.momentum_encoder.parameters())
+    before = [p.clone() for p in average]
     with torch.no_grad():
         for parameter in built.network.parameters():
             parameter.add_(1.0)
     built.before_step(0, 0.0)
-    assert all(torch.equal(p, b) for p, b in zip(built.follower.parameters(), before, strict=True))
+    assert all(torch.equal(p, b) for p, b in zip(average, before, strict=True))
     built.after_step(0, 0.25)
     moved = 1 - momentum(0.9, 0.99, 0.25)
-    assert all(
-        torch.allclose(p, b + moved, atol=1e-6) for p, b in zip(built.follower.parameters(), before, strict=True)
-    )
+    assert all(torch.allclose(p, b + moved, atol=1e-6) for p, b in zip(average, before, strict=True))

@@ -8,7 +8,8 @@ from timm.optim import Lars
 
 from pipeline.engine import loop
 from pipeline.methods import swav
-from pipeline.methods.swav import sinkhorn, swapped_prediction, usage
+from pipeline.methods.losses import cross_prediction
+from pipeline.methods.swav import sinkhorn, usage
 from pipeline.networks import backbones
 from pipeline.params.schema import Training
 from tests.methods import contract
@@ -48,9 +49,9 @@ def random(n, k, seed):
 
 def built(**changes):
     """contract.build("swav") with other parameters."""
-    params = contract.METHODS["swav"][1].model_copy(update=changes)
-    encoder = backbones.build(backbones.resnet(4, [1, 1, 1, 1]), [0.5], [0.25], 0)
-    return swav.build(params, encoder, 0).train()
+    params = contract.METHODS["swav"].model_copy(update=changes)
+    encoder = backbones.build(contract.RESNET, [0.5], [0.25], 0)
+    return swav.SwAV.build(params, encoder, 0).train()
 
 
 def projections(method, views):
@@ -77,7 +78,7 @@ def test_codes_and_loss_are_lightlys():
     assert torch.allclose(sinkhorn(scores[0], 0.05, 3), lightlys(scores[0]), atol=1e-5)
     codes = [sinkhorn(torch.cat([scores[i], queued[i]]), 0.05, 3)[:8] for i in (0, 1)]
     theirs = SwaVLoss(temperature=0.1)(scores[:2], scores[2:], queued).item()
-    assert swapped_prediction(scores, codes, 0.1).item() == pytest.approx(theirs, rel=1e-5)
+    assert cross_prediction(scores, codes, 0.1).item() == pytest.approx(theirs, rel=1e-5)
 
 
 def test_codes_sum_to_one_and_in_the_limit_every_prototype_gets_as_much():
@@ -114,16 +115,16 @@ def test_the_loss_is_the_papers_formula(views, temperature):
     scores = [random(4, 6, seed) for seed in range(views)]
     codes = [sinkhorn(each, 0.05, 3) for each in scores[:2]]
     expected = slow_loss(scores, codes, temperature)
-    assert swapped_prediction(scores, codes, temperature).item() == pytest.approx(expected, rel=1e-5)
+    assert cross_prediction(scores, codes, temperature).item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_of_equal_scores_the_loss_is_ln_k_and_of_random_ones_near_it():
     """Scores x of independent random vectors have variance 1 / D: E(-x / t + ln mean exp(x / t)) = 1 / (2 D t^2)."""
     same = [torch.zeros(5, 30)] * 2
-    assert swapped_prediction(same, [sinkhorn(x, 0.05, 3) for x in same], 0.1).item() == pytest.approx(math.log(30))
+    assert cross_prediction(same, [sinkhorn(x, 0.05, 3) for x in same], 0.1).item() == pytest.approx(math.log(30))
     prototypes = contract.unit(300, 128, 9)
     scores = [contract.unit(256, 128, seed) @ prototypes.T for seed in range(4)]
-    loss = swapped_prediction(scores, [sinkhorn(x, 0.05, 3) for x in scores[:2]], 0.1).item()
+    loss = cross_prediction(scores, [sinkhorn(x, 0.05, 3) for x in scores[:2]], 0.1).item()
     assert loss == pytest.approx(math.log(300) + 1 / (2 * 128 * 0.1**2), abs=0.05)
 
 

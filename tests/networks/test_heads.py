@@ -19,41 +19,41 @@ def network():
     return torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
 
 
-def test_a_follower_is_a_running_average_of_the_parameters_by_hand():
-    leader = network()
-    follower = heads.Follower(leader)
-    start = leader[0].weight.detach().clone()
+def test_a_momentum_encoder_is_a_running_average_of_the_parameters_by_hand():
+    online = network()
+    average = heads.MomentumEncoder(online, 0.75, 0.0)
+    start = online[0].weight.detach().clone()
     with torch.no_grad():
-        leader[0].weight.add_(1.0)
-    follower.follow(leader, 0.75)
-    assert torch.allclose(follower.module[0].weight, start + 0.25)
-    follower.follow(leader, 0.75)
-    assert torch.allclose(follower.module[0].weight, start + 0.25 + 0.25 * 0.75)
-    follower.follow(leader, 1.0)
-    assert torch.allclose(follower.module[0].weight, start + 0.4375)
-    follower.follow(leader, 0.0)
-    assert torch.equal(follower.module[0].weight, leader[0].weight)
+        online[0].weight.add_(1.0)
+    average.update(online, 0.0)  # tau 0.75
+    assert torch.allclose(average.module[0].weight, start + 0.25)
+    average.update(online, 0.0)
+    assert torch.allclose(average.module[0].weight, start + 0.25 + 0.25 * 0.75)
+    average.update(online, 0.5)  # tau 0.375
+    assert torch.allclose(average.module[0].weight, start + 1 - 0.375 * 0.5625)
+    average.update(online, 1.0)
+    assert torch.equal(average.module[0].weight, online[0].weight)
 
 
-def test_a_followers_batch_statistics_are_its_own():
-    leader = network()
-    follower = heads.Follower(leader).train()
-    leader(torch.full((6, 3), 5.0))
-    assert torch.equal(follower.module[1].running_mean, torch.zeros(4))
+def test_a_momentum_encoder_has_batch_statistics_of_its_own():
+    online = network()
+    average = heads.MomentumEncoder(online, 0.5, 0.5).train()
+    online(torch.full((6, 3), 5.0))
+    assert torch.equal(average.module[1].running_mean, torch.zeros(4))
     x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
-    follower(x)
-    expected = 0.1 * follower.module[0](x).mean(dim=0)
-    assert torch.allclose(follower.module[1].running_mean, expected)
-    follower.follow(leader, 0.5)
-    assert torch.allclose(follower.module[1].running_mean, expected)
+    average(x)
+    expected = 0.1 * average.module[0](x).mean(dim=0)
+    assert torch.allclose(average.module[1].running_mean, expected)
+    average.update(online, 0.5)
+    assert torch.allclose(average.module[1].running_mean, expected)
 
 
-def test_a_follower_lets_no_gradient_through():
-    leader = network()
+def test_a_momentum_encoder_lets_no_gradient_through():
+    online = network()
     x = torch.ones(4, 3, requires_grad=True)
-    assert not heads.Follower(leader)(x).requires_grad
-    assert all(not p.requires_grad for p in heads.Follower(leader).parameters())
-    assert all(p.requires_grad for p in leader.parameters())
+    assert not heads.MomentumEncoder(online, 0.9, 1.0)(x).requires_grad
+    assert all(not p.requires_grad for p in heads.MomentumEncoder(online, 0.9, 1.0).parameters())
+    assert all(p.requires_grad for p in online.parameters())
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.99, 1.0), (0.99, 0.999), (0.5, 0.5)])

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.engine import loop
+from pipeline.engine import arithmetic
 from tests.pipeline import classifier, clones
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 MINUTES, MINUTES_SLOW = 20, 30  # on two cores; where bf16 takes longer than fp32
-COMMITTED_ON = "x86_64 Intel Xeon AVX512 0e0b5665"  # loop.processor() where the committed dvc.lock was made
+COMMITTED_ON = "x86_64 Intel Xeon AVX512 0e0b5665"  # arithmetic.processor() where the committed dvc.lock was made
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +76,12 @@ def judge():
 
 def test_all_stages_ran_within_the_promised_time(default):
     assert clones.starts(default.counts) == list(clones.STAGES)
-    slow = loop.product_seconds(torch.bfloat16) > loop.product_seconds(torch.float32)
+    slow = arithmetic.product_seconds(torch.bfloat16) > arithmetic.product_seconds(torch.float32)
     assert default.seconds < 60 * (MINUTES_SLOW if slow else MINUTES)
 
 
 def test_lock_metrics_and_plots_are_those_that_are_committed(default):
-    if (here := loop.processor()) != COMMITTED_ON:
+    if (here := arithmetic.processor()) != COMMITTED_ON:
         pytest.skip(f"processors differ in bits: the committed run is of {COMMITTED_ON}, this is {here}")
     changed = clones.run(default.clone, "git", "status", "--porcelain")
     shown = clones.run(default.clone, "git", "diff", "--", "dvc.lock", "metrics")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.core import files, store
 from pipeline.data import shards
-from pipeline.engine import loop
+from pipeline.engine import arithmetic
 from pipeline.networks import backbones
 from pipeline.report import run
 from tests.evaluation.test_linear_eval import NO_AUGMENTATION
@@ -23,7 +23,7 @@ from tests.pipeline.clones import ROOT
 def made(tmp_path, monkeypatch):
     """Makes data/ of a run in a folder of its own, and goes there."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(loop, "prepare", lambda compute: None)  # threads are this process's
+    monkeypatch.setattr(arithmetic, "prepare", lambda compute: None)  # threads are this process's
     shutil.copy(ROOT / "params.yaml", tmp_path)
 
     def make(generated: int, channels: int = 1, validation: int = 20, labelled: bool = True) -> None:

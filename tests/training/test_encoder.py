@@ -483,7 +483,7 @@ def trained_gan(tmp_path_factory):
 
 
 def test_a_game_goes_on_from_crashes_to_the_same_files_snapshots_and_all(real, trained_gan, monkeypatch, tmp_path):
-    own = contract.METHODS["joint_gan"][1]
+    own = contract.METHODS["joint_gan"]
     named = {"method": "joint_gan", "own": own, "folder": trained_gan}
     made, rows, facts = pretrain(real, NONE, **named)
     straight = contents(made)
@@ -509,7 +509,7 @@ def test_the_images_as_they_are_reach_the_game(real, trained_gan, positives, mon
     seen, loss = [], joint_gan.JointGAN.loss
     monkeypatch.setattr(joint_gan.JointGAN, "loss", lambda s, b, t: (seen.append(b), loss(s, b, t))[1])
     plain = AUGMENT.model_copy(update={"strength": 0.0, "replace": replace, "replaced": replaced})
-    named = {"own": contract.METHODS["joint_gan"][1], "folder": trained_gan, "augment": plain, "steps": 2}
+    named = {"own": contract.METHODS["joint_gan"], "folder": trained_gan, "augment": plain, "steps": 2}
     pretrain(real, NONE, method="joint_gan", positives=positives, **named)
     images = {image.tobytes() for image in real.images[:12]}
     others = {image.tobytes() for part in positives for image in part}
@@ -521,7 +521,7 @@ def test_the_images_as_they_are_reach_the_game(real, trained_gan, positives, mon
 
 
 def test_a_game_wants_a_trained_gan_whose_files_are_its_cards(real, trained_gan, tmp_path):
-    own = contract.METHODS["joint_gan"][1]
+    own = contract.METHODS["joint_gan"]
     files.write_sealed(tmp_path / "card.json", {"kind": "ddpm", "source": "train", "files": {}})
     with pytest.raises(UserError, match="is a ddpm of source train, and joint_gan wants a trained gan"):
         pretrain(real, NONE, method="joint_gan", own=own, folder=tmp_path)
