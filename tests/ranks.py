@@ -101,9 +101,9 @@ def of_a_norm(norm: nn.Module) -> dict:
 
 def of_views() -> dict:
     """The views of a batch, each process's put beside one another; and of each process the parameters it drew."""
-    images, recipes = batches.noise(N, (9, 9, 3)), [recipes.recipe(batches.section(), view) for view in (0, 1)]
+    images, chosen = batches.noise(N, (9, 9, 3)), [recipes.recipe(batches.section(), view) for view in (0, 1)]
     own = distributed.share(N)
-    views = recipes.views(images[own], recipes, seeds.generator(0, "views"), (N, own))
+    views = recipes.views(images[own], chosen, seeds.generator(0, "views"), (N, own))
     return dict(zip("ab", distributed.gather(views), strict=True))
 
 

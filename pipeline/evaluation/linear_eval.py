@@ -216,11 +216,11 @@ def label_free(
     trained at different strengths are looked at alike.
     """
     batch = torch.from_numpy(real.part(shards.VALIDATION)[0][: min(len(clean), OBJECTS)])
-    recipes = [recipes.recipe(at_strength(encoder, params.view_strength), view % 2) for view in range(VIEWS)]
+    chosen = [recipes.recipe(at_strength(encoder, params.view_strength), view % 2) for view in range(VIEWS)]
     seen = []
     for first in range(0, len(batch), CHUNK):
         draw = seeds.generator(params.seed, "label-free views", first)
-        views = recipes.views(batch[first : first + CHUNK], recipes, draw)
+        views = recipes.views(batch[first : first + CHUNK], chosen, draw)
         seen.append(torch.stack([probes.embed(encoder, view, compute) for view in views], dim=1))
     views = torch.cat(seen)  # images views D
     return {

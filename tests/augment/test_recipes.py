@@ -18,8 +18,8 @@ from tests.batches import NOTHING, SHAPES, draws, noise, planes, section, worst
 @pytest.mark.parametrize("family", recipes.FAMILIES)
 def test_views_stay_in_range_at_the_greatest_strength(shape, family):
     params = section(family, "colour" if shape[2] == 3 else "grey", 4.0)
-    recipes = [recipes.recipe(params, view) for view in range(2)]
-    for view in recipes.views(noise(32, shape), recipes, torch.Generator().manual_seed(0)):
+    chosen = [recipes.recipe(params, view) for view in range(2)]
+    for view in recipes.views(noise(32, shape), chosen, torch.Generator().manual_seed(0)):
         assert view.shape == (32, shape[2], *shape[:2])
         assert view.dtype == torch.float32
         assert view.min() >= 0
@@ -117,15 +117,15 @@ def test_all_orders_of_jitter_are_equally_likely():
 
 def test_images_of_a_batch_get_parameters_of_their_own():
     images = noise(4, (32, 32, 3))[3:].repeat(64, 1, 1, 1)
-    recipes = [recipes.recipe(section(), view) for view in range(2)]
-    one, two = recipes.views(images, recipes, torch.Generator().manual_seed(3))
+    chosen = [recipes.recipe(section(), view) for view in range(2)]
+    one, two = recipes.views(images, chosen, torch.Generator().manual_seed(3))
     everything = torch.cat([one, two]).flatten(1)
     assert len(everything.unique(dim=0)) == 128
 
 
 def test_views_are_a_function_of_the_generator():
-    images, recipes = noise(16, (28, 28, 1)), [recipes.recipe(section(form="grey"), view) for view in range(2)]
-    one, same, other = (recipes.views(images, recipes, torch.Generator().manual_seed(s)) for s in (3, 3, 4))
+    images, chosen = noise(16, (28, 28, 1)), [recipes.recipe(section(form="grey"), view) for view in range(2)]
+    one, same, other = (recipes.views(images, chosen, torch.Generator().manual_seed(s)) for s in (3, 3, 4))
     for mine, again, another in zip(one, same, other, strict=True):
         assert torch.equal(mine, again)
         assert not torch.equal(mine, another)
@@ -167,8 +167,8 @@ def test_recipes_are_the_published_ones(family, strength):
 @pytest.mark.parametrize("shape", [(32, 32, 3), (28, 28, 1)])
 def test_strength_nothing_returns_the_images_themselves(family, shape):
     images, params = noise(64, shape), section(family, "colour" if shape[2] == 3 else "grey", 0.0)
-    recipes = [recipes.recipe(params, view) for view in range(2)]
-    for view in recipes.views(images, recipes, torch.Generator().manual_seed(0)):
+    chosen = [recipes.recipe(params, view) for view in range(2)]
+    for view in recipes.views(images, chosen, torch.Generator().manual_seed(0)):
         assert torch.equal(view, torch.stack([planes(image) for image in images]))
 
 
@@ -228,11 +228,11 @@ def test_a_number_given_alone_overrides_the_strengths():
 
 
 def test_views_of_each_recipe_are_drawn_from_it_alone():
-    recipes = [
+    chosen = [
         dataclasses.replace(NOTHING, crop_min=0.9, flip=1.0, brightness=0.4, jitter_probability=1.0),
         dataclasses.replace(NOTHING, crop_min=0.1, grayscale=1.0, blur=1.0, hue=0.1, jitter_probability=1.0),
     ]
-    drawn = recipes.draw(recipes, 500, (32, 32), torch.Generator().manual_seed(0))
+    drawn = recipes.draw(chosen, 500, (32, 32), torch.Generator().manual_seed(0))
     one, two = drawn.of(slice(0, 500)), drawn.of(slice(500, 1000))
     assert one.flip.all()
     assert not two.flip.any()
