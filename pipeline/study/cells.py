@@ -40,8 +40,8 @@ PERCENT = (*_PROBED, "finetuned", "from_scratch")
 OTHERS = ("reconstruction", "top_k", "synthetic", "synthetic_start", "cosine", "frechet_growth", "frechet_most")
 # The sections of params.yaml and the modules that decide a cell's numbers. `quality`, for one, only looks at images.
 SECTIONS = ("compute", "dataset", "generator", "generate", "inflation", "augment", "pretrain", "linear_eval")
-MODULES = ("data/datasets", "data/imports", "training/generator", "generators/sampling", "training/encoder")
-MODULES += ("evaluation/linear_eval",)
+MODULES = ("data/datasets", "data/imports", "training/generator", "generators/pretrained", "generators/sampling")
+MODULES += ("training/encoder", "evaluation/linear_eval")
 
 
 class PartFile(Section):

@@ -169,7 +169,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from pipeline import checkpoint
+from pipeline.engine import checkpoint
 
 def die(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)

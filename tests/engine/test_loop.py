@@ -221,7 +221,7 @@ SLOW = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from test_loop import Stopped, Toy
+from tests.engine.test_loop import Stopped, Toy
 
 def tell(step):
     print(step, flush=True)

@@ -17,12 +17,11 @@ from pipeline.core import files, store
 from pipeline.core.errors import UserError
 from pipeline.data import imports, pictures, shards
 from pipeline.engine import checkpoint
-from pipeline.generators import cards, ddpm, diffusers_folder
+from pipeline.generators import cards, ddpm, diffusers_folder, pretrained
 from pipeline.networks import backbones
 from pipeline.params import reader
 from pipeline.params.schema import Generator
 from pipeline.study import cells, rows
-from pipeline.training import generator as generators
 from tests.faults.edits import PLACES, apply, edits, in_time
 from tests.pipeline.clones import ROOT
 from tests.study.toy import STUDY
@@ -142,7 +141,7 @@ def diffusion_model(folder):
     params = Generator(**given, hub=None, revision=None, sha256=None)
 
     def read():
-        generators.pretrained(params, (8, 8), 1)
+        pretrained.load(params, (8, 8), 1)
         model, noise = ddpm.load(folder)
         assert isinstance(model, UNet2DModel)
         assert model.config.out_channels == model.config.in_channels

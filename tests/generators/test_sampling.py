@@ -178,8 +178,10 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import test_sampling as here
-from pipeline import files, loop, shards
+import tests.generators.test_sampling as here
+from pipeline.core import files
+from pipeline.data import shards
+from pipeline.engine import arithmetic
 
 arithmetic.prepare(here.COMPUTE)
 when, write, done = sys.argv[3], files.write, []

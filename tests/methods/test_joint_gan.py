@@ -256,11 +256,11 @@ def test_the_guard_holds_at_the_generators_last_layer():
     assert found["guard"] < 1
 
 
-@pytest.mark.parametrize(("mode", "term", "change"), [("hard", "contrast", 0.01), ("pair", "cosine", -0.1)])
-def test_the_game_makes_samples_harder_and_pairs_less_alike(mode, term, change, tmp_path):
+@pytest.mark.parametrize(("mode", "term", "sign"), [("hard", "contrast", 1), ("pair", "cosine", -1)])
+def test_the_game_makes_samples_harder_and_pairs_less_alike(mode, term, sign, tmp_path):
     """Where the term rules, the encoder held where it is: the mean over noise that is new to the generators."""
     made = built(
-        mode, ramped=3, weight=1e4, guard=1e9, realism=0.0, game_lr=0.03, real_steps=0, every=1, temperature=0.1
+        mode, ramped=3, weight=1e4, guard=1e9, realism=0.0, game_lr=0.01, real_steps=0, every=1, temperature=0.1
     )
     views = contract.views(8, name="joint_gan")
 
@@ -274,8 +274,8 @@ def test_the_game_makes_samples_harder_and_pairs_less_alike(mode, term, change, 
     before = measured()
     generators, *_ = made.phases()
     task = loop.Task([generators], lambda step: views, {"method": made})
-    loop.train("game", task, optimisation(50), COMPUTE, tmp_path, "work")
-    assert (measured() - before) / change > 1
+    loop.train("game", task, optimisation(30), COMPUTE, tmp_path, "work")
+    assert sign * (measured() - before) > 0.1
 
 
 def test_the_discriminator_tells_the_plain_images_from_both_generators(tmp_path):
