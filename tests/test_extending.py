@@ -1,0 +1,82 @@
+"""docs/extending.md: its code blocks, applied to a copy of the repository, add a method and a kind of positives."""
+
+import re
+
+import pytest
+
+from tests import extending
+from tests.pipeline import clones
+
+# What the additions are tested by that the page does not write: found by the names of the toys, or by these.
+FOUND = (
+    "tests/methods/test_contract.py",
+    "tests/methods/test_toy.py",
+    "tests/positives/test_kinds.py",
+    "tests/positives/test_noisy.py",
+    "tests/params/test_presets.py",
+    "tests/params/test_documentation.py",
+    "tests/test_layout.py",
+)
+NAMED = "toy or noisy or test_documentation or one_owner or test_stage_uses_every_section"
+
+
+@pytest.fixture(scope="module")
+def copy(tree, tmp_path_factory):
+    """The repository with both toys."""
+    copy = clones.copy(tree, tmp_path_factory.mktemp("extended") / "copy")
+    for part in (extending.METHOD, extending.KIND):
+        for block in extending.blocks(part):
+            extending.apply(block, copy)
+    clones.run(copy, "python", "-m", "pipeline", "params")
+    return copy
+
+
+@pytest.mark.parametrize(("part", "most"), [(extending.METHOD, 4), (extending.KIND, 5)])
+def test_an_addition_touches_few_files_of_code_and_configuration_and_has_a_test(part, most):
+    paths = {block.path for block in extending.blocks(part)}
+    tests = {path for path in paths if path.startswith("tests/")}
+    assert len(tests) == 1
+    assert len(paths - tests) <= most
+
+
+def test_the_page_is_short_and_says_of_every_file_that_changes_how(copy):
+    assert len(extending.PAGE.read_text(encoding="utf-8").splitlines()) <= 250
+    named = {block.path for part in (extending.METHOD, extending.KIND) for block in extending.blocks(part)}
+    changed = re.findall(r"(?m)^...(.+)$", clones.run(copy, "git", "status", "--porcelain", "--untracked-files=all"))
+    assert set(changed) == named | {"docs/parameters.md", "docs/params.schema.json"}
+
+
+def test_the_reader_accepts_the_values_and_the_toys_are_found(copy):
+    code = """
+from pipeline import methods, positives
+from pipeline.params import reader
+params = reader.load()
+print(params.toy.uniformity, params.noisy.cut, methods.load("toy").__name__, positives.load("noisy").varied)
+"""
+    assert clones.run(copy, "python", "-c", code).split() == ["1.0", "3.0", "Toy", "weight"]
+
+
+def test_the_repositorys_own_tests_hold_the_toys_to_the_contracts(copy):
+    said = clones.run(copy, "python", "-m", "pytest", *FOUND, "-k", NAMED, "-m", "not slow", "--color=no", "-vv")
+    passed = re.findall(r"(\S+)::\S+ PASSED", said)
+    assert {name for name in FOUND if name not in passed} == set()
+    assert {"test_contract.py", "test_presets.py", "test_kinds.py"} <= {name.rpartition("/")[2] for name in passed}
+
+
+def test_what_was_added_is_as_clean_as_the_rest(copy):
+    named = {block.path for part in (extending.METHOD, extending.KIND) for block in extending.blocks(part)}
+    sources = sorted(path for path in named if path.endswith(".py"))
+    clones.run(copy, "ruff", "check", *sources)
+    clones.run(copy, "ruff", "format", "--check", *sources)
+
+
+def test_a_block_that_does_not_say_where_it_goes_and_one_without_its_line_are_refused(monkeypatch, tmp_path):
+    page = tmp_path / "page.md"
+    monkeypatch.setattr(extending, "PAGE", page)
+    for first in ("x = 1", "# file: a.py, after: x", "# add to: a.py"):
+        page.write_text(f"## A method\n```python\n{first}\n```\n")
+        with pytest.raises(ValueError, match="where it goes"):
+            extending.blocks(extending.METHOD)
+    (tmp_path / "a.py").write_text("x = 1\n")
+    with pytest.raises(LookupError, match="has no y = 2"):
+        extending.apply(extending.Block("python", "a.py", "after", "y = 2", "z = 3\n"), tmp_path)
