@@ -1,6 +1,6 @@
 """What the parameters cost on paper: FLOPs counted on one image, times how often it is computed; bytes; shards.
 
-python -m bench.cost adainf-cifar10                  presets, as pipeline.preset takes them; none: params.yaml as it is
+python -m bench.cost adainf-cifar10                  presets, as `leaven run` takes them; none: params.yaml as it is
 python -m bench.cost adainf-cifar10 --tflops 100     the sustained rate in TFLOP/s that GPU-hours are reckoned with
 
 No rate was measured on a GPU: the 60 that stand for one are a fifth of what an A100's data sheet says of bf16.

@@ -1,4 +1,4 @@
-"""What tests/test_distributed.py computes: alone, and in each process of `torchrun ... -m tests.ranks FOLDER`."""
+"""What tests/engine/test_distributed.py computes: alone, or in each process of `torchrun ... -m tests.ranks FOLDER`."""
 
 import sys
 from pathlib import Path

@@ -138,7 +138,7 @@ def remade(path: Path, folder: Path, maker: str | None) -> str:
     """What to do about a damaged file of `folder`, an output of the stage `maker`, or of the store (None).
 
     The folder goes, since a stage whose output is there may not run; so does DVC's object, which DVC would put there
-    again. In the store several stages may find the same work, and whoever looks makes it.
+    again. In the store several stages can share one entry; the first to ask computes it.
     """
     if maker is None:
         return f"delete {folder}, then run the same command again"

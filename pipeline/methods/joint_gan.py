@@ -2,7 +2,8 @@
 
 A GAN trained on the same images goes on training while the encoder learns. Its samples become hard for the current
 encoder (hard), or two generators make dissimilar images of one latent, which are positives of each other (pair); all
-samples stay realistic. The paper's code was not at hand: nearly every detail is our reading (docs/methods.md).
+samples stay realistic. The paper's code was not at hand: nearly every detail is our reading, see
+docs/methods/joint-gan.md.
 """
 
 import copy

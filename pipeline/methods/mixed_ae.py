@@ -2,8 +2,8 @@
 
 Patches of several images are mixed into one image; the decoder reconstructs the patches of each that the others cover.
 To keep the images apart, a patch attends only to the patches most similar to it, which should be those of the same
-image; a contrastive loss trains this. Without mixing it is MAE (He et al., CVPR 2022). docs/methods.md says which
-details are our reading.
+image; a contrastive loss trains this. Without mixing it is MAE (He et al., CVPR 2022). docs/methods/mixed-ae.md says
+which details are our reading.
 """
 
 from pathlib import Path

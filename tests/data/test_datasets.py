@@ -431,13 +431,21 @@ def test_pictures_without_class_folders_have_no_labels(tmp_path):
 
 
 @pytest.mark.fault(25)
+def lone_test_image(folder: Path) -> None:
+    """Of the class folders train/ is made, and test/ of one picture of the first."""
+    for path in sorted(path for path in folder.iterdir() if path.is_dir()):
+        (folder / "train").mkdir(exist_ok=True)
+        path.rename(folder / "train" / path.name)
+    picture(folder / "test/cat/0.png", 3)
+
+
 @pytest.mark.parametrize(
     ("harm", "says", "changes"),
     [
         (lambda f: picture(f / "lone.png", 3), r"lone\.png: lies beside class folders", {}),
         (lambda f: (f / "cat/00.png").write_bytes(b"x"), r"cat/00\.png: not readable as a picture", {}),
         (lambda f: None, "test_size 30 >= 30 pictures", {"test_size": 30}),
-        (lambda f: None, "1 test images", {"test_size": 1}),
+        (lambda f: lone_test_image(f), "1 test images", {"test_size": None}),
         (lambda f: picture(f / "a\nb/0.png", 3), r"class folder 'a\\nb' has characters that do not print", {}),
         (lambda f: [(f / part).mkdir() for part in ("train", "test")], "set test_size to null", {}),
         (lambda f: None, "train: not found - make it, or set test_size", {"test_size": None}),

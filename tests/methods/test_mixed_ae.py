@@ -17,7 +17,7 @@ from pipeline.params.methods import MixedAE as Params
 from tests.methods import contract
 
 PLAIN = {"attention": False, "segments": False, "contrast": 0.0}
-ARMS = {  # of docs/methods.md
+ARMS = {  # of docs/methods/mixed-ae.md
     "mae": {"mixing": False} | PLAIN,
     "naive": PLAIN,
     "attention": PLAIN | {"attention": True},

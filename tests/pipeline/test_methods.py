@@ -46,8 +46,8 @@ for kind, row in KINDS.items():
 # It wants patches; the others run on the committed ResNet. The preset's own size would take a minute to judge.
 SMALL = {("pretrain", "backbone", name): size for name, size in (("width", 24), ("depth", 1), ("heads", 2))}
 PRESETS = {"mixed_ae": presets.compose(["vit"]) | SMALL}
-# Of every kind of state one: queues, followers, dropout, frozen parameters, positives, AdamW's; the contract's tests
-# resume all methods.
+# One of every kind of state: queues, momentum encoders, dropout, frozen parameters, positives, AdamW's. The contract's
+# tests resume all methods.
 KILLED = ("all4one", "swav", "clsp_moco", "mixed_ae")
 
 

@@ -1,6 +1,6 @@
 """Stages in two real processes of torchrun: one process's shards, one line when one is killed, the bits of a whole run.
 
-tests/test_distributed.py compares what they compute with what one computes.
+tests/engine/test_distributed.py compares what they compute with what one computes.
 """
 
 import json
