@@ -5,6 +5,7 @@ from fractions import Fraction
 from pipeline.params.data import generated, side
 from pipeline.params.methods import METHODS
 from pipeline.params.parts import Queue
+from pipeline.params.positives import KINDS
 from pipeline.params.types import Faults, told
 
 
@@ -38,7 +39,7 @@ def third_view(p) -> Faults:
     """A view of a positive needs positives."""
     method, own = chosen(p)
     if p.positives.kind == "none" and getattr(own, "third_view", None) == "candidate":
-        what = "candidate needs positives.kind anchored, conditioned or unclip, not none; the control is augmented"
+        what = f"candidate needs positives.kind {' or '.join(KINDS)}, not none; the control is augmented"
         yield (method, "third_view"), what
 
 

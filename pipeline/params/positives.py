@@ -48,13 +48,13 @@ class UnCLIP(Section):
 class Kind(NamedTuple):
     """What one kind of positives brings: its own section if it has one, the field of `positives` that it uses.
 
-    timesteps: of parameters, those that its steps divide, and what to call them. packages: what it needs that Leaven's
-    own dependencies lack.
+    timesteps: of parameters, those that its steps divide, and what to call them; None for a kind without steps.
+    packages: what it needs that Leaven's own dependencies lack.
     """
 
     section: type[Section] | None
     uses: Literal["weight", "guidance"]
-    timesteps: Callable[[object], tuple[str, int]]
+    timesteps: Callable[[object], tuple[str, int]] | None = None
     packages: tuple[str, ...] = ()
 
 
@@ -139,9 +139,10 @@ def anchored(p) -> Faults:
 
 def grid(p) -> Faults:
     """Steps are on DDIM's whole grid."""
-    if p.positives.kind == "none":
+    timesteps = None if p.positives.kind == "none" else KINDS[p.positives.kind].timesteps
+    if timesteps is None:
         return
-    name, there = KINDS[p.positives.kind].timesteps(p)
+    name, there = timesteps(p)
     if there % p.positives.steps:  # more than these do not divide them either
         yield ("positives", "steps"), f"{p.positives.steps} does not divide {name} {there}"
 

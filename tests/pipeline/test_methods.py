@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from pipeline.params import presets
+from pipeline.params.positives import KINDS
 from pipeline.params.schema import Params
 from pipeline.study import rows
 from tests import toys
@@ -19,7 +20,8 @@ from tests.pipeline import clones
 METHODS = get_args(Params.model_fields["pretrain"].annotation.model_fields["method"].annotation)
 GAN = {"generator__kind": "gan", "generate__sampler": "direct", "generate__steps": "1"}
 ANCHORED = {"positives__kind": "anchored"}
-VERSIONS = {"positives__weight": "null", "positives__guidance": "2.0", "augment__replace": "0.5"}
+TIED = {"weight": {}, "guidance": {"positives__weight": "null", "positives__guidance": "2.0"}}
+VERSIONS = TIED["guidance"] | {"augment__replace": "0.5"}
 UNCLIP = VERSIONS | {"positives__kind": "unclip", "positives__clip": "false"}
 # Run -> what it changes: every method, kind of positives, kind of generator and arm of a game; a kind that any method
 # takes stands beside one that has no other run.
@@ -38,6 +40,9 @@ RUNS |= {
     f"joint_gan {mode}": RUNS["joint_gan"] | {"joint_gan__mode": mode}
     for mode in ("static", "static_pair", "hard", "pair")
 }
+for kind, row in KINDS.items():
+    if not any(run.get("positives__kind") == kind for run in RUNS.values()):
+        RUNS[kind] = {"positives__kind": kind, "augment__replace": "0.5"} | TIED[row.uses]
 # It wants patches; the others run on the committed ResNet. The preset's own size would take a minute to judge.
 SMALL = {("pretrain", "backbone", name): size for name, size in (("width", 24), ("depth", 1), ("heads", 2))}
 PRESETS = {"mixed_ae": presets.compose(["vit"]) | SMALL}

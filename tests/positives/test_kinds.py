@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline import positives
+from pipeline.params import positives as named
 from pipeline.params.schema import Params, Positives
 from tests import toys
 
@@ -26,8 +27,9 @@ def test_every_kind_of_the_parameters_is_a_file_of_that_name(name):
     assert kind.varied in Positives.model_fields
     assert list(kind.ladder) == sorted(kind.ladder)
     assert kind.outside_data == (name == "unclip")
-    assert (name in Params.model_fields) == (name != "anchored")  # the section of its own, if it has one
-    assert list(positives.absent(name)) == []  # here everything is installed
+    assert kind.varied == named.KINDS[name].uses
+    assert (name in Params.model_fields) == (named.KINDS[name].section is not None)
+    assert list(named.absent(name)) == []  # here everything is installed
 
 
 @pytest.fixture
@@ -49,7 +51,6 @@ def toy(monkeypatch):
         lambda inputs: positives.Sampler({"colour": "grey"}, start),
         varied="weight",
         ladder=(0.0, 0.5),
-        packages={"no_such_package": "pip install it"},
         outside_data=True,
     )
     module = ModuleType("toy")
@@ -100,7 +101,8 @@ def test_the_picture_compares_the_values_of_the_ladder_and_the_runs_own(toy):
     assert [images[:, 0, 0, 0].tolist() for _, images in found] == [[0, 0], [3, 3], [5, 5]]
 
 
-def test_a_package_that_is_not_there_is_a_fault_that_says_how_to_get_it(toy):
-    (fault,) = positives.absent("toy")
+def test_a_package_that_is_not_there_is_a_fault_that_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(named.KINDS, "toy", named.Kind(None, "weight", packages=("no_such_package",)))
+    (fault,) = named.absent("toy")
     assert "toy needs no_such_package" in str(fault)
-    assert str(fault).endswith("pip install it, or choose another")
+    assert str(fault).endswith("pip install no_such_package, or choose another")
