@@ -46,7 +46,8 @@ BY_TYPE = {bool: True, int: 2, float: 0.5}
 OTHERS = {  # where the method or its tests want other values
     "all4one": {"output_dim": 8, "attention_rate": 0.1, "temperature": 1.0, "momentum_end": 1.0, "dropout": 0.0},
     "barlow_twins": {"redundancy": 0.0051, "scale": 0.1},
-    "byol": {"momentum_end": 1.0},
+    "byol": {"output_dim": 5, "momentum_end": 1.0},
+    **{name: {"output_dim": 5} for name in ("simclr", "moco", "clsp_simclr", "clsp_moco")},
     "dino": {
         "output_dim": 9,
         "temperature": 0.1,
@@ -78,8 +79,6 @@ OTHERS = {  # where the method or its tests want other values
     "swav": {"prototypes": 7, "temperature": 0.1, "epsilon": 0.05, "iterations": 3},
     "vicreg": {"invariance": 1.0, "variance": 1.0, "covariance": 0.04},
 }
-# Width 8: with 4 channels oneDNN 3.12 writes past the end of a buffer in the backward pass of the 1x1 convolution, on
-# processors with AVX2 and without AVX-512.
 RESNET, VIT = backbones.resnet(4, [1, 1, 1, 1]), backbones.vit(8, 2, 2, 4)
 BACKBONES = {"mixed_ae": VIT}  # a ResNet otherwise
 SIZE = 12  # pixels of an image's sides
