@@ -117,6 +117,8 @@ def _told(work: Callable[[], int | None], before: str) -> int:
         said, code = f"\n{before}{stop}\n", 128 + stop.signum
     except KeyboardInterrupt:
         said, code = f"\n{before}interrupted; run the same command to go on\n", 130
+    except BrokenPipeError:  # nobody reads any more, as in `| head`: the command's own main ends in silence
+        raise
     except Exception as fault:
         known = _resource(fault)
         if not known:

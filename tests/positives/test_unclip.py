@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from pipeline import positives
 from pipeline.core import seeds
 from pipeline.core.errors import DIVERGED, REFUSED, UserError
+from pipeline.params import positives as kinds
 from pipeline.params.schema import Positives, UnCLIP
 from pipeline.positives import unclip
 from tests import toys
@@ -300,6 +301,6 @@ def test_whatever_decides_the_pixels_makes_another_set_and_the_folders_place_doe
 
 def test_without_transformers_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    (fault,) = positives.absent("unclip")
+    (fault,) = kinds.absent("unclip")
     line = "params.yaml: positives.kind: unclip needs transformers, which is not installed"
     assert str(fault) == f"{line} - pip install transformers, or choose another"

@@ -332,14 +332,14 @@ def drawn_batches(monkeypatch):
     return seen
 
 
-def test_positives_live_beside_inflation(real, generated, positives, batches):
+def test_positives_live_beside_inflation(real, generated, positives, drawn_batches):
     """Without augmentation: a real image's third view is one of its own candidates, a generated image's itself."""
     plain = AUGMENT.model_copy(update={"strength": 0.0})
     made, _, facts = pretrain(real, generated, method="clsp_simclr", own=CLSP, positives=positives, augment=plain)
     train, candidates = real.images[:12], np.concatenate(positives).reshape(2, 12, 8, 8, 1)
     number = {image.tobytes(): k for k, image in enumerate(train)}
     chosen, generated_seen = [], 0
-    for one, two, third in batches:
+    for one, two, third in drawn_batches:
         assert np.array_equal(one, two)
         for image, other in zip(one, third, strict=True):
             k = number.get(image.tobytes())
@@ -415,10 +415,10 @@ def test_every_method_has_a_view_to_replace_but_mixed_ae_no_second(name):
     assert batches.replaced_views(asked.model_copy(update={"replaced": "both"}), views)
 
 
-def test_the_controls_third_view_is_of_the_image_itself(real, generated, positives, batches):
+def test_the_controls_third_view_is_of_the_image_itself(real, generated, positives, drawn_batches):
     plain = AUGMENT.model_copy(update={"strength": 0.0})
     pretrain(real, generated, method="clsp_simclr", own=CONTROL, positives=positives, augment=plain)
-    assert all(np.array_equal(one, third) for one, _, third in batches)
+    assert all(np.array_equal(one, third) for one, _, third in drawn_batches)
 
 
 def test_positives_decide_the_encoder_of_a_method_that_looks_at_them_alone(real, generated, positives):
@@ -464,7 +464,7 @@ def test_a_views_crop_and_size_are_the_methods_and_the_rest_is_the_users():
 
 
 def test_a_small_view_counts_by_its_pixels():
-    method = SimpleNamespace(views=(View(), View(size=4), View(size=6)), passes=(3, 3, 1))
+    method = SimpleNamespace(views=(View(), View(size=4), View(size=6)), passes=lambda step: (3, 3, 1))
     of_a_step, none = 3 + 3 * 16 / 64 + 36 / 64, np.empty((0, 8, 8, 1), np.uint8)
     assert encoder.forwards(method, none, 7) == pytest.approx(7 * of_a_step)
     method.passes = lambda step: (3, 3, 1) if step < 4 else (3, 0, 0)
