@@ -140,7 +140,7 @@ def test_a_fresh_clone_of_a_committed_run_would_run_nothing_unless_a_parameter_c
 
 @pytest.mark.xfail(
     strict=True,
-    reason="dvc.lock is of ae89e9c: its dependencies were files and are rooms now, and the default, whose bits have not "
+    reason="dvc.lock is of ae89e9c: its dependencies were files and are rooms now. The default, whose bits have not "
     "changed, has not been made since. To go with the next default.",
 )
 def test_committed_lock_belongs_to_this_tree(tree):
