@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from pipeline.study import rows
 from pipeline.study.cells import OUTCOME, Study
@@ -28,6 +27,8 @@ _EXACT = 9
 
 def quantile(confidence: float, df: int) -> float:
     """t with P(|T| < t) = confidence, of Student's distribution with df degrees of freedom."""
+    from scipy import stats  # of the extra `report`
+
     return float(stats.t.ppf((1 + confidence) / 2, df))
 
 
