@@ -329,7 +329,7 @@ def test_missing_file_and_folder_are_refused(tmp_path):
             reader.load(path)
 
 
-@settings(max_examples=100, deadline=None, database=None)
+@settings(max_examples=300, deadline=None, database=None)
 @given(st.data())
 def test_random_edits_are_refused_in_plain_lines_or_read_as_dvc_reads_them(tmp_path_factory, data):
     folder = tmp_path_factory.getbasetemp()
