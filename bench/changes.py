@@ -3,7 +3,6 @@
 python -m bench.changes
 """
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -26,25 +25,6 @@ def work(name: str, keep: bool) -> Callable[[], object]:
     model, noise = sample.networks(sample.WIDER)
     made = ddpm.for_sampling(model, compute)
     return lambda: sample.ours(made, noise)
-
-
-def folded_or_cast() -> pairs.Row:
-    """The UNet rewritten and wholly in bf16, against autocast around diffusers' own."""
-    compute = reader.load().compute
-    model, noise = sample.networks(sample.WIDER)
-    made = ddpm.for_sampling(copy.deepcopy(model), compute)
-
-    plain = model.forward
-
-    def cast(*words: object) -> object:
-        with arithmetic.autocast(compute):  # one step, as the loop had it
-            return plain(*words)
-
-    model.forward = cast
-    note = f"sampling as in `sample`, against autocast; {compute.precision}"
-    return pairs.compare(
-        "change: folded UNet", lambda: sample.ours(made, noise), lambda: sample.ours(model, noise), None, note=note
-    )
 
 
 def fused_or_not() -> pairs.Row:
@@ -76,7 +56,7 @@ def rows() -> list[pairs.Row]:
             note = "freed memory kept, against given back to the system"
             found.append(pairs.compare(f"change: memory, {name}", kept, given_back, None, note=note))
     arithmetic.prepare(reader.load().compute)
-    return [*found, folded_or_cast(), fused_or_not()]
+    return [*found, fused_or_not()]
 
 
 if __name__ == "__main__":

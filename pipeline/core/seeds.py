@@ -4,14 +4,11 @@ There is no random state to save, so a resumed run draws what an uninterrupted o
 """
 
 import contextlib
+import functools
 import hashlib
 
 import numpy as np
 import torch
-
-_ROUNDS = 6
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)  # the finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
 
 
 def key(seed: int, purpose: str, *index: int) -> int:
@@ -48,35 +45,14 @@ def scope(seed: int, purpose: str, *index: int):
 
 
 def permutation(seed: int, purpose: str, index: int, n: int, positions: np.ndarray) -> np.ndarray:
-    """Entries `positions` of the `index`-th pseudo-random permutation of range(n), without building it.
+    """Entries `positions` of the `index`-th pseudo-random permutation of range(n), which is kept for the next call.
 
-    A Feistel network on the smallest power of two >= n permutes the domain; values >= n walk on along their
-    cycle until they fall inside (Black and Rogaway, CT-RSA 2002). O(len(positions)) time and memory.
-
-    positions: int64 (k,), each in [0, n). Returns int64 (k,).
+    positions: int64 (k,), each in [0, n). Returns int64 (k,). The last few permutations take 8 n bytes each.
     """
-    bits = max(2, int(n - 1).bit_length())
-    low = bits // 2
-    keys = np.array([key(seed, purpose, index, r) for r in range(_ROUNDS)], dtype=np.uint64)
-    out = np.asarray(positions, dtype=np.uint64).copy()
-    outside = np.arange(len(out))
-    while len(outside):
-        out[outside] = _feistel(out[outside], low, bits - low, keys)
-        outside = outside[out[outside] >= n]
-    return out.astype(np.int64)
+    return _permutation(_digest(seed, purpose, (index,)), n)[positions]
 
 
-def _feistel(x: np.ndarray, low: int, high: int, keys: np.ndarray) -> np.ndarray:
-    # The halves differ by a bit when the domain has an odd number of them, so their widths swap each round.
-    for k in keys:
-        right, left = x & np.uint64((1 << low) - 1), x >> np.uint64(low)
-        left = left ^ (_mix(right, k) & np.uint64((1 << high) - 1))
-        x, low, high = (right << np.uint64(high)) | left, high, low
-    return x
-
-
-def _mix(x: np.ndarray, k: np.uint64) -> np.ndarray:
-    x = x + k  # unsigned arithmetic wraps around, as splitmix64 wants
-    x = (x ^ (x >> np.uint64(30))) * _MIX_1
-    x = (x ^ (x >> np.uint64(27))) * _MIX_2
-    return x ^ (x >> np.uint64(31))
+@functools.lru_cache(maxsize=8)  # of a mixture's real and generated images, this pass and the one before
+def _permutation(digest: bytes, n: int) -> np.ndarray:
+    philox = np.random.Philox(key=int.from_bytes(digest, "little"))
+    return np.random.Generator(philox).permutation(n)

@@ -17,7 +17,7 @@ from diffusers.training_utils import EMAModel
 from pipeline.core import files, seeds, weights
 from pipeline.core.errors import UserError
 from pipeline.engine import distributed, loop
-from pipeline.generators import diffusers_folder, folded, pixels
+from pipeline.generators import diffusers_folder, pixels
 from pipeline.generators.pixels import to_uint8
 from pipeline.params.schema import DDPM, Compute, Generate
 
@@ -202,11 +202,11 @@ def solver(name: str, noise: DDPMScheduler, eta: float, clip: bool) -> tuple[obj
 
 
 def for_sampling(model: UNet2DModel, compute: Compute) -> UNet2DModel:
-    """The model on its device, rewritten for speed (folded.py) and, with precision bf16, converted to it as a whole.
+    """The model on its device and, with precision bf16, converted to it as a whole.
 
     Autocast would convert the weights at each step, and go to fp32 and back between two convolutions.
     """
-    model = folded.fold(model.eval().requires_grad_(False)).to(compute.device)
+    model = model.eval().requires_grad_(False).to(compute.device)
     if compute.precision == "bf16":
         torch.nn.Module.to(model, torch.bfloat16)  # not diffusers' `to`, which warns about absent fp32 layers
     if compute.compile:

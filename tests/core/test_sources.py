@@ -101,10 +101,10 @@ HARMLESS = {
     "a docstring taken away": lambda source: source.split('"""', 2)[2],
 }
 HARMFUL = {
-    "a constant": lambda source: source.replace("_ROUNDS = 6", "_ROUNDS = 8"),
+    "a constant": lambda source: source.replace("maxsize=8", "maxsize=9"),
     "a text": lambda source: source.replace('"little"', '"big"'),
-    "an operator": lambda source: source.replace("x >= n", "x > n").replace(">= n]", "> n]"),
-    "a name": lambda source: source.replace("_mix", "_stir"),
+    "an operator": lambda source: source.replace("[:8]", "[:-8]"),
+    "a name": lambda source: source.replace("philox", "generator"),
     "a default": lambda source: source.replace('device: str = "cpu"', 'device: str = "cuda"'),
     "a decorator": lambda source: source.replace("@contextlib.contextmanager\n", ""),
     "a string that is no docstring": lambda source: source + '\nTEXT = "one"\n',
