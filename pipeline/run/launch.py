@@ -119,4 +119,5 @@ def _verdict(folder: Path, received: list[int], log: str) -> tuple[int, str]:
 
 
 def _stop(number: int, frame: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # a second one would cut off what the first is told with
     raise Stopped(_STOPPED, number)

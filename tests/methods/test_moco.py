@@ -74,7 +74,7 @@ def test_the_loss_crosses_the_views_and_sees_the_queue_before_it_grows():
 
 def test_the_queue_is_first_in_first_out_and_goes_round():
     built = contract.build("moco")  # 12 places
-    batches = [torch.full((2, 4, 6), float(i)) for i in range(5)]
+    batches = [torch.full((2, 4, built.queue.keys.shape[2]), float(i)) for i in range(5)]
     for batch in batches:
         built.queue.add(batch)
     assert built.queue.keys[0, :, 0].tolist() == [3.0] * 4 + [4.0] * 4 + [2.0] * 4
