@@ -30,7 +30,7 @@ class Ours:
     def __init__(self, params, pixels: torch.Tensor, compute):
         self.training, self.compute, self.step = ddpm.Training(params, pixels), compute, 0
         (self.phase,) = self.training.task.phases
-        groups = loop._torch_groups(self.phase.groups, params)
+        groups = loop._torch_groups(self.phase.groups, params.weight_decay)
         self.optimiser, self.meter = self.training.plan.build(groups, params.lr), loop.Meter()
 
     def __call__(self) -> None:

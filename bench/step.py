@@ -39,7 +39,7 @@ def same_update(ours: Ours, compute) -> None:
     """One step of the loop and one bare step on its views leave the same weights."""
     a, b = (simclr.SimCLR.build(HEAD, encoder(ours.width), 0).train() for _ in range(2))
     (phase,) = a.phases()
-    groups = loop._torch_groups(phase.groups, ours.schedule.model_copy(update={"weight_decay": 0.0}))
+    groups = loop._torch_groups(phase.groups, 0.0)
     views = ours.batch(0)
     loop._update(phase, training.optimiser(ours.schedule, groups, RATE), views, 0, RATE, None, compute)
     with arithmetic.autocast(compute):

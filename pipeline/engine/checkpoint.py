@@ -1,7 +1,6 @@
 """Named objects -> one atomic file and back. What is restored is what was saved, for the same work, or nothing."""
 
 import io
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,18 +15,8 @@ def save(path: Path, fingerprint: str, step: int, objects: dict[str, Any], rows:
     """Write every object's state_dict, the number of finished steps and the log's rows."""
     buffer = io.BytesIO()  # torch puts a file's name into the archive, but no name into a buffer
     states = {name: thing.state_dict() for name, thing in objects.items()}
-    torch.save(_plain({"fingerprint": fingerprint, "step": step, "states": states, "rows": rows}), buffer)
+    torch.save({"fingerprint": fingerprint, "step": step, "states": states, "rows": rows}, buffer)
     files.write(path, lambda temporary: temporary.write_bytes(buffer.getbuffer()))
-
-
-def _plain(value: Any) -> Any:
-    """The same with containers and words of its own: pickle writes an object that it meets again as a reference to it,
-    and what was loaded shares others than what was made."""
-    if isinstance(value, dict):
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_plain(item) for item in value)
-    return sys.intern(value) if isinstance(value, str) else value
 
 
 def load(path: Path, fingerprint: str, objects: dict[str, Any]) -> tuple[int, list[dict]]:

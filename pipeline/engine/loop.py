@@ -4,16 +4,16 @@ An interrupted and resumed run ends with the same bits as an uninterrupted one: 
 step, and a checkpoint holds weights, buffers, optimizers, averages and the log. A loss that is not finite stops a run.
 """
 
-import contextlib
 import math
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pipeline.core import processes
 from pipeline.core.errors import DIVERGED, Stopped, UserError
 from pipeline.core.progress import bar, log
 from pipeline.engine import arithmetic, checkpoint, distributed
@@ -109,7 +109,7 @@ def train(what: str, task: Task, plan: Optimisation, compute: Compute, folder: P
         raise UserError("not the same checkpoint in all processes", path, "run the same command again")
     if start:
         log(f"{what}: resuming after step {start} of {schedule.steps}")
-    with bar(what, schedule.steps, "step", start) as progress, _signals() as received:
+    with bar(what, schedule.steps, "step", start) as progress, processes.signals() as received:
         for step in range(start, schedule.steps):
             rate = learning_rate(schedule, step)
             task.before_step(step, step / schedule.steps)
@@ -129,9 +129,8 @@ def train(what: str, task: Task, plan: Optimisation, compute: Compute, folder: P
             if logging:
                 row = {"step": done, "lr": rate, **meter.means()}
                 evaluating = plan.evaluate_every and (done % plan.evaluate_every == 0 or done == schedule.steps)
-                if evaluating and distributed.first():
-                    row |= task.evaluate(done)
                 if evaluating:
+                    row |= task.evaluate(done) if distributed.first() else {}
                     distributed.wait()
                 rows.append(row)
                 progress.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k not in ("step", "lr")}, refresh=False)
@@ -204,18 +203,13 @@ def groups_of(module: torch.nn.Module) -> list[Group]:
 
 def _optimiser(phase: Phase, plan: Optimisation) -> torch.optim.Optimizer:
     if phase.optimizer is None:
-        return plan.build(_torch_groups(phase.groups, plan.schedule), plan.schedule.lr)
-    undecayed = plan.schedule.model_copy(update={"weight_decay": 0.0})
-    return phase.optimizer.build(_torch_groups(phase.groups, undecayed), phase.optimizer.rate)
+        return plan.build(_torch_groups(phase.groups, plan.schedule.weight_decay), plan.schedule.lr)
+    return phase.optimizer.build(_torch_groups(phase.groups, 0.0), phase.optimizer.rate)
 
 
-def _torch_groups(groups: list[Group], schedule: Training) -> list[dict]:
+def _torch_groups(groups: list[Group], decay: float) -> list[dict]:
     return [
-        {
-            "params": group.parameters,
-            "lr_factor": group.lr_factor,
-            "weight_decay": schedule.weight_decay if group.decay else 0.0,
-        }
+        {"params": group.parameters, "lr_factor": group.lr_factor, "weight_decay": decay if group.decay else 0.0}
         for group in groups
     ]
 
@@ -233,15 +227,3 @@ def _update(phase: Phase, optimiser, batch, step: int, rate: float, clip: float 
     optimiser.step()
     logged = {**losses, "gradient_norm": norm}
     return {f"{phase.name}_{name}": value for name, value in logged.items()} if phase.name else logged
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of them; the list holds those that came."""
-    received: list[int] = []
-    kept = {s: signal.signal(s, lambda n, frame: received.append(n)) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)

@@ -91,8 +91,11 @@ def paired_difference(right_a: np.ndarray, right_b: np.ndarray) -> tuple[float, 
 
 def rankme(x: torch.Tensor) -> float:
     """RankMe (Garrido et al., ICML 2023): exp of the entropy of the normalised singular values of features (N, D)."""
-    s = torch.linalg.svdvals(x.double())
-    p = s / s.sum().clamp(min=1e-12) + 1e-7  # features that are all zero have rank 1, not nan
+    return _rank(torch.linalg.svdvals(x.double()))
+
+
+def _rank(values: torch.Tensor) -> float:
+    p = values / values.sum().clamp(min=1e-12) + 1e-7  # features that are all zero have rank 1, not nan
     return float(torch.exp(-(p * p.log()).sum()))
 
 
@@ -110,9 +113,7 @@ def lidar(views: torch.Tensor) -> float:
     within = within.T @ within / len(within) / scale + 1e-4 * torch.eye(x.shape[2], dtype=x.dtype)
     root = torch.linalg.cholesky(within)
     # Eigenvalues of within^-1/2 between within^-1/2 are squared singular values of root^-1 between'.
-    s = torch.linalg.svdvals(torch.linalg.solve_triangular(root, between.T / scale.sqrt(), upper=False)).square()
-    p = s / s.sum().clamp(min=1e-12) + 1e-7
-    return float(torch.exp(-(p * p.log()).sum()))
+    return _rank(torch.linalg.svdvals(torch.linalg.solve_triangular(root, between.T / scale.sqrt(), upper=False)) ** 2)
 
 
 def connectivity(one: torch.Tensor, two: torch.Tensor) -> float:

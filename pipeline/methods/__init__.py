@@ -24,7 +24,7 @@ from torch import nn
 from pipeline.core import seeds
 from pipeline.engine.loop import Phase, groups_of
 from pipeline.networks.backbones import Encoder
-from pipeline.params.methods import SmallViews
+from pipeline.params.parts import SmallViews, ThirdView
 from pipeline.params.schema import Augment
 from pipeline.params.types import Section
 
@@ -114,6 +114,23 @@ class Method(nn.Module):
     def outcomes(rows: list[dict], made: dict[str, Path]) -> dict[str, float]:
         """Numbers for metrics/pretrain.json beside the loss, from the log's rows and the saved files."""
         return {}
+
+
+class MomentumMethod(Method):
+    """A method whose `momentum_encoder`, of encoder and projector, sees the first two views."""
+
+    def passes(self, step: int) -> tuple[float, ...]:
+        """The momentum encoder adds a forward pass of each view that it sees."""
+        return 4, 4, *[3] * (len(self.views) - 2)
+
+    def after_step(self, step: int, progress: float) -> None:
+        """Update the momentum encoder."""
+        self.momentum_encoder.update(self.network, progress)
+
+
+def third_view(params: ThirdView) -> View:
+    """CLSP's: of a candidate or, in the control, of the image itself."""
+    return View(source={"candidate": "positive", "augmented": "anchor"}[params.third_view], recipe=1)
 
 
 def multi_crop_views(params: SmallViews) -> tuple[View, ...]:

@@ -14,8 +14,8 @@ from torch import nn
 from pipeline.core import seeds
 from pipeline.engine.distributed import gather
 from pipeline.engine.loop import Phase, groups_of
-from pipeline.methods import Method
-from pipeline.methods.losses import of_neighbours, symmetric
+from pipeline.methods import MomentumMethod
+from pipeline.methods.losses import of_neighbours, symmetric, unit_rows
 from pipeline.networks.backbones import Encoder
 from pipeline.networks.heads import MomentumEncoder, Queue, mlp, nearest, normalised_mlp
 from pipeline.params.methods import All4One as Params
@@ -24,7 +24,7 @@ NEIGHBOURS, LAYERS, HEADS = 5, 3, 8
 CENTROID_TEMPERATURE, FEATURES = 0.1, 10.0  # of the second term; the weight of the third
 
 
-class All4One(Method):
+class All4One(MomentumMethod):
     """Encoder and projector, their momentum encoder, two predictors, a Transformer encoder, a queue of projections."""
 
     def __init__(self, params: Params, encoder: Encoder, seed: int):
@@ -38,27 +38,19 @@ class All4One(Method):
         self.queue = Queue(1, params.queue_size, out, seeds.generator(seed, "queue"))
         self.register_buffer("positions", positions(NEIGHBOURS, out), persistent=False)
 
-    def passes(self, step: int) -> tuple[float, ...]:
-        """The momentum encoder adds a forward pass of each view."""
-        return 4, 4
-
     def phases(self) -> list[Phase]:
         """Attention has a learning rate of its own."""
         usual = [group for part in (self.network, self.predictor, self.shifted) for group in groups_of(part)]
         attention = [replace(group, lr_factor=self.params.attention_rate) for group in groups_of(self.attention)]
         return [Phase([*usual, *attention], self.loss)]
 
-    def after_step(self, step: int, progress: float) -> None:
-        """Update the momentum encoder."""
-        self.momentum_encoder.update(self.network, progress)
-
     def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
         """batch: two views, float (B, C, H, W) each. Half the sum of three terms; view 0's keys join the queue."""
         z = [self.network(view) for view in batch]
-        p = gather([F.normalize(self.predictor(each).float(), dim=1) for each in z])
+        p = unit_rows(map(self.predictor, z))
         first = gather([self.shifted(each).float() for each in z])
         z = gather([each.float() for each in z])
-        keys = gather([F.normalize(self.momentum_encoder(view).float(), dim=1) for view in batch])
+        keys = unit_rows(map(self.momentum_encoder, batch))
         near = [nearest(each, self.queue.keys[0], NEIGHBOURS) for each in keys]  # B 5 D
         with seeds.scope(self.seed, "dropout", step):  # every process draws the masks of all rows
             centroids = [self.centroid(each) for each in near]

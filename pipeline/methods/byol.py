@@ -1,16 +1,16 @@
 """BYOL (Grill et al., NeurIPS 2020, arXiv 2006.07733): predict a momentum encoder's projection; no negatives."""
 
 import torch
-import torch.nn.functional as F
 
 from pipeline.engine.distributed import gather
-from pipeline.methods import Method
+from pipeline.methods import MomentumMethod
+from pipeline.methods.losses import unit_rows
 from pipeline.networks.backbones import Encoder
 from pipeline.networks.heads import MomentumEncoder, mlp, spread
 from pipeline.params.methods import BYOL as Params
 
 
-class BYOL(Method):
+class BYOL(MomentumMethod):
     """Encoder and projector, the momentum encoder of both, and a predictor of the momentum encoder's output."""
 
     def __init__(self, params: Params, encoder: Encoder, seed: int):
@@ -20,19 +20,11 @@ class BYOL(Method):
         self.predictor = mlp(out, params.predictor_dim, out, norm=True)
         self.momentum_encoder = MomentumEncoder(self.network, params.momentum_start, params.momentum_end)
 
-    def passes(self, step: int) -> tuple[float, ...]:
-        """The momentum encoder adds a forward pass of each view."""
-        return 4, 4
-
-    def after_step(self, step: int, progress: float) -> None:
-        """Update the momentum encoder."""
-        self.momentum_encoder.update(self.network, progress)
-
     def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
         """batch: two views, float (B, C, H, W) each. Equation 2, both ways."""
         z = [self.network(view) for view in batch]
-        p = gather([F.normalize(self.predictor(each).float(), dim=1) for each in z])
-        target = gather([F.normalize(self.momentum_encoder(view).float(), dim=1) for view in batch])
+        p = unit_rows(map(self.predictor, z))
+        target = unit_rows(map(self.momentum_encoder, batch))
         loss = regression(p[0], target[1]) + regression(p[1], target[0])
         return {"loss": loss, "spread": spread(torch.cat(gather([each.detach() for each in z])))}
 

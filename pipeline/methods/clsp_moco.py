@@ -8,8 +8,8 @@ candidate.
 
 import torch
 
-from pipeline.methods import View
-from pipeline.methods.losses import alignment
+from pipeline.methods import third_view
+from pipeline.methods.losses import unit_rows, with_alignment
 from pipeline.methods.moco import MoCo
 from pipeline.networks.backbones import Encoder
 from pipeline.params.methods import CLSPMoCo as Params
@@ -20,12 +20,9 @@ class CLSPMoCo(MoCo):
 
     def __init__(self, params: Params, encoder: Encoder, seed: int):
         super().__init__(params, encoder, seed)
-        third = {"candidate": "positive", "augmented": "anchor"}[params.third_view]
-        self.views = (*MoCo.views, View(source=third, recipe=1))
+        self.views = (*MoCo.views, third_view(params))
 
     def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
         """batch: two views and a third, float (B, C, H, W) each."""
-        queries = self.queries(batch)
-        contrast, distance = self.contrast(queries, batch), alignment(queries[0], queries[2])
-        loss = contrast["loss"] + self.params.alignment * distance
-        return {"loss": loss, "contrast": contrast["loss"], "alignment": distance, "agreement": contrast["agreement"]}
+        queries = unit_rows(map(self.network, batch))
+        return with_alignment(self.contrast(queries, batch), queries[0], queries[2], self.params.alignment)

@@ -6,11 +6,9 @@ negatives. The control uses a third view of the image itself in place of the can
 """
 
 import torch
-import torch.nn.functional as F
 
-from pipeline.engine.distributed import gather
-from pipeline.methods import View
-from pipeline.methods.losses import alignment, nt_xent
+from pipeline.methods import third_view
+from pipeline.methods.losses import nt_xent, unit_rows, with_alignment
 from pipeline.methods.simclr import SimCLR
 from pipeline.networks.backbones import Encoder
 from pipeline.params.methods import CLSPSimCLR as Params
@@ -21,12 +19,9 @@ class CLSPSimCLR(SimCLR):
 
     def __init__(self, params: Params, encoder: Encoder, seed: int):
         super().__init__(params, encoder, seed)
-        third = {"candidate": "positive", "augmented": "anchor"}[params.third_view]
-        self.views = (*SimCLR.views, View(source=third, recipe=1))
+        self.views = (*SimCLR.views, third_view(params))
 
     def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
         """batch: two views and a third, float (B, C, H, W) each."""
-        z = gather([F.normalize(z.float(), dim=1) for z in self.network(torch.cat(batch)).chunk(3)])
-        contrast, distance = nt_xent(torch.cat(z[:2]), self.params.temperature), alignment(z[0], z[2])
-        loss = contrast["loss"] + self.params.alignment * distance
-        return {"loss": loss, "contrast": contrast["loss"], "alignment": distance, "agreement": contrast["agreement"]}
+        z = unit_rows(self.network(torch.cat(batch)).chunk(3))
+        return with_alignment(nt_xent(torch.cat(z[:2]), self.params.temperature), z[0], z[2], self.params.alignment)

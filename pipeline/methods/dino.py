@@ -12,7 +12,7 @@ from torch import nn
 
 from pipeline.engine.distributed import gather
 from pipeline.engine.loop import Group, Phase, groups_of
-from pipeline.methods import Method, multi_crop_views
+from pipeline.methods import MomentumMethod, multi_crop_views
 from pipeline.methods.losses import cross_prediction
 from pipeline.networks.backbones import Encoder
 from pipeline.networks.heads import MomentumEncoder, multi_crop
@@ -44,7 +44,7 @@ class Head(nn.Module):
             return x @ F.normalize(weight, dim=1).T  # weight normalisation, its lengths kept at 1
 
 
-class DINO(Method):
+class DINO(MomentumMethod):
     """Student (encoder and head), teacher (the momentum encoder of both), and the centre of the teacher's scores.
 
     The student's last layer has no gradient in the first `freeze_steps` steps, so neither decay nor momentum moves it.
@@ -54,28 +54,20 @@ class DINO(Method):
         super().__init__(params, encoder, seed)
         self.views = multi_crop_views(params)
         self.projector = Head(encoder.width, params.hidden_dim, params.bottleneck_dim, params.output_dim)
-        self.teacher = MomentumEncoder(self.network, params.momentum_start, params.momentum_end)
+        self.momentum_encoder = MomentumEncoder(self.network, params.momentum_start, params.momentum_end)
         self.register_buffer("center", torch.zeros(params.output_dim))
-
-    def passes(self, step: int) -> tuple[float, ...]:
-        """The teacher adds a forward pass of the large views."""
-        return 4, 4, *[3] * self.params.small_views
 
     def phases(self) -> list[Phase]:
         """The last layer is a separate group: fused optimizers want gradients for all or none of a group."""
         usual = groups_of(self.encoder) + groups_of(self.projector.layers)
         return [Phase([*usual, Group([self.projector.last.weight])], self.loss)]
 
-    def after_step(self, step: int, progress: float) -> None:
-        """Update the teacher."""
-        self.teacher.update(self.network, progress)
-
     def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
         """batch: two large views, then the small ones, float (B, C, h, w) each. The centre moves afterwards."""
         params = self.params
         student = self.projector(multi_crop(self.encoder, batch), frozen=step < params.freeze_steps)
         student = gather(student.chunk(len(batch)))
-        teacher = gather(self.teacher(torch.cat(batch[:2])).chunk(2))
+        teacher = gather(self.momentum_encoder(torch.cat(batch[:2])).chunk(2))
         sharp = teacher_temperature(params, step)
         targets = [((scores - self.center) / sharp).softmax(dim=1) for scores in teacher]
         self.center.lerp_(torch.cat(teacher).mean(dim=0), 1 - params.center_momentum)  # equation 4

@@ -4,18 +4,16 @@ The negatives are keys of earlier batches, computed by a momentum encoder.
 """
 
 import torch
-import torch.nn.functional as F
 
 from pipeline.core import seeds
-from pipeline.engine.distributed import gather
-from pipeline.methods import Method
-from pipeline.methods.losses import info_nce, symmetric
+from pipeline.methods import MomentumMethod
+from pipeline.methods.losses import info_nce, symmetric, unit_rows
 from pipeline.networks.backbones import Encoder
 from pipeline.networks.heads import MomentumEncoder, Queue, mlp
 from pipeline.params.methods import MoCo as Params
 
 
-class MoCo(Method):
+class MoCo(MomentumMethod):
     """Encoder and projector, the momentum encoder of both, and a queue of its keys for each of the two views."""
 
     def __init__(self, params: Params, encoder: Encoder, seed: int):
@@ -24,25 +22,16 @@ class MoCo(Method):
         self.momentum_encoder = MomentumEncoder(self.network, params.momentum_start, params.momentum_end)
         self.queue = Queue(2, params.queue_size, params.output_dim, seeds.generator(seed, "queue"))
 
-    def passes(self, step: int) -> tuple[float, ...]:
-        """The momentum encoder adds a forward pass of the first two views."""
-        return (4, 4, 3)[: len(self.views)]
-
-    def after_step(self, step: int, progress: float) -> None:
-        """Update the momentum encoder."""
-        self.momentum_encoder.update(self.network, progress)
-
     def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
         """batch: two views, float (B, C, H, W) each."""
-        return self.contrast(self.queries(batch), batch)
-
-    def queries(self, batch: list[torch.Tensor]) -> list[torch.Tensor]:
-        """The network's unit vectors, float32 (B, D), of each view."""
-        return gather([F.normalize(self.network(view).float(), dim=1) for view in batch])
+        return self.contrast(unit_rows(map(self.network, batch)), batch)
 
     def contrast(self, queries: list[torch.Tensor], batch: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """InfoNCE of the first two views in both directions. Their keys join the queues afterwards."""
-        keys = gather([F.normalize(self.momentum_encoder(view).float(), dim=1) for view in batch[:2]])
+        """InfoNCE of the first two views in both directions. Their keys join the queues afterwards.
+
+        queries: unit vectors, float32 (B, D), of each view.
+        """
+        keys = unit_rows(map(self.momentum_encoder, batch[:2]))
         queues, temperature = self.queue.keys, self.params.temperature
         found = symmetric(lambda i, j: info_nce(queries[i], keys[j], queues[j], temperature))
         self.queue.add(torch.stack(keys))

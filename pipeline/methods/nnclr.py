@@ -4,12 +4,10 @@ Neighbours are looked up among projections of earlier batches; all other images 
 """
 
 import torch
-import torch.nn.functional as F
 
 from pipeline.core import seeds
-from pipeline.engine.distributed import gather
 from pipeline.methods import Method
-from pipeline.methods.losses import of_neighbours, symmetric
+from pipeline.methods.losses import of_neighbours, symmetric, unit_rows
 from pipeline.networks.backbones import Encoder
 from pipeline.networks.heads import Queue, mlp, nearest, normalised_mlp
 from pipeline.params.methods import NNCLR as Params
@@ -28,8 +26,8 @@ class NNCLR(Method):
     def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
         """batch: two views, float (B, C, H, W) each. Equation 3, mean of both ways; view 0 joins the queue after."""
         z = [self.network(view) for view in batch]
-        p = gather([F.normalize(self.predictor(each).float(), dim=1) for each in z])
-        z = gather([F.normalize(each.detach().float(), dim=1) for each in z])
+        p = unit_rows(map(self.predictor, z))
+        z = unit_rows(each.detach() for each in z)
         neighbours = [nearest(each, self.queue.keys[0], 1)[:, 0] for each in z]
         found = symmetric(lambda i, j: of_neighbours(neighbours[i], p[j], self.params.temperature))
         self.queue.add(z[0][None])

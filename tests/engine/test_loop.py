@@ -151,7 +151,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_the_checkpoint_before_it_st
     assert "checkpoint.pt" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert toy.taken[-1] <= step + 2  # at the next row or checkpoint, of which one comes within three steps
-    kept = {"net": Toy().net, "optimiser-0": sgd(loop._torch_groups(Toy().task.phases[0].groups, schedule()), 0.1)}
+    kept = {"net": Toy().net, "optimiser-0": sgd(loop._torch_groups(Toy().task.phases[0].groups, 0.0), 0.1)}
     done, _ = checkpoint.load(tmp_path / "run" / "checkpoint.pt", "work", kept | {"meter": loop.Meter()})
     assert done == step // 3 * 3
     assert all(torch.isfinite(value).all() for value in kept["net"].state_dict().values())

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from pipeline.core import files, store
 from pipeline.data import shards
-from pipeline.engine import checkpoint, loop
+from pipeline.engine import loop
 from pipeline.generators import ddpm, diffusers_folder
 from pipeline.networks import backbones, heads
 from pipeline.params.schema import Training as Schedule
@@ -100,28 +99,6 @@ def test_a_diffusion_model_read_and_written_again_has_the_same_bytes(twice, seed
                 files.write_json(path, {k: v for k, v in files.read_json(path).items() if k != "_name_or_path"})
 
     twice(write, same_values)
-
-
-@given(seed=SEEDS, step=st.integers(1, 10**9), loss=st.floats(allow_nan=False, allow_infinity=False))
-@settings(max_examples=40)
-def test_a_checkpoint_read_and_written_again_has_the_same_bytes(twice, seed, step, loss):
-    def objects():
-        torch.manual_seed(seed % 2**31)
-        module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
-        optimiser = torch.optim.AdamW(module.parameters())
-        return {"module": module, "optimiser": optimiser}
-
-    def trained(found):
-        found["module"](torch.randn(4, 3)).sum().backward()
-        found["optimiser"].step()
-        return found
-
-    def again(first, second):
-        found = objects()
-        assert checkpoint.load(first / "c.pt", "work", found) == (step, [{"loss": loss}])
-        checkpoint.save(second / "c.pt", "work", step, found, [{"loss": loss}])
-
-    twice(lambda to: checkpoint.save(to / "c.pt", "work", step, trained(objects()), [{"loss": loss}]), again)
 
 
 @given(lr=st.floats(1e-8, 1e3), steps=st.integers(1, 2000), warmup=st.integers(0, 2000))

@@ -112,7 +112,7 @@ def test_all_views_predict_what_the_teacher_says_of_the_others_large_ones_and_th
     with torch.no_grad():
         features = [encoder(torch.cat(alike)) for alike in (views[:2], views[2:]) if alike]
         student = head(torch.cat(features)).view(len(views), 4, 9)
-        teacher = twin.teacher.module(torch.cat(views[:2])).view(2, 4, 9)
+        teacher = twin.momentum_encoder.module(torch.cat(views[:2])).view(2, 4, 9)
     sharp = 0.04 + 0.03 / 3
     loss, entropy = slow_loss(student, teacher, center, sharp, 0.1)
     found = method.loss(views, 1)
@@ -132,13 +132,13 @@ def test_views_are_what_the_section_says():
 
 def test_the_teacher_moves_after_the_step_by_the_momentum_of_the_progress():
     method = built()
-    before = [p.clone() for p in method.teacher.parameters()]
+    before = [p.clone() for p in method.momentum_encoder.parameters()]
     with torch.no_grad():
         for parameter in method.network.parameters():
             parameter.add_(1.0)
     method.after_step(0, 0.25)
     moved = 1 - momentum(0.99, 1.0, 0.25)
-    for parameter, there in zip(method.teacher.parameters(), before, strict=True):
+    for parameter, there in zip(method.momentum_encoder.parameters(), before, strict=True):
         assert torch.allclose(parameter, there + moved, atol=1e-6)
 
 
