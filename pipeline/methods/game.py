@@ -33,10 +33,9 @@ def guard(adversarial: torch.Tensor, pulling: torch.Tensor, last: list[nn.Parame
     return (most * norms[0] / norms[1].clamp(min=_TINY)).clamp(max=1)
 
 
-def fixed_noise(seed: int, purpose: str, n: int, frozen: gan.GAN) -> torch.Tensor:
-    """Latents that stay the same throughout and on any device: float (n, latent), on the GAN's device."""
-    fixed = torch.randn(n, frozen.form["latent"], generator=seeds.generator(seed, f"joint-gan {purpose}"))
-    return fixed.to(next(frozen.parameters()).device)
+def fixed_noise(seed: int, purpose: str, n: int, latent: int) -> torch.Tensor:
+    """Latents that stay the same throughout and on any device: float (n, latent)."""
+    return torch.randn(n, latent, generator=seeds.generator(seed, f"joint-gan {purpose}"))
 
 
 class Monitor(nn.Module):
@@ -47,7 +46,7 @@ class Monitor(nn.Module):
 
     def __init__(self, seed: int, n: int, frozen: gan.GAN, images: np.ndarray):
         super().__init__()
-        self.seed, self.n = seed, n
+        self.register_buffer("z", fixed_noise(seed, "monitor", n, frozen.form["latent"]))
         rows = seeds.permutation(seed, "monitor", 0, len(images), np.arange(n))
         real = torch.from_numpy(images[np.sort(rows)]).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.no_grad():
@@ -65,24 +64,26 @@ class Monitor(nn.Module):
 
     @torch.no_grad()
     def _of(self, generator: nn.Module, frozen: gan.GAN) -> float:
-        z = fixed_noise(self.seed, "monitor", self.n, frozen)
         with gan.held(generator):
-            features = [frozen.discriminator(generator(part))[1] for part in z.split(_ROWS)]
+            features = [frozen.discriminator(generator(part))[1] for part in self.z.split(_ROWS)]
         return probes.frechet(self.real.cpu(), torch.cat(features).cpu())
 
 
 class Snapshots(nn.Module):
-    """The images of fixed latents at `n` times, evenly over the run: `rows` pairs of images (H, W, C) each."""
+    """Pairs of images (H, W, C) of fixed latents, `z` and `fresh`, float (M, latent) each, at `n` times of the run."""
 
-    def __init__(self, n: int, rows: int, shape: tuple[int, int, int]):
+    def __init__(self, n: int, z: torch.Tensor, fresh: torch.Tensor, shape: tuple[int, int, int]):
         super().__init__()
+        rows = len(z)
+        self.register_buffer("z", z)
+        self.register_buffer("fresh", fresh)
         self.register_buffer("taken", torch.zeros((), dtype=torch.int64))
         self.register_buffer("steps", torch.zeros(n, dtype=torch.int64))
         self.register_buffer("cosines", torch.zeros(n, rows))
         self.register_buffer("images", torch.zeros((n, rows, 2, *shape), dtype=torch.uint8))
 
     def due(self, progress: float) -> bool:
-        """Whether the next one is due at this share of the run, 0 to 1."""
+        """Whether the next one is due at this share of the run, 0 to 1; they are evenly apart."""
         k, last = int(self.taken), len(self.steps) - 1
         return k <= last and progress * last >= k - _ROUNDED
 
@@ -94,9 +95,9 @@ class Snapshots(nn.Module):
         self.images[k] = torch.stack([torch.from_numpy(gan.to_uint8(images)) for images in pair], dim=1)
         self.taken.add_(1)
 
-    def write(self, folder: Path, z: torch.Tensor, mode: str) -> None:
+    def write(self, folder: Path, mode: str) -> None:
         """Write step int64 (T,), z float32 (M, latent), images uint8 (T, M, 2, H, W, C), cosine float32 (T, M)."""
-        arrays = {"step": self.steps, "z": z, "images": self.images, "cosine": self.cosines}
+        arrays = {"step": self.steps, "z": self.z, "images": self.images, "cosine": self.cosines}
         found = {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
         shards.write_arrays(Path(folder) / SNAPSHOTS, found, {"mode": mode})
 

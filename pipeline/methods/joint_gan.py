@@ -47,13 +47,14 @@ class JointGAN(Method):
         self.frozen = pretrained.requires_grad_(False).eval()
         trained = TRAINED[params.mode]
         self.generators = nn.ModuleList(copy.deepcopy(pretrained.generator) for _ in range(trained))
-        self.discriminators = nn.ModuleList(copy.deepcopy(pretrained.discriminator) for _ in range(min(trained, 1)))
         self.generators.requires_grad_(True)
-        self.discriminators.requires_grad_(True)
         if trained:
+            self.discriminator = copy.deepcopy(pretrained.discriminator).requires_grad_(True)
             self.monitor = game.Monitor(seed, params.monitor_images, pretrained, given.images)
         self.register_buffer("ramped", torch.zeros((), dtype=torch.int64))  # completed steps of the ramp
-        self.snapshots = game.Snapshots(params.snapshots, params.snapshot_images, given.images.shape[1:])
+        of = params.snapshot_images, pretrained.form["latent"]
+        fixed = (game.fixed_noise(seed, name, *of) for name in ("snapshots", "fresh snapshots"))
+        self.snapshots = game.Snapshots(params.snapshots, *fixed, given.images.shape[1:])
 
     def train(self, mode: bool = True) -> "JointGAN":
         """The pretrained GAN stays in evaluation mode."""
@@ -68,7 +69,7 @@ class JointGAN(Method):
             return [encoder]
         return [
             Phase(groups_of(self.generators), self.generator_loss, "generator", self.game_step, adam),
-            Phase(groups_of(self.discriminators), self.discriminator_loss, "discriminator", self.game_step, adam),
+            Phase(groups_of(self.discriminator), self.discriminator_loss, "discriminator", self.game_step, adam),
             encoder,
         ]
 
@@ -128,7 +129,7 @@ class JointGAN(Method):
         """
         params, (z, _) = self.params, self.noise("generator", batch, step)
         made = [generator(z) for generator in self.generators]
-        with held(self.discriminators):
+        with held(self.discriminator):
             scores = [self.scores(images, f"generator {k}, seen", step) for k, images in enumerate(made)]
         adversarial = sum(gan.generator_hinge(each) for each in gather(scores))
         realism = self.realism(z, made)
@@ -151,8 +152,7 @@ class JointGAN(Method):
 
     def scores(self, images: torch.Tensor, purpose: str, step: int) -> torch.Tensor:
         """The discriminator's scores of this process's images, augmented: float (n,)."""
-        (discriminator,) = self.discriminators
-        return discriminator(differentiable.diff_augment(images, self.draw(purpose, step), whole(len(images))))[0]
+        return self.discriminator(differentiable.diff_augment(images, self.draw(purpose, step), whole(len(images))))[0]
 
     def realism(self, z: torch.Tensor, made: list[torch.Tensor]) -> torch.Tensor:
         """Mean of |psi(G(z)) - psi(G_pre(z))|^2 over rows and generators; psi, G_pre: the pretrained GAN's."""
@@ -246,19 +246,14 @@ class JointGAN(Method):
         """Keep the images of fixed latents after `step` steps, if that is due."""
         if not self.snapshots.due(progress):
             return
-        z, fresh = (self.fixed_noise(name) for name in ("snapshots", "fresh snapshots"))
         with torch.no_grad(), held(self.generators, self.network):
-            made = self.pair(z, fresh)
+            made = self.pair(self.snapshots.z, self.snapshots.fresh)
             f = [F.normalize(self.network(images), dim=1) for images in to_unit(made)]
         self.snapshots.keep(step, made, torch.linalg.vecdot(*f))
 
-    def fixed_noise(self, purpose: str) -> torch.Tensor:
-        """Latents of the snapshots: float (M, latent)."""
-        return game.fixed_noise(self.seed, purpose, self.params.snapshot_images, self.frozen)
-
     def save_artifacts(self, folder: Path, images: np.ndarray) -> list[str]:
         """Write the snapshots; returns the name of the file. The images are not used."""
-        self.snapshots.write(folder, self.fixed_noise("snapshots"), self.params.mode)
+        self.snapshots.write(folder, self.params.mode)
         return [game.SNAPSHOTS]
 
     @staticmethod

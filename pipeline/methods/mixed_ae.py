@@ -159,16 +159,16 @@ class MixedAE(Method):
         if self.params.normalised:  # by the true mean and deviation, which the method does not predict
             mean, deviation = scale(pixels)
             predicted = predicted * deviation + mean
-        seen = seen[:, :, None]
+        filled = self.whole(predicted) * self.encoder.std.flatten() + self.encoder.mean.flatten()
+        filled = (255 * filled).round().clamp(0, 255).to(torch.uint8)
+        visible = self.whole(seen[:, :, None].expand_as(pixels).float()) > 0
         found = {
-            "images": self.picture(pixels),
-            "visible": self.picture(pixels).where(self.whole(seen.expand_as(pixels).float()) > 0, _UNSEEN),
-            "reconstruction": self.picture(pixels.where(seen, predicted)),
+            "images": shown,
+            "visible": shown.where(visible, _UNSEEN),
+            "reconstruction": shown.where(visible, filled),
         }
-        if self.params.mixing:
-            each = pixels.unflatten(0, (-1, self.together))  # groups sources N C p p
-            place = maps[:, None, :, None].expand(-1, -1, -1, each.shape[3])
-            found["mixed"] = self.picture(each.gather(1, place)[:, 0])
+        if self.params.mixing:  # a place is visible in one image of its group
+            found["mixed"] = (shown * visible).unflatten(0, (-1, self.together)).sum(dim=1, dtype=torch.uint8)
         arrays = {name: x.cpu().numpy() for name, x in found.items()}
         shards.write_arrays(Path(folder) / RECONSTRUCTIONS, arrays, {"normalised": self.params.normalised})
         return [RECONSTRUCTIONS]
@@ -197,11 +197,6 @@ class MixedAE(Method):
         """Images of patches (B, N, C p p): (B, H, W, C)."""
         grid, (side, _) = self.encoder.backbone.patch_embed.grid_size, self.encoder.backbone.patch_embed.patch_size
         return F.fold(pixels.mT, (side * grid[0], side * grid[1]), side, stride=side).permute(0, 2, 3, 1)
-
-    def picture(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Images of patches (B, N, C p p) with normalised pixels: uint8 (B, H, W, C)."""
-        x = self.whole(pixels) * self.encoder.std.flatten() + self.encoder.mean.flatten()
-        return (255 * x).round().clamp(0, 255).to(torch.uint8)
 
 
 def mixing_map(groups: int, n: int, sources: int, draw: torch.Generator) -> torch.Tensor:

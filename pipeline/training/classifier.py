@@ -1,6 +1,5 @@
 """A supervised classifier, from the store or made: judges of generated images and of augmentation, fine-tuned ones."""
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from pipeline.data import mixture, shards
 from pipeline.engine import arithmetic, loop
 from pipeline.networks import backbones
 from pipeline.params.schema import Compute, Training
+from pipeline.training import stored
 
 BACKBONE = backbones.resnet(16, [1, 1, 1, 1])
 _FILE = "classifier.safetensors"
@@ -76,21 +76,25 @@ def fit(
     parts = tuple(np.ascontiguousarray(part) for part in labelled)
     with seeds.scope(schedule.seed, "classifier"):
         model = Classifier(encoder, classes, standardise).to(compute.device)
+    weights = [[name, stored.digest(np.atleast_1d(x.cpu().numpy()))] for name, x in model.state_dict().items()]
     decided = {
         "params": schedule.model_dump(),
         "head_lr": head_lr,
-        "start": [encoder.card["mean"], encoder.card["std"], _digest(model)],
+        "start": [encoder.card["mean"], encoder.card["std"], weights],
         "recipe": vars(recipe),
-        "images": [[list(part.shape), hashlib.sha256(part).hexdigest()] for part in parts],
+        "images": [stored.digest(part) for part in parts],
         "code": sources.digest("training/classifier"),
         "arithmetic": arithmetic.facts(compute),
         "versions": backbones.versions(),
     }
 
     def train_in(folder: Path, fingerprint: str) -> list[str]:
-        _train(what, model, schedule, parts, recipe, head_lr, compute, folder, fingerprint)
-        weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        files.write(folder / _FILE, lambda path: save_file(weights, path))
+        model.train()
+        plan = loop.Optimisation(schedule, lambda groups, lr: torch.optim.AdamW(groups, lr, fused=True))
+        task = _task(model, schedule, parts, recipe, head_lr)
+        loop.train(what, task, plan, compute, folder, fingerprint)
+        state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+        files.write(folder / _FILE, lambda path: save_file(state, path))
         return [_FILE]
 
     folder = store.once("classifier", decided, train_in)
@@ -98,22 +102,20 @@ def fit(
     return model.eval()
 
 
-def _digest(model: nn.Module) -> list:
-    """Names, shapes and bytes of all weights before the first step."""
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    return [[name, list(x.shape), hashlib.sha256(x.numpy().tobytes()).hexdigest()] for name, x in state.items()]
-
-
-def _train(what, model, schedule, parts, recipe, head_lr, compute, folder, fingerprint) -> None:
-    images, labels = parts
-    bank, answers = shards.ImageBank(images, [], compute.device), torch.from_numpy(labels).to(compute.device)
+def _task(
+    model: Classifier, schedule: Training, labelled: shards.Part, recipe: recipes.Recipe, head_lr: float
+) -> loop.Task:
+    """What the loop trains; `head_lr`: the layer's rate, as a multiple of the schedule's."""
+    images, labels = labelled
+    device = model.head.weight.device
+    bank, answers = shards.ImageBank(images, [], device.type), torch.from_numpy(labels).to(device)
     walk = mixture.Mixture(len(images), 0, 1.0, min(schedule.batch_size, len(images)), schedule.seed)
 
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rows = walk.rows(step)
-        draw = seeds.generator(schedule.seed, "classifier views", step, device=compute.device)
+        draw = seeds.generator(schedule.seed, "classifier views", step, device=device.type)
         (views,) = recipes.views(bank[rows], [recipe], draw)
-        return views, answers[torch.from_numpy(rows).to(answers.device)]
+        return views, answers[torch.from_numpy(rows).to(device)]
 
     def loss(batch: tuple[torch.Tensor, torch.Tensor], step: int) -> dict[str, torch.Tensor]:
         views, right = batch
@@ -121,8 +123,4 @@ def _train(what, model, schedule, parts, recipe, head_lr, compute, folder, finge
         return {"loss": F.cross_entropy(logits, right), "accuracy": (logits.argmax(dim=1) == right).float().mean()}
 
     head = [replace(group, lr_factor=head_lr) for group in loop.groups_of(model.head)]
-    groups = [*loop.groups_of(model.encoder), *head]
-    task = loop.Task([loop.Phase(groups, loss)], batch, {"classifier": model})
-    model.train()
-    plan = loop.Optimisation(schedule, lambda groups, lr: torch.optim.AdamW(groups, lr, fused=True))
-    loop.train(what, task, plan, compute, folder, fingerprint)
+    return loop.Task([loop.Phase([*loop.groups_of(model.encoder), *head], loss)], batch, {"classifier": model})

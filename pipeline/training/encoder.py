@@ -1,7 +1,6 @@
 """An encoder pretrained by a method on real and generated images, from the store or made."""
 
 import collections
-import hashlib
 import math
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 
 from pipeline import methods
-from pipeline.core import files, sources, store
+from pipeline.core import sources
 from pipeline.core.errors import UserError
 from pipeline.core.progress import log
 from pipeline.data import mixture, shards
@@ -21,6 +20,7 @@ from pipeline.measures import probes
 from pipeline.networks import backbones, heads
 from pipeline.params.schema import Augment, Compute, Inflation, Pretrain
 from pipeline.params.types import Section
+from pipeline.training import stored
 from pipeline.training.batches import Batches, Images, replaced_views
 
 
@@ -53,8 +53,7 @@ def pretrain(
     given, origin = _given(setting, train[0], generator)
     method = methods.load(params.method).build(setting.method, encoder, params.seed, *given)
     candidates = _candidates(setting, method, images)
-    parts = [*([part] for part in (*train, *validation)), images.generated]
-    parts += [images.positives] if candidates else []
+    positives = images.positives if candidates else []
 
     # The batches
     draw = mixture.mixture(len(train[0]), n_generated, setting.inflation, params.batch_size)
@@ -63,45 +62,48 @@ def pretrain(
         f"real share beta = {facts['beta']:.4f}: {facts['real_drawn']:,} draws of {facts['n_real']:,} real images "
         f"({facts['real_passes']:.1f} passes), {facts['generated_drawn']:,} of {n_generated:,} generated ones"
     )
+    facts["views"] = params.steps * params.batch_size * len(method.views)
+    facts["forwards"] = round(params.batch_size * forwards(method, train[0], params.steps))
 
-    def train_in(folder: Path, fingerprint: str) -> list[str]:
+    def train_in(folder: Path, fingerprint: str) -> tuple[list[str], list[dict]]:
         method.to(compute.device)
         if compute.compile:
             encoder.backbone.compile()
         distributed.synchronise(method)
-        generated = [*images.generated, *(images.positives if candidates else ())]
-        bank = shards.ImageBank(train[0], generated, compute.device)
-        batches = Batches(draw, bank, candidates, method.views, setting.augment)
-        rows = _train(setting, method, encoder, batches, (train, validation), compute, folder, fingerprint)
+        bank = shards.ImageBank(train[0], [*images.generated, *positives], compute.device)
+        task = loop.Task(
+            phases=method.phases(),
+            batch=Batches(draw, bank, candidates, method.views, setting.augment),
+            objects={"method": method},
+            before_step=method.before_step,
+            after_step=method.after_step,
+            evaluate=lambda step: online(encoder, train, validation, compute),
+        )
+        plan = loop.Optimisation(
+            params, lambda groups, lr: optimiser(params, groups, lr), evaluate_every=params.evaluate_every
+        )
+        method.train()
+        rows = loop.train(f"pretraining ({params.method})", task, plan, compute, folder, fingerprint)
         if not distributed.first():
-            return []
-        drawn, passes = params.steps * params.batch_size, forwards(method, train[0], params.steps)
+            return [], rows
         made_by = {"method": params.method, "augment": setting.augment.model_dump(), "fingerprint": fingerprint}
-        made_by |= {"views": drawn * len(method.views), "forwards": round(params.batch_size * passes)}
         backbones.save(encoder, folder, **made_by, candidates=candidates, **facts)
-        files.write_json(folder / "rows.json", {"rows": rows})
-        artifacts = method.save_artifacts(folder, validation[0])
-        return ["encoder.safetensors", "card.json", "rows.json", *artifacts]
+        return ["encoder.safetensors", "card.json", *method.save_artifacts(folder, validation[0])], rows
 
     decided = {
         "params": params.model_dump(),
         "method": setting.method.model_dump(),
         "augment": setting.augment.model_dump(),
         "mixing": [setting.inflation.real_weight, setting.inflation.order, setting.inflation.seed],
-        "images": [_digest(part) for part in parts],
+        "images": [stored.digest(part) for part in (*train, *validation)],
+        "made": [stored.digest(*parts) for parts in (images.generated, positives)],
         "generator": origin,
         "code": sources.digest("training/encoder", f"methods/{params.method}"),
         "arithmetic": arithmetic.facts(compute),
         "versions": backbones.versions(),
-        "processes": distributed.size(),
     }
-    folder = store.once("encoder", decided, train_in, distributed)
-    if not distributed.first():
-        return {}, [], facts
-    rows, card = (files.read_json(folder / f"{name}.json") for name in ("rows", "card"))
-    facts |= {name: card[name] for name in ("views", "forwards")}
-    names = files.read_json(folder / store.MANIFEST)["files"]
-    return {name: folder / name for name in names if name != "rows.json"}, rows["rows"], facts
+    made, rows = stored.trained("encoder", decided, train_in)
+    return made, rows, facts
 
 
 def _given(setting: Setting, train: np.ndarray, generator: Path | None) -> tuple[list[methods.Given], dict | None]:
@@ -110,10 +112,9 @@ def _given(setting: Setting, train: np.ndarray, generator: Path | None) -> tuple
     if wanted is None:
         return [], None
     card = cards.of_generator(generator)
-    if (card["kind"], card["source"]) != (wanted, "train"):
-        fault = (
-            f"is a {card['kind']} of source {card['source']}, and {setting.pretrain.method} wants a trained {wanted}"
-        )
+    kind, source = card["kind"], card["source"]
+    if (kind, source) != (wanted, "train"):
+        fault = f"is a {kind} of source {source}, and {setting.pretrain.method} wants a trained {wanted}"
         raise UserError(fault, generator, "run `dvc repro generator`")
     return [methods.Given(generator, train, setting.augment)], card["files"]
 
@@ -130,37 +131,10 @@ def _candidates(setting: Setting, method: methods.Method, images: Images) -> int
     return candidates
 
 
-def _train(setting, method, encoder, batches, parts, compute, folder, fingerprint) -> list[dict]:
-    """The training loop's rows."""
-    params, (train, validation) = setting.pretrain, parts
-    task = loop.Task(
-        phases=method.phases(),
-        batch=batches,
-        objects={"method": method},
-        before_step=method.before_step,
-        after_step=method.after_step,
-        evaluate=lambda step: online(encoder, train, validation, compute),
-    )
-    plan = loop.Optimisation(
-        params, build=lambda groups, lr: optimiser(params, groups, lr), evaluate_every=params.evaluate_every
-    )
-    method.train()
-    return loop.train(f"pretraining ({params.method})", task, plan, compute, folder, fingerprint)
-
-
-def _digest(parts: list[np.ndarray]) -> list:
-    """Shape and sha256 of the array that the parts make together, without making it."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(np.ascontiguousarray(part))
-    return [sum(map(len, parts)), *(parts[0].shape[1:] if parts else ()), digest.hexdigest()]
-
-
 def forwards(method: methods.Method, images: np.ndarray, steps: int) -> float:
     """Passes of the backbone in `steps` steps for each image (N, H, W, C) of a batch; views count by their pixels."""
     pixels = images.shape[1] * images.shape[2]
     sizes = [1.0 if view.size is None else view.size**2 / pixels for view in method.views]
-
     counts = collections.Counter(method.passes(step) for step in range(steps))
     return sum(n * sum(map(math.prod, zip(passes, sizes, strict=True))) for passes, n in counts.items())
 

@@ -23,7 +23,7 @@ def test_the_guard_lets_a_term_without_gradient_pass():
 @pytest.mark.parametrize("steps", [1, 22, 23, 100, 2600])
 def test_all_snapshots_are_kept_by_the_last_step_even_one_a_step(steps):
     for n in {2, steps // 2 + 2, steps + 1}:
-        made = game.Snapshots(n, 1, (1, 1, 1))
+        made = game.Snapshots(n, torch.zeros(1, 4), torch.zeros(1, 4), (1, 1, 1))
         for step in range(steps + 1):
             if made.due(step / steps):
                 made.keep(step, [torch.zeros(1, 1, 1, 1)] * 2, torch.ones(1))
@@ -33,14 +33,14 @@ def test_all_snapshots_are_kept_by_the_last_step_even_one_a_step(steps):
 
 
 def test_snapshots_are_due_evenly_and_drawn_with_their_partners_where_these_differ(tmp_path):
-    made, due = game.Snapshots(3, 2, (2, 2, 1)), []
+    made, due = game.Snapshots(3, torch.zeros(2, 4), torch.zeros(2, 4), (2, 2, 1)), []
     grey, other = torch.zeros(2, 1, 2, 2), torch.ones(2, 1, 2, 2)
     for step in range(6):
         if made.due(step / 5):
             due.append(step)
             made.keep(step, [grey, other if step == 3 else grey], torch.tensor([1.0, 0.5]))
     assert due == [0, 3, 5]
-    made.write(tmp_path, torch.zeros(2, 4), "pair")
+    made.write(tmp_path, "pair")
     found = game.pictures(tmp_path / game.SNAPSHOTS)
     assert [title for title, _ in found] == ["step 0", "step 3", "step 3, their partners, mean cosine 0.75", "step 5"]
     assert [np.unique(images).tolist() for _, images in found] == [[128], [128], [255], [128]]

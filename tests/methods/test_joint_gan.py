@@ -221,7 +221,7 @@ def test_the_gradient_of_hardness_reaches_every_generator_through_views_and_enco
     hardness().backward()
     for generator in made.generators:
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in generator.parameters() if p.ndim > 1)
-    assert all(p.grad is None for part in (made.network, made.discriminators, made.frozen) for p in part.parameters())
+    assert all(p.grad is None for part in (made.network, made.discriminator, made.frozen) for p in part.parameters())
     weights = [generator.last.weight for generator in made.generators]
     slopes = [w.grad.clone() for w in weights]
     length = math.sqrt(sum(float(slope.square().sum()) for slope in slopes))
@@ -242,7 +242,7 @@ def test_the_guard_holds_at_the_generators_last_layer():
     z, _ = made.noise("generator", views, LATE)
     images = [generator(z) for generator in made.generators]
     last = made.generators[0].last.weight
-    with gan.held(made.discriminators):
+    with gan.held(made.discriminator):
         scores = [made.scores(each, f"generator {k}, seen", LATE) for k, each in enumerate(images)]
     push, pull = (
         torch.autograd.grad(term, last, retain_graph=True)[0].norm()
