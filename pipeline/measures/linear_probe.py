@@ -1,6 +1,7 @@
 """The linear probe: multinomial logistic regression on frozen features; validation chooses the regularisation."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -11,16 +12,12 @@ _CURVATURE = 0.25  # needs the fewest steps among 0.25, 0.09, 0.03 and 0.01, on 
 _TOLERANCE = 1e-4  # of the scaled gradient; with 1e-5 the top-1 of the chosen probe differs by at most 0.05 points
 
 
-class Standardise:
-    """Shift and scale features by the mean and standard deviation of the probe's training features."""
-
-    def __init__(self, x: torch.Tensor):
-        self.mean = x.mean(dim=0)
-        # One scale for all dimensions: those that hardly vary carry little information and stay small.
-        self.scale = (x - self.mean).pow(2).mean().sqrt().clamp(min=1e-12)
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return (x - self.mean) / self.scale
+def standardiser(x: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    """A function that shifts and scales features by the mean and deviation of the training features x (N, D)."""
+    mean = x.mean(dim=0)
+    # One scale for all dimensions: those that hardly vary carry little information and stay small.
+    scale = (x - mean).pow(2).mean().sqrt().clamp(min=1e-12)
+    return lambda features: (features - mean) / scale
 
 
 class Logistic:
@@ -77,7 +74,7 @@ def linear_probe(
 
     Features (N, D) are standardised by the training features. The test features are used once, after the choice.
     """
-    standard = Standardise(train[0])
+    standard = standardiser(train[0])
     logistic, seen = Logistic(standard(train[0]), train[1], classes), standard(validation[0])
     best, weights = (-1.0, math.inf, None), None
     for l2 in sorted(grid, reverse=True):  # the strongest first; each starts from the solution before

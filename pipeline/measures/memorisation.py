@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from pipeline.core.progress import bar
+from pipeline.measures.probes import pixels
 
 CROWD = 50  # neighbours that a nearest distance is measured against (Carlini et al. 2023)
 RARE = 0.01  # share of unseen real images that are as near to a train image as a copy
@@ -27,14 +28,14 @@ def nearest(images: np.ndarray, bank: np.ndarray) -> Near:
 
     images: uint8 (n, H, W, C); bank: uint8 (N, H, W, C).
     """
-    queries, ways = _flat(images), (bank, bank[:, :, ::-1])
+    queries, ways = pixels(images), (bank, bank[:, :, ::-1])
     best = torch.full((len(images), 0), torch.inf)
     rows = torch.zeros((len(images), 0), dtype=torch.int64)  # a mirror image's number is its image's + N
     chunk = max(1, _CHUNK // queries.shape[1])
     with bar("nearest train images", 2 * len(bank), "image") as progress:
         for first in range(0, len(bank), chunk):
             for mirrored, way in enumerate(ways):
-                part = _flat(way[first : first + chunk])
+                part = pixels(way[first : first + chunk])
                 found, number = _smallest(torch.cdist(queries, part))
                 best, kept = _smallest(torch.cat([best, found], dim=1))
                 rows = torch.cat([rows, mirrored * len(bank) + first + number], dim=1).gather(1, kept)
@@ -42,7 +43,7 @@ def nearest(images: np.ndarray, bank: np.ndarray) -> Near:
     row = rows[:, 0].numpy()
     neighbours = np.where((row >= len(bank))[:, None, None, None], ways[1][row % len(bank)], ways[0][row % len(bank)])
     # Computed again for the nearest: by the matrix products of the search, a copy is not quite at distance 0.
-    distance = (queries - _flat(neighbours)).norm(dim=1)
+    distance = (queries - pixels(neighbours)).norm(dim=1)
     crowd = best.mean(dim=1).clamp(min=1e-12)
     return Near(row % len(bank), distance.numpy(), (distance / crowd).numpy())
 
@@ -60,7 +61,3 @@ def copies(generated: Near, unseen: Near) -> tuple[np.ndarray, float]:
 
 def _smallest(distances: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return distances.topk(min(CROWD, distances.shape[1]), dim=1, largest=False)
-
-
-def _flat(images: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(images)).flatten(1).float() / 255

@@ -43,7 +43,7 @@ def embed(encoder: nn.Module, x: torch.Tensor, compute: Compute) -> torch.Tensor
 
 def pixels(images: np.ndarray) -> torch.Tensor:
     """Raw pixels as features: uint8 (N, H, W, C) -> float32 (N, H W C) in [0, 1]."""
-    return torch.from_numpy(images).flatten(1).float() / 255
+    return torch.from_numpy(np.ascontiguousarray(images)).flatten(1).float() / 255
 
 
 def knn(

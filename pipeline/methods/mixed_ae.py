@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import Block
 from torch import nn
 
 from pipeline.core import seeds
@@ -34,19 +35,19 @@ class Decoder(nn.Module):
 
     def __init__(self, params: Params, backbone: vit.SmallViT):
         super().__init__()
-        width, (first, weights) = params.decoder_width, (backbone.patch_embed, backbone.patch_embed.proj.weight)
+        width, heads = params.decoder_width, params.decoder_heads
         self.narrow = nn.Linear(backbone.embed_dim, width)
-        self.blocks = vit.blocks(width, params.decoder_depth, params.decoder_heads)
+        self.blocks = nn.Sequential(*[Block(width, heads, qkv_bias=True) for _ in range(params.decoder_depth)])
         self.norm = nn.LayerNorm(width)
-        self.pixels = nn.Linear(width, weights[0].numel())
+        self.pixels = nn.Linear(width, backbone.patch_embed.proj.weight[0].numel())
         vit.initialise(self)
         self.unseen = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, width), std=0.02))
-        self.register_buffer("positions", vit.code(first.grid_size, width), persistent=False)
+        self.register_buffer("positions", vit.code(backbone.patch_embed.grid_size, width), persistent=False)
 
     def forward(self, tokens: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         """tokens: (B, 1 + N, width), narrowed, a class token first; seen: bool (B, N) -> (B, N, pixels of a patch)."""
         patches = torch.where(seen[:, :, None], tokens[:, 1:], self.unseen) + self.positions
-        x = vit.through(self.blocks, torch.cat([tokens[:, :1], patches], dim=1))
+        x = self.blocks(torch.cat([tokens[:, :1], patches], dim=1))
         return self.pixels(self.norm(x))[:, 1:]
 
 

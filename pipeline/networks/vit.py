@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from timm.layers.attention import Attention
 from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 Attend = Callable[[Attention, torch.Tensor], torch.Tensor]
@@ -42,29 +42,20 @@ class SmallViT(VisionTransformer):
     def encode(self, tokens: torch.Tensor, attend: Attend | None = None) -> torch.Tensor:
         """Tokens (n, N, width) with positions -> those of the last layer, normalised, the class token first.
 
-        attend: what is done in place of each block's attention; (n, 1 + N, width) -> (n, 1 + N, width).
+        attend(its attention, x), in place of each block's attention: (n, 1 + N, width) -> (n, 1 + N, width).
         """
         first = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
-        return self.norm(through(self.blocks, torch.cat([first, tokens], dim=1), attend))
+        x = torch.cat([first, tokens], dim=1)
+        for block in self.blocks:
+            if attend is None:
+                x = block(x)
+            else:
+                x = x + attend(block.attn, block.norm1(x))
+                x = x + block.mlp(block.norm2(x))
+        return self.norm(x)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.encode(self.embed(x))[:, 1:].mean(dim=1)
-
-
-def blocks(width: int, depth: int, heads: int) -> nn.Sequential:
-    """The Transformer blocks of such a ViT alone, as torch initialises them: (n, N, width) -> the same."""
-    return nn.Sequential(*[Block(width, heads, qkv_bias=True) for _ in range(depth)])
-
-
-def through(blocks: nn.Sequential, x: torch.Tensor, attend: Attend | None = None) -> torch.Tensor:
-    """x (n, N, width) after the blocks, with `attend(block's attention, its input)` in place of their own attention."""
-    for block in blocks:
-        if attend is None:
-            x = block(x)
-        else:
-            x = x + attend(block.attn, block.norm1(x))
-            x = x + block.mlp(block.norm2(x))
-    return x
 
 
 def code(grid: tuple[int, int], width: int) -> torch.Tensor:

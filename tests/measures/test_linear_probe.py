@@ -84,7 +84,7 @@ def test_a_warm_start_ends_where_a_cold_one_does():
 def test_standardised_features_have_mean_zero_and_mean_square_one_with_one_scale_for_all():
     x, _ = clusters(100, 4, 3, seed=3)
     x[:, 2] *= 50
-    found = linear_probe.Standardise(x)(x).numpy()
+    found = linear_probe.standardiser(x)(x).numpy()
     assert np.allclose(found.mean(axis=0), 0)
     assert (found**2).mean() == pytest.approx(1)
     assert np.allclose(found[:, 2].std() / found[:, 0].std(), x[:, 2].std() / x[:, 0].std())
@@ -92,7 +92,7 @@ def test_standardised_features_have_mean_zero_and_mean_square_one_with_one_scale
 
 def test_constant_features_stay_finite():
     x = torch.full((5, 3), 2.0)
-    assert (linear_probe.Standardise(x)(x) == 0).all()
+    assert (linear_probe.standardiser(x)(x) == 0).all()
 
 
 def test_the_probe_chooses_by_validation_as_a_search_with_scikit_learn_does():
