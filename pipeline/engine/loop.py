@@ -31,28 +31,20 @@ class Group:
 
 
 @dataclass
-class PhaseOptimizer:
-    """An optimizer for one phase alone, build(groups, rate) -> torch optimizer, with a constant rate and no decay."""
-
-    build: Callable[[list[dict], float], torch.optim.Optimizer]
-    rate: float
-
-
-@dataclass
 class Phase:
     """One update of a step: parameters and a loss. A step with several optimizers has several phases, in order.
 
     loss(batch, step) -> {name: scalar}; the entry "loss" is minimised, the others are logged. With several processes
     `batch` is this one's share, and the scalars are those of the whole batch (distributed.gather).
     name: a prefix of the names in the log; "" for the phase whose "loss" is the run's. due(step): whether it takes part
-    in a step. optimizer: in place of the plan's optimizer, rate and decay.
+    in a step. build(groups) -> torch optimizer of a constant rate and no decay, in place of the plan's.
     """
 
     groups: list[Group]
     loss: Callable[[Any, int], dict[str, torch.Tensor]]
     name: str = ""
     due: Callable[[int], bool] = lambda step: True
-    optimizer: PhaseOptimizer | None = None
+    build: Callable[[list[dict]], torch.optim.Optimizer] | None = None
 
 
 @dataclass
@@ -202,9 +194,9 @@ def groups_of(module: torch.nn.Module) -> list[Group]:
 
 
 def _optimiser(phase: Phase, plan: Optimisation) -> torch.optim.Optimizer:
-    if phase.optimizer is None:
-        return plan.build(_torch_groups(phase.groups, plan.schedule.weight_decay), plan.schedule.lr)
-    return phase.optimizer.build(_torch_groups(phase.groups, 0.0), phase.optimizer.rate)
+    if phase.build is not None:
+        return phase.build(_torch_groups(phase.groups, 0.0))
+    return plan.build(_torch_groups(phase.groups, plan.schedule.weight_decay), plan.schedule.lr)
 
 
 def _torch_groups(groups: list[Group], decay: float) -> list[dict]:
@@ -215,8 +207,9 @@ def _torch_groups(groups: list[Group], decay: float) -> list[dict]:
 
 
 def _update(phase: Phase, optimiser, batch, step: int, rate: float, clip: float | None, compute: Compute) -> dict:
-    for group in optimiser.param_groups:
-        group["lr"] = (phase.optimizer.rate if phase.optimizer else rate) * group["lr_factor"]
+    if phase.build is None:
+        for group in optimiser.param_groups:
+            group["lr"] = rate * group["lr_factor"]
     with arithmetic.autocast(compute):
         losses = phase.loss(batch, step)
     optimiser.zero_grad(set_to_none=True)

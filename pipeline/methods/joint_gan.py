@@ -7,6 +7,7 @@ docs/methods/joint-gan.md.
 """
 
 import copy
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,11 @@ from pipeline.core import seeds
 from pipeline.core.errors import UserError
 from pipeline.engine import distributed
 from pipeline.engine.distributed import gather
-from pipeline.engine.loop import Phase, PhaseOptimizer, groups_of
+from pipeline.engine.loop import Phase, groups_of
 from pipeline.generators import gan
 from pipeline.generators.gan import held
 from pipeline.methods import Given, Method, View, game, late_mean
-from pipeline.methods.losses import multi_positive
+from pipeline.methods.losses import multi_positive, unit_rows
 from pipeline.networks.backbones import Encoder
 from pipeline.networks.heads import mlp
 from pipeline.params.methods import JointGAN as Params
@@ -64,7 +65,7 @@ class JointGAN(Method):
 
     def phases(self) -> list[Phase]:
         """Generators and discriminator with Adam at `game_lr`, if they learn at all; then the encoder."""
-        encoder, adam = Phase(groups_of(self.network), self.loss), PhaseOptimizer(gan.adam, self.params.game_lr)
+        encoder, adam = Phase(groups_of(self.network), self.loss), partial(gan.adam, lr=self.params.game_lr)
         if not len(self.generators):
             return [encoder]
         return [
@@ -178,9 +179,9 @@ class JointGAN(Method):
                 found, _ = self.contrast([*real, *gather(self.network(torch.cat(views)).chunk(2))])
                 terms["contrast"] = hard = found[2 * len(real[0]) :].mean()
             if self.params.mode in ("pair", "both"):
-                z = [F.normalize(each.float(), dim=1) for each in self.network(torch.cat(to_unit(made))).chunk(2)]
+                z = unit_rows(self.network(torch.cat(to_unit(made))).chunk(2))
                 with torch.autocast(z[0].device.type, enabled=False):  # which would round the cosine to bf16
-                    cosine = torch.linalg.vecdot(*gather(z))
+                    cosine = torch.linalg.vecdot(*z)
                 terms["cosine"], terms["margin"] = cosine.mean(), self.margin()
                 hard = hard + torch.minimum(1 - cosine, self.margin()).mean()
         return hard, terms

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -303,7 +304,7 @@ class Game:
     def __init__(self, crash_at=None):
         self.a, self.b = (torch.nn.Parameter(torch.tensor([[v]])) for v in (1.0, 2.0))
         self.moves, self.crash_at = [], crash_at
-        adam = loop.PhaseOptimizer(lambda groups, lr: torch.optim.Adam(groups, lr, betas=(0.0, 0.9)), 0.05)
+        adam = partial(torch.optim.Adam, lr=0.05, betas=(0.0, 0.9))
         due = lambda step: step >= 4 and step % 2 == 0  # noqa: E731
         second = loop.Phase([loop.Group([self.b])], self.second, "second", due, adam)
         self.task = loop.Task(
