@@ -19,8 +19,13 @@ from pipeline.core.errors import UserError
 from pipeline.params.schema import Backbone
 from pipeline.params.training import unfit
 
-FORM = tuple(Backbone.model_fields)
-MADE_FROM = (*FORM, "size", "mean", "std", "seed")  # of an encoder's card: what it was before its first step
+MADE_FROM = (
+    *Backbone.model_fields,
+    "size",
+    "mean",
+    "std",
+    "seed",
+)  # of an encoder's card: what it was before its first step
 _CARD = {"kind": str, "width": int, "mean": list, "std": list, "seed": int, "sha256": str}
 
 
@@ -101,13 +106,23 @@ def build(params: Backbone, mean: list[float], std: list[float], seed: int, size
     size: pixels of their sides, for a ViT; a ResNet takes any.
     """
     size = size if params.kind == "vit" else None
-    card = {**params.model_dump(), "size": size, "mean": mean, "std": std, "seed": seed}
-    with seeds.scope(seed, "backbone"):
-        return Encoder(_network(params, size, len(mean)), card)
+    return _fresh({**params.model_dump(), "size": size, "mean": mean, "std": std, "seed": seed})
 
 
-def _network(params: Backbone, size: int | None, channels: int) -> nn.Module:
-    """The backbone, or a ValueError where its parameters do not fit together."""
+def untrained(encoder: Encoder) -> Encoder:
+    """The encoder as it was before its first step."""
+    return _fresh({name: encoder.card[name] for name in MADE_FROM})
+
+
+def _fresh(card: dict) -> Encoder:
+    with seeds.scope(card["seed"], "backbone"):
+        return Encoder(_network(card), card)
+
+
+def _network(card: dict) -> nn.Module:
+    """The backbone of a card, or a ValueError where its parameters do not fit together."""
+    params = Backbone(**{name: card.get(name) for name in Backbone.model_fields})
+    size, channels = card.get("size"), len(card["mean"])
     if params.kind == "vit" and (type(size) is not int or size < 1):
         raise ValueError(f"a ViT for images of {size} pixels")
     faults = [f"{name}: {fault}" for name, fault in unfit(params, size)]
@@ -137,13 +152,6 @@ def versions() -> dict[str, str]:
     return {"timm": version("timm")}
 
 
-def untrained(encoder: Encoder) -> Encoder:
-    """The encoder as it was before its first step."""
-    card = encoder.card
-    form = Backbone(**{name: card[name] for name in FORM})
-    return build(form, card["mean"], card["std"], card["seed"], card["size"])
-
-
 def save(encoder: Encoder, folder: Path, **facts: object) -> None:
     """encoder.safetensors (torchvision's key names, or timm's) and card.json with what `load` needs and `facts`."""
     weights = {name: tensor.contiguous() for name, tensor in encoder.backbone.state_dict().items()}
@@ -162,9 +170,4 @@ def load(folder: Path) -> Encoder:
     numbers = [*card["mean"], *card["std"]]
     if len(card["mean"]) != len(card["std"]) or not all(isinstance(x, float) and math.isfinite(x) for x in numbers):
         raise UserError("mean and std are not numbers, one a channel", folder / "card.json")
-
-    def backbone() -> nn.Module:
-        form = Backbone(**{name: card.get(name) for name in FORM})  # or a ValueError, before anything is built of it
-        return _network(form, card.get("size"), len(card["mean"]))
-
-    return Encoder(weights.load(folder / "encoder.safetensors", backbone), card).eval()
+    return Encoder(weights.load(folder / "encoder.safetensors", lambda: _network(card)), card).eval()
