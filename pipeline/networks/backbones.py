@@ -19,13 +19,7 @@ from pipeline.core.errors import UserError
 from pipeline.params.schema import Backbone
 from pipeline.params.training import unfit
 
-MADE_FROM = (
-    *Backbone.model_fields,
-    "size",
-    "mean",
-    "std",
-    "seed",
-)  # of an encoder's card: what it was before its first step
+MADE_FROM = (*Backbone.model_fields, "size", "mean", "std", "seed")  # of a card: the encoder before its first step
 _CARD = {"kind": str, "width": int, "mean": list, "std": list, "seed": int, "sha256": str}
 
 
