@@ -59,11 +59,15 @@ def first() -> bool:
 def share(n: int) -> slice:
     """This process's rows of a batch of n."""
     if n % size():
-        raise UserError(
-            f"a batch of {n} among {size()} processes", "PIPELINE_LAUNCH", "the number must divide the batch size"
-        )
+        what = f"a batch of {n} among {size()} processes"
+        raise UserError(what, "PIPELINE_LAUNCH", "the number must divide the batch size")
     each = n // size()
     return slice(rank() * each, (rank() + 1) * each)
+
+
+def whole(n: int) -> tuple[int, slice]:
+    """The rows of all processes, of which each has n, and the slice of them that is this one's."""
+    return n * size(), share(n * size())
 
 
 def agreed(value: Any) -> Any:

@@ -19,7 +19,7 @@ from pipeline.augment import differentiable, recipes
 from pipeline.core import seeds
 from pipeline.core.errors import UserError
 from pipeline.engine import distributed
-from pipeline.engine.distributed import gather
+from pipeline.engine.distributed import gather, whole
 from pipeline.engine.loop import Phase, groups_of
 from pipeline.generators import gan
 from pipeline.generators.gan import held
@@ -273,11 +273,6 @@ class JointGAN(Method):
         if synthetic:
             found |= {"synthetic": late_mean(synthetic, "synthetic"), "synthetic_start": synthetic[0]["synthetic"]}
         return found | ({"frechet_growth": growth[-1], "frechet_most": max(growth)} if growth else {})
-
-
-def whole(n: int) -> tuple[int, slice]:
-    """The rows of all processes, of which each has n, and the slice of them that is this one's."""
-    return n * distributed.size(), distributed.share(n * distributed.size())
 
 
 def to_unit(images: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -94,9 +94,8 @@ class MixedAE(Method):
 
     def maps(self, groups: int, n: int, step: int) -> torch.Tensor:
         """`mixing_map` of this process's groups, int64 (groups, N); drawn for the whole batch from (seed, step)."""
-        draw = seeds.generator(self.seed, "mix", step)
-        maps = mixing_map(groups * distributed.size(), n, self.params.sources, draw)
-        return maps[distributed.share(len(maps))]
+        together, rows = distributed.whole(groups)
+        return mixing_map(together, n, self.params.sources, seeds.generator(self.seed, "mix", step))[rows]
 
     def predict(self, images: torch.Tensor, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict]:
         """Predicted pixels, float32 (B, N, C p p), which patches were visible, bool (B, N), and further terms.
@@ -134,13 +133,12 @@ class MixedAE(Method):
 
     def masked(self, tokens: torch.Tensor, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict]:
         """MAE: only the N / sources patches of (B, N, D) where maps (B, N) are largest go through the encoder."""
-        keep = maps.shape[1] // self.params.sources
-        places = (maps == self.params.sources - 1).nonzero()[:, 1].view(len(maps), keep, 1)
-        x = tokens.gather(1, places.expand(-1, -1, tokens.shape[2]))
-        x = self.decoder.narrow(self.encoder.backbone.encode(x))  # B 1+keep width
-        wide = places.expand(-1, -1, x.shape[2])
-        back = x.new_zeros(len(maps), maps.shape[1], x.shape[2]).scatter(1, wide, x[:, 1:])
-        return torch.cat([x[:, :1], back], dim=1), maps == self.params.sources - 1, {}
+        seen = maps == self.params.sources - 1  # as many of each image
+        x = tokens[seen].view(len(maps), -1, tokens.shape[2])
+        x = self.decoder.narrow(self.encoder.backbone.encode(x))  # B 1+N/sources width
+        back = x.new_zeros(*maps.shape, x.shape[2])
+        back[seen] = x[:, 1:].flatten(0, 1)
+        return torch.cat([x[:, :1], back], dim=1), seen, {}
 
     @torch.no_grad()
     def save_artifacts(self, folder: Path, images: np.ndarray) -> list[str]:
@@ -178,16 +176,15 @@ class MixedAE(Method):
     def pictures(made: dict[str, Path]) -> list[tuple[str, np.ndarray]]:
         """Validation images, the encoder's input, and the reconstructions."""
         with shards.open_file(made[RECONSTRUCTIONS]) as file:
-            names = ("images", "visible", "reconstruction")
-            images, visible, filled = (shards.dataset_of(file, name)[:] for name in names)
-            mixed = shards.dataset_of(file, "mixed")[:] if "mixed" in file else []
+            found = {name: shards.dataset_of(file, name)[:] for name in file}
             known = " and each unseen patch's own mean and deviation" if file.attrs["normalised"] else ""
-        sets = [("validation images", images)]
-        if len(mixed):
-            together = len(images) // len(mixed)
+        sets = [("validation images", found["images"])]
+        if "mixed" in found:
+            together = len(found["images"]) // len(found["mixed"])
             what = f"every {together} of them mixed into one, as the encoder sees it"
-            sets.append((what, np.repeat(mixed, together, axis=0)))
-        return [*sets, ("what it sees of each", visible), (f"each, reconstructed from that{known}", filled)]
+            sets.append((what, np.repeat(found["mixed"], together, axis=0)))
+        sets.append(("what it sees of each", found["visible"]))
+        return [*sets, (f"each, reconstructed from that{known}", found["reconstruction"])]
 
     @staticmethod
     def outcomes(rows: list[dict], made: dict[str, Path]) -> dict[str, float]:
