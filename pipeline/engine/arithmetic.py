@@ -2,7 +2,7 @@
 
 import ctypes
 import platform
-import time
+import timeit
 from importlib.metadata import version
 
 import torch
@@ -41,12 +41,8 @@ def product_seconds(dtype: torch.dtype) -> float:
 
     Having bf16 instructions does not make it fast: Intel's of AVX-512 without AMX work at half the rate of fp32's.
     """
-    square, times = torch.ones(256, 256, dtype=dtype), []
-    for _ in range(6):  # the first makes the kernel
-        since = time.perf_counter()
-        square @ square
-        times.append(time.perf_counter() - since)
-    return min(times)
+    square = torch.ones(256, 256, dtype=dtype)
+    return min(timeit.repeat(lambda: square @ square, number=1, repeat=6))  # the first makes the kernel
 
 
 def _keep_freed_memory() -> None:
