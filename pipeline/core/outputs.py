@@ -27,11 +27,10 @@ def columns(rows: list[dict], *but: str) -> list[str]:
 def table(path: Path, columns: list[str], rows: list[dict]) -> None:
     """Write rows as CSV; a value that a row lacks stays empty, floats have six digits."""
     text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(columns)
+    lines = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    lines.writeheader()
     for row in rows:
-        values = (row.get(column, "") for column in columns)
-        lines.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in values])
+        lines.writerow({name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()})
     files.write_text(path, text.getvalue())
 
 

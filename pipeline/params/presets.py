@@ -1,6 +1,7 @@
 """Presets: small params files that compose from left to right, as -S words or written into params.yaml."""
 
 import csv
+import difflib
 import itertools
 import json
 import re
@@ -22,9 +23,12 @@ FOLDER = Path(__file__).parent.parent / "presets"
 
 def load(name: str) -> dict[tuple, object]:
     """A preset's values by their path, entries of a mapping whole; keys that the schema does not know are refused."""
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), 1)
+        meant = f"-S {name}" if "=" in name else near[0] if near else None
+        remedy = f"did you mean {meant}?" if meant else f"there are {', '.join(names())}"
+        raise UserError(f"no preset {name}", remedy=remedy)
     path = FOLDER / f"{name}.yaml"
-    if not path.exists():
-        raise UserError(f"no preset {name}", FOLDER, f"there are {', '.join(names())}")
     values, _, faults = reader.parse(reader.text_of(path))
     flat, known = leaves(values), set(reader.keys())
     for where, value in flat.items():

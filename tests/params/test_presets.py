@@ -101,9 +101,11 @@ def test_names_are_the_files_of_the_package():
     assert presets.names() == sorted(path.stem for path in (REPOSITORY / "pipeline/presets").glob("*.yaml"))
 
 
-def test_unknown_preset_is_refused_with_the_names_there_are():
-    with pytest.raises(UserError, match="no preset smoek") as caught:
+def test_unknown_preset_is_refused_with_the_one_that_was_meant_or_all_that_there_are():
+    with pytest.raises(UserError, match=r"^no preset smoek - did you mean smoke\?$"):
         presets.compose(["smoke", "smoek"])
+    with pytest.raises(UserError, match=r"^no preset zzz - there are ") as caught:
+        presets.compose(["smoke", "zzz"])
     assert all(name in str(caught.value) for name in ALL)
 
 
