@@ -4,20 +4,8 @@ from fractions import Fraction
 from math import ceil
 from typing import Literal
 
-from pipeline.params.types import (
-    Count,
-    CountOrZero,
-    Faults,
-    NonNegative,
-    OwnFaults,
-    Pixels,
-    Positive,
-    Refused,
-    Section,
-    Seed,
-    Several,
-    rule,
-)
+from pipeline.params.ranges import Count, CountOrZero, NonNegative, Pixels, Positive, Seed, Several
+from pipeline.params.types import Faults, OwnFaults, Refused, Section, rule
 
 # Height = width, channels and training images of the named sets.
 SETS = {

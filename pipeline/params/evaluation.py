@@ -3,20 +3,9 @@
 from pydantic import Field
 
 from pipeline.params.data import SetName, its_own, labelled
+from pipeline.params.ranges import Count, CountOrZero, Positive, Seed, Several, Share, Strength
 from pipeline.params.training import Training
-from pipeline.params.types import (
-    Count,
-    CountOrZero,
-    Faults,
-    OwnFaults,
-    Positive,
-    Section,
-    Seed,
-    Several,
-    Share,
-    Strength,
-    rule,
-)
+from pipeline.params.types import Faults, OwnFaults, Section, rule
 
 
 class Quality(Section):

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.params.data import shape, side
+from pipeline.params.ranges import Count, Fraction, Positive, Probability, Seed
 from pipeline.params.training import Training
-from pipeline.params.types import Count, Faults, Fraction, OwnFaults, Positive, Probability, Section, Seed, rule, told
+from pipeline.params.types import Faults, OwnFaults, Section, rule, told
 
 PUBLISHED = 1000  # timesteps of published diffusion models
 

@@ -8,19 +8,9 @@ from pydantic import Field
 
 from pipeline.core.errors import UserError
 from pipeline.params.generators import DDPM, PUBLISHED, is_ddpm, timesteps
+from pipeline.params.ranges import Count, Fraction, NonNegative, Probability, Seed
 from pipeline.params.training import RealOnly
-from pipeline.params.types import (
-    Count,
-    Faults,
-    Fraction,
-    NonNegative,
-    OwnFaults,
-    Probability,
-    Section,
-    Seed,
-    rule,
-    told,
-)
+from pipeline.params.types import Faults, OwnFaults, Section, rule, told
 
 
 class Conditioned(DDPM):

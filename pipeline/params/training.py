@@ -8,22 +8,8 @@ from pydantic import Field
 from pipeline.params.augmentation import Family
 from pipeline.params.data import side
 from pipeline.params.methods import METHODS, SimCLR
-from pipeline.params.types import (
-    Count,
-    CountOrZero,
-    Depth,
-    Faults,
-    Fraction,
-    NonNegative,
-    OwnFaults,
-    Positive,
-    Section,
-    Seed,
-    Several,
-    Strength,
-    rule,
-    told,
-)
+from pipeline.params.ranges import Count, CountOrZero, Depth, Fraction, NonNegative, Positive, Seed, Several, Strength
+from pipeline.params.types import Faults, OwnFaults, Section, rule, told
 
 
 class Compute(Section):

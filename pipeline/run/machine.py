@@ -10,9 +10,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -23,8 +23,7 @@ from pipeline.run import launch
 _LEAST_ON_GPU = 500e6  # bytes for the kernels of CUDA's libraries, before any network
 
 
-@dataclass(frozen=True)
-class Needs:
+class Needs(NamedTuple):
     """What a stage writes, and how many bytes of images it needs at least.
 
     made: in the workspace, where they must fit; DVC's cache takes as many again, unless it links. kept: in the store,
