@@ -110,8 +110,10 @@ def validate(values: dict) -> tuple[Params | None, list[tuple[tuple, str]]]:
         params = Params.model_validate(values)
     except ValidationError as error:
         faults = [(_place(detail), _message(detail)) for detail in error.errors()]
-        right = judge.Partial(Params, values, {where for where, _ in faults})
-        return None, faults + judge.broken(right)
+        wrong = {
+            tuple(part for part in where if isinstance(part, str)) for where, _ in faults
+        }  # a list with a wrong entry is wrong
+        return None, faults + judge.broken(judge.partial(Params, values, wrong))
     return params, judge.broken(params)
 
 

@@ -14,18 +14,23 @@ class Refused(Exception):
 
 
 def rule(check: Callable) -> Callable:
-    """Mark a method of a section as a rule about its fields: it yields (field, message) for each fault.
-
-    `self` may be a view of a section of which some values were refused (judge.Partial); it hands out right values only.
-    """
+    """Mark a method of a section as a rule about its fields: it yields (field, message) for each fault."""
     check.is_rule = True
     return check
 
 
 class Section(BaseModel):
-    """Exact types, no unknown keys, no change after reading. A docstring below a field documents it."""
+    """Exact types, no unknown keys, no change after reading. A docstring below a field documents it.
+
+    A section of a file with faults lacks the values that were refused (judge.partial); asked for one it raises Refused.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+    def __getattr__(self, name: str):
+        if name in type(self).model_fields:
+            raise Refused
+        return super().__getattr__(name)
 
     @classmethod
     def rules(cls) -> list[Callable]:
