@@ -25,7 +25,7 @@ def main(params: SimpleNamespace) -> None:
     if params.positives.kind != "none":
         sample(params)
     elif processes.rank() == 0:  # without torch: every run passes here
-        files.assemble(SET, {}, lambda folder: files.write_sealed(folder / "manifest.json", {"files": {}, "n": 0}))
+        files.assemble(SET, {}, lambda folder: store.seal(folder, [], {"n": 0}))
         outputs.contact_sheet(Path("plots/positives.png"), [])
         outputs.metrics(Path("metrics/positives.json"), {"sampled": 0})
 

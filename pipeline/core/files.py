@@ -73,18 +73,17 @@ def write_json(path: Path, value: object) -> None:
 
 def read_json(path: Path, largest: int = 100_000_000) -> dict:
     """The object in a JSON file of at most so many bytes, or a UserError that names it."""
+    path = Path(path)
     try:
-        if not Path(path).exists():
-            raise FileNotFoundError
-        if not Path(path).is_file():  # a pipe would be waited for
-            raise ValueError("no file")
-        if Path(path).stat().st_size > largest:
+        if path.stat().st_size > largest:
             raise ValueError(f"more than {largest:,} bytes")
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("no file")
+        value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict):
             raise ValueError("not an object")
         return value
-    except FileNotFoundError as fault:
+    except (FileNotFoundError, NotADirectoryError) as fault:
         raise UserError("not found", path, "run `dvc repro`, which makes it") from fault
     except (ValueError, OSError, RecursionError) as fault:
         raise UserError(f"not readable as JSON: {fault}", path, "delete it and run `dvc repro`") from fault

@@ -54,8 +54,7 @@ def names() -> list[str]:
 
 def cell(dataset: str, method: str, arm: str) -> list[str]:
     """The presets of one cell: adainf-cifar10 is the table's first column and last row, and the others change it."""
-    changes = {"cifar10": [], "simclr": [], "adainf": []}
-    return ["adainf-cifar10", *(name for part in (dataset, method, arm) for name in changes.get(part, [part]))]
+    return ["adainf-cifar10", *(part for part in (dataset, method, arm) if part not in ("cifar10", "simclr", "adainf"))]
 
 
 def published() -> dict[tuple[str, str, str], dict[str, str]]:
@@ -72,9 +71,7 @@ def table() -> str:
     known, lines = published(), []
     cells = {key: " ".join(cell(*key)) for key in itertools.product(DATASETS, METHODS, ARMS)}
     for key, words in (cells | {key: row["presets"] for key, row in known.items() if row["presets"]}).items():
-        number = (
-            f"{known[key]['top1']} ({known[key]['source']})" if key in known else "not published in what we could read"
-        )
+        number = "{top1} ({source})".format(**known[key]) if key in known else "not published in what we could read"
         named = " ".join(f"{part:<13}" for part in key)
         lines.append(f"{named} {number}\n    python -m pipeline run {words}")
     return "\n".join(lines)
