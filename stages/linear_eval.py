@@ -13,11 +13,6 @@ from pipeline.run import machine, stage
 REAL = Path("data/real")
 
 
-def needs(params: SimpleNamespace) -> machine.Needs:
-    rows, image = machine.images(REAL, shards.VALIDATION, shards.TEST)
-    return machine.Needs(params.outs, memory=rows * image, device=params.compute.device)
-
-
 def main(params: SimpleNamespace) -> None:
     arithmetic.prepare(params.compute)
     encoder = backbones.load(Path("data/encoder")).to(params.compute.device)
@@ -45,4 +40,4 @@ def main(params: SimpleNamespace) -> None:
 
 
 if __name__ == "__main__":
-    stage.run("linear_eval", main, needs)
+    stage.run("linear_eval", main, machine.holding(shards.VALIDATION, shards.TEST))

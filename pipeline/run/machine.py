@@ -7,7 +7,9 @@ and what a training step takes come on top.
 import math
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import psutil
@@ -32,6 +34,16 @@ class Needs(NamedTuple):
     memory: float = 0
     device: str = "cpu"
     faults: tuple[UserError, ...] = ()
+
+
+def holding(*splits: int) -> Callable[[SimpleNamespace], Needs]:
+    """What a stage needs, by its parameters, that holds these splits of the real images and makes none."""
+
+    def needs(params: SimpleNamespace) -> Needs:
+        rows, image = images(Path("data/real"), *splits)
+        return Needs(params.outs, memory=rows * image, device=params.compute.device)
+
+    return needs
 
 
 def lacking(needs: Needs) -> list[UserError]:
