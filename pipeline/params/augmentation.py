@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pipeline.params.data import shape
 from pipeline.params.ranges import Probability, Seed, Share, Strength
-from pipeline.params.types import Faults, OwnFaults, Section, rule
+from pipeline.params.types import Faults, Section, rule
 
 Family = Literal["symmetric", "symmetric-weak", "asymmetric", "clsp-simclr", "clsp-moco", "crop"]
 Factor = Annotated[float, Field(ge=0, le=2)]
@@ -49,7 +49,7 @@ class Augment(Section):
     """Seed of the augmentations."""
 
     @rule
-    def colours(self) -> OwnFaults:
+    def colours(self) -> Faults:
         """Grey images have no colours to change."""
         for name in ("saturation", "hue", "grayscale"):
             if self.form == "grey" and getattr(self, name):

@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterator
 
 from pydantic import BaseModel, ConfigDict
 
-Fault = tuple[tuple, str]  # the path of a key in the file, and what is wrong with its value
+Fault = tuple[str | tuple, str]  # a field of the section or the path of a key in the file, and what is wrong
 Faults = Iterator[Fault]
-OwnFaults = Iterator[tuple[str, str]]  # of one section: the name of a field, and what is wrong
 
 
 class Refused(Exception):
