@@ -26,13 +26,9 @@ def disk_faults(path: Path) -> Iterator[None]:
     except (OSError, RuntimeError) as fault:
         number = _errno(fault)
         if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            free = shutil.disk_usage(existing(path)).free
-            raise UserError(
-                f"disk full, {free / 1e6:,.0f} MB free",
-                path,
-                "make room and run the same command again; finished parts are kept",
-                RESOURCE,
-            ) from fault
+            what = f"disk full, {shutil.disk_usage(existing(path)).free / 1e6:,.0f} MB free"
+            remedy = "make room and run the same command again; finished parts are kept"
+            raise UserError(what, path, remedy, RESOURCE) from fault
         if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
             raise UserError(f"cannot write: {os.strerror(number)}", path, "check the path and its owner") from fault
         if number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
