@@ -54,16 +54,15 @@ def _preset(parser: argparse.ArgumentParser) -> Work:
 
     def work(asked: argparse.Namespace) -> None:
         from pipeline.params import presets
-        from pipeline.run import experiment
 
         if asked.cells:
             print(presets.table())
         elif asked.list or not asked.names:
             print("\n".join(presets.names()))
         elif asked.write:
-            presets.write(experiment.compose(asked.names))
+            presets.write(presets.compose(asked.names))
         else:
-            print(" ".join(presets.words(experiment.compose(asked.names))))
+            print(" ".join(presets.words(presets.compose(asked.names))))
 
     return work
 

@@ -11,11 +11,6 @@ from pipeline.networks import backbones
 from pipeline.run import machine, stage
 
 
-def needs(params: SimpleNamespace) -> machine.Needs:
-    rows, image = machine.images(Path("data/real"), shards.VALIDATION, shards.TEST)
-    return machine.Needs(params.outs, memory=rows * image, device=params.compute.device)
-
-
 def main(params: SimpleNamespace) -> None:
     arithmetic.prepare(params.compute)
     real = shards.read_real(Path("data/real"))
@@ -27,4 +22,4 @@ def main(params: SimpleNamespace) -> None:
 
 
 if __name__ == "__main__":
-    stage.run("finetune", main, needs)
+    stage.run("finetune", main, machine.holding(shards.VALIDATION, shards.TEST))

@@ -11,13 +11,6 @@ from pipeline.networks import backbones
 from pipeline.run import machine, stage
 
 REAL = Path("data/real")
-MADE = dict.fromkeys(("linear_eval.json", "label_free.json", "linear_eval.protocol.json"), "metrics")
-MADE |= dict.fromkeys(("per_class.csv", "confusion.csv", "grid.csv"), "plots")
-
-
-def needs(params: SimpleNamespace) -> machine.Needs:
-    rows, image = machine.images(REAL, shards.VALIDATION, shards.TEST)
-    return machine.Needs(params.outs, memory=rows * image, device=params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:
@@ -39,12 +32,12 @@ def main(params: SimpleNamespace) -> None:
         files.write_json(folder / "linear_eval.protocol.json", judged.protocol)
         for name, (columns, rows) in judged.tables.items():
             outputs.table(folder / f"{name}.csv", columns, rows)
-        return list(MADE)
+        return [Path(out).name for out in params.outs]
 
     made = store.once("linear_eval", decided, make)
-    for name, place in MADE.items():
-        files.copy(made / name, Path(place) / name)
+    for out in params.outs:
+        files.copy(made / Path(out).name, out)
 
 
 if __name__ == "__main__":
-    stage.run("linear_eval", main, needs)
+    stage.run("linear_eval", main, machine.holding(shards.VALIDATION, shards.TEST))

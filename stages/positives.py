@@ -18,14 +18,14 @@ def needs(params: SimpleNamespace) -> machine.Needs:
     real, image = machine.images(Path("data/real"), shards.TRAIN)
     size = params.positives.candidates * real * image
     memory = (real + params.positives.shard_size) * image
-    return machine.Needs(params.outs, size, size, memory, params.compute.device)
+    return machine.Needs(params.outs, size, memory, params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:
     if params.positives.kind != "none":
         sample(params)
     elif processes.rank() == 0:  # without torch: every run passes here
-        files.assemble(SET, {}, lambda folder: files.write_sealed(folder / "manifest.json", {"files": {}, "n": 0}))
+        files.assemble(SET, {}, lambda folder: store.seal(folder, [], {"n": 0}))
         outputs.contact_sheet(Path("plots/positives.png"), [])
         outputs.metrics(Path("metrics/positives.json"), {"sampled": 0})
 

@@ -17,11 +17,6 @@ SET = Path("data/generated/inflation")
 POSITIVES = Path("data/generated/positives")
 
 
-def needs(params: SimpleNamespace) -> machine.Needs:
-    train, image = machine.images(Path("data/real"), shards.TRAIN)  # generated ones are mapped
-    return machine.Needs(params.outs, memory=train * image, device=params.compute.device)
-
-
 def main(params: SimpleNamespace) -> None:
     arithmetic.prepare(params.compute)
     real = shards.read_real(Path("data/real"))
@@ -56,4 +51,5 @@ def main(params: SimpleNamespace) -> None:
 
 
 if __name__ == "__main__":
-    stage.run("pretrain", main, needs, parallel=True)
+    # Generated images are mapped.
+    stage.run("pretrain", main, machine.holding(shards.TRAIN), parallel=True)

@@ -10,7 +10,6 @@ from pipeline.evaluation import quality
 from pipeline.run import machine, stage
 
 REAL, GENERATED = Path("data/real"), Path("data/generated/inflation")
-MADE = {"quality.json": "metrics", "quality.protocol.json": "metrics", "closest.png": "plots"}
 
 
 def needs(params: SimpleNamespace) -> machine.Needs:
@@ -36,11 +35,11 @@ def main(params: SimpleNamespace) -> None:
         outputs.metrics(folder / "quality.json", judged.metrics)
         files.write_json(folder / "quality.protocol.json", judged.protocol)
         outputs.contact_sheet(folder / "closest.png", judged.pairs, columns=quality.SHOWN, rows=1)
-        return list(MADE)
+        return [Path(out).name for out in params.outs]
 
     made = store.once("quality", decided, make)
-    for name, place in MADE.items():
-        files.copy(made / name, Path(place) / name)
+    for out in params.outs:
+        files.copy(made / Path(out).name, out)
 
 
 if __name__ == "__main__":

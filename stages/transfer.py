@@ -11,8 +11,6 @@ from pipeline.networks import backbones
 from pipeline.params.data import shape
 from pipeline.run import machine, stage
 
-MADE = ("metrics.json", "protocol.json")
-
 
 def needs(params: SimpleNamespace) -> machine.Needs:
     size, channels, _ = shape(params.dataset)
@@ -37,13 +35,13 @@ def main(params: SimpleNamespace) -> None:
     def make(folder: Path, fingerprint: str) -> list[str]:
         real = transfer.load(params.item, size, channels)
         metrics, protocol = transfer.judge(params.key, encoder, real, params.linear_eval, params.compute)
-        outputs.metrics(folder / "metrics.json", metrics)
-        files.write_json(folder / "protocol.json", protocol)
-        return list(MADE)
+        outputs.metrics(folder / f"{params.key}.json", metrics)
+        files.write_json(folder / f"{params.key}.protocol.json", protocol)
+        return [Path(out).name for out in params.outs]
 
     made = store.once("transfer", decided, make)
-    for name, path in zip(MADE, params.outs, strict=True):
-        files.copy(made / name, Path(path))
+    for out in params.outs:
+        files.copy(made / Path(out).name, out)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def test_stages_of_dvc_and_modules_of_the_folder_are_the_same():
         assert described["desc"]
         key = "" if name not in FOREACH else f" {called(name)}"
         assert described["cmd"] == f"python -m stages.{name}{key}"
-        assert f'stage.run("{name}", main, needs' in (REPOSITORY / f"stages/{name}.py").read_text()
+        assert f'stage.run("{name}", main, ' in (REPOSITORY / f"stages/{name}.py").read_text()
 
 
 def called(name: str) -> str:

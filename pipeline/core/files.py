@@ -26,13 +26,9 @@ def disk_faults(path: Path) -> Iterator[None]:
     except (OSError, RuntimeError) as fault:
         number = _errno(fault)
         if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            free = shutil.disk_usage(existing(path)).free
-            raise UserError(
-                f"disk full, {free / 1e6:,.0f} MB free",
-                path,
-                "make room and run the same command again; finished parts are kept",
-                RESOURCE,
-            ) from fault
+            what = f"disk full, {shutil.disk_usage(existing(path)).free / 1e6:,.0f} MB free"
+            remedy = "make room and run the same command again; finished parts are kept"
+            raise UserError(what, path, remedy, RESOURCE) from fault
         if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
             raise UserError(f"cannot write: {os.strerror(number)}", path, "check the path and its owner") from fault
         if number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
@@ -73,18 +69,17 @@ def write_json(path: Path, value: object) -> None:
 
 def read_json(path: Path, largest: int = 100_000_000) -> dict:
     """The object in a JSON file of at most so many bytes, or a UserError that names it."""
+    path = Path(path)
     try:
-        if not Path(path).exists():
-            raise FileNotFoundError
-        if not Path(path).is_file():  # a pipe would be waited for
-            raise ValueError("no file")
-        if Path(path).stat().st_size > largest:
+        if path.stat().st_size > largest:
             raise ValueError(f"more than {largest:,} bytes")
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("no file")
+        value = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(value, dict):
             raise ValueError("not an object")
         return value
-    except FileNotFoundError as fault:
+    except (FileNotFoundError, NotADirectoryError) as fault:
         raise UserError("not found", path, "run `dvc repro`, which makes it") from fault
     except (ValueError, OSError, RecursionError) as fault:
         raise UserError(f"not readable as JSON: {fault}", path, "delete it and run `dvc repro`") from fault

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.core import files
 
-_INK, _PAPER, _GAP = 40, 255, 2
+_INK, _PAPER, _GAP, _SCALE = 40, 255, 2, 2
 
 
 def metrics(path: Path, values: dict[str, float]) -> None:
@@ -27,24 +27,21 @@ def columns(rows: list[dict], *but: str) -> list[str]:
 def table(path: Path, columns: list[str], rows: list[dict]) -> None:
     """Write rows as CSV; a value that a row lacks stays empty, floats have six digits."""
     text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(columns)
+    lines = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    lines.writeheader()
     for row in rows:
-        values = (row.get(column, "") for column in columns)
-        lines.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in values])
+        lines.writerow({name: f"{v:.6g}" if isinstance(v, float) else v for name, v in row.items()})
     files.write_text(path, text.getvalue())
 
 
-def contact_sheet(
-    path: Path, sets: list[tuple[str, np.ndarray]], columns: int = 16, rows: int = 4, scale: int = 2
-) -> None:
+def contact_sheet(path: Path, sets: list[tuple[str, np.ndarray]], columns: int = 16, rows: int = 4) -> None:
     """A PNG of the first images of each set under its name; images: uint8 (N, H, W, 1 or 3), N may be 0.
 
     Without a set it says that there is none.
     """
     sets = sets or [("none", np.empty((0, 1, 1, 1), np.uint8))]
     height, width, _ = next((images.shape[1:] for _, images in sets if len(images)), (1, 1, 1))
-    cell_h, cell_w, title = height * scale + _GAP, width * scale + _GAP, 26
+    cell_h, cell_w, title = height * _SCALE + _GAP, width * _SCALE + _GAP, 26
     sheet = Image.new("RGB", (columns * cell_w + _GAP, len(sets) * (rows * cell_h + title)), (_PAPER,) * 3)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(16)
     for i, (name, images) in enumerate(sets):
@@ -52,6 +49,6 @@ def contact_sheet(
         draw.text((_GAP + 2, top + 3), name, fill=(_INK,) * 3, font=font)
         for j, image in enumerate(images[: rows * columns]):
             tile = Image.fromarray(np.broadcast_to(image, (height, width, 3)).copy())
-            tile = tile.resize((width * scale, height * scale), Image.Resampling.NEAREST)
+            tile = tile.resize((width * _SCALE, height * _SCALE), Image.Resampling.NEAREST)
             sheet.paste(tile, (_GAP + j % columns * cell_w, top + title + j // columns * cell_h))
     files.write(path, lambda temporary: sheet.save(temporary, format="PNG"))

@@ -36,25 +36,3 @@ def signals(act: Callable[[int], None] = lambda number: None) -> Iterator[list[i
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class Alone:
-    """A job of one process, as `core.store` wants it; engine.distributed is the other."""
-
-    def first(self) -> bool:
-        """It leads."""
-        return True
-
-    def agreed(self, value: object) -> object:
-        """Its own value."""
-        return value
-
-    def differ(self, value: object) -> bool:
-        """It cannot."""
-        return False
-
-    def wait(self) -> None:
-        """For nobody."""
-
-
-ALONE = Alone()

@@ -1,14 +1,11 @@
 """A digest of source code: what a module and all that it imports from this package mean, not how they are laid out.
 
-Comments, docstrings, blank lines and line breaks inside brackets do not count; names and constants do. It is made of
-tokens, so that Python 3.11 and 3.13 give the same digest: their syntax trees print differently.
+Comments, docstrings and layout do not count; names and constants do. Python 3.11 and 3.13 give the same digest, which
+`ast.dump` would not.
 """
 
 import ast
 import hashlib
-import io
-import tokenize
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -27,7 +24,6 @@ PLUMBING = (
     "run",
     "report",
 )
-_LAYOUT = (tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER)
 
 
 @cache
@@ -78,39 +74,21 @@ def imports(file: Path) -> list[str]:
 
 
 def meaning(source: str) -> str:
-    """The tokens of a source, a statement a line, indented by its depth; without what does not count."""
-    lines, words, depth = [], [], 0
-    for kind, text in _tokens(source):
-        if kind == tokenize.INDENT:
-            depth += 1
-        elif kind == tokenize.DEDENT:
-            depth -= 1
-        elif kind != tokenize.NEWLINE:
-            words.append((kind, text))
-        else:
-            if any(kind != tokenize.STRING for kind, _ in words):  # text alone is a docstring, or does nothing
-                lines.append(f"{depth} {' '.join(text for _, text in words)}")
-            words = []
-    return "\n".join(lines)
+    """The syntax tree of a source as text, without what does not count."""
+    return _text(ast.parse(source))
 
 
-def _tokens(source: str) -> Iterator[tuple[int, str]]:
-    """Kind and text of each token that counts; an f-string is one token, as it was before Python 3.12."""
-    lines, start, inside = source.splitlines(keepends=True), (0, 0), 0
-    begins, ends = (getattr(tokenize, f"FSTRING_{which}", None) for which in ("START", "END"))
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if begins is not None and token.type == begins:
-            start, inside = start if inside else token.start, inside + 1
-        elif begins is not None and token.type == ends:
-            inside -= 1
-            if not inside:
-                yield tokenize.STRING, _between(lines, start, token.end)
-        elif not inside and token.type not in _LAYOUT:
-            yield token.type, token.string
+def _text(node: object) -> str:
+    if isinstance(node, list):
+        return f"[{' '.join(_text(entry) for entry in node if not _is_docstring(entry))}]"
+    if isinstance(node, ast.JoinedStr):  # Python 3.12 puts empty texts between the parts
+        return f"JoinedStr{_text([part for part in node.values if getattr(part, 'value', None) != ''])}"
+    if isinstance(node, ast.AST):  # Python 3.12 has fields that 3.11 lacks, so those that hold nothing are left out
+        fields = (f"{name}={_text(value)}" for name, value in ast.iter_fields(node) if value not in (None, []))
+        return f"{type(node).__name__}({' '.join(fields)})"
+    return ascii(node)
 
 
-def _between(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
-    (first, left), (last, right) = start, end
-    if first == last:
-        return lines[first - 1][left:right]
-    return "".join([lines[first - 1][left:], *lines[first : last - 1], lines[last - 1][:right]])
+def _is_docstring(node: object) -> bool:
+    """Whether a statement is a text alone, which is a docstring or does nothing."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

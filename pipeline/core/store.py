@@ -14,9 +14,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Protocol
 
-from pipeline.core import files, processes
+from pipeline.core import files
 from pipeline.core.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -24,12 +25,24 @@ _USED = "last-used"
 
 
 class Job(Protocol):
-    """The processes that share a piece of work: engine.distributed, or processes.ALONE."""
+    """The processes that share a piece of work: engine.distributed, or ALONE."""
 
     def first(self) -> bool: ...
+    def rank(self) -> int: ...
+    def size(self) -> int: ...
     def agreed(self, value: object) -> object: ...
     def differ(self, value: object) -> bool: ...
     def wait(self) -> None: ...
+
+
+ALONE = SimpleNamespace(
+    first=lambda: True,
+    rank=lambda: 0,
+    size=lambda: 1,
+    agreed=lambda value: value,
+    differ=lambda value: False,
+    wait=lambda: None,
+)
 
 
 def root() -> Path:
@@ -43,7 +56,7 @@ def fingerprint(**parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def once(kind: str, parts: dict, make: Callable[[Path, str], list[str]], job: Job = processes.ALONE) -> Path:
+def once(kind: str, parts: dict, make: Callable[[Path, str], list[str]], job: Job = ALONE) -> Path:
     """The folder of a finished piece of work: found in the store and verified, or made, sealed and verified.
 
     parts: everything that decides its bytes, for `fingerprint`. make(folder, fingerprint) -> the names of the files
@@ -69,7 +82,7 @@ def grow(
     parts: dict,
     names: list[str],
     start: Callable[[list[str]], Callable[[Path], None]],
-    job: Job = processes.ALONE,
+    job: Job = ALONE,
 ) -> dict[str, Path]:
     """Files of a set that only ever grows, name -> path: those that the store lacks are made, the others found.
 
@@ -78,7 +91,7 @@ def grow(
     """
     with _together(kind, fingerprint(**parts), job) as folder:
         missing = job.agreed([name for name in names if job.first() and not _whole(folder / name)])
-        mine = missing[processes.rank() :: processes.size()]
+        mine = missing[job.rank() :: job.size()]
         if mine:
             write = start(mine)
             for name in mine:

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.params.data import shape
-from pipeline.params.types import Faults, OwnFaults, Probability, Section, Seed, Share, Strength, rule
+from pipeline.params.ranges import Probability, Seed, Share, Strength
+from pipeline.params.types import Faults, Section, rule
 
 Family = Literal["symmetric", "symmetric-weak", "asymmetric", "clsp-simclr", "clsp-moco", "crop"]
 Factor = Annotated[float, Field(ge=0, le=2)]
@@ -48,7 +49,7 @@ class Augment(Section):
     """Seed of the augmentations."""
 
     @rule
-    def colours(self) -> OwnFaults:
+    def colours(self) -> Faults:
         """Grey images have no colours to change."""
         for name in ("saturation", "hue", "grayscale"):
             if self.form == "grey" and getattr(self, name):

@@ -4,20 +4,8 @@ from fractions import Fraction
 from math import ceil
 from typing import Literal
 
-from pipeline.params.types import (
-    Count,
-    CountOrZero,
-    Faults,
-    NonNegative,
-    OwnFaults,
-    Pixels,
-    Positive,
-    Refused,
-    Section,
-    Seed,
-    Several,
-    rule,
-)
+from pipeline.params.ranges import Count, CountOrZero, NonNegative, Pixels, Positive, Seed, Several
+from pipeline.params.types import Faults, Refused, Section, rule
 
 # Height = width, channels and training images of the named sets.
 SETS = {
@@ -80,7 +68,7 @@ class Dataset(Section):
     """Seed of the split."""
 
     @rule
-    def folder(self) -> OwnFaults:
+    def folder(self) -> Faults:
         """A folder's size and channels are chosen; those of a named set are its own."""
         for name in ("image_size", "channels", "test_size"):
             given = getattr(self, name)
@@ -90,7 +78,7 @@ class Dataset(Section):
                 yield name, "must be a number for a folder of pictures, not null"
 
     @rule
-    def split(self) -> OwnFaults:
+    def split(self) -> Faults:
         """The split fits the set."""
         _, _, images = shape(self)
         if images is None:
@@ -105,7 +93,7 @@ class Dataset(Section):
             yield "spare_size", f"{self.spare_size} > {left} images that the other parts leave"
 
     @rule
-    def spread(self) -> OwnFaults:
+    def spread(self) -> Faults:
         """One image has no spread."""
         if self.spare_size == 1:
             yield "spare_size", "must be 0 or at least 2, not 1"
@@ -124,7 +112,7 @@ class Inflation(Section):
     """Seed of the order in which images are drawn."""
 
     @rule
-    def whole_copies(self) -> OwnFaults:
+    def whole_copies(self) -> Faults:
         """A list holds whole copies of an image."""
         if self.order == "copies" and self.real_weight % 1:
             yield "real_weight", f"must be whole with order copies, not {self.real_weight}"

@@ -36,10 +36,8 @@ def text() -> str:
     """The page: a part for each section, a row for each key."""
     parts = [_HEAD]
     for name, kind in SECTIONS.items():
-        if get_origin(kind) is dict:
-            parts += _section(f"{name}.NAME", get_args(kind)[1])
-        else:
-            parts += _section(name, kind)
+        named = get_origin(kind) is dict
+        parts += _section(f"{name}.NAME", get_args(kind)[1]) if named else _section(name, kind)
     return "\n".join(parts)
 
 
@@ -68,13 +66,7 @@ def _values(of: dict) -> str:
         return " or ".join(map(_values, of["anyOf"]))
     if "enum" in of or "const" in of:
         return ", ".join(f"`{value}`" for value in of.get("enum", [of.get("const")]))
-    words = {
-        "integer": "whole number",
-        "number": "number",
-        "boolean": "true or false",
-        "string": "text",
-        "null": "null",
-    }
+    words = {"integer": "whole number", "boolean": "true or false", "string": "text"}
     if of.get("type") == "array":
         length = of.get("minItems") if of.get("minItems") == of.get("maxItems") else None
         return f"list{f' of {length}' if length else ''}, each a {_values(of['items'])}"

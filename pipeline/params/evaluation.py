@@ -3,20 +3,9 @@
 from pydantic import Field
 
 from pipeline.params.data import SetName, its_own, labelled
+from pipeline.params.ranges import Count, CountOrZero, Positive, Seed, Several, Share, Strength
 from pipeline.params.training import Training
-from pipeline.params.types import (
-    Count,
-    CountOrZero,
-    Faults,
-    OwnFaults,
-    Positive,
-    Section,
-    Seed,
-    Several,
-    Share,
-    Strength,
-    rule,
-)
+from pipeline.params.types import Faults, Section, rule
 
 
 class Quality(Section):
@@ -32,7 +21,7 @@ class Quality(Section):
     """Seed of these trainings and of the choice of images."""
 
     @rule
-    def spread(self) -> OwnFaults:
+    def spread(self) -> Faults:
         """One image has no spread."""
         if self.images == 1:
             yield "images", "must be 0 or at least 2, not 1"
@@ -68,13 +57,13 @@ class TransferSet(Section):
     """Seed of the split."""
 
     @rule
-    def test_part(self) -> OwnFaults:
+    def test_part(self) -> Faults:
         """A named set has its own test part."""
         if self.name != "folder" and self.test_size is not None:
             yield "test_size", its_own(self.name, self.test_size)
 
     @rule
-    def split(self) -> OwnFaults:
+    def split(self) -> Faults:
         """The split fits the set."""
         there = labelled(self.name)
         if there and self.train_size + self.validation_size > there:
@@ -95,7 +84,7 @@ class FineTune(Training):
     """`augment.strength` of the images, in the encoder's own family."""
 
     @rule
-    def once(self) -> OwnFaults:
+    def once(self) -> Faults:
         """A share of the labels is one stage."""
         for i, share in enumerate(self.labels):
             if share in self.labels[:i]:

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.params.data import shape, side
+from pipeline.params.ranges import Count, Fraction, Positive, Probability, Seed
 from pipeline.params.training import Training
-from pipeline.params.types import Count, Faults, Fraction, OwnFaults, Positive, Probability, Section, Seed, rule, told
+from pipeline.params.types import Faults, Section, rule, told
 
 PUBLISHED = 1000  # timesteps of published diffusion models
 
@@ -38,7 +39,7 @@ class DDPM(Training):
     """Decay of the moving average of the weights, which is what samples."""
 
     @rule
-    def normalisation(self) -> OwnFaults:
+    def normalisation(self) -> Faults:
         """Groups share the channels out."""
         for channels in self.channels:
             if channels % self.groups:
@@ -90,13 +91,13 @@ class Generator(Section):
     """The digest of its weights, which the hub shows beside the file."""
 
     @rule
-    def kinds(self) -> OwnFaults:
+    def kinds(self) -> Faults:
         """Only diffusion models are loaded."""
         if self.source == "pretrained" and self.kind != "ddpm":
             yield "source", f"pretrained is for kind ddpm; a {self.kind} is trained here, by train"
 
     @rule
-    def from_hub(self) -> OwnFaults:
+    def from_hub(self) -> Faults:
         """A repository has a commit and a digest, and is for pretrained models."""
         if self.source != "pretrained" and self.hub is not None:
             yield "hub", f"is for source pretrained and must be null with source {self.source}, not {self.hub}"
@@ -106,7 +107,7 @@ class Generator(Section):
             yield "sha256", f"is for source pretrained and must be null with source {self.source}"
 
     @rule
-    def commit(self) -> OwnFaults:
+    def commit(self) -> Faults:
         """A repository and its commit go together."""
         if (self.hub is None) != (self.revision is None):
             both = f"hub {told(self.hub)} and revision {told(self.revision)}"
@@ -132,7 +133,7 @@ class Generate(Section):
     """Seed of the noise."""
 
     @rule
-    def direct(self) -> OwnFaults:
+    def direct(self) -> Faults:
         """A GAN has one pass and images in range."""
         if self.sampler == "direct":
             if self.steps != 1:
@@ -141,13 +142,13 @@ class Generate(Section):
                 yield "clip", "must be true with sampler direct: a GAN's images are in range as they are"
 
     @rule
-    def noise(self) -> OwnFaults:
+    def noise(self) -> Faults:
         """Only DDIM has an eta."""
         if self.eta != 0 and self.sampler != "ddim":
             yield "eta", f"is for the ddim sampler and must be 0 with {self.sampler}, not {self.eta}"
 
     @rule
-    def whole_batches(self) -> OwnFaults:
+    def whole_batches(self) -> Faults:
         """Batches tile shards."""
         if self.shard_size % self.batch_size:
             yield "shard_size", f"{self.shard_size} is not a multiple of batch_size {self.batch_size}"

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.params.parts import Head, Momentum, Predictor, Queue, SmallViews, Temperature, ThirdView
-from pipeline.params.types import (
+from pipeline.params.ranges import (
     Count,
     CountOrZero,
     Depth,
@@ -16,10 +16,10 @@ from pipeline.params.types import (
     NonNegative,
     Positive,
     Probability,
-    Section,
     Several,
     Share,
 )
+from pipeline.params.types import Section
 
 
 class SimCLR(Temperature, Head):

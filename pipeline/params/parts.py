@@ -2,17 +2,8 @@
 
 from typing import Literal
 
-from pipeline.params.types import (
-    Count,
-    CountOrZero,
-    Fraction,
-    NonNegative,
-    Pixels,
-    Positive,
-    Probability,
-    Section,
-    Share,
-)
+from pipeline.params.ranges import Count, CountOrZero, Fraction, NonNegative, Pixels, Positive, Probability, Share
+from pipeline.params.types import Section
 
 
 class Head(Section):

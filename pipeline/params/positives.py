@@ -8,19 +8,9 @@ from pydantic import Field
 
 from pipeline.core.errors import UserError
 from pipeline.params.generators import DDPM, PUBLISHED, is_ddpm, timesteps
+from pipeline.params.ranges import Count, Fraction, NonNegative, Probability, Seed
 from pipeline.params.training import RealOnly
-from pipeline.params.types import (
-    Count,
-    Faults,
-    Fraction,
-    NonNegative,
-    OwnFaults,
-    Probability,
-    Section,
-    Seed,
-    rule,
-    told,
-)
+from pipeline.params.types import Faults, Section, rule, told
 
 
 class Conditioned(DDPM):
@@ -103,7 +93,7 @@ class Positives(Section):
     """Seed of the noise."""
 
     @rule
-    def options(self) -> OwnFaults:
+    def options(self) -> Faults:
         """A kind has its own field and not the other's."""
         for name in ("weight", "guidance") if self.kind != "none" else ():
             own, given = name == KINDS[self.kind].uses, getattr(self, name)
@@ -111,13 +101,13 @@ class Positives(Section):
                 yield name, f"must be {'a number' if own else 'null'} with kind {self.kind}, not {told(given)}"
 
     @rule
-    def whole_batches(self) -> OwnFaults:
+    def whole_batches(self) -> Faults:
         """Batches tile shards."""
         if self.kind != "none" and self.shard_size % self.batch_size:
             yield "shard_size", f"{self.shard_size} is not a multiple of batch_size {self.batch_size}"
 
     @rule
-    def unclips(self) -> OwnFaults:
+    def unclips(self) -> Faults:
         """The pipeline's guidance starts at 1, and latents have no range."""
         if self.kind == "unclip" and self.clip:
             yield "clip", "must be false with kind unclip: latents have no range"

@@ -1,7 +1,7 @@
 """Presets: small params files that compose from left to right, as -S words or written into params.yaml."""
 
 import csv
-import itertools
+import difflib
 import json
 import re
 from pathlib import Path
@@ -12,19 +12,18 @@ from pipeline.core import files
 from pipeline.core.errors import UserError
 from pipeline.params import reader
 
-# AdaInf's main table (Wang, Zhang and Wang, ICLR 2024): every cell is a composition of presets.
-DATASETS = ("cifar10", "cifar100", "tiny-imagenet")
-METHODS = ("simclr", "moco", "byol", "barlow_twins")
-ARMS = ("none", "vanilla", "adainf")
 _PLAIN = re.compile(r"[\w./+-]+")
 FOLDER = Path(__file__).parent.parent / "presets"
 
 
 def load(name: str) -> dict[tuple, object]:
     """A preset's values by their path, entries of a mapping whole; keys that the schema does not know are refused."""
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), 1)
+        meant = f"-S {name}" if "=" in name else near[0] if near else None
+        remedy = f"did you mean {meant}?" if meant else f"there are {', '.join(names())}"
+        raise UserError(f"no preset {name}", remedy=remedy)
     path = FOLDER / f"{name}.yaml"
-    if not path.exists():
-        raise UserError(f"no preset {name}", FOLDER, f"there are {', '.join(names())}")
     values, _, faults = reader.parse(reader.text_of(path))
     flat, known = leaves(values), set(reader.keys())
     for where, value in flat.items():
@@ -48,31 +47,22 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def cell(dataset: str, method: str, arm: str) -> list[str]:
-    """The presets of one cell: adainf-cifar10 is the table's first column and last row, and the others change it."""
-    changes = {"cifar10": [], "simclr": [], "adainf": []}
-    return ["adainf-cifar10", *(name for part in (dataset, method, arm) for name in changes.get(part, [part]))]
+def cells() -> list[dict[str, str]]:
+    """The cells of AdaInf's main table and then its neighbours': dataset, method, arm and the presets that compose it.
 
-
-def published() -> dict[tuple[str, str, str], dict[str, str]]:
-    """(dataset, method, arm) -> top1 in percent, its source and, outside AdaInf's table, its presets.
-
-    For the cells whose number could be read.
+    top1 is the published linear top-1 in percent, and source where it stands; empty where it could not be read.
     """
     with open(FOLDER / "published.csv", encoding="utf-8", newline="") as file:
-        return {(row["dataset"], row["method"], row["arm"]): row for row in csv.DictReader(file)}
+        return list(csv.DictReader(file))
 
 
 def table() -> str:
-    """A line a cell, AdaInf's and then its neighbours': what it is, the published linear top-1, the command."""
-    known, lines = published(), []
-    cells = {key: " ".join(cell(*key)) for key in itertools.product(DATASETS, METHODS, ARMS)}
-    for key, words in (cells | {key: row["presets"] for key, row in known.items() if row["presets"]}).items():
-        number = (
-            f"{known[key]['top1']} ({known[key]['source']})" if key in known else "not published in what we could read"
-        )
-        named = " ".join(f"{part:<13}" for part in key)
-        lines.append(f"{named} {number}\n    python -m pipeline run {words}")
+    """Two lines a cell: what it is with the published number, and the command."""
+    lines = []
+    for row in cells():
+        number = f"{row['top1']} ({row['source']})" if row["top1"] else "not published in what we could read"
+        named = " ".join(f"{row[name]:<13}" for name in ("dataset", "method", "arm"))
+        lines += [f"{named} {number}", f"    python -m pipeline run {row['presets']}"]
     return "\n".join(lines)
 
 

@@ -17,6 +17,7 @@ from ruamel.yaml.error import MarkedYAMLError
 from pipeline.core.errors import UserError, UserErrors
 from pipeline.params import judge
 from pipeline.params.schema import Params
+from pipeline.params.types import told
 
 FILE = Path("params.yaml")
 _DEEPEST, _LARGEST, _LONGEST = 8, 100_000, 1_000  # levels; characters of a file, and of a value
@@ -110,8 +111,9 @@ def validate(values: dict) -> tuple[Params | None, list[tuple[tuple, str]]]:
         params = Params.model_validate(values)
     except ValidationError as error:
         faults = [(_place(detail), _message(detail)) for detail in error.errors()]
-        right = judge.Partial(Params, values, {where for where, _ in faults})
-        return None, faults + judge.broken(right)
+        # A list with a wrong entry is wrong.
+        wrong = {tuple(part for part in where if isinstance(part, str)) for where, _ in faults}
+        return None, faults + judge.broken(judge.partial(Params, values, wrong))
     return params, judge.broken(params)
 
 
@@ -133,8 +135,9 @@ def _message(detail: dict) -> str:
         bound = f"at least {bounds['min_length']}" if kind == "too_short" else f"at most {bounds['max_length']}"
         return f"must have {bound} entries, not {bounds['actual_length']}"
     bounds = {name: f"{bound:g}" if isinstance(bound, float) else bound for name, bound in bounds.items()}
-    wanted = _WANTED[kind].format(**bounds)
-    return f"must be {wanted}{' or null' if _nullable(loc) else ''}, not {_shown(given)}"
+    field = getattr(section(loc[:-1]), "model_fields", {}).get(loc[-1])
+    nullable = field is not None and types.NoneType in get_args(field.annotation)
+    return f"must be {_WANTED[kind].format(**bounds)}{' or null' if nullable else ''}, not {_shown(given)}"
 
 
 _WANTED = {
@@ -157,15 +160,10 @@ _WANTED = {
 }
 
 
-def _nullable(loc: tuple) -> bool:
-    field = getattr(section(loc[:-1]), "model_fields", {}).get(loc[-1])
-    return field is not None and types.NoneType in get_args(field.annotation)
-
-
 def _shown(value: object) -> str:
     """A value as the file would have it, on one line."""
     if isinstance(value, bool) or value is None:
-        return str(value).lower().replace("none", "null")
+        return told(value)
     if isinstance(value, float):
         return re.sub("(inf|nan)", r".\1", repr(value))
     if isinstance(value, dict | list):
@@ -227,9 +225,6 @@ def _nearest(path: tuple[str, ...]) -> list[str]:
 def _line(path: Path, lines: dict[tuple, int], where: tuple, what: str) -> str:
     known = next((lines[where[:i]] for i in range(len(where), -1, -1) if where[:i] in lines), None)
     place = f"{path}:{known}" if known else str(path)
-    name = "".join(f"[{part}]" if isinstance(part, int) else f".{_key(part)}" for part in where)
+    parts = (part if isinstance(part, int) or part.isprintable() else repr(part) for part in where)
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{_short(part)}" for part in parts)
     return f"{place}: {name[1:]}: {what}" if name else f"{place}: {what}"
-
-
-def _key(part: str) -> str:
-    return _short(part) if part.isprintable() else _short(repr(part))

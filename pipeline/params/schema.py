@@ -13,31 +13,11 @@ from pipeline.params.evaluation import FineTune, LinearEval, Quality, TransferSe
 from pipeline.params.generators import DDPM, GAN, GENERATORS, Generate, Generator
 from pipeline.params.methods import METHODS
 from pipeline.params.positives import KINDS, Conditioned, Positives, UnCLIP
+from pipeline.params.ranges import Key
 from pipeline.params.training import Backbone, Compute, Pretrain, RealOnly, Training
-from pipeline.params.types import Key, Section
+from pipeline.params.types import Section
 
-__all__ = [  # what other rooms take from here
-    "DDPM",
-    "GAN",
-    "Augment",
-    "Backbone",
-    "Compute",
-    "Conditioned",
-    "Dataset",
-    "FineTune",
-    "Generate",
-    "Generator",
-    "Inflation",
-    "LinearEval",
-    "Params",
-    "Positives",
-    "Pretrain",
-    "Quality",
-    "RealOnly",
-    "Training",
-    "TransferSet",
-    "UnCLIP",
-]
+__all__ = ["DDPM", "GAN", "Backbone", "Conditioned", "RealOnly", "Training", "UnCLIP"]  # for other rooms
 
 SECTIONS = {  # in the order of the stages
     "compute": Compute,

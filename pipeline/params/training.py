@@ -1,6 +1,5 @@
 """Where training computes, what every training has, and the encoder's."""
 
-from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -8,22 +7,8 @@ from pydantic import Field
 from pipeline.params.augmentation import Family
 from pipeline.params.data import side
 from pipeline.params.methods import METHODS, SimCLR
-from pipeline.params.types import (
-    Count,
-    CountOrZero,
-    Depth,
-    Faults,
-    Fraction,
-    NonNegative,
-    OwnFaults,
-    Positive,
-    Section,
-    Seed,
-    Several,
-    Strength,
-    rule,
-    told,
-)
+from pipeline.params.ranges import Count, CountOrZero, Depth, Fraction, NonNegative, Positive, Seed, Several, Strength
+from pipeline.params.types import Faults, Section, rule, told
 
 
 class Compute(Section):
@@ -60,7 +45,7 @@ class Training(Section):
     """Seed of the initialisation and of the order of images."""
 
     @rule
-    def warm_up(self) -> OwnFaults:
+    def warm_up(self) -> Faults:
         """Warm-up ends before the training does."""
         if self.warmup_steps >= self.steps:
             yield "warmup_steps", f"{self.warmup_steps} >= steps {self.steps}"
@@ -86,7 +71,7 @@ class Backbone(Section):
     """Height and width of the ViT's patches in pixels; null with a ResNet."""
 
     @rule
-    def of_its_kind(self) -> OwnFaults:
+    def of_its_kind(self) -> Faults:
         """A backbone has what its kind wants and nothing of the other's."""
         for kind, names in OF_KIND.items():
             for name in names:
@@ -97,7 +82,7 @@ class Backbone(Section):
                     yield name, f"is for kind {kind} and must be null with kind {self.kind}, not {given}"
 
     @rule
-    def of_parts(self) -> OwnFaults:
+    def of_parts(self) -> Faults:
         """Heads share the ViT's width out, and a position's code has four parts."""
         if self.kind == "vit":
             if self.heads is not None and self.width % self.heads:
@@ -106,13 +91,13 @@ class Backbone(Section):
                 yield "width", f"{self.width} is no multiple of 4, the parts of a position's code"
 
 
-def untiled(backbone: Backbone, size: int) -> OwnFaults:
+def untiled(backbone: Backbone, size: int) -> Faults:
     """Patches tile images of `size` pixels a side."""
     if backbone.kind == "vit" and backbone.patch is not None and size % backbone.patch:
         yield "patch", f"{backbone.patch} does not divide the image's {size} pixels"
 
 
-def unfit(backbone: Backbone, size: int | None) -> Iterator[tuple[str, str]]:
+def unfit(backbone: Backbone, size: int | None) -> Faults:
     """(field, fault) of a backbone for images of `size` pixels a side; a ResNet takes any."""
     for check in Backbone.rules():
         yield from check(backbone)
@@ -143,7 +128,7 @@ class Pretrain(Training):
     """Steps between kNN measurements on the validation images, a multiple of `log_every`."""
 
     @rule
-    def options(self) -> OwnFaults:
+    def options(self) -> Faults:
         """LARS has its coefficient, AdamW its second moment's beta."""
         for name, owner in OPTIONS.items():
             value = getattr(self, name)
@@ -152,14 +137,14 @@ class Pretrain(Training):
                 yield name, f"must be {wanted}, not {told(value)}"
 
     @rule
-    def decay(self) -> OwnFaults:
+    def decay(self) -> Faults:
         """timm's LARS adapts the steps of decayed weights only."""
         if self.optimizer == "lars" and self.weight_decay == 0:
             what = f"which scales the steps of decayed weights alone, not {self.weight_decay}"
             yield "weight_decay", f"must be above 0 with lars, {what}"
 
     @rule
-    def measurements(self) -> OwnFaults:
+    def measurements(self) -> Faults:
         """A measurement joins a row of the log."""
         if self.evaluate_every % self.log_every:
             yield "evaluate_every", f"{self.evaluate_every} is not a multiple of log_every {self.log_every}"

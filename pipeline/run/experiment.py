@@ -1,6 +1,5 @@
 """One DVC experiment with presets and changed parameters, all of which are checked before anything runs."""
 
-import difflib
 import os
 import re
 import shutil
@@ -14,23 +13,12 @@ from pipeline.params import presets, reader
 _PLACE = re.compile(r"^.*params\.yaml(:\d+)?: ")  # of a copy that nobody sees
 
 
-def compose(names: list[str]) -> dict[tuple, object]:
-    """The values of several presets; later ones win. A misspelt name is refused with the one that was meant."""
-    known = presets.names()
-    for name in (name for name in names if name not in known):
-        near = difflib.get_close_matches(name, known, 1)
-        meant = f"-S {name}" if "=" in name else near[0] if near else None
-        remedy = f"did you mean {meant}?" if meant else f"there are {', '.join(known)}"
-        raise UserError(f"no preset {name}", remedy=remedy)
-    return presets.compose(names)
-
-
 def run(names: list[str], changes: list[str], options: list[str], queue: bool) -> None:
     """Become `dvc exp run` with the values of presets, further changes (KEY=VALUE) and options of DVC's.
 
     This process ends here and DVC has its place: its output, its signals and its exit code are those of DVC.
     """
-    words = presets.words(compose(names))
+    words = presets.words(presets.compose(names))
     check([word for word in words if word != "-S"] + changes, queue)
     words += [word for change in changes for word in ("-S", change)]
     sys.stdout.flush()

@@ -1,9 +1,9 @@
 """What dvc.yaml says of a stage: the parameters that it is given and the files that it makes."""
 
 import functools
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -14,8 +14,7 @@ from pipeline.params.schema import Params
 FILE = Path("dvc.yaml")
 
 
-@dataclass(frozen=True)
-class Described:
+class Described(NamedTuple):
     """A stage of dvc.yaml.
 
     params: a section ("inflation"), a value ("inflation.ratio"), or the section that a value names
@@ -27,10 +26,6 @@ class Described:
     outs: tuple[str, ...]
     foreach: str | None
 
-    def written(self, key: str | None) -> tuple[str, ...]:
-        """Where it writes; key: the name of its entry, put in as DVC does."""
-        return tuple(path.replace("${key}", str(key)).replace("${item}", str(key)) for path in self.outs)
-
     def select(self, params: Params, key: str | None = None) -> SimpleNamespace:
         """The parts of the parameters that the stage is given, as attributes of their own names.
 
@@ -38,7 +33,8 @@ class Described:
         `kind_params` for ${generator.kind}. Of a stage with foreach, `item` is the entry that is called `key`. `outs`
         are the files that it makes.
         """
-        chosen = SimpleNamespace(outs=self.written(key))
+        outs = (path.replace("${key}", str(key)).replace("${item}", str(key)) for path in self.outs)
+        chosen = SimpleNamespace(outs=tuple(outs))
         if self.foreach:
             chosen.key, chosen.item = key, _entry(params, self.foreach, key)
         for words in type(params).model_fields if self.params is None else self.params:

@@ -65,7 +65,9 @@ def _run(name: str, main: Callable, needs: Callable, parallel: bool) -> int:
         if asked.check:
             return 0
         if launcher:
-            return _launched(f"stages.{name}", launcher)
+            with files.disk_faults(store.root()):
+                store.root().mkdir(parents=True, exist_ok=True)
+                return launch.run(f"stages.{name}", launcher, store.root())
         main(given)
     if processes.rank() == 0:
         _unchanged(sources, given, described, key)
@@ -99,12 +101,6 @@ def _ready(name: str, needs: Callable, params: SimpleNamespace, asked: argparse.
         if warning:
             log(f"{name}: {warning}")
         yield
-
-
-def _launched(module: str, launcher: str) -> int:
-    with files.disk_faults(store.root()):
-        store.root().mkdir(parents=True, exist_ok=True)
-        return launch.run(module, launcher, store.root())
 
 
 def _told(work: Callable[[], int | None], before: str) -> int:

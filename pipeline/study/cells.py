@@ -29,8 +29,9 @@ from pydantic import Field, ValidationError
 from pipeline.core import sources, store
 from pipeline.core.errors import UserError
 from pipeline.params import presets, reader
+from pipeline.params.ranges import Count
 from pipeline.params.schema import Params
-from pipeline.params.types import Count, Section
+from pipeline.params.types import Section
 
 FOLDER = Path("studies")
 MOST = 10_000  # cells of a part

@@ -141,15 +141,12 @@ def test_code_depends_on_where_a_definition_stands(tmp_path, monkeypatch):
     assert digest("a") != one
 
 
-PLACES = """
+ONE = """
 def f(x, *, name: str = "a"):
     \"\"\"A docstring.\"\"\"
     if x:  # a comment
         return f"{name!r:>{x}} {{and}} {f'{x + 1}'}" f"more"
-    return (
-        x
-        + 1
-    )
+    return x + 1
 
 
 class A:
@@ -158,13 +155,31 @@ class A:
     value: int = 1
     \"\"\"Of the value.\"\"\"
 """
+SAME = """
+def f(
+    x, *, name: str = 'a',
+):
+  if x: return (f'{name!r:>{x}} {{and}} '
+                f'{f"{x + 1}"}more')
+  return (x
+          + 1)
+class A:
+  'A docstring of other words.'
+  value: int = (1)
+"""
+APART = ["f(x)", "f(*x)", "f(x=x)", "f([])", "f([''])", "f([None])", "f('')", "f(f'{x}')", "f(f'{x!r}')", "f(f' {x}')"]
+APART += ["f(None)", "f()", "f(f'{x:>}')", "f(lambda: x)", "f(lambda x: x)", "f(lambda x=None: x)", "f(1)", "f(True)"]
 
 
-def test_meaning_is_written_out_for_a_small_source():
-    found = sources.meaning(PLACES).splitlines()
-    assert found[0] == '0 def f ( x , * , name : str = "a" ) :'
-    assert found[1:3] == ["1 if x :", """2 return f"{name!r:>{x}} {{and}} {f'{x + 1}'}" f"more\""""]
-    assert found[3:] == ["1 return ( x + 1 )", "0 class A :", "1 value : int = 1"]
+def test_meaning_has_no_layout_and_no_docstrings():
+    assert sources.meaning(ONE) == sources.meaning(SAME)
+    assert sources.meaning("x = y\n'text'\n") == (
+        "Module(body=[Assign(targets=[Name(id='x' ctx=Store())] value=Name(id='y' ctx=Load()))])"
+    )
+
+
+def test_meaning_tells_apart_what_differs():
+    assert len({sources.meaning(source) for source in APART}) == len(APART)
 
 
 @pytest.mark.parametrize("number", ["3.11", "3.12", "3.13"])

@@ -256,3 +256,11 @@ def test_a_set_grows_by_what_is_missing_and_a_torn_file_is_made_again():
     assert [path.read_text() for path in more.values()] == ["a.h5 2", "b.h5 1", "c.h5 2"]
     assert store.grow("set", {"seed": 1}, ["b.h5"], start) == {"b.h5": more["b.h5"]}
     assert len(asked) == 2
+
+
+def test_the_first_process_alone_makes_all_of_a_set(monkeypatch):
+    """As where images are imported: the other processes of the job take no part in it."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    made = store.grow("set", {}, ["a.h5", "b.h5"], lambda missing: lambda path: path.write_text(path.name))
+    assert [path.read_text() for path in made.values()] == ["a.h5", "b.h5"]

@@ -9,7 +9,7 @@ import pytest
 import pipeline
 from pipeline.params import judge, reader
 from pipeline.params.data import mixture as mixture_rule
-from pipeline.params.schema import RULES, Params
+from pipeline.params.schema import RULES
 
 COMMITTED = reader.parse((Path(pipeline.__file__).parent.parent / "params.yaml").read_text(encoding="utf-8"))[0]
 CIFAR = {"dataset.name": "cifar10", "augment.form": "colour"}
@@ -473,7 +473,7 @@ def test_one_image_has_no_spread(edits, key, words):
 
 def every_rule(params) -> list[tuple]:
     """Each rule with what it is asked about."""
-    of_sections = [(check, own) for _, kind, own in judge.sections(Params, params) for check in kind.rules()]
+    of_sections = [(check, section) for _, section in judge.sections(params) for check in section.rules()]
     return of_sections + [(check, params) for check in RULES]
 
 

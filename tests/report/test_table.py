@@ -62,7 +62,7 @@ def images(n, channels, size=5):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_image_stands_enlarged_at_its_place(tmp_path, channels):
     many = images(7, channels)
-    outputs.contact_sheet(tmp_path / "p.png", [("first", many[:2]), ("second", many[2:])], columns=3, rows=2, scale=2)
+    outputs.contact_sheet(tmp_path / "p.png", [("first", many[:2]), ("second", many[2:])], columns=3, rows=2)
     sheet = np.asarray(Image.open(tmp_path / "p.png"))
     assert sheet.shape == (2 * (2 * 12 + 26), 3 * 12 + 2, 3)
     for i, part in enumerate((many[:2], many[2:])):
