@@ -5,16 +5,13 @@ A peer runs apart, in a process of its own, as its users have it: with as many t
 """
 
 import multiprocessing
-import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import torch
 
-from pipeline.core import files
 from pipeline.params import reader
 
 PAIRS = 5
@@ -41,10 +38,6 @@ class Row:
         spread = sorted(_ratio(pair, self.facts.get("at_most")) for pair in self.pairs)
         between = f"{spread[0]:.2f} to {spread[-1]:.2f}" if spread else ""
         return f"{self.name:<22} {self.ratio:8.2f}  {between:<16} {wanted:<12} {self.note}"
-
-    def record(self) -> dict:
-        """For bench/results.json."""
-        return asdict(self)
 
 
 def compare(
@@ -107,13 +100,3 @@ def _seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
-
-
-def main(rows: Callable[[], list[Row]]) -> None:
-    """Run one bench and print its rows; `python -m bench` gathers them through the file that LEAVEN_BENCH names."""
-    found = rows()
-    for row in found:
-        print(row.line(), flush=True)
-    gathered = os.environ.get("LEAVEN_BENCH")
-    if gathered:
-        files.write_json(Path(gathered), {"rows": [row.record() for row in found]})

@@ -1,6 +1,6 @@
 """The default's few-step sampler against 1,000 steps of DDPM: images a second, and Frechet distance on 2,000 images.
 
-python -m bench.sample_quality      about an hour on two cores, run once and recorded; needs a default run's data/
+python -m bench sample_quality      about an hour on two cores, run once and recorded; needs a default run's data/
 
 Finished shards stay in the store, so a run that was stopped goes on. The noise of a Frechet distance is its deviation
 when the generated images are drawn again with replacement.
@@ -14,7 +14,6 @@ import torch
 from bench import pairs
 from pipeline.core import seeds
 from pipeline.data import shards
-from pipeline.engine import arithmetic
 from pipeline.evaluation import quality
 from pipeline.generators import cards, ddpm, sampling
 from pipeline.measures import probes
@@ -44,7 +43,6 @@ def rows() -> list[pairs.Row]:
     """Speed in pairs, and whether the faster one's images are as near to real ones."""
     given = reader.load()
     compute = given.compute
-    arithmetic.prepare(compute)
     few = given.generate
     changes = {"sampler": "ddpm", "steps": given.ddpm.timesteps, "eta": 0.0, "batch_size": 100, "shard_size": 100}
     slow = few.model_copy(update=changes)
@@ -72,7 +70,3 @@ def rows() -> list[pairs.Row]:
     row.met = row.met and a <= b + 2 * float(np.hypot(noise_a, noise_b))
     row.facts |= {"frechet": a, "noise": noise_a, "frechet_slow": b, "noise_slow": noise_b}
     return [row]
-
-
-if __name__ == "__main__":
-    pairs.main(rows)

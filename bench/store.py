@@ -1,6 +1,6 @@
 """Random batches from the image bank against reading each image from the HDF5 file (reported, no target).
 
-python -m bench.store
+python -m bench store
 """
 
 import tempfile
@@ -39,7 +39,3 @@ def rows() -> list[pairs.Row]:
                     raise SystemExit("store: images differ: not the same work")
             note = f"{STEPS} random batches of {BATCH}, 32 x 32 x 3"
             return [pairs.compare("store", ours, one_by_one, None, note=note)]
-
-
-if __name__ == "__main__":
-    pairs.main(rows)

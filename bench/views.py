@@ -1,6 +1,6 @@
 """Two SimCLR views of 32 x 32 RGB images: ours, lightly's in a DataLoader of two workers, kornia's.
 
-python -m bench.views
+python -m bench views
 """
 
 import collections
@@ -14,9 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from bench import pairs
 from pipeline.augment import recipes
 from pipeline.core import seeds
-from pipeline.engine import arithmetic
 from pipeline.evaluation.quality import plain
-from pipeline.params import reader
 
 SIZE, IMAGES, BATCH, WORKERS = 32, 4096, 512, 2  # the paper's batch
 RECIPE = recipes.recipe(plain(3, strength=2.0), 0)
@@ -134,7 +132,6 @@ def rows() -> list[pairs.Row]:
     alike(ours(pixels), DataLoader(Pictures(array), BATCH, num_workers=WORKERS), "lightly")
     with seeds.scope(0, "bench kornia"):
         alike(ours(pixels), kornia_views(pixels, kornia_transform()), "kornia")
-    arithmetic.prepare(reader.load().compute)
     done = f"{2 * IMAGES:,} views of {SIZE} x {SIZE} x 3, {BATCH} images at a time"
 
     def mine() -> None:
@@ -146,7 +143,3 @@ def rows() -> list[pairs.Row]:
     with pairs.Apart(kornias, array) as theirs:
         found.append(pairs.compare("views_kornia", mine, theirs, 4, note=done))
     return found
-
-
-if __name__ == "__main__":
-    pairs.main(rows)
