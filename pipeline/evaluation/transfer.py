@@ -58,11 +58,7 @@ def judge(
     if channels != real.images.shape[3]:
         what = f"takes {channels} channels, the parameters' data have {real.images.shape[3]}"
         raise UserError(what, "data/encoder", "run `dvc repro pretrain`")
-    rows = {
-        "train": real.labelled_rows(),
-        "validation": real.with_labels(real.rows(shards.VALIDATION)),
-        "test": real.with_labels(real.rows(shards.TEST)),
-    }
+    rows = {"train": real.labelled_rows(), **linear_eval.held_out(real)}
     lacking = [name for name, found in rows.items() if not len(found)]
     if lacking:
         what = f"no image of {', '.join(lacking)} has a label"
