@@ -15,7 +15,7 @@ from pipeline.core import files
 from pipeline.engine import arithmetic
 from pipeline.params import reader
 
-BENCHES = ("views", "step", "pretrain", "sample", "ddpm_train", "probe", "store", "startup")
+BENCHES = ("views", "step", "pretrain", "sample", "ddpm_train", "probe", "startup")
 ORDER = (*BENCHES, "sample_quality")  # the last takes an hour and is asked for by name
 RESULTS = Path(__file__).parent / "results.json"
 

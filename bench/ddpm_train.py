@@ -101,5 +101,5 @@ def rows() -> list[pairs.Row]:
     pixels, params = gray(), given.ddpm
     same_gradient(params, pixels, given.compute)
     note = f"{STEPS} steps of {params.batch_size}, 28 x 28 x 1; {given.compute.precision} against fp32 as shipped"
-    with pairs.Apart(Example, params, pixels) as theirs:
+    with pairs.apart(Example, params, pixels) as theirs:
         return [pairs.compare("ddpm_train", Ours(params, pixels, given.compute), theirs, 1.3, pairs=9, note=note)]

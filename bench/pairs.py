@@ -4,10 +4,12 @@ Absolute times of a shared machine mean little; what ran a moment before or afte
 A peer runs apart, in a process of its own, as its users have it: with as many threads, and no other setting of ours.
 """
 
+import contextlib
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
@@ -57,38 +59,21 @@ def compare(
     return Row(name, ratio, target, met, found, note, {"at_most": float(at_most)})
 
 
-class Apart:
-    """A peer in a process of its own, for use in a `with`: factory(*words) there gives the callable that is timed."""
-
-    def __init__(self, factory: Callable[..., Callable[[], object]], *words: object):
-        context = multiprocessing.get_context("spawn")
-        self._ours, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, factory, words))
-        self._process.start()
-        theirs.close()
-
-    def __call__(self) -> None:
-        self._ours.send(True)
-        self._ours.recv()  # EOFError if it failed: its traceback is above
-
-    def __enter__(self) -> "Apart":
-        return self
-
-    def __exit__(self, *fault: object) -> None:
-        self._ours.close()
-        self._process.join()
+@contextlib.contextmanager
+def apart(factory: Callable[..., Callable[[], object]], *words: object) -> Iterator[Callable[[], None]]:
+    """A peer in a process of its own: factory(*words) there gives the callable that is timed."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _prepare, (factory, words)) as process:
+        yield lambda: process.submit(_turn).result()
 
 
-def _serve(pipe, factory: Callable[..., Callable[[], object]], words: tuple) -> None:
+def _prepare(factory: Callable[..., Callable[[], object]], words: tuple) -> None:
+    global _work
     torch.set_num_threads(reader.load().compute.threads)
-    work = factory(*words)
-    while True:
-        try:
-            pipe.recv()
-        except EOFError:
-            return
-        work()
-        pipe.send(True)
+    _work = factory(*words)
+
+
+def _turn() -> None:
+    _work()
 
 
 def _ratio(pair: tuple[float, float], at_most: object) -> float:

@@ -114,10 +114,10 @@ def rows() -> list[pairs.Row]:
     pixels, found = images(), []
     for width, target in ((32, 1.1), (16, 1.25)):
         note = f"width {width}, {STEPS[width]} steps of {BATCH}, 32 x 32 x 3, {compute.precision}"
-        with pairs.Apart(Script, pixels, width, compute) as theirs:
+        with pairs.apart(Script, pixels, width, compute) as theirs:
             ours = Ours(pixels, width, compute)
             found.append(pairs.compare(f"pretrain, width {width}", ours, theirs, target, note=note))
     note = f"width 32, {STEPS[32]} steps of {BATCH}; theirs fp32, contiguous"
-    with pairs.Apart(Script, pixels, 32, None) as theirs:
+    with pairs.apart(Script, pixels, 32, None) as theirs:
         found.append(pairs.compare("pretrain_shipped", Ours(pixels, 32, compute), theirs, 3, note=note))
     return found

@@ -92,5 +92,5 @@ def rows() -> list[pairs.Row]:
         f"{SIZES['train_size']:,} train, {TEST:,} test images; top-1 {mine:.2f} against {theirs:.2f} %, "
         f"both {data.compute.precision}"
     )
-    with pairs.Apart(usual_apart) as theirs:
+    with pairs.apart(usual_apart) as theirs:
         return [pairs.compare("probe", lambda: ours(data), theirs, 20, note=note)]

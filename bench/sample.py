@@ -69,6 +69,6 @@ def rows() -> list[pairs.Row]:
         mine = ddpm.for_sampling(copy.deepcopy(model), compute)
         levels = "-".join(str(c) for c in channels)
         note = f"{IMAGES} images of 28 x 28 x 1, UNet {levels}, {STEPS} DDIM steps; {compute.precision}, theirs fp32"
-        with pairs.Apart(pipeline, channels) as theirs:
+        with pairs.apart(pipeline, channels) as theirs:
             found.append(pairs.compare(name, lambda m=mine, n=noise: ours(m, n), theirs, 2, note=note))
     return found

@@ -138,8 +138,8 @@ def rows() -> list[pairs.Row]:
         used(ours(pixels))
 
     found = []
-    with pairs.Apart(lightly_views, array) as theirs:
+    with pairs.apart(lightly_views, array) as theirs:
         found.append(pairs.compare("views", mine, theirs, 10, note=f"{done}; lightly with {WORKERS} workers"))
-    with pairs.Apart(kornias, array) as theirs:
+    with pairs.apart(kornias, array) as theirs:
         found.append(pairs.compare("views_kornia", mine, theirs, 4, note=done))
     return found

@@ -5,12 +5,13 @@ imported when it runs, so that help is there at once.
 """
 
 import argparse
-import contextlib
 import difflib
+import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 Work = Callable[[argparse.Namespace], None]
 
@@ -123,9 +124,7 @@ def _study(parser: argparse.ArgumentParser) -> Work:
         elif asked.command == "run":
             runner.run(study, asked.part, asked.minutes, asked.jobs)
         else:
-            with _extra("report"):
-                from pipeline.study import tables
-
+            tables = _extra("pipeline.study.tables")
             if asked.into is None:
                 print(tables.table(study), end="")
             else:
@@ -150,10 +149,7 @@ def _report(parser: argparse.ArgumentParser) -> Work:
     parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE")
 
     def work(asked: argparse.Namespace) -> None:
-        with _extra("report"):
-            from pipeline.report import page
-
-        page.write(asked.out)
+        _extra("pipeline.report.page").write(asked.out)
 
     return work
 
@@ -244,17 +240,16 @@ def _done(work: Callable[[], None]) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def _extra(name: str) -> Iterator[None]:
-    """Imports of packages that an extra of this package brings."""
+def _extra(module: str) -> ModuleType:
+    """A module that needs packages of the extra `report`."""
     from pipeline.core.errors import UserError
 
     try:
-        yield
+        return importlib.import_module(module)
     except ModuleNotFoundError as fault:
         if (fault.name or "").startswith("pipeline"):
             raise
-        raise UserError(f"needs {fault.name}", name, f"pip install '.[{name}]'") from fault
+        raise UserError(f"needs {fault.name}", "report", "pip install '.[report]'") from fault
 
 
 if __name__ == "__main__":
