@@ -23,6 +23,7 @@ REAL = {"validation_size": 1000, "labelled_size": 1000, "spare_size": 0}
 UNET = {"channels": [8, 16], "groups": 4, "steps": 1, "batch_size": 32, "warmup_steps": 0, "checkpoint_every": 1}
 SMALL = {"backbone": {"width": 16, "blocks": [1, 1, 1, 1]}, "warmup_steps": 0, "log_every": 5, "checkpoint_every": 100}
 IMPORTED = "imported.npz"
+PIPELINE = ("prepare", "generator", "generate", "pretrain", "linear_eval")
 
 
 def stages() -> dict[str, tuple[str, list[dict]]]:
@@ -95,8 +96,6 @@ def exponent(values: list[float]) -> float | None:
 
 def main() -> None:
     """Measure and print a table."""
-    before = {"generate": ["prepare", "generator"], "pretrain": ["prepare", "generator", "generate"]}
-    before["linear_eval"] = [*before["pretrain"], "pretrain"]
     print("stage         seconds at 1, 4, 16 times     exponent    private MB            exponent")
     for stage, (what, sizes) in stages().items():
         found = []
@@ -107,7 +106,7 @@ def main() -> None:
                 if changes.get("generator"):
                     images = np.random.default_rng(0).integers(0, 256, (20_000 * TIMES[-1], 28, 28, 1), np.uint8)
                     np.savez(folder / IMPORTED, image=images)
-                for earlier in before[stage]:
+                for earlier in PIPELINE[: PIPELINE.index(stage)]:
                     run(folder, earlier)
                 found.append(run(folder, stage))
         columns = []
