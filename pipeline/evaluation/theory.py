@@ -62,16 +62,13 @@ def _laplacian(similar: torch.Tensor) -> np.ndarray:
 
 
 def _components(linked: torch.Tensor) -> torch.Tensor:
-    """Number of each node's connected component, int64 (n,); linked: bool (n, n)."""
-    component = torch.full((len(linked),), -1)
-    while (component < 0).any():
-        reached = torch.zeros(len(linked), dtype=torch.bool)
-        reached[(component < 0).nonzero()[0]] = True
-        grown = linked[reached].any(dim=0) | reached
-        while (grown != reached).any():
-            reached, grown = grown, linked[grown].any(dim=0) | grown
-        component[reached] = component.max() + 1
-    return component
+    """Number of each node's connected component, int64 (n,); linked: bool (n, n), a node with itself, too."""
+    lowest = torch.arange(len(linked))  # number of a node of the same component
+    while True:
+        lower = torch.where(linked, lowest, len(linked)).min(dim=1).values
+        if torch.equal(lower, lowest):
+            return lowest.unique(return_inverse=True)[1]
+        lowest = lower
 
 
 def affinity(features: torch.Tensor, images: int, bandwidth: float) -> torch.Tensor:
