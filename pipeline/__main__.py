@@ -7,6 +7,7 @@ imported when it runs, so that help is there at once.
 import argparse
 import difflib
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -214,8 +215,7 @@ def main() -> int:
         remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
         print(f"no command {name!r} - {remedy}", file=sys.stderr)
         return 2
-    text = COMMANDS[name].__doc__ or ""
-    description = "\n".join(line.removeprefix("    ") for line in text.replace("leaven", program).splitlines())
+    description = inspect.cleandoc(COMMANDS[name].__doc__ or "").replace("leaven", program)
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog=f"{program} {name}", description=description, formatter_class=layout)
     work = COMMANDS[name](parser)
