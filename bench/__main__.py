@@ -1,38 +1,46 @@
 """All benches, each in a process of its own, one after the other: a table, and bench/results.json.
 
 python -m bench            (or `make bench`: about half an hour on two cores, with nothing else running)
+python -m bench NAME ...   these alone
 """
 
+import importlib
 import json
-import os
 import subprocess
 import sys
-import tempfile
+from dataclasses import asdict
 from pathlib import Path
 
 from pipeline.core import files
+from pipeline.engine import arithmetic
+from pipeline.params import reader
 
-BENCHES = ("views", "step", "pretrain", "sample", "ddpm_train", "probe", "store", "startup", "changes")
-ORDER = (*BENCHES, "sample_quality")  # the last takes an hour and is asked for by name
+BENCHES = ("views", "step", "pretrain", "sample", "ddpm_train", "probe", "startup")
 RESULTS = Path(__file__).parent / "results.json"
 
 
+def run(name: str) -> None:
+    """Run one bench in this process, print its rows and put them in the place of those that are on record."""
+    arithmetic.prepare(reader.load().compute)
+    found = importlib.import_module(f"bench.{name}").rows()
+    for row in found:
+        print(row.line(), flush=True)
+    kept = [row for row in json.loads(RESULTS.read_text()) if row["bench"] != name]
+    rows = kept + [{"bench": name, **asdict(row)} for row in found]
+    rows.sort(key=lambda row: BENCHES.index(row["bench"]))
+    files.write_text(RESULTS, json.dumps(rows, indent=1) + "\n")
+
+
 def main() -> None:
-    """Run them and write what they found; rows of other benches in the file stay."""
+    """Run the benches that are named, or all."""
     names = sys.argv[1:] or BENCHES
-    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    for name in names:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "rows.json"
-            words = [sys.executable, "-m", f"bench.{name}"]
-            done = subprocess.run(words, env=os.environ | {"LEAVEN_BENCH": str(path)}, check=False)
-            if done.returncode:
-                raise SystemExit(f"bench.{name} ended with {done.returncode}")
-            found = [{"bench": name, **row} for row in files.read_json(path)["rows"]]
-            rows = sorted(
-                [row for row in rows if row["bench"] != name] + found, key=lambda row: ORDER.index(row["bench"])
-            )
-            files.write_text(RESULTS, json.dumps(rows, indent=1) + "\n")
+    if len(names) == 1:
+        run(*names)
+    else:
+        for name in names:
+            if subprocess.run([sys.executable, "-m", "bench", name], check=False).returncode:
+                raise SystemExit(f"bench {name} failed")
+    rows = json.loads(RESULTS.read_text())
     missed = [row["name"] for row in rows if not row["met"]]
     print(f"{len(rows)} rows in {RESULTS.name}; missed: {', '.join(missed) or 'none'}")
 

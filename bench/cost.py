@@ -7,6 +7,7 @@ No rate was measured on a GPU: the 60 that stand for one are a fifth of what an 
 """
 
 import argparse
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -29,8 +30,8 @@ def composed(names: list[str]) -> Params:
     """params.yaml with presets over it."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "params.yaml"
-        path.write_text(reader.FILE.read_text(encoding="utf-8"), encoding="utf-8")
-        presets.write({where: value for name in names for where, value in presets.load(name).items()}, path)
+        shutil.copy(reader.FILE, path)
+        presets.write(presets.compose(names), path)
         return reader.load(path)
 
 

@@ -1,6 +1,6 @@
 """A training step of the DDPM: ours against the loop body of diffusers' train_unconditional example; the same UNet.
 
-python -m bench.ddpm_train
+python -m bench ddpm_train
 """
 
 import copy
@@ -98,13 +98,8 @@ def same_gradient(params, pixels: torch.Tensor, compute) -> None:
 def rows() -> list[pairs.Row]:
     """The comparison."""
     given = reader.load()
-    arithmetic.prepare(given.compute)
     pixels, params = gray(), given.ddpm
     same_gradient(params, pixels, given.compute)
     note = f"{STEPS} steps of {params.batch_size}, 28 x 28 x 1; {given.compute.precision} against fp32 as shipped"
-    with pairs.Apart(Example, params, pixels) as theirs:
+    with pairs.apart(Example, params, pixels) as theirs:
         return [pairs.compare("ddpm_train", Ours(params, pixels, given.compute), theirs, 1.3, pairs=9, note=note)]
-
-
-if __name__ == "__main__":
-    pairs.main(rows)

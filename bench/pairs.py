@@ -4,17 +4,16 @@ Absolute times of a shared machine mean little; what ran a moment before or afte
 A peer runs apart, in a process of its own, as its users have it: with as many threads, and no other setting of ours.
 """
 
+import contextlib
 import multiprocessing
-import os
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
 
 import torch
 
-from pipeline.core import files
 from pipeline.params import reader
 
 PAIRS = 5
@@ -42,10 +41,6 @@ class Row:
         between = f"{spread[0]:.2f} to {spread[-1]:.2f}" if spread else ""
         return f"{self.name:<22} {self.ratio:8.2f}  {between:<16} {wanted:<12} {self.note}"
 
-    def record(self) -> dict:
-        """For bench/results.json."""
-        return asdict(self)
-
 
 def compare(
     name: str,
@@ -64,38 +59,21 @@ def compare(
     return Row(name, ratio, target, met, found, note, {"at_most": float(at_most)})
 
 
-class Apart:
-    """A peer in a process of its own, for use in a `with`: factory(*words) there gives the callable that is timed."""
-
-    def __init__(self, factory: Callable[..., Callable[[], object]], *words: object):
-        context = multiprocessing.get_context("spawn")
-        self._ours, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, factory, words))
-        self._process.start()
-        theirs.close()
-
-    def __call__(self) -> None:
-        self._ours.send(True)
-        self._ours.recv()  # EOFError if it failed: its traceback is above
-
-    def __enter__(self) -> "Apart":
-        return self
-
-    def __exit__(self, *fault: object) -> None:
-        self._ours.close()
-        self._process.join()
+@contextlib.contextmanager
+def apart(factory: Callable[..., Callable[[], object]], *words: object) -> Iterator[Callable[[], None]]:
+    """A peer in a process of its own: factory(*words) there gives the callable that is timed."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _prepare, (factory, words)) as process:
+        yield lambda: process.submit(_turn).result()
 
 
-def _serve(pipe, factory: Callable[..., Callable[[], object]], words: tuple) -> None:
+def _prepare(factory: Callable[..., Callable[[], object]], words: tuple) -> None:
+    global _work
     torch.set_num_threads(reader.load().compute.threads)
-    work = factory(*words)
-    while True:
-        try:
-            pipe.recv()
-        except EOFError:
-            return
-        work()
-        pipe.send(True)
+    _work = factory(*words)
+
+
+def _turn() -> None:
+    _work()
 
 
 def _ratio(pair: tuple[float, float], at_most: object) -> float:
@@ -107,13 +85,3 @@ def _seconds(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
-
-
-def main(rows: Callable[[], list[Row]]) -> None:
-    """Run one bench and print its rows; `python -m bench` gathers them through the file that LEAVEN_BENCH names."""
-    found = rows()
-    for row in found:
-        print(row.line(), flush=True)
-    gathered = os.environ.get("LEAVEN_BENCH")
-    if gathered:
-        files.write_json(Path(gathered), {"rows": [row.record() for row in found]})

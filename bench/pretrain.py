@@ -1,6 +1,6 @@
 """SimCLR pretraining: ours against a plain lightly script, and against that script as a user gets it.
 
-python -m bench.pretrain
+python -m bench pretrain
 
 Both train the same ResNet by SGD on 32 x 32 x 3 images, with equal batches, temperature and head. lightly's way:
 SimCLRTransform in a DataLoader of two workers, its projection head and NTXentLoss; first in our precision and memory
@@ -19,7 +19,7 @@ from bench.views import Pictures, images
 from pipeline.augment import recipes
 from pipeline.core import seeds
 from pipeline.data import mixture, shards
-from pipeline.engine import arithmetic, loop
+from pipeline.engine import loop
 from pipeline.evaluation.quality import plain
 from pipeline.methods import losses, simclr
 from pipeline.networks import backbones
@@ -110,19 +110,14 @@ def same_loss() -> None:
 def rows() -> list[pairs.Row]:
     """Both scripts, at two widths."""
     compute = reader.load().compute
-    arithmetic.prepare(compute)
     same_loss()
     pixels, found = images(), []
     for width, target in ((32, 1.1), (16, 1.25)):
         note = f"width {width}, {STEPS[width]} steps of {BATCH}, 32 x 32 x 3, {compute.precision}"
-        with pairs.Apart(Script, pixels, width, compute) as theirs:
+        with pairs.apart(Script, pixels, width, compute) as theirs:
             ours = Ours(pixels, width, compute)
             found.append(pairs.compare(f"pretrain, width {width}", ours, theirs, target, note=note))
     note = f"width 32, {STEPS[32]} steps of {BATCH}; theirs fp32, contiguous"
-    with pairs.Apart(Script, pixels, 32, None) as theirs:
+    with pairs.apart(Script, pixels, 32, None) as theirs:
         found.append(pairs.compare("pretrain_shipped", Ours(pixels, 32, compute), theirs, 3, note=note))
     return found
-
-
-if __name__ == "__main__":
-    pairs.main(rows)

@@ -1,6 +1,6 @@
 """A linear probe: ours, with features computed once and solved to the optimum, against the usual hundred epochs of SGD.
 
-python -m bench.probe
+python -m bench probe
 
 The usual way (solo-learn's and CLSP's evaluation): the frozen encoder in the loop, batches of 256 from a DataLoader,
 flips, SGD with the rate divided by ten at epochs 60 and 80. Both get the same encoder and labels, and report top-1 on
@@ -85,7 +85,6 @@ def usual_apart() -> Callable[[], float]:
 def rows() -> list[pairs.Row]:
     """The comparison; ours must reach at least the usual top-1."""
     data = Data()
-    arithmetic.prepare(data.compute)
     mine, theirs = ours(data), usual(data)
     if mine < theirs:
         raise SystemExit(f"probe: top-1 {mine:.2f} here, {theirs:.2f} the usual way: not equal or better")
@@ -93,9 +92,5 @@ def rows() -> list[pairs.Row]:
         f"{SIZES['train_size']:,} train, {TEST:,} test images; top-1 {mine:.2f} against {theirs:.2f} %, "
         f"both {data.compute.precision}"
     )
-    with pairs.Apart(usual_apart) as theirs:
+    with pairs.apart(usual_apart) as theirs:
         return [pairs.compare("probe", lambda: ours(data), theirs, 20, note=note)]
-
-
-if __name__ == "__main__":
-    pairs.main(rows)

@@ -1,6 +1,6 @@
 """Sampling: ours against `diffusers.DDIMPipeline` as shipped; the same UNet, noise and number of steps.
 
-python -m bench.sample
+python -m bench sample
 """
 
 import copy
@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from bench import pairs
-from pipeline.engine import arithmetic
 from pipeline.generators import ddpm
 from pipeline.params import reader
 
@@ -63,7 +62,6 @@ def same_images(model, noise, theirs, compute) -> None:
 def rows() -> list[pairs.Row]:
     """Two widths: the default preset's, which suits two cores, and one that is nearer to what others train."""
     compute = reader.load().compute
-    arithmetic.prepare(compute)
     found = []
     for name, channels in (("sample", WIDER), ("sample, preset's UNet", reader.load().ddpm.channels)):
         model, noise = networks(channels)
@@ -71,10 +69,6 @@ def rows() -> list[pairs.Row]:
         mine = ddpm.for_sampling(copy.deepcopy(model), compute)
         levels = "-".join(str(c) for c in channels)
         note = f"{IMAGES} images of 28 x 28 x 1, UNet {levels}, {STEPS} DDIM steps; {compute.precision}, theirs fp32"
-        with pairs.Apart(pipeline, channels) as theirs:
+        with pairs.apart(pipeline, channels) as theirs:
             found.append(pairs.compare(name, lambda m=mine, n=noise: ours(m, n), theirs, 2, note=note))
     return found
-
-
-if __name__ == "__main__":
-    pairs.main(rows)

@@ -1,6 +1,6 @@
 """How long a stage takes until its work begins, against `import torch` alone (reported, no target).
 
-python -m bench.startup
+python -m bench startup
 """
 
 import subprocess
@@ -23,7 +23,3 @@ def rows() -> list[pairs.Row]:
         )
         for name in ("check", "generator", "pretrain")
     ]
-
-
-if __name__ == "__main__":
-    pairs.main(rows)

@@ -1,6 +1,6 @@
 """One SimCLR step of the real loop, from data to update, against the bare network on a tensor that lies in memory.
 
-python -m bench.step
+python -m bench step
 
 Bare is what no trainer can do without: forward, loss, backward, optimiser of the same network on two views that were
 made beforehand. What ours adds: drawing the batch, making the views, measuring the gradient's norm, keeping the log,
@@ -54,7 +54,6 @@ def same_update(ours: Ours, compute) -> None:
 def rows() -> list[pairs.Row]:
     """Two widths: the wider the network, the less the rest weighs."""
     compute = reader.load().compute
-    arithmetic.prepare(compute)
     pixels, found = images(), []
     for width, target in ((32, 1.05), (16, 1.10)):
         ours = Ours(pixels, width, compute)
@@ -63,7 +62,3 @@ def rows() -> list[pairs.Row]:
         bare = Bare(ours.batch(0), width, compute)
         found.append(pairs.compare(f"step, width {width}", ours, bare, target, at_most=True, pairs=9, note=note))
     return found
-
-
-if __name__ == "__main__":
-    pairs.main(rows)

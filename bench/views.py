@@ -1,6 +1,6 @@
 """Two SimCLR views of 32 x 32 RGB images: ours, lightly's in a DataLoader of two workers, kornia's.
 
-python -m bench.views
+python -m bench views
 """
 
 import collections
@@ -14,9 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from bench import pairs
 from pipeline.augment import recipes
 from pipeline.core import seeds
-from pipeline.engine import arithmetic
 from pipeline.evaluation.quality import plain
-from pipeline.params import reader
 
 SIZE, IMAGES, BATCH, WORKERS = 32, 4096, 512, 2  # the paper's batch
 RECIPE = recipes.recipe(plain(3, strength=2.0), 0)
@@ -110,21 +108,21 @@ def used(batches: Iterable) -> None:
 def alike(a: Iterable[list[torch.Tensor]], b: Iterable[list[torch.Tensor]], what: str) -> None:
     """Both are views of the same distribution: mean, spread, roughness and share of grey images agree."""
 
-    def facts(batches: Iterable[list[torch.Tensor]]) -> list[float]:
+    def facts(batches: Iterable[list[torch.Tensor]]) -> dict[str, float]:
         x = torch.cat([view for batch in batches for view in batch]).clamp(0, 1)
-        rough = (x[..., 1:] - x[..., :-1]).abs().mean()
-        grey = ((x[:, 0] - x[:, 1]).abs().amax(dim=(1, 2)) < 2 / 255).float().mean()
-        return [float(v) for v in (x.mean(), x.std(), x.mean(dim=(1, 2, 3)).std(), rough, grey)]
+        return {
+            "mean": float(x.mean()),
+            "deviation": float(x.std()),
+            "deviation of means": float(x.mean(dim=(1, 2, 3)).std()),
+            "roughness": float((x[..., 1:] - x[..., :-1]).abs().mean()),
+            "grey share": float(((x[:, 0] - x[:, 1]).abs().amax(dim=(1, 2)) < 2 / 255).float().mean()),
+        }
 
-    for name, one, two, near in zip(
-        ("mean", "deviation", "deviation of means", "roughness", "grey share"),
-        facts(a),
-        facts(b),
-        (0.01, 0.02, 0.02, 0.006, 0.02),
-        strict=True,
-    ):
-        if abs(one - two) > near:
-            raise SystemExit(f"views: {name} {one:.4f} here and {two:.4f} in {what}: not the same work")
+    near = {"mean": 0.01, "deviation": 0.02, "deviation of means": 0.02, "roughness": 0.006, "grey share": 0.02}
+    one, two = facts(a), facts(b)
+    for name, most in near.items():
+        if abs(one[name] - two[name]) > most:
+            raise SystemExit(f"views: {name} {one[name]:.4f} here and {two[name]:.4f} in {what}: not the same work")
 
 
 def rows() -> list[pairs.Row]:
@@ -134,19 +132,14 @@ def rows() -> list[pairs.Row]:
     alike(ours(pixels), DataLoader(Pictures(array), BATCH, num_workers=WORKERS), "lightly")
     with seeds.scope(0, "bench kornia"):
         alike(ours(pixels), kornia_views(pixels, kornia_transform()), "kornia")
-    arithmetic.prepare(reader.load().compute)
     done = f"{2 * IMAGES:,} views of {SIZE} x {SIZE} x 3, {BATCH} images at a time"
 
     def mine() -> None:
         used(ours(pixels))
 
     found = []
-    with pairs.Apart(lightly_views, array) as theirs:
+    with pairs.apart(lightly_views, array) as theirs:
         found.append(pairs.compare("views", mine, theirs, 10, note=f"{done}; lightly with {WORKERS} workers"))
-    with pairs.Apart(kornias, array) as theirs:
+    with pairs.apart(kornias, array) as theirs:
         found.append(pairs.compare("views_kornia", mine, theirs, 4, note=done))
     return found
-
-
-if __name__ == "__main__":
-    pairs.main(rows)

@@ -5,12 +5,14 @@ imported when it runs, so that help is there at once.
 """
 
 import argparse
-import contextlib
 import difflib
+import importlib
+import inspect
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 Work = Callable[[argparse.Namespace], None]
 
@@ -122,9 +124,7 @@ def _study(parser: argparse.ArgumentParser) -> Work:
         elif asked.command == "run":
             runner.run(study, asked.part, asked.minutes, asked.jobs)
         else:
-            with _extra("report"):
-                from pipeline.study import tables
-
+            tables = _extra("pipeline.study.tables")
             if asked.into is None:
                 print(tables.table(study), end="")
             else:
@@ -149,10 +149,7 @@ def _report(parser: argparse.ArgumentParser) -> Work:
     parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE")
 
     def work(asked: argparse.Namespace) -> None:
-        with _extra("report"):
-            from pipeline.report import page
-
-        page.write(asked.out)
+        _extra("pipeline.report.page").write(asked.out)
 
     return work
 
@@ -217,8 +214,7 @@ def main() -> int:
         remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
         print(f"no command {name!r} - {remedy}", file=sys.stderr)
         return 2
-    text = COMMANDS[name].__doc__ or ""
-    description = "\n".join(line.removeprefix("    ") for line in text.replace("leaven", program).splitlines())
+    description = inspect.cleandoc(COMMANDS[name].__doc__ or "").replace("leaven", program)
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog=f"{program} {name}", description=description, formatter_class=layout)
     work = COMMANDS[name](parser)
@@ -243,17 +239,16 @@ def _done(work: Callable[[], None]) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def _extra(name: str) -> Iterator[None]:
-    """Imports of packages that an extra of this package brings."""
+def _extra(module: str) -> ModuleType:
+    """A module that needs packages of the extra `report`."""
     from pipeline.core.errors import UserError
 
     try:
-        yield
+        return importlib.import_module(module)
     except ModuleNotFoundError as fault:
         if (fault.name or "").startswith("pipeline"):
             raise
-        raise UserError(f"needs {fault.name}", name, f"pip install '.[{name}]'") from fault
+        raise UserError(f"needs {fault.name}", "report", "pip install '.[report]'") from fault
 
 
 if __name__ == "__main__":

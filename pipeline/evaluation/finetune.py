@@ -19,11 +19,7 @@ def judge(
     encoder: backbones.Encoder, real: shards.RealSet, share: float, params: FineTune, compute: Compute
 ) -> tuple[dict[str, float], dict]:
     """Metrics of an encoder trained on with `share` of the fixed labelled images, and their protocol."""
-    rows = linear_eval.share_of(real, share)
-    held_out = {
-        name: real.with_labels(real.rows(code))
-        for name, code in (("validation", shards.VALIDATION), ("test", shards.TEST))
-    }
+    rows, held_out = linear_eval.share_of(real, share), linear_eval.held_out(real)
     for name, found in {"labelled": rows, **held_out}.items():
         if len(found) < 2:
             raise UserError(f"{len(found)} {name} images have a label", "data/real", "set finetune.labels to []")
@@ -32,10 +28,8 @@ def judge(
     labelled, classes = (real.images[rows], real.labels[rows]), len(real.classes)
 
     def accuracies(what: str, start: backbones.Encoder) -> dict[str, float]:
-        words = f"fine-tuning {what}, {len(rows):,} labels"
-        model = classifier.fit(
-            words, start, schedule, labelled, classes, recipe, compute, params.head_lr, standardise=True
-        )
+        words, rate = f"fine-tuning {what}, {len(rows):,} labels", params.head_lr
+        model = classifier.fit(words, start, schedule, labelled, classes, recipe, compute, rate, standardise=True)
         return {
             name: probes.accuracy(probes.features(model, real.images[r], compute).argmax(dim=1), real.labels[r])
             for name, r in held_out.items()
@@ -57,8 +51,7 @@ def judge(
     protocol = {
         "labels": f"the first {len(rows):,} of {len(real.labelled_rows()):,} fixed ones, {share:g} asked for",
         "training": "all weights, a linear layer of standardised features, cross-entropy, AdamW, "
-        f"{params.steps:,} steps of "
-        f"{min(params.batch_size, len(rows))} images; the last step's weights",
+        f"{params.steps:,} steps of {min(params.batch_size, len(rows))} images; the last step's weights",
         "from_scratch": "the same training, from the encoder's weights before its first step",
         "test_images": n,
         "validation_images": len(held_out["validation"]),

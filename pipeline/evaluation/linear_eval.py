@@ -5,6 +5,7 @@ validation; the test images are used once, for the number.
 """
 
 import hashlib
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,8 +66,7 @@ def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, 
         "train": real.with_labels(real.rows(shards.TRAIN)),
         "labelled": real.labelled_rows(),
         **{name: share_of(real, share) for name, share in FEW.items()},
-        "validation": real.with_labels(real.rows(shards.VALIDATION)),
-        "test": real.with_labels(real.rows(shards.TEST)),
+        **held_out(real),
     }
     lacking = [name for name, found in rows.items() if not len(found) and name not in FEW]
     if lacking:
@@ -93,6 +93,12 @@ def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, 
     tables = _tables(real.classes, actual, found.predicted["encoder", "train"].numpy())
     tables["grid"] = ([*point, "top1"], [{**point, "top1": metrics["top1"]}])
     return Judged(metrics, unlabelled, protocol, tables)
+
+
+def held_out(real: shards.RealSet) -> dict[str, np.ndarray]:
+    """Rows, int64, of the validation and of the test images that have a label."""
+    parts = {"validation": shards.VALIDATION, "test": shards.TEST}
+    return {name: real.with_labels(real.rows(part)) for name, part in parts.items()}
 
 
 def share_of(real: shards.RealSet, share: float) -> np.ndarray:
@@ -252,15 +258,8 @@ def small(images: np.ndarray) -> np.ndarray:
 def _tables(classes: tuple[str, ...], actual: np.ndarray, predicted: np.ndarray) -> dict:
     count = np.zeros((len(classes), len(classes)), dtype=int)
     np.add.at(count, (actual, predicted), 1)
-    per_class = [
-        {"class": name, "top1": float(100 * count[i, i] / max(1, count[i].sum()))} for i, name in enumerate(classes)
-    ]
-    confusion = [
-        {"actual": a, "predicted": b, "count": int(count[i, j])}
-        for i, a in enumerate(classes)
-        for j, b in enumerate(classes)
-    ]
-    return {
-        "per_class": (PER_CLASS, per_class),
-        "confusion": (CONFUSION, confusion),
-    }
+    top1 = 100 * count.diagonal() / count.sum(axis=1).clip(min=1)
+    per_class = [dict(zip(PER_CLASS, row, strict=True)) for row in zip(classes, top1.tolist(), strict=True)]
+    pairs = zip(itertools.product(classes, classes), count.flatten().tolist(), strict=True)
+    confusion = [dict(zip(CONFUSION, (*names, n), strict=True)) for names, n in pairs]
+    return {"per_class": (PER_CLASS, per_class), "confusion": (CONFUSION, confusion)}

@@ -4,7 +4,6 @@ They are compared with validation images, which no generator trained here has se
 of spare real images; density, coverage and the Frechet distance are measured in its features, copies in pixels.
 """
 
-import pickle
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,14 +117,9 @@ def _seen_by(source: str) -> str:
 def features(real: shards.RealSet, params: Quality, compute: Compute):
     """(embed, facts): uint8 images (N, H, W, C) -> float32 (N, D), and how that network came about."""
     if params.inception is not None:
-        embed = inception(params.inception, compute)
+        facts = {"kind": "Inception v3", "weights_sha256": files.sha256(Path(params.inception)), "features": 2048}
         scale = "comparable with distances of the same number of images alone, not with published ones of 50,000"
-        return embed, {
-            "kind": "Inception v3",
-            "weights_sha256": files.sha256(Path(params.inception)),
-            "features": 2048,
-            "scale": scale,
-        }
+        return inception(params.inception, compute), facts | {"scale": scale}
     model, facts = feature_network(real, params, compute)
     return lambda images: probes.features(model.encoder, images, compute), facts
 
@@ -226,23 +220,12 @@ def inception(weights: str, compute: Compute):
     try:
         state = torch.load(weights, map_location="cpu", weights_only=True)
         with tempfile.TemporaryDirectory() as folder:
-            torch.save(state, Path(folder) / "weights.pth")
-            network = FeatureExtractorInceptionV3(
-                "inception", ["2048"], feature_extractor_weights_path=str(Path(folder) / "weights.pth")
-            )
-    except (
-        OSError,
-        EOFError,
-        AttributeError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        pickle.UnpicklingError,
-    ) as fault:
-        raise UserError(
-            f"not Inception's weights: {fault or type(fault).__name__}", weights, "name another file"
-        ) from fault
+            copy = f"{folder}/weights.pth"
+            torch.save(state, copy)
+            network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=copy)
+    except Exception as fault:  # of many kinds, by what the file is instead
+        what = f"not Inception's weights: {fault or type(fault).__name__}"
+        raise UserError(what, weights, "name another file") from fault
 
     @torch.inference_mode()
     def embed(images: np.ndarray) -> torch.Tensor:

@@ -62,16 +62,13 @@ def _laplacian(similar: torch.Tensor) -> np.ndarray:
 
 
 def _components(linked: torch.Tensor) -> torch.Tensor:
-    """Number of each node's connected component, int64 (n,); linked: bool (n, n)."""
-    component = torch.full((len(linked),), -1)
-    while (component < 0).any():
-        reached = torch.zeros(len(linked), dtype=torch.bool)
-        reached[(component < 0).nonzero()[0]] = True
-        grown = linked[reached].any(dim=0) | reached
-        while (grown != reached).any():
-            reached, grown = grown, linked[grown].any(dim=0) | grown
-        component[reached] = component.max() + 1
-    return component
+    """Number of each node's connected component, int64 (n,); linked: bool (n, n), a node with itself, too."""
+    lowest = torch.arange(len(linked))  # number of a node of the same component
+    while True:
+        lower = torch.where(linked, lowest, len(linked)).min(dim=1).values
+        if torch.equal(lower, lowest):
+            return lowest.unique(return_inverse=True)[1]
+        lowest = lower
 
 
 def affinity(features: torch.Tensor, images: int, bandwidth: float) -> torch.Tensor:
@@ -160,13 +157,7 @@ def of_the_run(strengths: list[float], images: int | None, views: int, steps: in
 
 
 def measure(
-    params: Params,
-    real: shards.RealSet,
-    generated: np.ndarray,
-    strengths: list[float],
-    n: int,
-    views: int,
-    steps: int,
+    params: Params, real: shards.RealSet, generated: np.ndarray, strengths: list[float], n: int, views: int, steps: int
 ) -> list[dict]:
     """A row a strength and arm, of the first n train images and, at most twice as many, generated ones.
 
@@ -192,28 +183,25 @@ def measure(
         if oracle is not None:
             clean = probes.features(oracle, images, params.compute)
             alpha, flips = labelling_error(look(oracle, images, "flips"), clean, torch.from_numpy(labels))
-            terms |= {"alpha": alpha, "flips": flips}
-        if oracle is not None and len(made):
-            clean = probes.features(oracle, made, params.compute)
-            _, flips = labelling_error(look(oracle, made, "flips_generated"), clean, clean.argmax(dim=1))
-            terms |= {"flips_generated": flips}
+            terms = {"alpha": alpha, "flips": flips}
+            if len(made):
+                clean = probes.features(oracle, made, params.compute)
+                _, flips = labelling_error(look(oracle, made, "flips_generated"), clean, clean.argmax(dim=1))
+                terms["flips_generated"] = flips
         seen = [torch.stack(look(network.encoder, part, f"graph {i}"), dim=1) for i, part in enumerate(everything)]
         a = affinity(torch.cat(seen).flatten(0, 1), sum(map(len, everything)), bandwidth)
         counts = (len(images), len(made), len(further))
         for arm, weights in arms(counts, params.inflation.ratio, params.inflation.real_weight).items():
             found = spectrum(a[weights > 0], weights[weights > 0])
-            rows.append(
-                {
-                    "strength": strength,
-                    **terms,
-                    "arm": arm,
-                    "beta": float(weights[: len(images)].sum()),
-                    "lambda": float(found.values[classes]),
-                    "components": found.components,
-                    "largest": len(found.largest),
-                    "lambda_largest": float(found.largest[classes]) if len(found.largest) > classes else 0.0,
-                }
-            )
+            largest = len(found.largest)
+            connected = {
+                "lambda": float(found.values[classes]),
+                "components": found.components,
+                "largest": largest,
+                "lambda_largest": float(found.largest[classes]) if largest > classes else 0.0,
+            }
+            beta = float(weights[: len(images)].sum())
+            rows.append({"strength": strength, **terms, "arm": arm, "beta": beta, **connected})
     return rows
 
 

@@ -4,7 +4,6 @@ What a set's images go through is pictures.py's rule. A set whose images the enc
 """
 
 import dataclasses
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -14,17 +13,9 @@ from pipeline.core.progress import bar
 from pipeline.data import datasets, shards
 from pipeline.evaluation import linear_eval
 from pipeline.networks import backbones
-from pipeline.params.schema import Compute, Dataset, TransferSet
+from pipeline.params.schema import Compute, Dataset, LinearEval, TransferSet
 
 BUDGETS = ("train",)
-
-
-class Probing(Protocol):
-    """The values of `linear_eval` that a transfer reads."""
-
-    l2: list[float]
-    clsp_lr: float
-    seed: int
 
 
 def load(params: TransferSet, size: int, channels: int) -> shards.RealSet:
@@ -51,18 +42,14 @@ def fitted(images: np.ndarray, size: int, channels: int) -> np.ndarray:
 
 
 def judge(
-    key: str, encoder: backbones.Encoder, real: shards.RealSet, params: Probing, compute: Compute
+    key: str, encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, compute: Compute
 ) -> tuple[dict[str, float], dict]:
-    """Metrics of the set named `key`, and its protocol."""
+    """Metrics of the set named `key`, and its protocol. Of `params`, l2, clsp_lr and seed count."""
     channels = len(encoder.card["mean"])
     if channels != real.images.shape[3]:
         what = f"takes {channels} channels, the parameters' data have {real.images.shape[3]}"
         raise UserError(what, "data/encoder", "run `dvc repro pretrain`")
-    rows = {
-        "train": real.labelled_rows(),
-        "validation": real.with_labels(real.rows(shards.VALIDATION)),
-        "test": real.with_labels(real.rows(shards.TEST)),
-    }
+    rows = {"train": real.labelled_rows(), **linear_eval.held_out(real)}
     lacking = [name for name, found in rows.items() if not len(found)]
     if lacking:
         what = f"no image of {', '.join(lacking)} has a label"

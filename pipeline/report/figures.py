@@ -49,10 +49,8 @@ def _drawing(height: float, draw: Callable[[Axes], None], title: str) -> Markup:
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": title}):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         draw(figure.subplots())
-        out = io.StringIO()
-        figure.savefig(
-            out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Type", "Format"))
-        )
+        out, unnamed = io.StringIO(), dict.fromkeys(("Date", "Creator", "Type", "Format"))
+        figure.savefig(out, format="svg", transparent=True, metadata=unnamed)
     box, svg = re.search(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>(.*)</svg>', out.getvalue(), re.DOTALL).groups()
     svg = svg.replace(_INK, "currentColor").replace(_FAINT, "var(--faint)")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
@@ -90,25 +88,15 @@ def heat(title: str, across: tuple[str, list], down: list[str], values: np.ndarr
         for i, row in enumerate(values):
             for j, value in enumerate(row):
                 if np.isfinite(value):
-                    share = (value - low) / max(high - low, 1e-9)
-                    axes.fill(
-                        [j - 0.5, j + 0.5, j + 0.5, j - 0.5],
-                        [i - 0.5, i - 0.5, i + 0.5, i + 0.5],
-                        COLOURS[0],
-                        alpha=0.05 + 0.85 * share,
-                        linewidth=0,
-                    )
+                    _cell(axes, i, j, COLOURS[0], 0.05 + 0.85 * (value - low) / max(high - low, 1e-9))
                     axes.text(j, i - 0.1, f"{value:.1f}", ha="center", va="center")
             if best and np.isfinite(row).all():
                 place, left, right = (np.interp(x, xs, range(len(xs))) for x in best[i])
                 axes.plot([left, right], [i + 0.3, i + 0.3], color=COLOURS[1], linewidth=2)
                 axes.plot(place, i + 0.3, "o", color=COLOURS[1], markersize=5)
         axes.set_xticks(range(len(xs)), [f"{x:g}" for x in xs])
-        axes.set_yticks(range(len(down)), down)
-        axes.set(xlim=(-0.5, len(xs) - 0.5), ylim=(len(down) - 0.5, -0.5), xlabel=name)
-        axes.tick_params(length=0)
-        for side in ("left", "bottom"):
-            axes.spines[side].set_visible(False)
+        _rows_of_cells(axes, down, len(xs))
+        axes.set_xlabel(name)
 
     return _drawing(0.8 + 0.42 * len(down), draw, title)
 
@@ -118,16 +106,8 @@ def lines(title: str, x: str, y: str, series: dict[str, tuple], log: bool = Fals
 
     def draw(axes: Axes) -> None:
         for name, (xs, ys, *bars) in series.items():
-            axes.errorbar(
-                xs,
-                ys,
-                yerr=bars[0] if bars else None,
-                label=name,
-                marker="o" if len(xs) < 12 else "",
-                markersize=4,
-                linewidth=1.6,
-                capsize=2,
-            )
+            marked = {"marker": "o" if len(xs) < 12 else "", "markersize": 4}
+            axes.errorbar(xs, ys, bars[0] if bars else None, label=name, **marked, linewidth=1.6, capsize=2)
         if log:
             axes.set_xscale("log")
             ticks = sorted({v for xs, *_ in series.values() for v in xs})
@@ -154,29 +134,14 @@ def scatter(title: str, points: np.ndarray, groups: np.ndarray, names: Sequence[
         if len(none):
             axes.plot(*none.T, ".", color=_FAINT, markersize=3.5, label="no label", alpha=0.8)
         if marked.any():
-            axes.plot(
-                *points[marked].T,
-                "o",
-                color=_INK,
-                markerfacecolor="none",
-                markersize=3.5,
-                markeredgewidth=0.6,
-                label="generated",
-                alpha=0.7,
-            )
+            ring = {"color": _INK, "markerfacecolor": "none", "markeredgewidth": 0.6}
+            axes.plot(*points[marked].T, "o", **ring, markersize=3.5, label="generated", alpha=0.7)
         axes.set_axis_off()
         axes.set_aspect("equal", adjustable="datalim")
         if len(names) > MANY:
             return
-        axes.legend(
-            loc="upper center",
-            bbox_to_anchor=(0.5, 0),
-            ncols=4,
-            fontsize=8,
-            markerscale=2,
-            handletextpad=0.2,
-            columnspacing=1,
-        )
+        tight = {"fontsize": 8, "markerscale": 2, "handletextpad": 0.2, "columnspacing": 1}
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4, **tight)
 
     return _drawing(5.2, draw, title)
 
@@ -186,28 +151,33 @@ def confusion(title: str, names: Sequence[str], counts: np.ndarray) -> Markup:
 
     def draw(axes: Axes) -> None:
         shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-        axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), xlabel="predicted", ylabel="actual")
+        axes.set(xlabel="predicted", ylabel="actual")
         if len(names) > MANY:
             axes.imshow(shares, cmap="Blues", interpolation="nearest")
             return
         for i, j in np.ndindex(*counts.shape):
-            colour = COLOURS[0] if i == j else COLOURS[4]
-            axes.fill(
-                [j - 0.5, j + 0.5, j + 0.5, j - 0.5],
-                [i - 0.5, i - 0.5, i + 0.5, i + 0.5],
-                colour,
-                alpha=0.04 + 0.8 * float(shares[i, j]) ** 0.6,
-                linewidth=0,
-            )
+            _cell(axes, i, j, COLOURS[0] if i == j else COLOURS[4], 0.04 + 0.8 * float(shares[i, j]) ** 0.6)
             if counts[i, j]:
                 axes.text(j, i, f"{counts[i, j]}", ha="center", va="center", fontsize=6.5)
         axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-        axes.set_yticks(range(len(names)), names)
-        axes.tick_params(length=0)
-        for side in ("left", "bottom"):
-            axes.spines[side].set_visible(False)
+        _rows_of_cells(axes, names, len(names))
 
     return _drawing(4.2, draw, title)
+
+
+def _cell(axes: Axes, i: int, j: int, colour: str, alpha: float) -> None:
+    """The square of row i and column j."""
+    corners = [j - 0.5, j + 0.5, j + 0.5, j - 0.5], [i - 0.5, i - 0.5, i + 0.5, i + 0.5]
+    axes.fill(*corners, colour, alpha=alpha, linewidth=0)
+
+
+def _rows_of_cells(axes: Axes, names: Sequence[str], columns: int) -> None:
+    """Rows under one another from the top, with their names and without lines around."""
+    axes.set(xlim=(-0.5, columns - 0.5), ylim=(len(names) - 0.5, -0.5))
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(length=0)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_visible(False)
 
 
 def picture(title: str, png: bytes) -> Markup:

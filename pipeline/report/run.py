@@ -1,10 +1,10 @@
 """The current run's section of the page: metrics, curves, pictures; if data/ is there, also what the encoder sees."""
 
-import csv
 import io
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from markupsafe import Markup
 from PIL import Image
@@ -23,7 +23,7 @@ from pipeline.report.render import render
 ON_MAP, GENERATED_ON_MAP, FEWEST_ON_MAP = 1500, 300, 10
 BANK = 7500  # neighbours are sought among so many train images and as many generated ones
 QUERIES, NEIGHBOURS = 10, 9
-_FRAME = (249, 115, 22)  # around generated images
+_FRAME, _PAPER = (249, 115, 22), (255, 255, 255)  # around generated images; around others
 
 
 def section() -> Markup:
@@ -67,13 +67,10 @@ def _pictures() -> list[Markup]:
     return [figures.picture(words, path.read_bytes()) for words, path in found.items() if path.exists()]
 
 
-def _read(name: str) -> dict[str, list[str]]:
+def _read(name: str) -> pd.DataFrame:
+    """A table of plots/, as text; empty if it is not there."""
     path = Path("plots") / f"{name}.csv"
-    if not path.exists():
-        return {}
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {column: [row[column] for row in rows] for column in (rows[0] if rows else ())}
+    return pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else pd.DataFrame()
 
 
 def _curves() -> list[Markup]:
@@ -86,21 +83,19 @@ def _curves() -> list[Markup]:
     drawn = []
     for name, column, title in wanted:
         found = _read(name)
-        if column in found:
-            x, y = ([float(v) for v in found[key]] for key in ("step", column))
+        if column in found and len(found):
+            series = {column: tuple(found[["step", column]].astype(float).to_numpy().T)}
             from_zero = column == "feature_spread"  # small next to 0 is what matters
-            drawn.append(figures.lines(title, "step", "", {column: (x, y)}, from_zero=from_zero))
+            drawn.append(figures.lines(title, "step", "", series, from_zero=from_zero))
     return drawn
 
 
 def _confusion() -> list[Markup]:
     found = _read("confusion")
-    if not found:
+    if found.empty:
         return []
-    names = list(dict.fromkeys(found["actual"]))
-    counts = np.zeros((len(names), len(names)), int)
-    for actual, predicted, count in zip(found["actual"], found["predicted"], found["count"], strict=True):
-        counts[names.index(actual), names.index(predicted)] = int(count)
+    names = list(found["actual"].unique())
+    counts = found["count"].astype(int).to_numpy().reshape(len(names), -1)  # linear_eval wrote them row by row
     return [figures.confusion("Test images: actual classes and those that the probe predicts", names, counts)]
 
 
@@ -147,18 +142,19 @@ def _neighbours(
 
 def _sheet(queries: np.ndarray, bank: np.ndarray, nearest: np.ndarray, n_real: int, scale: int = 2) -> bytes:
     """PNG with a row for each query: the image, a gap, its neighbours; generated ones are framed."""
-    height, width, _ = queries.shape[1:]
-    cell_h, cell_w, gap = height * scale + 6, width * scale + 6, 10
-    sheet = Image.new("RGB", (cell_w * (nearest.shape[1] + 1) + gap, cell_h * len(queries)), (255, 255, 255))
-    for i, (query, found) in enumerate(zip(queries, nearest, strict=True)):
-        for j, (image, generated) in enumerate([(query, False), *((bank[k], k >= n_real) for k in found)]):
-            tile = Image.fromarray(np.broadcast_to(image, (height, width, 3)).copy()).resize(
-                (width * scale, height * scale), 0
-            )
-            left, top = j * cell_w + (gap if j else 0), i * cell_h
-            if generated:
-                sheet.paste(_FRAME, (left, top, left + cell_w, top + cell_h))
-            sheet.paste(tile, (left + 3, top + 3))
+
+    def tile(image: np.ndarray, frame: tuple[int, int, int]) -> np.ndarray:
+        enlarged = image.repeat(scale, axis=0).repeat(scale, axis=1)
+        height, width, _ = enlarged.shape
+        framed = np.full((height + 6, width + 6, 3), frame, np.uint8)
+        framed[3:-3, 3:-3] = enlarged
+        return framed
+
+    rows = []
+    for query, found in zip(queries, nearest, strict=True):
+        tiles = [tile(bank[k], _FRAME if k >= n_real else _PAPER) for k in found]
+        gap = np.full((len(tiles[0]), 10, 3), _PAPER, np.uint8)
+        rows.append(np.concatenate([tile(query, _PAPER), gap, *tiles], axis=1))
     out = io.BytesIO()
-    sheet.save(out, "PNG", optimize=True)
+    Image.fromarray(np.concatenate(rows)).save(out, "PNG", optimize=True)
     return out.getvalue()

@@ -109,21 +109,20 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) 
         todo = missing(asked)
         log(f"study {study.name}: {len(todo)} of {len(asked)} cells to run, for {minutes:g} minutes")
         running: list[_Experiment] = []
-        failed, started = {}, 0
+        failed, first = {}, True
         try:
             while True:
                 if not all(experiment.settled() for experiment in running):
                     time.sleep(0.2)
                     continue
                 stopping = bool(signals) or time.monotonic() >= end
-                chosen = None
-                if not stopping and len(running) < jobs:
-                    chosen = _affordable(todo, end - time.monotonic(), anyway=not started)
+                free = not stopping and len(running) < jobs
+                chosen = _affordable(todo, end - time.monotonic(), anyway=first) if free else None
                 if chosen is not None:
                     _unchanged(commit)
                     todo.remove(chosen)
                     running.append(_Experiment(study.name, chosen))
-                    started += 1
+                    first = False
                     continue
                 if not running:
                     break

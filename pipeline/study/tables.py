@@ -3,6 +3,7 @@
 import math
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -32,20 +33,26 @@ _NAMES = {OUTCOME: "top-1", "finetuned": "fine-tuned top-1"}  # the others go by
 _FEW = {"top1_1pct": "1 % of labels", "top1_10pct": "10 %"}
 
 
+class Table(NamedTuple):
+    """One table to show, with its cells as text. notes: paragraphs under it."""
+
+    columns: list[str]
+    rows: list[list[str]]
+    notes: tuple[str, ...] = ()
+
+
 def table(study: Study) -> str:
     """A section for each part: arms, differences, best strengths; then how well measures without labels do."""
     data = analysis.frame(study)
-    lines = [f"# {study.file.title}", "", f"`python -m pipeline study table {study.name}`: {origin(data, study)}"]
+    blocks = [f"# {study.file.title}", f"`python -m pipeline study table {study.name}`: {origin(data, study)}"]
     for name, part in study.file.parts.items():
-        of = data[data.part == name]
-        lines += ["", f"## {name}: {part.asks}", ""]
-        lines += _part(of, part) if len(of) else ["No cell is finished."]
-    lines += ["", CAUTION]
-    measured = {name: data[data.part == name] for name in study.file.parts}
-    measured = {name: of for name, of in measured.items() if of.arm.nunique() > 2}
-    if measured:
-        lines += ["", "## Without labels", "", *_rankings(measured, study)]
-    return "\n".join(lines) + "\n"
+        found = of_part(data[data.part == name], part)
+        blocks += [f"## {name}: {part.asks}", *(_markdown(found) or ["No cell is finished."])]
+    blocks.append(CAUTION)
+    rankings = without_labels(data, study)
+    if rankings.rows:
+        blocks += ["## Without labels", ranked(study), *_markdown([rankings])]
+    return "\n\n".join(blocks) + "\n"
 
 
 def write(path: Path, study: Study) -> None:
@@ -70,8 +77,13 @@ def origin(data: pd.DataFrame, study: Study) -> str:
     return f"{len(data)} of {len(study.cells)} cells, made at {commits} in {hours:.1f} hours of experiments."
 
 
-def _header(*names: str) -> list[str]:
-    return [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+def _markdown(tables: list[Table]) -> list[str]:
+    """Each table and each of its notes as a block of Markdown."""
+    blocks = []
+    for columns, rows, notes in tables:
+        head, *lines = (f"| {' | '.join(row)} |" for row in (columns, *rows))
+        blocks += ["\n".join([head, "|---" * len(columns) + "|", *lines]), *notes]
+    return blocks
 
 
 def named(outcome: str) -> str:
@@ -85,29 +97,39 @@ def ranked(study: Study) -> str:
     return RANKED.format(" or ".join(first))
 
 
-def _part(data: pd.DataFrame, part: PartFile) -> list[str]:
-    outcome, *further = part.outcomes
-    further = [name for name in further if data[name].notna().any()]
+def of_part(data: pd.DataFrame, part: PartFile) -> list[Table]:
+    """A part's arms, differences in each outcome and best strengths; nothing if no cell is finished."""
+    if data.empty:
+        return []
+    first, *further = outcomes(data, part)
+    tables = [_arms(data, part), *_compared(data, part, first), *_strengths(data, first)]
+    return tables + [table for outcome in further for table in _compared(data, part, outcome)]
+
+
+def outcomes(data: pd.DataFrame, part: PartFile) -> list[str]:
+    """The part's first outcome and those of the others that some cell has."""
+    first, *further = part.outcomes
+    return [first, *(name for name in further if data[name].notna().any())]
+
+
+def _arms(data: pd.DataFrame, part: PartFile) -> Table:
+    shown = outcomes(data, part)
     few = [name for name in _FEW if data[name].notna().all() and name not in part.outcomes]
-    arms = set(data.arm)
     costs = data.groupby("arm").forwards.mean() / data[data.arm == part.against].forwards.mean()
-    costly = part.against in arms and costs.nunique() > 1
-    head = ["arm", "seeds", "beta", "passes", *map(_titled, [outcome, *further]), "kNN", *(_FEW[name] for name in few)]
-    lines = _header(*head, *(["encoder"] if costly else []), *EXPECTED)
+    costly = part.against in set(data.arm) and costs.nunique() > 1
+    columns = ["arm", "seeds", "beta", "passes", *map(_titled, shown), "kNN", *(_FEW[name] for name in few)]
+    columns += [*(["encoder"] if costly else []), *EXPECTED]
+    rows = []
     for arm, of in data.groupby("arm", sort=False):
         mean = of.mean(numeric_only=True)
-        cells = [arm, len(of), number(mean.beta, ".3f"), number(mean.real_passes, ".0f")]
-        cells += [" +- ".join(filter(None, mean_and_spread(of, name))) for name in (outcome, *further)]
-        cells += [number(mean.knn, ".2f"), *(number(mean[name], ".2f") for name in few)]
+        cells = [arm, str(len(of)), number(mean.beta, ".3f"), number(mean.real_passes, ".0f")]
+        for name in shown:
+            form = f".{_digits(name)}f"
+            cells.append(" +- ".join(filter(None, (number(of[name].mean(), form), number(of[name].std(), form)))))
+        cells += [number(mean[name], ".2f") for name in ("knn", *few)]
         cells += [number(costs[arm], ".2f")] if costly else []
-        cells += [number(mean[name], ".4g") for name in EXPECTED]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    if costly:
-        lines += ["", COSTS.format(part.against)]
-    lines += [*_compared(data, part, outcome), *_strengths(data, outcome)]
-    for name in further:
-        lines += _compared(data, part, name)
-    return lines
+        rows.append(cells + [number(mean[name], ".4g") for name in EXPECTED])
+    return Table(columns, rows, (COSTS.format(part.against),) if costly else ())
 
 
 def _titled(outcome: str) -> str:
@@ -123,61 +145,61 @@ def number(value: float, form: str) -> str:
     return "" if math.isnan(value) else f"{value:{form}}"
 
 
-def mean_and_spread(of: pd.DataFrame, outcome: str) -> tuple[str, str]:
-    """An arm's mean over seeds and the s.d.; empty where there is none."""
-    form = f".{_digits(outcome)}f"
-    return number(of[outcome].mean(), form), number(of[outcome].std(), form)
-
-
-def _compared(data: pd.DataFrame, part: PartFile, outcome: str) -> list[str]:
+def _compared(data: pd.DataFrame, part: PartFile, outcome: str) -> list[Table]:
     """The arms' differences in an outcome and the part's contrasts; nothing if no two arms have the outcome."""
-    of, lines = "" if outcome == part.outcomes[0] else f": {named(outcome)}", []
-    unit = "points" if outcome in PERCENT else "difference"
+    of, tables = "" if outcome == part.outcomes[0] else f": {named(outcome)}", []
     if part.against is not None:
         found, blocks = analysis.differences(data, part.against, outcome)
         if found or not of:
-            lines += ["", *_header(f"minus {part.against}{of}", unit, "95 % interval", "detectable", "")]
-            lines += [f"| {arm} | {' | '.join(shown(d, outcome))} |" for arm, d in found.items()]
-            lines += _residual(blocks, outcome)
+            tables.append(_differences(f"minus {part.against}{of}", found, outcome, _residual(blocks, outcome)))
     found = analysis.contrasts(data, part.contrasts, outcome)
-    if found:
-        lines += ["", *_header(f"comparison{of}", unit, "95 % interval", "detectable", "")]
-        lines += [f"| {words} | {' | '.join(shown(d, outcome))} |" for words, d in found.items()]
-    return lines
+    return tables + ([_differences(f"comparison{of}", found, outcome)] if found else [])
 
 
-def _residual(blocks: Blocks, outcome: str) -> list[str]:
+def _differences(head: str, found: dict[str, Difference], outcome: str, notes: tuple[str, ...] = ()) -> Table:
+    """Each with its interval, the detectable one, and the verdict: higher or lower for what is no percentage."""
+    digits, rows = _digits(outcome), []
+    words = {} if outcome in PERCENT else {"better": "higher", "worse": "lower"}
+    for name, d in found.items():
+        visible = "nothing: one seed" if math.isinf(d.visible) else number(d.visible, f".{digits}f")
+        verdict = words.get(d.verdict, d.verdict)
+        rows.append([name, _signed(d.points, digits), _interval(d, digits), visible, verdict])
+    unit = "points" if outcome in PERCENT else "difference"
+    return Table([head, unit, "95 % interval", "detectable", ""], rows, notes)
+
+
+def _residual(blocks: Blocks, outcome: str) -> tuple[str, ...]:
     if not blocks.df:
-        return []
+        return ()
     deviation = f"{math.sqrt(blocks.variance):.{_digits(outcome)}f}{' points' if outcome in PERCENT else ''}"
-    return ["", f"Residual s.d. {deviation}, {blocks.df} degrees of freedom."]
+    return (f"Residual s.d. {deviation}, {blocks.df} degrees of freedom.",)
 
 
-def _strengths(data: pd.DataFrame, outcome: str) -> list[str]:
-    found, blocks = analysis.curves(data, outcome), analysis.fitted(data, outcome)
-    if not found:
+def _strengths(data: pd.DataFrame, outcome: str) -> list[Table]:
+    """The best strength of each curve, and by how much its slope differs from that of the first."""
+    curves, blocks = analysis.curves(data, outcome), analysis.fitted(data, outcome)
+    if not curves:
         return []
-    columns = ("best tried", "parabola's top", "95 % interval", "off it", "slope per doubling", "95 % interval")
-    lines = ["", *_header("", *columns)]
-    for rest, curve in found.items():
+    rows, notes = [], (*_residual(blocks, outcome), OFF)
+    for rest, curve in curves.items():
         top, low, high = blocks.best(curve)
         tried = max(curve, key=lambda s, curve=curve: blocks.effects[blocks.arms.index(curve[s])])
         tilt = blocks.contrast(analysis.slope(curve))
-        cells = [rest or "all", f"{tried:g}", number(top, ".2f"), _places(low, high, curve)]
-        cells += [number(blocks.misfit(curve), ".2f") if len(curve) > 3 else "", signed(tilt.points), _interval(tilt)]
-        lines.append(f"| {' | '.join(cells)} |")
-    first, *others = found
-    if others:
-        head = f"slope minus that of {first}, over the strengths of both"
-        lines += ["", *_header(head, "points", "95 % interval", "detectable", "")]
+        off = number(blocks.misfit(curve), ".2f") if len(curve) > 3 else ""
+        cells = [rest or "all", f"{tried:g}", number(top, ".2f"), _places(low, high, curve), off]
+        rows.append([*cells, _signed(tilt.points), _interval(tilt)])
+    columns = ["", "best tried", "parabola's top", "95 % interval", "off it", "slope per doubling", "95 % interval"]
+    first, *others = curves
+    if not others:
+        return [Table(columns, rows, notes)]
+    found = {}
     for rest in others:
-        both = sorted(found[first].keys() & found[rest].keys())
-        if len(both) < 3:
-            continue
-        base, weights = (analysis.slope({s: found[name][s] for s in both}) for name in (first, rest))
-        tilt = blocks.contrast(weights | {arm: -weight for arm, weight in base.items()})
-        lines.append(f"| {rest} | {' | '.join(shown(tilt, outcome))} |")
-    return [*lines, *_residual(blocks, outcome), "", OFF]
+        both = sorted(curves[first].keys() & curves[rest].keys())
+        if len(both) > 2:
+            base, weights = (analysis.slope({s: curves[name][s] for s in both}) for name in (first, rest))
+            found[rest] = blocks.contrast(weights | {arm: -weight for arm, weight in base.items()})
+    head = f"slope minus that of {first}, over the strengths of both"
+    return [Table(columns, rows), _differences(head, found, outcome, notes)]
 
 
 def _places(low: float, high: float, curve: dict[float, str]) -> str:
@@ -187,29 +209,22 @@ def _places(low: float, high: float, curve: dict[float, str]) -> str:
     return f"{low:.2f} to {high:.2f}"
 
 
-def _rankings(parts: dict[str, pd.DataFrame], study: Study) -> list[str]:
-    lines = [ranked(study), "", *_header("part", "arms", "by chance", *EXPECTED)]
-    for name, data in parts.items():
-        found = analysis.ranking(data, study.file.parts[name].outcomes[0])
-        cells = [", ".join(filter(None, (number(r.rho, "+.2f"), number(r.regret, ".2f")))) for r in found.itertuples()]
-        arms = data.arm.nunique()
-        lines.append(f"| {name} | {arms} | {analysis.chance(arms):.2f} | {' | '.join(cells)} |")
-    return lines
-
-
-def shown(d: Difference, outcome: str) -> tuple[str, str, str, str]:
-    """A difference, its interval, the detectable one, and the verdict: higher or lower for what is no percentage."""
-    digits, verdict = _digits(outcome), d.verdict
-    if outcome not in PERCENT:
-        verdict = {"better": "higher", "worse": "lower"}.get(verdict, verdict)
-    visible = "nothing: one seed" if math.isinf(d.visible) else number(d.visible, f".{digits}f")
-    return signed(d.points, digits), _interval(d, digits), visible, verdict
+def without_labels(data: pd.DataFrame, study: Study) -> Table:
+    """How well measures without labels order the arms of each part that has three: rank correlation, points lost."""
+    rows = []
+    for name, of in data.groupby("part", sort=False):
+        arms = of.arm.nunique()
+        if arms > 2:
+            found = analysis.ranking(of, study.file.parts[name].outcomes[0]).itertuples()
+            pairs = ((number(r.rho, "+.2f"), number(r.regret, ".2f")) for r in found)
+            rows.append([name, str(arms), f"{analysis.chance(arms):.2f}", *(", ".join(filter(None, p)) for p in pairs)])
+    return Table(["part", "arms", "by chance", *EXPECTED], rows)
 
 
 def _interval(d: Difference, digits: int = 2) -> str:
-    return "none" if math.isinf(d.low) else f"{signed(d.low, digits)} to {signed(d.high, digits)}"
+    return "none" if math.isinf(d.low) else f"{_signed(d.low, digits)} to {_signed(d.high, digits)}"
 
 
-def signed(points: float, digits: int = 2) -> str:
+def _signed(points: float, digits: int = 2) -> str:
     """The number with its sign; what rounds to zero is +0."""
     return f"{round(points, digits) + 0.0:+.{digits}f}"
