@@ -6,16 +6,17 @@ pictures. Channels may come first. Nothing pickled is opened. The images are shu
 a small ratio takes the first ones.
 """
 
+import contextlib
 import math
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 import h5py
 import numpy as np
-from PIL import Image
 
 from pipeline.core import seeds, sources, store
 from pipeline.core.errors import UserError
@@ -23,6 +24,7 @@ from pipeline.data import pictures, shards
 from pipeline.params.schema import Generator
 
 FILE = "images.h5"  # in data/generator
+ENDINGS = (".npz", ".npy", ".h5", ".hdf5")
 KEYS = ("image", "images")
 # NotImplementedError: a compression that zipfile lacks; TokenError: a header that numpy cannot parse.
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, SyntaxError, OverflowError)
@@ -51,11 +53,11 @@ def read(path: Path, size: int, channels: int) -> np.ndarray:
     path = Path(path)
     if path.is_dir():
         return pictures.read_all(pictures.find(path), size, channels)
-    if path.suffix not in _READERS:
+    if path.suffix not in ENDINGS:
         raise UserError("neither a folder nor .npz, .npy or .h5", path, "name one of these in generator.path")
     try:
         _shape(path)
-        images = _READERS[path.suffix][1](path)
+        images = _array(path)
     except _DAMAGED as fault:
         raise UserError(f"not readable: {fault or type(fault).__name__}", path, "replace it") from fault
     images = _channels_last(_one_list(images, path), path)
@@ -68,7 +70,7 @@ def read(path: Path, size: int, channels: int) -> np.ndarray:
             path,
             "they must be square, at least half and at most four times as wide",
         )
-    return images if height == size else _resized(images, size)
+    return pictures.resized(images, size, channels)
 
 
 def in_order(images: np.ndarray, real: np.ndarray, order: str | None, where: Path) -> np.ndarray:
@@ -132,7 +134,7 @@ def _shape(path: Path) -> tuple[int, ...]:
     """The shape in the file's header, if a file of this size can hold such images."""
     if not path.is_file():  # reading a pipe would wait for ever
         raise ValueError("no file")
-    shape, kind = _READERS[path.suffix][0](path)
+    shape, kind = _header(path)
     if kind != np.uint8:
         raise ValueError(f"values are {kind}, not uint8: save them as 0 to 255, rounded")
     if not 3 <= len(shape) <= 5:
@@ -145,65 +147,51 @@ def _shape(path: Path) -> tuple[int, ...]:
     return shape
 
 
-def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    try:
-        shape, _, kind = read(file)
-    except (MemoryError, RecursionError) as fault:  # brackets in the header can exhaust the parser
-        raise ValueError("its header is none") from fault
+def _header(path: Path) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of the images in a file."""
+    if path.suffix in (".h5", ".hdf5"):
+        with h5py.File(path, "r") as file:
+            images = shards.dataset_of(file, "images")
+            chunk = math.prod(images.chunks or ())
+            if chunk > _UNPACKS * path.stat().st_size:  # a chunk is unpacked as a whole
+                raise ValueError(f"claims chunks of {chunk:,} bytes in a file of {path.stat().st_size:,}")
+            return images.shape, images.dtype
+    with _npy(path) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        try:
+            shape, _, kind = read(file)
+        except (MemoryError, RecursionError) as fault:  # brackets in the header can exhaust the parser
+            raise ValueError("its header is none") from fault
     return shape, kind
 
 
-def _header_of_npy(path: Path) -> tuple[tuple[int, ...], np.dtype]:
-    with open(path, "rb") as file:
-        return _npy_header(file)
-
-
-def _npy(path: Path) -> np.ndarray:
-    return np.load(path, allow_pickle=False, mmap_mode="r")
-
-
-def _header_of_npz(path: Path) -> tuple[tuple[int, ...], np.dtype]:
-    with zipfile.ZipFile(path) as archive, archive.open(_member(archive)) as file:
-        return _npy_header(file)
-
-
-def _npz(path: Path) -> np.ndarray:
-    with zipfile.ZipFile(path) as archive, archive.open(_member(archive)) as file:
+def _array(path: Path) -> np.ndarray:
+    """The images in a file whose header was looked at; those of an .npy file are mapped."""
+    if path.suffix in (".h5", ".hdf5"):
+        with h5py.File(path, "r") as file:
+            return file["images"][:]
+    if path.suffix == ".npy":
+        return np.load(path, allow_pickle=False, mmap_mode="r")
+    with _npy(path) as file:
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _member(archive: zipfile.ZipFile) -> str:
-    """The entry that holds the images."""
-    names = archive.namelist()
-    found = [f"{key}.npy" for key in KEYS if f"{key}.npy" in names]
-    if not found:
-        shown = ", ".join(name.removesuffix(".npy") for name in names[:5]) or "nothing"
-        raise ValueError(f"has none of the keys {', '.join(KEYS)} but {shown}")
-    return found[0]
-
-
-def _header_of_hdf5(path: Path) -> tuple[tuple[int, ...], np.dtype]:
-    with h5py.File(path, "r") as file:
-        images = shards.dataset_of(file, "images")
-        chunk = math.prod(images.chunks or ())
-        if chunk > _UNPACKS * path.stat().st_size:  # a chunk is unpacked as a whole
-            raise ValueError(f"claims chunks of {chunk:,} bytes in a file of {path.stat().st_size:,}")
-        return images.shape, images.dtype
-
-
-def _hdf5(path: Path) -> np.ndarray:
-    with h5py.File(path, "r") as file:
-        return file["images"][:]
-
-
-_READERS = {  # ending -> readers of the header (shape, dtype) and of the array
-    ".npz": (_header_of_npz, _npz),
-    ".npy": (_header_of_npy, _npy),
-    ".h5": (_header_of_hdf5, _hdf5),
-    ".hdf5": (_header_of_hdf5, _hdf5),
-}
+@contextlib.contextmanager
+def _npy(path: Path) -> Iterator[IO[bytes]]:
+    """An .npy file, or the entry of an .npz file that holds the images."""
+    if path.suffix == ".npy":
+        with open(path, "rb") as file:
+            yield file
+        return
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        found = next((f"{key}.npy" for key in KEYS if f"{key}.npy" in names), None)
+        if found is None:
+            shown = ", ".join(name.removesuffix(".npy") for name in names[:5]) or "nothing"
+            raise ValueError(f"has none of the keys {', '.join(KEYS)} but {shown}")
+        with archive.open(found) as file:
+            yield file
 
 
 def _one_list(images: np.ndarray, path: Path) -> np.ndarray:
@@ -222,15 +210,6 @@ def _channels_last(images: np.ndarray, path: Path) -> np.ndarray:
     if images.shape[1] in (1, 3):
         return images.transpose(0, 2, 3, 1)
     raise UserError(f"shape {images.shape}: neither first nor last has 1 or 3 channels", path, "save (N, H, W, C)")
-
-
-def _resized(images: np.ndarray, size: int) -> np.ndarray:
-    out = np.empty((len(images), size, size, images.shape[3]), np.uint8)
-    for i, image in enumerate(images):
-        picture = Image.fromarray(np.squeeze(np.ascontiguousarray(image)))
-        resized = picture.resize((size, size), Image.Resampling.BICUBIC)
-        out[i] = np.asarray(resized).reshape(out.shape[1:])
-    return out
 
 
 def write(images: np.ndarray, path: Path) -> None:

@@ -84,7 +84,7 @@ def test_labels_to_learn_from_are_the_first_labelled_ones_where_few_images_have_
 @pytest.mark.parametrize("given", [1, 3])
 def test_images_of_named_sets_go_by_the_rule_of_pictures(size, channels, given, tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (5, 20, 20, given), dtype=np.uint8)
-    found = transfer.fitted(images, size, channels)
+    found = pictures.resized(images, size, channels)
     for i, image in enumerate(images):
         path = tmp_path / f"{i}.png"
         Image.fromarray(image.squeeze(2) if given == 1 else image).save(path)
@@ -93,7 +93,7 @@ def test_images_of_named_sets_go_by_the_rule_of_pictures(size, channels, given, 
 
 def test_images_that_fit_are_left_alone():
     images = np.zeros((3, 20, 20, 1), np.uint8)
-    assert transfer.fitted(images, 20, 1) is images
+    assert pictures.resized(images, 20, 1) is images
 
 
 def test_a_set_without_labels_and_an_encoder_of_other_channels_are_refused(mine, tmp_path):
