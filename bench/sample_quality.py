@@ -57,9 +57,7 @@ def rows() -> list[pairs.Row]:
 
     def sampled(params):
         def work() -> None:
-            solver, extra = ddpm.solver(params.sampler, noise, params.eta, params.clip)
-            solver.set_timesteps(params.steps)
-            ddpm.sample(model, solver, extra, range(BATCH), params.seed)
+            ddpm.sample(model, noise, params, range(BATCH), params.seed, params.sampler)
 
         return work
 

@@ -18,12 +18,11 @@ from typing import IO
 import h5py
 import numpy as np
 
-from pipeline.core import seeds, sources, store
+from pipeline.core import seeds
 from pipeline.core.errors import UserError
 from pipeline.data import pictures, shards
 from pipeline.params.schema import Generator
 
-FILE = "images.h5"  # in data/generator
 ENDINGS = (".npz", ".npy", ".h5", ".hdf5")
 KEYS = ("image", "images")
 # NotImplementedError: a compression that zipfile lacks; TokenError: a header that numpy cannot parse.
@@ -60,7 +59,7 @@ def read(path: Path, size: int, channels: int) -> np.ndarray:
         images = _array(path)
     except _DAMAGED as fault:
         raise UserError(f"not readable: {fault or type(fault).__name__}", path, "replace it") from fault
-    images = _channels_last(_one_list(images, path), path)
+    images = _arranged(images, path)
     if images.shape[3] != channels:
         raise UserError(f"images of {images.shape[3]} channels, the data has {channels}", path, "import images alike")
     height, width = images.shape[1:3]
@@ -94,30 +93,6 @@ def in_order(images: np.ndarray, real: np.ndarray, order: str | None, where: Pat
     return images
 
 
-def to_shards(folder: Path, n: int, shard_size: int, digest: str) -> tuple[dict[str, Path], str]:
-    """The first n images of data/generator's `FILE`, whose sha256 is `digest`, as shards in the store.
-
-    Returns (shard name -> file, fingerprint of the set), as generators.sampling does.
-    """
-    parts = {"images": digest, "shard_size": shard_size, "code": sources.digest("data/imports")}
-    names = [shards.shard_name(k) for k in range(-(-n // shard_size))]
-    with shards.open_file(Path(folder) / FILE) as source:
-        images = source["images"]
-        if n > len(images):
-            raise UserError(
-                f"inflation.ratio asks for {n:,} generated images and {len(images):,} were imported",
-                "params.yaml: inflation.ratio",
-                "lower it, or import more",
-            )
-
-        def write(path: Path) -> None:
-            k = names.index(path.name)
-            part = images[k * shard_size : (k + 1) * shard_size]
-            shards.write_arrays(path, {"images": part}, {"shard": k})
-
-        return store.grow("shards", parts, names, lambda missing: write), store.fingerprint(**parts)
-
-
 def count(path: Path) -> int:
     """How many images a file or folder holds, by its header or its file names; 0 if `read` would refuse it."""
     path = Path(path)
@@ -137,7 +112,7 @@ def _shape(path: Path) -> tuple[int, ...]:
     shape, kind = _header(path)
     if kind != np.uint8:
         raise ValueError(f"values are {kind}, not uint8: save them as 0 to 255, rounded")
-    if not 3 <= len(shape) <= 5:
+    if not 3 <= len(shape) <= 5 or 0 in shape:
         raise ValueError(f"shape {shape} is no list of images: save (N, H, W, C)")
     if any(not 0 <= side < 2**40 for side in shape):
         raise ValueError(f"shape {shape}")
@@ -194,17 +169,12 @@ def _npy(path: Path) -> Iterator[IO[bytes]]:
             yield file
 
 
-def _one_list(images: np.ndarray, path: Path) -> np.ndarray:
+def _arranged(images: np.ndarray, path: Path) -> np.ndarray:
+    """(N, H, W, C) of images in any of the forms that are read."""
     if images.ndim == 5:  # candidate by candidate, so that fewer candidates are a prefix
         images = images.swapaxes(0, 1).reshape(-1, *images.shape[2:])
     if images.ndim == 3:
         images = images[..., None]
-    if images.ndim != 4 or not images.size:
-        raise UserError(f"shape {images.shape} is no list of images", path, "save (N, H, W, C)")
-    return images
-
-
-def _channels_last(images: np.ndarray, path: Path) -> np.ndarray:
     if images.shape[3] in (1, 3):
         return images
     if images.shape[1] in (1, 3):
@@ -212,6 +182,6 @@ def _channels_last(images: np.ndarray, path: Path) -> np.ndarray:
     raise UserError(f"shape {images.shape}: neither first nor last has 1 or 3 channels", path, "save (N, H, W, C)")
 
 
-def write(images: np.ndarray, path: Path) -> None:
-    """Write `FILE`, which `to_shards` cuts into shards."""
-    shards.write_arrays(path, {"images": np.ascontiguousarray(images)}, {"source": "import"})
+def write(images: np.ndarray, folder: Path) -> None:
+    """Write the file of data/generator that the stage generate cuts into shards."""
+    shards.write_arrays(folder / shards.FILE, {"images": np.ascontiguousarray(images)}, {"source": "import"})

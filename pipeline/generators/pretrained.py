@@ -1,6 +1,7 @@
 """A DDPM that was trained elsewhere, from a local folder or the Hugging Face hub; checked before use."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
@@ -37,9 +38,7 @@ def load(params: Generator, size: tuple[int, int], channels: int) -> dict[str, P
 def try_out(model: UNet2DModel, noise: DDPMScheduler, where: str) -> None:
     """Sample one image in one step: some configurations can be built, but not sampled from."""
     try:
-        steps, extra = ddpm.solver("ddpm", noise, 0.0, True)
-        steps.set_timesteps(1)
-        ddpm.sample(model, steps, extra, range(1), 0)
+        ddpm.sample(model, noise, SimpleNamespace(steps=1, eta=0.0, clip=True), range(1), 0, "ddpm")
     except UserError:
         raise
     except Exception as fault:  # a foreign configuration can raise anything inside diffusers

@@ -13,7 +13,7 @@ from torch import nn
 
 from pipeline.core import seeds
 from pipeline.core.errors import UserError
-from pipeline.generators import cards, ddpm
+from pipeline.generators import cards, ddpm, pixels
 from pipeline.positives import Batch, Inputs, Kind, Sampler
 
 
@@ -90,14 +90,12 @@ def start(inputs: Inputs) -> Batch:
     seed, n = seeds.key(params.seed, "anchored"), len(anchors)  # not the inflation set's noise at the same seed
 
     def batch(numbers: range, weight: float) -> np.ndarray:
-        x = torch.from_numpy(anchors[np.array(numbers) % n]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = pixels.to_float(torch.from_numpy(anchors[np.array(numbers) % n]))
         if x.shape[2] != size:
             x = F.interpolate(x, size=(size, size), mode="bicubic", antialias=True).clamp_(-1, 1)
         draws = [seeds.generator(seed, "anchor", number) for number in numbers]
-        mixed = Anchored(model, noise, x, weight, draws)
-        solver, extra = ddpm.solver("ddim", noise, params.eta, params.clip)
-        solver.set_timesteps(params.steps, device=compute.device)
-        return ddpm.to_uint8(ddpm.sample(mixed, solver, extra, numbers, seed), anchors.shape[1])
+        made = ddpm.sample(Anchored(model, noise, x, weight, draws), noise, params, numbers, seed)
+        return ddpm.to_uint8(made, anchors.shape[1])
 
     return batch
 

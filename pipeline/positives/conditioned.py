@@ -161,9 +161,7 @@ def start(inputs: Inputs, folder: Path, features: torch.Tensor) -> Batch:
     def batch(numbers: range, guidance: float) -> np.ndarray:
         place = torch.from_numpy(np.array(numbers) % len(features))
         guided = Guided(unet, condition[place].to(unet.device), unconditional.to(unet.device), guidance)
-        solver, extra = ddpm.solver("ddim", noise, params.eta, params.clip)
-        solver.set_timesteps(params.steps, device=compute.device)
-        return ddpm.to_uint8(ddpm.sample(guided, solver, extra, numbers, seed), size)
+        return ddpm.to_uint8(ddpm.sample(guided, noise, params, numbers, seed), size)
 
     return batch
 
