@@ -6,7 +6,7 @@
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -90,8 +90,7 @@ def recipe(params: Augment, view: int) -> Recipe:
         solarize=family.solarize[min(view, 1)] * fade,
         flip=0.5 * fade,
     )
-    overrides = {name: getattr(params, name) for name in NUMBERS}
-    return Recipe(**{name: getattr(given, name) if v is None else v for name, v in overrides.items()})
+    return replace(given, **{name: v for name in NUMBERS if (v := getattr(params, name)) is not None})
 
 
 def _between(s: float, values) -> float:

@@ -151,10 +151,8 @@ def held(*modules: nn.Module) -> Iterator[None]:
     """Freeze modules for a while: stored statistics, no power iteration, no gradients for their parameters."""
     training = [(part, part.training) for module in modules for part in module.modules()]
     gradients = [(p, p.requires_grad) for module in modules for p in module.parameters()]
-    for part, _ in training:
-        part.training = False
-    for p, _ in gradients:
-        p.requires_grad_(False)
+    for module in modules:
+        module.eval().requires_grad_(False)
     try:
         yield
     finally:
@@ -172,14 +170,10 @@ class Training:
 
     def __init__(self, params: Params, images: torch.Tensor):
         self.params, self.images = params, images
+        size, channels = images.shape[1], images.shape[3]
         with seeds.scope(params.seed, "gan"):
-            self.gan = GAN(
-                params.latent,
-                params.generator_channels,
-                params.discriminator_channels,
-                images.shape[1],
-                images.shape[3],
-            ).to(images.device)
+            gan = GAN(params.latent, params.generator_channels, params.discriminator_channels, size, channels)
+        self.gan = gan.to(images.device)
         average = get_ema_multi_avg_fn(params.ema_decay)
         self.average = AveragedModel(self.gan.generator, multi_avg_fn=average, use_buffers=True)
         distributed.synchronise(self.gan)

@@ -100,4 +100,4 @@ def start(inputs: Inputs) -> Batch:
     return batch
 
 
-KIND = Kind(prepare, varied="weight", ladder=(0.0, 0.1, 0.3, 1.0))
+KIND = Kind(prepare, ladder=(0.0, 0.1, 0.3, 1.0))

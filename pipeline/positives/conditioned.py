@@ -123,15 +123,12 @@ def train(params: Conditioned, real: shards.RealSet, compute: Compute) -> tuple[
 
 def arm_of(params: RealOnly, channels: int) -> encoder.Setting:
     """The sections of an experiment without generated images that trains this encoder."""
-    values = params.model_dump()
-    pretrain = Pretrain(**{name: values[name] for name in Pretrain.model_fields})
-    method = SimCLR(**{name: values[name] for name in SimCLR.model_fields})
     unset = dict.fromkeys(Augment.model_fields)
     form = "grey" if channels == 1 else "colour"
     given = {"family": params.family, "form": form, "strength": params.strength, "replace": 0.0, "replaced": "second"}
     return encoder.Setting(
-        pretrain,
-        method,
+        Pretrain(**params.model_dump(include=set(Pretrain.model_fields))),
+        SimCLR(**params.model_dump(include=set(SimCLR.model_fields))),
         Augment(**unset | given | {"seed": params.seed}),
         Inflation(ratio=0.0, real_weight=1.0, order="slots", seed=params.seed),
     )
@@ -166,4 +163,4 @@ def start(inputs: Inputs, folder: Path, features: torch.Tensor) -> Batch:
     return batch
 
 
-KIND = Kind(prepare, varied="guidance", ladder=(0.0, 1.0, 2.0))
+KIND = Kind(prepare, ladder=(0.0, 1.0, 2.0))
