@@ -102,12 +102,9 @@ def split(params: Dataset, labels: np.ndarray) -> list[tuple[int, np.ndarray]]:
     for name, there in (("train_size", pool), ("labelled_size", known)):
         if getattr(params, name) > len(there):
             alike = "" if len(known) == len(pool) or name == "train_size" else " with labels"
-            raise UserError(
-                f"{name} {getattr(params, name)} + validation_size {params.validation_size} > "
-                f"{len(there) + len(validation)} images{alike}",
-                params.path,
-                "lower one of them",
-            )
+            what = f"{name} {getattr(params, name)} + validation_size {params.validation_size}"
+            what = f"{what} > {len(there) + len(validation)} images{alike}"
+            raise UserError(what, params.path, "lower one of them")
     train, labelled = pool[: params.train_size], known[: params.labelled_size]
     labelled = labelled[~np.isin(labelled, train)]
     left = pool[~np.isin(pool, np.concatenate([train, labelled]))]

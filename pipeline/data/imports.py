@@ -40,9 +40,8 @@ def load(params: Generator, real: shards.RealSet) -> np.ndarray:
     unseen, _ = real.part(shards.VALIDATION, shards.TEST, shards.SPARE)  # no generator may have seen them
     leaked = np.flatnonzero(shards.among(images, unseen))
     if len(leaked):
-        what = (
-            f"{len(leaked):,} of {len(images):,} are test, validation or spare images, the first is number {leaked[0]}"
-        )
+        what = f"{len(leaked):,} of {len(images):,} are test, validation or spare images"
+        what = f"{what}, the first is number {leaked[0]}"
         raise UserError(what, params.path, "remove them, or every number is of what was seen")
     return images[seeds.permutation(0, "import", 0, len(images), np.arange(len(images)))]
 
@@ -64,11 +63,8 @@ def read(path: Path, size: int, channels: int) -> np.ndarray:
         raise UserError(f"images of {images.shape[3]} channels, the data has {channels}", path, "import images alike")
     height, width = images.shape[1:3]
     if height != width or not size / 2 <= height <= 4 * size:
-        raise UserError(
-            f"images of {height} x {width} pixels, the data has {size} x {size}",
-            path,
-            "they must be square, at least half and at most four times as wide",
-        )
+        what = f"images of {height} x {width} pixels, the data has {size} x {size}"
+        raise UserError(what, path, "they must be square, at least half and at most four times as wide")
     return pictures.resized(images, size, channels)
 
 
@@ -84,12 +80,9 @@ def in_order(images: np.ndarray, real: np.ndarray, order: str | None, where: Pat
     mean, wanted = (x.mean(axis=(0, 1, 2), dtype=np.float64) for x in (images, real))
     as_is, turned = np.abs(mean - wanted).sum(), np.abs(mean[::-1] - wanted).sum()
     if turned < as_is:
-        shown = [", ".join(f"{value:.0f}" for value in values) for values in (mean, wanted)]
-        raise UserError(
-            f"mean colour ({shown[0]}) is nearer to the real ({shown[1]}) in the reversed order: blue may come first",
-            where,
-            "state generator.channel_order: bgr, or rgb if it is right as it is",
-        )
+        found, near = (", ".join(f"{value:.0f}" for value in values) for values in (mean, wanted))
+        what = f"mean colour ({found}) is nearer to the real ({near}) in the reversed order: blue may come first"
+        raise UserError(what, where, "state generator.channel_order: bgr, or rgb if it is right as it is")
     return images
 
 

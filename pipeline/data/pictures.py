@@ -92,9 +92,8 @@ def read(path: Path, size: int, channels: int) -> np.ndarray:
     except UserError:
         raise
     except Exception as fault:  # a foreign file can raise anything inside Pillow
-        raise UserError(
-            f"not readable as a picture: {fault or type(fault).__name__}", path, "replace or remove it"
-        ) from fault
+        what = f"not readable as a picture: {fault or type(fault).__name__}"
+        raise UserError(what, path, "replace or remove it") from fault
     fitted = ImageOps.fit(plain, (size, size), Image.Resampling.BICUBIC)
     return np.asarray(fitted, np.uint8).reshape(size, size, channels)
 

@@ -220,11 +220,8 @@ class ImageBank:
         """generated: parts in order; on a CPU, memory maps stay memory maps."""
         for part in generated:
             if len(part) and real.shape[1:] != part.shape[1:]:
-                raise UserError(
-                    f"real images are {real.shape[1:]}, generated ones {part.shape[1:]} (H, W, C)",
-                    "data/generated",
-                    "use a generator of the data's size and channels",
-                )
+                what = f"real images are {real.shape[1:]}, generated ones {part.shape[1:]} (H, W, C)"
+                raise UserError(what, "data/generated", "use a generator of the data's size and channels")
         self.n_real, self.n_generated = len(real), sum(map(len, generated))
         parts = [torch.from_numpy(part) for part in (real, *generated) if len(part)]
         if device != "cpu":

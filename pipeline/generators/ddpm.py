@@ -215,12 +215,14 @@ def sample(
     numbers: range,
     seed: int,
     sampler: str = "ddim",
+    predict: Callable | None = None,
 ) -> torch.Tensor:
     """Images with the given numbers, one batch: float32 (len(numbers), C, H, W), nominally in [-1, 1].
 
-    Of `params`, steps, eta and clip are read. Every image has its own noise, at the start and at each step. UserError
-    (code 4) if a value is not finite.
+    Of `params`, steps, eta and clip are read. predict(x, t): what predicts in the model's place, as diffusers returns
+    it. Every image has its own noise, at the start and at each step. UserError (code 4) if a value is not finite.
     """
+    predict = predict or model
     steps, extra = solver(sampler, noise, params.eta, params.clip)  # a new one, as solvers keep history
     steps.set_timesteps(params.steps, device=model.device)
     draws = [seeds.generator(seed, "sample", i) for i in numbers]
@@ -229,7 +231,7 @@ def sample(
     x = x * steps.init_noise_sigma
     with torch.inference_mode():
         for t in steps.timesteps:
-            predicted = model(steps.scale_model_input(x, t).to(model.dtype), t).sample.float()
+            predicted = predict(steps.scale_model_input(x, t).to(model.dtype), t).sample.float()
             x = steps.step(predicted, t, x, generator=draws, **extra).prev_sample
     pixels.refuse_non_finite(x, numbers, "train it longer or at a lower learning rate, or sample with precision fp32")
     return x

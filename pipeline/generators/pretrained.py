@@ -66,8 +66,6 @@ def from_hub(repository: str, revision: str) -> Path:
     except HfHubHTTPError as fault:
         raise UserError(f"the hub refuses: {fault}", f"{repository}@{revision}") from fault
     except (LocalEntryNotFoundError, HTTPError, OSError) as fault:
-        raise UserError(
-            "not in the local cache, and the hub cannot be reached",
-            f"{repository}@{revision}",
-            "download the repository elsewhere and name its folder in generator.path (hub: null)",
-        ) from fault
+        what = "not in the local cache, and the hub cannot be reached"
+        remedy = "download the repository elsewhere and name its folder in generator.path (hub: null)"
+        raise UserError(what, f"{repository}@{revision}", remedy) from fault

@@ -45,11 +45,8 @@ def sample(
 def _cut(params: Generate, card: dict, generator: Path, n: int) -> tuple[dict[str, Path], str]:
     images = shards.map_file(generator / shards.FILE)
     if n > len(images):
-        raise UserError(
-            f"inflation.ratio asks for {n:,} generated images and {len(images):,} were imported",
-            "params.yaml: inflation.ratio",
-            "lower it, or import more",
-        )
+        what = f"inflation.ratio asks for {n:,} generated images and {len(images):,} were imported"
+        raise UserError(what, "params.yaml: inflation.ratio", "lower it, or import more")
     parts = {"images": card["files"], "shard_size": params.shard_size, "code": sources.digest("generators/sampling")}
 
     def start() -> Batch:

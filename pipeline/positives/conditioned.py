@@ -7,6 +7,7 @@ training some conditions are dropped, so that sampling can be guided (Ho and Sal
 """
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -85,26 +86,25 @@ def load(params: Conditioned, folder: Path, size: int, channels: int, width: int
     return network.eval()
 
 
-class Guided:
-    """A conditioned UNet under classifier-free guidance; `ddpm.sample` calls it as it calls a plain UNet.
+def guided(
+    unet: nn.Module,
+    condition: torch.Tensor,
+    unconditional: torch.Tensor,
+    guidance: float,
+    x: torch.Tensor,
+    t: torch.Tensor,
+):
+    """The prediction for x (B, C, S, S) at timestep t under classifier-free guidance, as diffusers returns it.
 
-    unet: prepared for sampling. condition: float (B, E), the embedded features of each image; unconditional: (1, E),
-    the embedding of no condition. It predicts unconditional + guidance x (conditional - unconditional): guidance 0
-    ignores the image, 1 is the plain conditional model.
+    condition: float (B, E), the embedded features of each image; unconditional: (B, E), the embedding of no condition.
+    It is unconditional + guidance x (conditional - unconditional): guidance 0 ignores the image, 1 is the plain
+    conditional model.
     """
-
-    def __init__(self, unet: nn.Module, condition: torch.Tensor, unconditional: torch.Tensor, guidance: float):
-        self.unet, self.guidance = unet, guidance
-        self.condition, self.unconditional = condition, unconditional.expand_as(condition)
-        self.config, self.device, self.dtype = unet.config, unet.device, unet.dtype
-
-    def __call__(self, x: torch.Tensor, t: torch.Tensor):
-        """The guided prediction for x (B, C, S, S) at timestep t, as diffusers returns it."""
-        if self.guidance in (0, 1):  # one pass is enough
-            return self.unet(x, t, class_labels=self.condition if self.guidance else self.unconditional)
-        labels = torch.cat([self.condition, self.unconditional])
-        conditional, unconditional = self.unet(torch.cat([x, x]), t, class_labels=labels).sample.float().chunk(2)
-        return SimpleNamespace(sample=unconditional + self.guidance * (conditional - unconditional))
+    if guidance in (0, 1):  # one pass is enough
+        return unet(x, t, class_labels=condition if guidance else unconditional)
+    labels = torch.cat([condition, unconditional])
+    with_it, without = unet(torch.cat([x, x]), t, class_labels=labels).sample.float().chunk(2)
+    return SimpleNamespace(sample=without + guidance * (with_it - without))
 
 
 def train(params: Conditioned, real: shards.RealSet, compute: Compute) -> tuple[Path, torch.Tensor]:
@@ -156,9 +156,9 @@ def start(inputs: Inputs, folder: Path, features: torch.Tensor) -> Batch:
     seed = seeds.key(params.seed, "conditioned")  # not the inflation set's noise at the same seed
 
     def batch(numbers: range, guidance: float) -> np.ndarray:
-        place = torch.from_numpy(np.array(numbers) % len(features))
-        guided = Guided(unet, condition[place].to(unet.device), unconditional.to(unet.device), guidance)
-        return ddpm.to_uint8(ddpm.sample(guided, noise, params, numbers, seed), size)
+        given = condition[np.array(numbers) % len(features)].to(unet.device)
+        predict = partial(guided, unet, given, unconditional.to(unet.device).expand_as(given), guidance)
+        return ddpm.to_uint8(ddpm.sample(unet, noise, params, numbers, seed, predict=predict), size)
 
     return batch
 
