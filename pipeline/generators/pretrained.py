@@ -28,10 +28,7 @@ def load(params: Generator, size: tuple[int, int], channels: int) -> dict[str, P
     except (TypeError, ValueError, AttributeError) as fault:  # a list where a number should be, and the like
         raise UserError(f"its configuration does not describe a DDPM: {fault}", folder) from fault
     ddpm.fit_to(size, channels, model, where)
-    try:
-        try_out(model, noise, where)
-    except UserError as fault:  # of samples that are not finite too: here only the model can be the reason
-        raise UserError(fault.what, where, "use another model, or get it again") from fault
+    try_out(model, noise, where)
     return found
 
 
@@ -39,10 +36,10 @@ def try_out(model: UNet2DModel, noise: DDPMScheduler, where: str) -> None:
     """Sample one image in one step: some configurations can be built, but not sampled from."""
     try:
         ddpm.sample(model, noise, SimpleNamespace(steps=1, eta=0.0, clip=True), range(1), 0, "ddpm")
-    except UserError:
-        raise
     except Exception as fault:  # a foreign configuration can raise anything inside diffusers
-        raise UserError(f"diffusers cannot sample with it: {str(fault)[:200]}", where) from fault
+        # a UserError tells of values that are not finite, of which only the model can be the reason here
+        what = getattr(fault, "what", f"diffusers cannot sample with it: {str(fault)[:200]}")
+        raise UserError(what, where, "use another model, or get it again") from fault
 
 
 def from_hub(repository: str, revision: str) -> Path:

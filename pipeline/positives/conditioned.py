@@ -14,10 +14,10 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
-from pipeline.core import files, seeds
+from pipeline.core import files, seeds, weights
 from pipeline.data import shards
 from pipeline.engine import distributed
 from pipeline.generators import ddpm
@@ -74,16 +74,14 @@ class Training(ddpm.Training):
 
 def save(network: Network, folder: Path) -> list[str]:
     """Write the weights; returns the names of the files. The parameters, which find the folder, say the shapes."""
-    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    files.write(Path(folder) / _FILE, lambda path: save_file(weights, path))
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    files.write(Path(folder) / _FILE, lambda path: save_file(state, path))
     return [_FILE]
 
 
 def load(params: Conditioned, folder: Path, size: int, channels: int, width: int) -> Network:
     """The network in evaluation mode, from a verified folder that `save` wrote."""
-    network = Network(params, size, channels, width)
-    network.load_state_dict(load_file(Path(folder) / _FILE), strict=True)
-    return network.eval()
+    return weights.load(Path(folder) / _FILE, lambda: Network(params, size, channels, width)).eval()
 
 
 def guided(
