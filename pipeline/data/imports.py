@@ -105,10 +105,8 @@ def _shape(path: Path) -> tuple[int, ...]:
     shape, kind = _header(path)
     if kind != np.uint8:
         raise ValueError(f"values are {kind}, not uint8: save them as 0 to 255, rounded")
-    if not 3 <= len(shape) <= 5 or 0 in shape:
+    if not 3 <= len(shape) <= 5 or any(not 0 < side < 2**40 for side in shape):
         raise ValueError(f"shape {shape} is no list of images: save (N, H, W, C)")
-    if any(not 0 <= side < 2**40 for side in shape):
-        raise ValueError(f"shape {shape}")
     size, there = math.prod(shape), path.stat().st_size
     if size > _UNPACKS * there:
         raise ValueError(f"claims {size:,} bytes of images in a file of {there:,}")

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -236,8 +235,7 @@ class Training:
 
 def save(gan: GAN, folder: Path) -> list[str]:
     """Write what `load` reads: the weights of both networks and their `form`; returns file names."""
-    state = {name: tensor.contiguous() for name, tensor in gan.state_dict().items()}
-    files.write(Path(folder) / WEIGHTS, lambda path: save_file(state, path))
+    weights.save(Path(folder) / WEIGHTS, gan)
     files.write_json(Path(folder) / FORM, gan.form)
     return [FORM, WEIGHTS]
 

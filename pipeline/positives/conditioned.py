@@ -14,7 +14,6 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import nn
 
 from pipeline.core import files, seeds, weights
@@ -74,8 +73,7 @@ class Training(ddpm.Training):
 
 def save(network: Network, folder: Path) -> list[str]:
     """Write the weights; returns the names of the files. The parameters, which find the folder, say the shapes."""
-    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    files.write(Path(folder) / _FILE, lambda path: save_file(state, path))
+    weights.save(Path(folder) / _FILE, network)
     return [_FILE]
 
 
