@@ -4,6 +4,7 @@ python -m bench sample
 """
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -24,9 +25,8 @@ def networks(channels: tuple[int, ...]):
 
 def ours(model, noise) -> np.ndarray:
     """Images by pipeline.generators.ddpm, uint8 (IMAGES, 28, 28, 1)."""
-    solver, extra = ddpm.solver("ddim", noise, eta=0.0, clip=True)
-    solver.set_timesteps(STEPS)
-    return ddpm.to_uint8(ddpm.sample(model, solver, extra, range(IMAGES), SEED), 28)
+    how = SimpleNamespace(steps=STEPS, eta=0.0, clip=True)
+    return ddpm.to_uint8(ddpm.sample(model, noise, how, range(IMAGES), SEED), 28)
 
 
 def pipeline(channels: tuple[int, ...]):

@@ -7,7 +7,7 @@ import numpy as np
 
 from pipeline.core import files, outputs, store
 from pipeline.core.errors import UserError
-from pipeline.data import imports, mixture, shards
+from pipeline.data import mixture, shards
 from pipeline.engine import arithmetic, distributed
 from pipeline.generators import cards, sampling
 from pipeline.run import machine, stage
@@ -32,10 +32,7 @@ def main(params: SimpleNamespace) -> None:
             raise UserError(
                 f"inflation.ratio asks for {n:,} images", generator, "generator.source is none: ratio must be 0"
             )
-        if card["source"] != "import":
-            made, fingerprint = sampling.sample(params.generate, card, generator, n, images.shape[1], params.compute)
-        elif distributed.first():
-            made, fingerprint = imports.to_shards(generator, n, params.generate.shard_size, card["files"][imports.FILE])
+        made, fingerprint = sampling.sample(params.generate, card, generator, n, images.shape[1], params.compute)
     distributed.leave()
     if not distributed.first():
         return

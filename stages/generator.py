@@ -37,7 +37,7 @@ def main(params: SimpleNamespace) -> None:
 
     def finish(folder: Path) -> None:
         if imported is not None:
-            imports.write(imported, folder / imports.FILE)
+            imports.write(imported, folder)
         paths = [path for path in folder.rglob("*") if path.is_file()]
         digests = {path.relative_to(folder).as_posix(): files.sha256(path) for path in paths}
         files.write_sealed(folder / "card.json", {"kind": params.generator.kind, "source": source, "files": digests})

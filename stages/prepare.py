@@ -21,7 +21,7 @@ def needs(params: SimpleNamespace) -> machine.Needs:
 def main(params: SimpleNamespace) -> None:
     decided = {
         "params": params.dataset.model_dump(exclude={"path"}),
-        "files": datasets.digest(params.dataset),
+        "files": files.tree_sha256(Path(params.dataset.path)),
         "code": sources.digest("data/datasets"),
         "versions": {name: version(name) for name in ("numpy", "pillow", "torchvision")},
     }

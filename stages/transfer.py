@@ -4,7 +4,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from pipeline.core import files, outputs, sources, store
-from pipeline.data import datasets
 from pipeline.engine import arithmetic
 from pipeline.evaluation import transfer
 from pipeline.networks import backbones
@@ -24,7 +23,7 @@ def main(params: SimpleNamespace) -> None:
     encoder = backbones.load(Path("data/encoder")).to(params.compute.device)
     decided = {
         "set": [params.key, params.item.model_dump(exclude={"path"}), size, channels],
-        "files": datasets.digest(params.item),
+        "files": files.tree_sha256(Path(params.item.path)),
         "encoder": encoder.card,
         "params": vars(params.linear_eval),
         "code": sources.digest("evaluation/transfer"),

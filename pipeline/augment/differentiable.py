@@ -7,13 +7,10 @@
 import torch
 
 from pipeline.augment import transforms
-from pipeline.augment.transforms import BRIGHTNESS, CONTRAST, HUE, SATURATION, AugmentationParameters
+from pipeline.augment.transforms import CONTRAST, HUE, SATURATION, AugmentationParameters
 
 GREYISH = 1e-6  # a pixel of less chroma has no hue to rotate
-SHIFT, CUTOUT = (
-    1 / 8,
-    1 / 2,
-)  # largest shift and side of the cut-out square, as shares of the image's side (section 3.2)
+SHIFT, CUTOUT = 1 / 8, 1 / 2  # largest shift, side of the cut-out square: shares of the image's side (section 3.2)
 
 
 def apply(images: torch.Tensor, drawn: AugmentationParameters) -> torch.Tensor:
@@ -40,9 +37,8 @@ def _jitter(x: torch.Tensor, drawn: AugmentationParameters) -> torch.Tensor:
         grey = transforms.luma(x)
         mean = grey.mean(dim=(2, 3), keepdim=True)
         other = torch.where(_of_image(which == CONTRAST), mean, torch.where(_of_image(which == SATURATION), grey, 0.0))
-        blended = (which == BRIGHTNESS) | (which == CONTRAST) | (which == SATURATION)
         by = _of_image(factor)
-        mixed = torch.where(_of_image(blended & (factor != 1)), (by * x + (1 - by) * other).clamp(0, 1), x)
+        mixed = torch.where(_of_image((which != HUE) & (factor != 1)), (by * x + (1 - by) * other).clamp(0, 1), x)
         rows = ((which == HUE) & (factor != 0)).nonzero()[:, 0]
         x = mixed.index_copy(0, rows, _hue(mixed[rows], factor[rows])) if len(rows) else mixed
     return x

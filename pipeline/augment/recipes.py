@@ -6,7 +6,7 @@
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 
@@ -74,24 +74,22 @@ def recipe(params: Augment, view: int) -> Recipe:
     """The recipe of view number `view` (0, 1, ...)."""
     family, s = FAMILIES[params.family], params.strength
     fade = min(s, 1.0)
-    zeros = (0.0,) * 4
     colour = 1.0 if params.form == "colour" else 0.0
-    ladder = (zeros, family.weak_jitter, family.jitter, tuple(2 * j for j in family.jitter))
-    jitter = [_between(s, [rung[i] for rung in ladder]) for i in range(4)]
+    rungs = zip((0.0,) * 4, family.weak_jitter, family.jitter, (2 * j for j in family.jitter), strict=True)
+    brightness, contrast, saturation, hue = (_between(s, rung) for rung in rungs)
     given = Recipe(
         crop_min=math.exp(_between(s, [math.log(c) for c in CROP_MIN])),
         jitter_probability=_between(s, JITTER_P),
-        brightness=jitter[0],
-        contrast=jitter[1],
-        saturation=jitter[2] * colour,
-        hue=min(jitter[3], 0.5) * colour,
+        brightness=brightness,
+        contrast=contrast,
+        saturation=saturation * colour,
+        hue=min(hue, 0.5) * colour,
         grayscale=family.grayscale * fade * colour,
         blur=family.blur * fade,
         solarize=family.solarize[min(view, 1)] * fade,
         flip=0.5 * fade,
     )
-    overrides = {name: getattr(params, name) for name in NUMBERS}
-    return Recipe(**{name: getattr(given, name) if v is None else v for name, v in overrides.items()})
+    return replace(given, **{name: v for name in NUMBERS if (v := getattr(params, name)) is not None})
 
 
 def _between(s: float, values) -> float:

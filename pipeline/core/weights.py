@@ -1,12 +1,13 @@
-"""Weights from a safetensors file into a network: all of them, and no other, or nothing."""
+"""Weights of a network in a safetensors file, and back: all of them, and no other, or nothing."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from pipeline.core import files
 from pipeline.core.errors import UserError
 
 
@@ -37,6 +38,12 @@ def load(path: Path, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
     module = build()
     module.load_state_dict(load_file(path), strict=True)
     return module
+
+
+def save(path: Path, module: torch.nn.Module) -> None:
+    """Write a module's weights, as `load` reads them."""
+    state = {name: tensor.contiguous() for name, tensor in module.state_dict().items()}
+    files.write(path, lambda temporary: save_file(state, temporary))
 
 
 _FLOATING = ("F64", "F32", "F16", "BF16")

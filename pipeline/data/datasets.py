@@ -7,7 +7,6 @@ some images have labels (STL-10), validation and the probe's images are taken fr
 
 import gzip
 import hashlib
-import tempfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.core import files, seeds
+from pipeline.core import seeds
 from pipeline.core.errors import UserError
 from pipeline.core.progress import log
 from pipeline.data import pictures
 from pipeline.data.shards import LABELLED, SPARE, TEST, TRAIN, VALIDATION, Part, RealSet, among
-from pipeline.params.schema import Dataset, TransferSet
+from pipeline.params.schema import Dataset
 
 # sha256 of the four decompressed files of Fashion-MNIST, as Zalando Research published them
 # (github.com/zalandoresearch/fashion-mnist). The archives here are recompressed, so torchvision's MD5s do not apply.
@@ -36,15 +35,16 @@ TINY_IMAGENET = (64, 3, 100_000, 10_000)  # pixels, channels, pictures in train/
 
 
 class Source(NamedTuple):
-    """A whole set: training images, test images, classes, and the rows of both in the source's own order.
+    """A whole set: training images, test images, classes.
 
-    files: for a folder of pictures, those of the training images and of the test images.
+    Of a folder of pictures, for training and test images each: rows, in the folder's own order, if one list was split;
+    files.
     """
 
     train: Part
     test: Part
     classes: list[str]
-    rows: tuple[np.ndarray, np.ndarray]
+    rows: tuple[np.ndarray, np.ndarray] | None = None
     files: tuple[list[Path], list[Path]] | None = None
 
 
@@ -58,7 +58,7 @@ def load(params: Dataset) -> RealSet:
     if not path.exists():
         raise UserError("not found", path, "put the data set there, or set the path to where it is")
     source = _READERS[params.name](params)
-    (train_images, train_labels), (test_images, test_labels), rows = source.train, source.test, source.rows
+    (train_images, train_labels), (test_images, test_labels) = source.train, source.test
     if len(test_labels) < 2:
         raise UserError(f"{len(test_labels)} test images", path, "an accuracy needs two at least")
     parts = split(params, train_labels)
@@ -68,21 +68,17 @@ def load(params: Dataset) -> RealSet:
         _refuse(copies, source, path)
     if len(copies):
         log(f"{len(copies):,} images of {params.name} are test images too: the published split has them so")
+    train_rows, test_rows = source.rows or (np.arange(len(train_labels)), np.arange(len(test_labels)))
     codes = [*parts, (TEST, test_labels)]
     return RealSet(
         images=np.concatenate([train_images[kept], test_images]),
         labels=np.concatenate([train_labels[kept], test_labels]),
         split=np.concatenate([np.full(len(rows), code, np.uint8) for code, rows in codes]),
-        orig_index=np.concatenate([rows[0][kept], rows[1]]),
+        orig_index=np.concatenate([train_rows[kept], test_rows]),
         classes=tuple(source.classes),
         source=params.name,
         labelled_size=params.labelled_size,
     )
-
-
-def digest(params: Dataset | TransferSet) -> str:
-    """sha256 of the names and the bytes of all files at the set's path."""
-    return files.tree_sha256(Path(params.path))
 
 
 def _refuse(copies: np.ndarray, source: Source, root: Path) -> None:
@@ -106,12 +102,9 @@ def split(params: Dataset, labels: np.ndarray) -> list[tuple[int, np.ndarray]]:
     for name, there in (("train_size", pool), ("labelled_size", known)):
         if getattr(params, name) > len(there):
             alike = "" if len(known) == len(pool) or name == "train_size" else " with labels"
-            raise UserError(
-                f"{name} {getattr(params, name)} + validation_size {params.validation_size} > "
-                f"{len(there) + len(validation)} images{alike}",
-                params.path,
-                "lower one of them",
-            )
+            what = f"{name} {getattr(params, name)} + validation_size {params.validation_size}"
+            what = f"{what} > {len(there) + len(validation)} images{alike}"
+            raise UserError(what, params.path, "lower one of them")
     train, labelled = pool[: params.train_size], known[: params.labelled_size]
     labelled = labelled[~np.isin(labelled, train)]
     left = pool[~np.isin(pool, np.concatenate([train, labelled]))]
@@ -133,71 +126,51 @@ def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
     return shuffled[np.argsort(rank, kind="stable")]
 
 
-def _official(train: Part, test: Part, classes: list[str]) -> Source:
-    return Source(train, test, classes, (np.arange(len(train[1])), np.arange(len(test[1]))))
-
-
 def _fashion_mnist(params: Dataset) -> Source:
     from torchvision.datasets import FashionMNIST
 
-    path = Path(params.path)
-    with tempfile.TemporaryDirectory() as root:
-        raw = Path(root) / "FashionMNIST" / "raw"  # torchvision's layout
-        raw.mkdir(parents=True)
-        for name, digest in FASHION_MNIST.items():
-            archive = path / "raw" / f"{name}.gz"
-            try:
-                payload = gzip.decompress(archive.read_bytes())
-            except (OSError, EOFError, zlib.error) as fault:
-                raise UserError(f"not readable: {fault}", archive, "restore it: git checkout -- data") from fault
-            if hashlib.sha256(payload).hexdigest() != digest:
-                raise UserError(
-                    "its content is not Fashion-MNIST's (sha256)", archive, "restore it: git checkout -- data"
-                )
-            files.write(raw / name, lambda temporary, payload=payload: temporary.write_bytes(payload))
-        sets = [FashionMNIST(root, train=train) for train in (True, False)]
-        train, test = ((s.data.numpy()[..., None].copy(), s.targets.numpy().astype(np.int64)) for s in sets)
-    return _official(train, test, sets[0].classes)
+    found = []
+    for name, digest in FASHION_MNIST.items():
+        archive = Path(params.path) / "raw" / f"{name}.gz"
+        try:
+            payload = gzip.decompress(archive.read_bytes())
+        except (OSError, EOFError, zlib.error) as fault:
+            raise UserError(f"not readable: {fault}", archive, "restore it: git checkout -- data") from fault
+        if hashlib.sha256(payload).hexdigest() != digest:
+            raise UserError("its content is not Fashion-MNIST's (sha256)", archive, "restore it: git checkout -- data")
+        found.append(np.frombuffer(payload, np.uint8, offset=16 if "images" in name else 8))  # after the idx header
+    train, test = ((x.reshape(-1, 28, 28, 1), y.astype(np.int64)) for x, y in (found[:2], found[2:]))
+    return Source(train, test, FashionMNIST.classes)
 
 
-def _cifar(params: Dataset) -> Source:
-    from torchvision.datasets import CIFAR10, CIFAR100
-
-    kind = {"cifar10": CIFAR10, "cifar100": CIFAR100}[params.name]
-    sets = [_torchvision(kind, kind.filename, params, train=train) for train in (True, False)]
-    train, test = ((s.data, np.asarray(s.targets, dtype=np.int64)) for s in sets)
-    return _official(train, test, sets[0].classes)
-
-
-def _stl10(params: Dataset) -> Source:
-    """Training images are the 5,000 with labels, then the 100,000 without."""
-    from torchvision.datasets import STL10
-
-    sets = [_torchvision(STL10, STL10.filename, params, split=part) for part in ("train+unlabeled", "test")]
-    train, test = ((s.data.transpose(0, 2, 3, 1), s.labels.astype(np.int64)) for s in sets)
-    names = getattr(sets[0], "classes", [f"class {k}" for k in range(10)])  # from a file without a checksum
-    return _official(train, test, names)
+_TORCHVISION = {  # set -> its class in torchvision, which of its images are ours to learn from, and which to test
+    "cifar10": ("CIFAR10", {"train": True}, {"train": False}),
+    "cifar100": ("CIFAR100", {"train": True}, {"train": False}),
+    "stl10": ("STL10", {"split": "train+unlabeled"}, {"split": "test"}),  # 5,000 with labels, then 100,000 without
+    "svhn": ("SVHN", {"split": "train"}, {"split": "test"}),  # not the half million easier images of `extra`
+}
 
 
-def _svhn(params: Dataset) -> Source:
-    """The 73,257 images of `train` and the 26,032 of `test`, without the half million easier ones of `extra`."""
-    from torchvision.datasets import SVHN
-
-    try:
-        sets = [_torchvision(SVHN, f"{part}_32x32.mat", params, split=part) for part in ("train", "test")]
-    except ImportError as fault:
-        raise UserError("reading SVHN's MATLAB files needs scipy", params.path, "pip install scipy") from fault
-    train, test = ((s.data.transpose(0, 2, 3, 1), s.labels) for s in sets)
-    return _official(train, test, [str(digit) for digit in range(10)])
-
-
-def _torchvision(kind, archive: str, params: Dataset, **which: object):
+def _torchvision(params: Dataset) -> Source:
     """A set as torchvision reads it, after it has checked the MD5s."""
-    try:
-        return kind(params.path, **which)
-    except RuntimeError as fault:
-        remedy = f"`make data NAME={params.name}` fetches it, or put {archive} there, unpacked if it is an archive"
-        raise UserError(f"{params.name} is not there or damaged (MD5)", params.path, remedy) from fault
+    from torchvision import datasets
+
+    name, *halves = _TORCHVISION[params.name]
+    kind, parts = getattr(datasets, name), []
+    for which in halves:
+        try:
+            found = kind(params.path, **which)
+        except ImportError as fault:
+            raise UserError("reading SVHN's MATLAB files needs scipy", params.path, "pip install scipy") from fault
+        except RuntimeError as fault:
+            archive = getattr(kind, "filename", None) or f"{which['split']}_32x32.mat"
+            remedy = f"`make data NAME={params.name}` fetches it, or put {archive} there, unpacked if it is an archive"
+            raise UserError(f"{params.name} is not there or damaged (MD5)", params.path, remedy) from fault
+        images = found.data.transpose(0, 2, 3, 1) if found.data.shape[1] == 3 else found.data
+        labels = found.targets if hasattr(found, "targets") else found.labels
+        parts.append((images, np.asarray(labels, np.int64)))
+    # SVHN's classes are digits; STL-10's names are in a file without a checksum, which may be missing
+    return Source(*parts, getattr(found, "classes", [str(k) for k in range(10)]))
 
 
 def _tiny_imagenet(params: Dataset) -> Source:
@@ -211,79 +184,69 @@ def _tiny_imagenet(params: Dataset) -> Source:
     if [len(train), len(test)] != counts:
         found = f"{len(train):,} pictures in train/, {len(test):,} in val/images/"
         raise UserError(f"{found}, not {counts[0]:,} and {counts[1]:,}", root, "unpack tiny-imagenet-200.zip again")
-    names = [path.relative_to(root / "train").parts[0] for path in train]
-    classes = sorted(set(names))
-    label_of = {}
-    for line in notes.read_text(encoding="utf-8").splitlines():
-        file, _, rest = line.partition("\t")
-        label_of[file] = rest.partition("\t")[0]
-    for path in test:
-        if label_of.get(path.name) not in classes:
-            raise UserError(f"says {label_of.get(path.name)} of {path.name}, which is no class of train/", notes)
-    return _official(
-        (pictures.read_all(train, size, channels), _numbers(names, classes)),
-        (pictures.read_all(test, size, channels), _numbers([label_of[path.name] for path in test], classes)),
-        classes,
-    )
+    class_of = dict(line.split("\t")[:2] for line in notes.read_text(encoding="utf-8").splitlines() if "\t" in line)
+    train = {path: path.relative_to(root / "train").parts[0] for path in train}
+    test = {path: class_of.get(path.name) for path in test}
+    classes = sorted(set(train.values()))
+    for path, name in test.items():
+        if name not in classes:
+            raise UserError(f"says {name} of {path.name}, which is no class of train/", notes)
+    return _pictured(train, test, classes, size, channels)
 
 
 def _folder(params: Dataset) -> Source:
     """Pictures in class folders, or without classes; below train/ and test/, or with test images drawn by the seed."""
-    root, size, channels = Path(params.path), params.image_size, params.channels
+    root, rows = Path(params.path), None
     if params.test_size is None:
         for part in ("train", "test"):
             if not (root / part).is_dir():
                 raise UserError("not found", root / part, "make it, or set test_size")
-        (train, names), (test, test_names) = (_with_classes(root / part) for part in ("train", "test"))
-        classes = sorted(set(names))
-        strange = sorted(set(test_names) - set(classes))
+        train, test = (_with_classes(root / part) for part in ("train", "test"))
+        classes = sorted(set(train.values()))
+        strange = sorted(set(test.values()) - set(classes))
         if strange:
             raise UserError(f"{strange[0] or 'no class'} is no class of train/", root / "test", "remove it")
-        images = [pictures.read_all(found, size, channels) for found in (train, test)]
-        labels = [_numbers(found, classes) for found in (names, test_names)]
-        return _official(*zip(images, labels, strict=True), _shown(classes))._replace(files=(train, test))
-    if (root / "train").is_dir() and (root / "test").is_dir():
-        raise UserError("holds train/ and test/", root, "set test_size to null: test/ is the test set")
-    found, names = _with_classes(root)
-    if params.test_size >= len(found):
-        raise UserError(f"test_size {params.test_size} >= {len(found)} pictures", root, "lower test_size")
-    classes = sorted(set(names))
-    images, labels = pictures.read_all(found, size, channels), _numbers(names, classes)
-    order = stratified_order(labels, params.seed)
-    test, train = np.sort(order[: params.test_size]), np.sort(order[params.test_size :])
-    paths = tuple([found[row] for row in rows] for rows in (train, test))
-    return Source((images[train], labels[train]), (images[test], labels[test]), _shown(classes), (train, test), paths)
+    else:
+        if (root / "train").is_dir() and (root / "test").is_dir():
+            raise UserError("holds train/ and test/", root, "set test_size to null: test/ is the test set")
+        found = _with_classes(root)
+        if params.test_size >= len(found):
+            raise UserError(f"test_size {params.test_size} >= {len(found)} pictures", root, "lower test_size")
+        classes, pairs = sorted(set(found.values())), list(found.items())
+        order = stratified_order(_numbers(found, classes), params.seed)
+        rows = np.sort(order[params.test_size :]), np.sort(order[: params.test_size])
+        train, test = (dict(pairs[row] for row in part) for part in rows)
+    source = _pictured(train, test, classes, params.image_size, params.channels)
+    return source._replace(rows=rows, files=(list(train), list(test)))
 
 
-def _with_classes(root: Path) -> tuple[list[Path], list[str]]:
-    """The pictures of a folder and the class folder of each; "" for all if there are no class folders."""
-    found = pictures.find(root)
-    parts = [path.relative_to(root).parts for path in found]
-    odd = [names[0] for names in parts if len(names) > 1 and not names[0].isprintable()]
+def _with_classes(root: Path) -> dict[Path, str]:
+    """The pictures of a folder, and the class folder of each; "" for all if there are no class folders."""
+    parts = {path: path.relative_to(root).parts for path in pictures.find(root)}
+    odd = [names[0] for names in parts.values() if len(names) > 1 and not names[0].isprintable()]
     if odd:
         raise UserError(f"class folder {odd[0]!r} has characters that do not print", root, "rename it")
-    flat = [path for path, names in zip(found, parts, strict=True) if len(names) == 1]
-    if flat and len(flat) < len(found):
+    flat = [path for path, names in parts.items() if len(names) == 1]
+    if flat and len(flat) < len(parts):
         raise UserError("lies beside class folders", flat[0], "put every picture into a class folder, or none")
-    return found, ["" if flat else names[0] for names in parts]
+    return {path: "" if flat else names[0] for path, names in parts.items()}
 
 
-def _numbers(names: list[str], classes: list[str]) -> np.ndarray:
+def _pictured(train: dict[Path, str], test: dict[Path, str], classes: list[str], size: int, channels: int) -> Source:
+    """The set of these pictures, path -> class each."""
+    parts = [(pictures.read_all(list(part), size, channels), _numbers(part, classes)) for part in (train, test)]
+    return Source(*parts, [name or "no class" for name in classes])
+
+
+def _numbers(pictured: dict[Path, str], classes: list[str]) -> np.ndarray:
     """Class numbers, int64; -1 where there are no classes."""
     number = {name: -1 if name == "" else i for i, name in enumerate(classes)}
-    return np.array([number[name] for name in names], np.int64)
-
-
-def _shown(classes: list[str]) -> list[str]:
-    return [name or "no class" for name in classes]
+    return np.array([number[name] for name in pictured.values()], np.int64)
 
 
 _READERS: dict[str, Callable[[Dataset], Source]] = {
     "fashion-mnist": _fashion_mnist,
-    "cifar10": _cifar,
-    "cifar100": _cifar,
-    "stl10": _stl10,
-    "svhn": _svhn,
+    **dict.fromkeys(_TORCHVISION, _torchvision),
     "tiny-imagenet": _tiny_imagenet,
     "folder": _folder,
 }

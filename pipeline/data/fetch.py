@@ -1,6 +1,7 @@
 """Get a published data set once, outside every stage; its checksum is verified."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from urllib.error import URLError
 
@@ -13,16 +14,12 @@ from pipeline.core.errors import UserError
 TINY_IMAGENET = "http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de"
 
 
-def _torchvision(kind: str, **which: str) -> Callable[[Path], Path]:
+def _torchvision(kind: str, folder: Path, **which: str) -> Path:
     """torchvision's own download of a set, which checks and unpacks it."""
+    from torchvision import datasets
 
-    def download(folder: Path) -> Path:
-        from torchvision import datasets
-
-        getattr(datasets, kind)(str(folder), download=True, **which)
-        return folder
-
-    return download
+    getattr(datasets, kind)(str(folder), download=True, **which)
+    return folder
 
 
 def _svhn(folder: Path) -> Path:
@@ -59,9 +56,9 @@ def _digits(folder: Path) -> Path:
 
 
 SETS: dict[str, Callable[[Path], Path]] = {
-    "cifar10": _torchvision("CIFAR10"),
-    "cifar100": _torchvision("CIFAR100"),
-    "stl10": _torchvision("STL10", split="test"),  # downloads and unpacks all splits
+    "cifar10": partial(_torchvision, "CIFAR10"),
+    "cifar100": partial(_torchvision, "CIFAR100"),
+    "stl10": partial(_torchvision, "STL10", split="test"),  # downloads and unpacks all splits
     "svhn": _svhn,
     "tiny-imagenet": _tiny_imagenet,
     "digits": _digits,

@@ -6,23 +6,24 @@ pictures. Channels may come first. Nothing pickled is opened. The images are shu
 a small ratio takes the first ones.
 """
 
+import contextlib
 import math
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 import h5py
 import numpy as np
-from PIL import Image
 
-from pipeline.core import seeds, sources, store
+from pipeline.core import seeds
 from pipeline.core.errors import UserError
 from pipeline.data import pictures, shards
 from pipeline.params.schema import Generator
 
-FILE = "images.h5"  # in data/generator
+ENDINGS = (".npz", ".npy", ".h5", ".hdf5")
 KEYS = ("image", "images")
 # NotImplementedError: a compression that zipfile lacks; TokenError: a header that numpy cannot parse.
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, SyntaxError, OverflowError)
@@ -39,9 +40,8 @@ def load(params: Generator, real: shards.RealSet) -> np.ndarray:
     unseen, _ = real.part(shards.VALIDATION, shards.TEST, shards.SPARE)  # no generator may have seen them
     leaked = np.flatnonzero(shards.among(images, unseen))
     if len(leaked):
-        what = (
-            f"{len(leaked):,} of {len(images):,} are test, validation or spare images, the first is number {leaked[0]}"
-        )
+        what = f"{len(leaked):,} of {len(images):,} are test, validation or spare images"
+        what = f"{what}, the first is number {leaked[0]}"
         raise UserError(what, params.path, "remove them, or every number is of what was seen")
     return images[seeds.permutation(0, "import", 0, len(images), np.arange(len(images)))]
 
@@ -51,24 +51,21 @@ def read(path: Path, size: int, channels: int) -> np.ndarray:
     path = Path(path)
     if path.is_dir():
         return pictures.read_all(pictures.find(path), size, channels)
-    if path.suffix not in _READERS:
+    if path.suffix not in ENDINGS:
         raise UserError("neither a folder nor .npz, .npy or .h5", path, "name one of these in generator.path")
     try:
         _shape(path)
-        images = _READERS[path.suffix][1](path)
+        images = _array(path)
     except _DAMAGED as fault:
         raise UserError(f"not readable: {fault or type(fault).__name__}", path, "replace it") from fault
-    images = _channels_last(_one_list(images, path), path)
+    images = _arranged(images, path)
     if images.shape[3] != channels:
         raise UserError(f"images of {images.shape[3]} channels, the data has {channels}", path, "import images alike")
     height, width = images.shape[1:3]
     if height != width or not size / 2 <= height <= 4 * size:
-        raise UserError(
-            f"images of {height} x {width} pixels, the data has {size} x {size}",
-            path,
-            "they must be square, at least half and at most four times as wide",
-        )
-    return images if height == size else _resized(images, size)
+        what = f"images of {height} x {width} pixels, the data has {size} x {size}"
+        raise UserError(what, path, "they must be square, at least half and at most four times as wide")
+    return pictures.resized(images, size, channels)
 
 
 def in_order(images: np.ndarray, real: np.ndarray, order: str | None, where: Path) -> np.ndarray:
@@ -83,37 +80,10 @@ def in_order(images: np.ndarray, real: np.ndarray, order: str | None, where: Pat
     mean, wanted = (x.mean(axis=(0, 1, 2), dtype=np.float64) for x in (images, real))
     as_is, turned = np.abs(mean - wanted).sum(), np.abs(mean[::-1] - wanted).sum()
     if turned < as_is:
-        shown = [", ".join(f"{value:.0f}" for value in values) for values in (mean, wanted)]
-        raise UserError(
-            f"mean colour ({shown[0]}) is nearer to the real ({shown[1]}) in the reversed order: blue may come first",
-            where,
-            "state generator.channel_order: bgr, or rgb if it is right as it is",
-        )
+        found, near = (", ".join(f"{value:.0f}" for value in values) for values in (mean, wanted))
+        what = f"mean colour ({found}) is nearer to the real ({near}) in the reversed order: blue may come first"
+        raise UserError(what, where, "state generator.channel_order: bgr, or rgb if it is right as it is")
     return images
-
-
-def to_shards(folder: Path, n: int, shard_size: int, digest: str) -> tuple[dict[str, Path], str]:
-    """The first n images of data/generator's `FILE`, whose sha256 is `digest`, as shards in the store.
-
-    Returns (shard name -> file, fingerprint of the set), as generators.sampling does.
-    """
-    parts = {"images": digest, "shard_size": shard_size, "code": sources.digest("data/imports")}
-    names = [shards.shard_name(k) for k in range(-(-n // shard_size))]
-    with shards.open_file(Path(folder) / FILE) as source:
-        images = source["images"]
-        if n > len(images):
-            raise UserError(
-                f"inflation.ratio asks for {n:,} generated images and {len(images):,} were imported",
-                "params.yaml: inflation.ratio",
-                "lower it, or import more",
-            )
-
-        def write(path: Path) -> None:
-            k = names.index(path.name)
-            part = images[k * shard_size : (k + 1) * shard_size]
-            shards.write_arrays(path, {"images": part}, {"shard": k})
-
-        return store.grow("shards", parts, names, lambda missing: write), store.fingerprint(**parts)
 
 
 def count(path: Path) -> int:
@@ -132,91 +102,70 @@ def _shape(path: Path) -> tuple[int, ...]:
     """The shape in the file's header, if a file of this size can hold such images."""
     if not path.is_file():  # reading a pipe would wait for ever
         raise ValueError("no file")
-    shape, kind = _READERS[path.suffix][0](path)
+    shape, kind = _header(path)
     if kind != np.uint8:
         raise ValueError(f"values are {kind}, not uint8: save them as 0 to 255, rounded")
-    if not 3 <= len(shape) <= 5:
+    if not 3 <= len(shape) <= 5 or any(not 0 < side < 2**40 for side in shape):
         raise ValueError(f"shape {shape} is no list of images: save (N, H, W, C)")
-    if any(not 0 <= side < 2**40 for side in shape):
-        raise ValueError(f"shape {shape}")
     size, there = math.prod(shape), path.stat().st_size
     if size > _UNPACKS * there:
         raise ValueError(f"claims {size:,} bytes of images in a file of {there:,}")
     return shape
 
 
-def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    try:
-        shape, _, kind = read(file)
-    except (MemoryError, RecursionError) as fault:  # brackets in the header can exhaust the parser
-        raise ValueError("its header is none") from fault
+def _header(path: Path) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of the images in a file."""
+    if path.suffix in (".h5", ".hdf5"):
+        with h5py.File(path, "r") as file:
+            images = shards.dataset_of(file, "images")
+            chunk = math.prod(images.chunks or ())
+            if chunk > _UNPACKS * path.stat().st_size:  # a chunk is unpacked as a whole
+                raise ValueError(f"claims chunks of {chunk:,} bytes in a file of {path.stat().st_size:,}")
+            return images.shape, images.dtype
+    with _npy(path) as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        try:
+            shape, _, kind = read(file)
+        except (MemoryError, RecursionError) as fault:  # brackets in the header can exhaust the parser
+            raise ValueError("its header is none") from fault
     return shape, kind
 
 
-def _header_of_npy(path: Path) -> tuple[tuple[int, ...], np.dtype]:
-    with open(path, "rb") as file:
-        return _npy_header(file)
-
-
-def _npy(path: Path) -> np.ndarray:
-    return np.load(path, allow_pickle=False, mmap_mode="r")
-
-
-def _header_of_npz(path: Path) -> tuple[tuple[int, ...], np.dtype]:
-    with zipfile.ZipFile(path) as archive, archive.open(_member(archive)) as file:
-        return _npy_header(file)
-
-
-def _npz(path: Path) -> np.ndarray:
-    with zipfile.ZipFile(path) as archive, archive.open(_member(archive)) as file:
+def _array(path: Path) -> np.ndarray:
+    """The images in a file whose header was looked at; those of an .npy file are mapped."""
+    if path.suffix in (".h5", ".hdf5"):
+        with h5py.File(path, "r") as file:
+            return file["images"][:]
+    if path.suffix == ".npy":
+        return np.load(path, allow_pickle=False, mmap_mode="r")
+    with _npy(path) as file:
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _member(archive: zipfile.ZipFile) -> str:
-    """The entry that holds the images."""
-    names = archive.namelist()
-    found = [f"{key}.npy" for key in KEYS if f"{key}.npy" in names]
-    if not found:
-        shown = ", ".join(name.removesuffix(".npy") for name in names[:5]) or "nothing"
-        raise ValueError(f"has none of the keys {', '.join(KEYS)} but {shown}")
-    return found[0]
+@contextlib.contextmanager
+def _npy(path: Path) -> Iterator[IO[bytes]]:
+    """An .npy file, or the entry of an .npz file that holds the images."""
+    if path.suffix == ".npy":
+        with open(path, "rb") as file:
+            yield file
+        return
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        found = next((f"{key}.npy" for key in KEYS if f"{key}.npy" in names), None)
+        if found is None:
+            shown = ", ".join(name.removesuffix(".npy") for name in names[:5]) or "nothing"
+            raise ValueError(f"has none of the keys {', '.join(KEYS)} but {shown}")
+        with archive.open(found) as file:
+            yield file
 
 
-def _header_of_hdf5(path: Path) -> tuple[tuple[int, ...], np.dtype]:
-    with h5py.File(path, "r") as file:
-        images = shards.dataset_of(file, "images")
-        chunk = math.prod(images.chunks or ())
-        if chunk > _UNPACKS * path.stat().st_size:  # a chunk is unpacked as a whole
-            raise ValueError(f"claims chunks of {chunk:,} bytes in a file of {path.stat().st_size:,}")
-        return images.shape, images.dtype
-
-
-def _hdf5(path: Path) -> np.ndarray:
-    with h5py.File(path, "r") as file:
-        return file["images"][:]
-
-
-_READERS = {  # ending -> readers of the header (shape, dtype) and of the array
-    ".npz": (_header_of_npz, _npz),
-    ".npy": (_header_of_npy, _npy),
-    ".h5": (_header_of_hdf5, _hdf5),
-    ".hdf5": (_header_of_hdf5, _hdf5),
-}
-
-
-def _one_list(images: np.ndarray, path: Path) -> np.ndarray:
+def _arranged(images: np.ndarray, path: Path) -> np.ndarray:
+    """(N, H, W, C) of images in any of the forms that are read."""
     if images.ndim == 5:  # candidate by candidate, so that fewer candidates are a prefix
         images = images.swapaxes(0, 1).reshape(-1, *images.shape[2:])
     if images.ndim == 3:
         images = images[..., None]
-    if images.ndim != 4 or not images.size:
-        raise UserError(f"shape {images.shape} is no list of images", path, "save (N, H, W, C)")
-    return images
-
-
-def _channels_last(images: np.ndarray, path: Path) -> np.ndarray:
     if images.shape[3] in (1, 3):
         return images
     if images.shape[1] in (1, 3):
@@ -224,15 +173,6 @@ def _channels_last(images: np.ndarray, path: Path) -> np.ndarray:
     raise UserError(f"shape {images.shape}: neither first nor last has 1 or 3 channels", path, "save (N, H, W, C)")
 
 
-def _resized(images: np.ndarray, size: int) -> np.ndarray:
-    out = np.empty((len(images), size, size, images.shape[3]), np.uint8)
-    for i, image in enumerate(images):
-        picture = Image.fromarray(np.squeeze(np.ascontiguousarray(image)))
-        resized = picture.resize((size, size), Image.Resampling.BICUBIC)
-        out[i] = np.asarray(resized).reshape(out.shape[1:])
-    return out
-
-
-def write(images: np.ndarray, path: Path) -> None:
-    """Write `FILE`, which `to_shards` cuts into shards."""
-    shards.write_arrays(path, {"images": np.ascontiguousarray(images)}, {"source": "import"})
+def write(images: np.ndarray, folder: Path) -> None:
+    """Write the file of data/generator that the stage generate cuts into shards."""
+    shards.write_arrays(folder / shards.FILE, {"images": np.ascontiguousarray(images)}, {"source": "import"})

@@ -4,6 +4,7 @@ Data inflation with re-weighting (AdaInf, ICLR 2024, section 3): a real image is
 one. Every batch is a pure function of (seed, step), and no list of draws is stored.
 """
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -66,14 +67,12 @@ class Mixture:
         weight = Fraction(str(real_weight)) * n_real  # from the decimal of params.yaml, so that beta is exact
         self.beta = weight / (weight + n_generated)
         self.n_real, self.n_generated, self.batch_size, self.seed = n_real, n_generated, batch_size, seed
+        self.most = {}  # slots of a kind in a batch
         for kind, share, n in (("real", self.beta, n_real), ("generated", 1 - self.beta, n_generated)):
-            most = -int(-share * batch_size // 1)  # the ceiling
+            self.most[kind] = most = math.ceil(share * batch_size)
             if most > n:
-                raise UserError(
-                    f"a batch of {batch_size} needs {most} {kind} images and there are {n}",
-                    "params.yaml: pretrain.batch_size",
-                    "lower it, or take more images",
-                )
+                what = f"a batch of {batch_size} needs {most} {kind} images and there are {n}"
+                raise UserError(what, "params.yaml: pretrain.batch_size", "lower it, or take more images")
 
     def real_before(self, step: int) -> int:
         """Real slots in all batches before `step`."""
@@ -82,33 +81,32 @@ class Mixture:
     def rows(self, step: int) -> np.ndarray:
         """int64 (B,): rows of the image bank for batch `step`; rows >= n_real are generated images."""
         first, last = self.real_before(step), self.real_before(step + 1)
-        real = self._walk("real", self.n_real, self.beta, first, last)
+        real = self._walk("real", self.n_real, first, last)
         first, last = step * self.batch_size - first, (step + 1) * self.batch_size - last
-        generated = self._walk("generated", self.n_generated, 1 - self.beta, first, last)
+        generated = self._walk("generated", self.n_generated, first, last)
         return np.concatenate([real, self.n_real + generated])
 
-    def _walk(self, kind: str, n: int, share: Fraction, first: int, last: int) -> np.ndarray:
+    def _walk(self, kind: str, n: int, first: int, last: int) -> np.ndarray:
         """Places first..last-1 of an endless walk over range(n), each pass a permutation of it."""
+        places = np.arange(first, last)
         if first == last:
-            return np.empty(0, np.int64)
-        slots = -int(-share * self.batch_size // 1)
-        if n < 3 * slots:  # passes of about a batch: one permutation, repeated, has no equal entries within n places
-            return seeds.permutation(self.seed, kind, 0, n, np.arange(first, last) % n)
+            return places
+        if n < 3 * self.most[kind]:  # passes of about a batch: one permutation, repeated, has no equals in n places
+            return seeds.permutation(self.seed, kind, 0, n, places % n)
         passes = [
-            self._pass(kind, n, slots, number, max(first, number * n), min(last, (number + 1) * n))
+            self._pass(kind, n, number, places[places // n == number] - number * n)
             for number in range(first // n, (last - 1) // n + 1)
         ]
         return np.concatenate(passes)
 
-    def _pass(self, kind: str, n: int, slots: int, number: int, first: int, last: int) -> np.ndarray:
-        """Places first..last-1, all of them in pass `number`.
+    def _pass(self, kind: str, n: int, number: int, places: np.ndarray) -> np.ndarray:
+        """Entries at some places, in order, of pass `number`.
 
-        A batch may straddle two passes and must not hold an image twice. So the head of a pass (its first `slots`
-        places) must not share images with the tail of the pass before: the first 2 `slots` places are reordered, images
+        A batch may straddle two passes and must not hold an image twice. So the head of a pass (as many places as slots
+        in a batch) must not share images with the tail of the pass before: twice as many places are reordered, images
         that are not in that tail first.
         """
-        places = np.arange(first, last) - number * n
-        entries = seeds.permutation(self.seed, kind, number, n, places)
+        slots, entries = self.most[kind], seeds.permutation(self.seed, kind, number, n, places)
         if number == 0 or places[0] >= 2 * slots:
             return entries
         head = seeds.permutation(self.seed, kind, number, n, np.arange(2 * slots))

@@ -92,11 +92,24 @@ def read(path: Path, size: int, channels: int) -> np.ndarray:
     except UserError:
         raise
     except Exception as fault:  # a foreign file can raise anything inside Pillow
-        raise UserError(
-            f"not readable as a picture: {fault or type(fault).__name__}", path, "replace or remove it"
-        ) from fault
+        what = f"not readable as a picture: {fault or type(fault).__name__}"
+        raise UserError(what, path, "replace or remove it") from fault
     fitted = ImageOps.fit(plain, (size, size), Image.Resampling.BICUBIC)
     return np.asarray(fitted, np.uint8).reshape(size, size, channels)
+
+
+def resized(images: np.ndarray, size: int, channels: int) -> np.ndarray:
+    """Square uint8 images (N, H, H, 1 or 3) -> (N, size, size, channels): luma or grey thrice, antialiased bicubic."""
+    if images.shape[1:] == (size, size, channels):
+        return images
+    found = np.empty((len(images), size, size, channels), np.uint8)
+    with bar("resizing images", len(images), "image") as progress:
+        for image, place in zip(images, found, strict=True):
+            picture = Image.fromarray(np.ascontiguousarray(image.squeeze(2) if image.shape[2] == 1 else image))
+            plain = picture.convert("L" if channels == 1 else "RGB")
+            place[:] = np.asarray(plain.resize((size, size), Image.Resampling.BICUBIC)).reshape(place.shape)
+            progress.update()
+    return found
 
 
 def _plain(picture: Image.Image, channels: int, path: Path) -> Image.Image:

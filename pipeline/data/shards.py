@@ -16,9 +16,11 @@ from pipeline.core import files, store
 from pipeline.core.errors import UserError
 
 SCHEMA = 1  # of an HDF5 file
+FILE = "images.h5"  # in data/real and, of imported images, in data/generator
 Part = tuple[np.ndarray, np.ndarray]  # images uint8 (N, H, W, C), labels int64 (N,)
 # Codes of `split`. Only the probe uses LABELLED images; quality and theory use SPARE ones.
 TRAIN, VALIDATION, TEST, LABELLED, SPARE = 0, 1, 2, 3, 4
+COLUMNS = {"labels": np.int64, "split": np.uint8, "orig_index": np.int64}  # of real images, a value each
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str
 def write_real(folder: Path, real: RealSet) -> None:
     """Write data/real: images.h5 and its manifest."""
     write_arrays(
-        Path(folder) / "images.h5",
-        {"images": real.images, "labels": real.labels, "split": real.split, "orig_index": real.orig_index},
+        Path(folder) / FILE,
+        {name: getattr(real, name) for name in ("images", *COLUMNS)},
         {
             "source": real.source,
             "labelled_size": real.labelled_size,
@@ -91,7 +93,7 @@ def write_real(folder: Path, real: RealSet) -> None:
             "channels": "grey" if real.images.shape[3] == 1 else "RGB",
         },
     )
-    store.seal(folder, ["images.h5"], {"n": len(real.images)})
+    store.seal(folder, [FILE], {"n": len(real.images)})
 
 
 def counts(real: RealSet) -> dict[str, int]:
@@ -105,18 +107,20 @@ def counts(real: RealSet) -> dict[str, int]:
 def read_real(folder: Path) -> RealSet:
     """The real images of data/real, verified."""
     store.verify(folder, "prepare")
-    path = Path(folder) / "images.h5"
-    images = _images(path)
+    path = Path(folder) / FILE
+    images = map_file(path)
     with open_file(path) as file:
-        labels, split, orig_index = (
-            _column(file, path, name, kind, len(images))
-            for name, kind in (("labels", np.int64), ("split", np.uint8), ("orig_index", np.int64))
-        )
+        columns = {name: dataset_of(file, name)[:] for name in COLUMNS}
         facts = {name: file.attrs.get(name) for name in ("classes", "source", "labelled_size")}
+    for name, kind in COLUMNS.items():
+        dtype, shape = columns[name].dtype, columns[name].shape
+        if (dtype, shape) != (kind, (len(images),)):
+            what = f"expected {name} as {np.dtype(kind)} ({len(images)},), found {dtype} {shape}"
+            raise UserError(what, path)
     if not isinstance(facts["classes"], str) or not isinstance(facts["labelled_size"], np.integer):
         raise UserError("lacks the classes, or the number of labels for the probe", path)
     classes, size = tuple(facts["classes"].split("\n")), int(facts["labelled_size"])
-    return RealSet(images, labels, split, orig_index, classes, facts["source"], size)
+    return RealSet(images, **columns, classes=classes, source=facts["source"], labelled_size=size)
 
 
 def shard_name(k: int) -> str:
@@ -140,7 +144,7 @@ def map_generated(folder: Path, most: int | None = None, maker: str = "generate"
     """
     manifest, again = store.verify(folder, maker), f"run `dvc repro -f -s {maker}`"
     paths = [Path(folder) / name for name in sorted(manifest["files"])]
-    found = [_images(path) for path in paths]
+    found = [map_file(path) for path in paths]
     n, held = manifest.get("n"), sum(map(len, found))
     if not isinstance(n, int) or not 0 <= n <= held:
         raise UserError(f"holds {held} images, its manifest says {n}", folder, again)
@@ -191,7 +195,7 @@ def dataset_of(file: h5py.File, name: str) -> h5py.Dataset:
     return found
 
 
-def _images(path: Path) -> np.ndarray:
+def map_file(path: Path) -> np.ndarray:
     """`images` of a file, mapped; writing to the array does not change the file."""
     with open_file(path) as file:
         images = dataset_of(file, "images")
@@ -206,13 +210,6 @@ def _images(path: Path) -> np.ndarray:
     return whole[place : place + math.prod(shape)].view(shape).numpy()
 
 
-def _column(file: h5py.File, path: Path, name: str, kind: type, n: int) -> np.ndarray:
-    values = dataset_of(file, name)
-    if values.dtype != kind or values.shape != (n,):
-        raise UserError(f"expected {name} as {np.dtype(kind)} ({n},), found {values.dtype} {values.shape}", path)
-    return values[:]
-
-
 class ImageBank:
     """Real images, then generated ones, as uint8 (N, H, W, C): one tensor on a GPU, the given arrays on a CPU.
 
@@ -223,11 +220,8 @@ class ImageBank:
         """generated: parts in order; on a CPU, memory maps stay memory maps."""
         for part in generated:
             if len(part) and real.shape[1:] != part.shape[1:]:
-                raise UserError(
-                    f"real images are {real.shape[1:]}, generated ones {part.shape[1:]} (H, W, C)",
-                    "data/generated",
-                    "use a generator of the data's size and channels",
-                )
+                what = f"real images are {real.shape[1:]}, generated ones {part.shape[1:]} (H, W, C)"
+                raise UserError(what, "data/generated", "use a generator of the data's size and channels")
         self.n_real, self.n_generated = len(real), sum(map(len, generated))
         parts = [torch.from_numpy(part) for part in (real, *generated) if len(part)]
         if device != "cpu":

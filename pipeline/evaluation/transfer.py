@@ -5,12 +5,9 @@ What a set's images go through is pictures.py's rule. A set whose images the enc
 
 import dataclasses
 
-import numpy as np
-from PIL import Image
-
 from pipeline.core.errors import UserError
 from pipeline.core.progress import bar
-from pipeline.data import datasets, shards
+from pipeline.data import datasets, pictures, shards
 from pipeline.evaluation import linear_eval
 from pipeline.networks import backbones
 from pipeline.params.schema import Compute, Dataset, LinearEval, TransferSet
@@ -23,22 +20,7 @@ def load(params: TransferSet, size: int, channels: int) -> shards.RealSet:
     pictured = {"image_size": size, "channels": channels} if params.name == "folder" else {}
     asked = {"image_size": None, "channels": None, **params.model_dump(), **pictured}
     real = datasets.load(Dataset(**asked, labelled_size=params.train_size, spare_size=0))
-    return dataclasses.replace(real, images=fitted(real.images, size, channels))
-
-
-def fitted(images: np.ndarray, size: int, channels: int) -> np.ndarray:
-    """Square uint8 images (N, H, H, 1 or 3) -> (N, size, size, channels): luma or grey thrice, antialiased bicubic."""
-    if images.shape[1:] == (size, size, channels):
-        return images
-    found = np.empty((len(images), size, size, channels), np.uint8)
-    with bar("resizing images", len(images), "image") as progress:
-        for image, place in zip(images, found, strict=True):
-            picture = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
-            plain = picture.convert("L" if channels == 1 else "RGB")
-            resized = plain.resize((size, size), Image.Resampling.BICUBIC)
-            place[:] = np.asarray(resized).reshape(size, size, channels)
-            progress.update()
-    return found
+    return dataclasses.replace(real, images=pictures.resized(real.images, size, channels))
 
 
 def judge(

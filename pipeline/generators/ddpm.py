@@ -17,9 +17,10 @@ from diffusers.training_utils import EMAModel
 from pipeline.core import files, seeds, weights
 from pipeline.core.errors import UserError
 from pipeline.engine import distributed, loop
-from pipeline.generators import diffusers_folder, pixels
+from pipeline.generators import pixels
+from pipeline.generators.diffusers_folder import INDEX, SCHEDULER, UNET, WEIGHTS, read
 from pipeline.generators.pixels import to_uint8
-from pipeline.params.schema import DDPM, Compute, Generate
+from pipeline.params.schema import DDPM, Compute, Generate, Positives
 
 
 def unet(params: DDPM, size: int, channels: int, **further: object) -> UNet2DModel:
@@ -57,9 +58,7 @@ class Training:
     def __init__(self, params: DDPM, images: torch.Tensor, network: torch.nn.Module | None = None):
         """network: trained instead of a plain UNet; its forward may take conditions after images and timesteps."""
         self.params, self.images = params, images
-        if network is None:
-            network = unet(params, images.shape[1], images.shape[3])
-        self.unet = network.to(images.device)
+        self.unet = (network or unet(params, images.shape[1], images.shape[3])).to(images.device)
         self.noise = scheduler(params)
         self.average = EMAModel(
             self.unet.parameters(), decay=params.ema_decay, use_ema_warmup=True, power=0.75, foreach=True
@@ -138,16 +137,15 @@ def save(model: UNet2DModel, noise: DDPMScheduler, folder: Path) -> list[str]:
     model.save_pretrained(Path(folder) / "unet", safe_serialization=True)
     noise.save_pretrained(Path(folder) / "scheduler")
     parts = {"unet": ["diffusers", "UNet2DModel"], "scheduler": ["diffusers", "DDPMScheduler"]}
-    files.write_json(Path(folder) / diffusers_folder.INDEX, {"_class_name": "DDPMPipeline", **parts})
-    return [diffusers_folder.INDEX, diffusers_folder.SCHEDULER, diffusers_folder.UNET, diffusers_folder.WEIGHTS]
+    files.write_json(Path(folder) / INDEX, {"_class_name": "DDPMPipeline", **parts})
+    return [INDEX, SCHEDULER, UNET, WEIGHTS]
 
 
 def load(folder: Path) -> tuple[UNet2DModel, DDPMScheduler]:
     """UNet (evaluation mode) and forward process of a local folder; UserError if it cannot be sampled from."""
-    found = diffusers_folder.read(folder)
-    noise = _built(DDPMScheduler, found.scheduler, found.paths[diffusers_folder.SCHEDULER])
-    where = found.paths[diffusers_folder.UNET]
-    model = weights.load(found.paths[diffusers_folder.WEIGHTS], lambda: _built(UNet2DModel, found.unet, where))
+    paths, configurations = read(folder)
+    noise = _built(DDPMScheduler, configurations[SCHEDULER], paths[SCHEDULER])
+    model = weights.load(paths[WEIGHTS], lambda: _built(UNet2DModel, configurations[UNET], paths[UNET]))
     return model.eval(), noise
 
 
@@ -166,15 +164,11 @@ def fit_to(size: tuple[int, int], channels: int, model: UNet2DModel, where: str)
     """
     made, found = model.config.sample_size, model.config.in_channels
     if found != channels:
-        raise UserError(
-            f"makes images of {found} channels, the data has {channels}", where, "use a generator of the data's kind"
-        )
+        fault = f"makes images of {found} channels, the data has {channels}"
+        raise UserError(fault, where, "use a generator of the data's kind")
     if not isinstance(made, int) or size[0] != size[1] or not size[0] / 2 <= made <= 4 * size[0]:
-        raise UserError(
-            f"makes images of {made} pixels, the data has {size[0]}x{size[1]}",
-            where,
-            "the sizes may differ by resizing to at most twice or at least a quarter",
-        )
+        fault = f"makes images of {made} pixels, the data has {size[0]}x{size[1]}"
+        raise UserError(fault, where, "the sizes may differ by resizing to at most twice or at least a quarter")
 
 
 def solver(name: str, noise: DDPMScheduler, eta: float, clip: bool) -> tuple[object, dict]:
@@ -214,20 +208,31 @@ def for_sampling(model: UNet2DModel, compute: Compute) -> UNet2DModel:
     return model
 
 
-def sample(model: UNet2DModel, solver: object, extra: dict, numbers: range, seed: int) -> torch.Tensor:
+def sample(
+    model: UNet2DModel,
+    noise: DDPMScheduler,
+    params: Generate | Positives,
+    numbers: range,
+    seed: int,
+    sampler: str = "ddim",
+    predict: Callable | None = None,
+) -> torch.Tensor:
     """Images with the given numbers, one batch: float32 (len(numbers), C, H, W), nominally in [-1, 1].
 
-    solver, extra: from the function `solver`, its timesteps set; a new one for each batch, as solvers keep history.
-    Every image has its own noise, at the start and at each step. UserError (code 4) if a value is not finite.
+    Of `params`, steps, eta and clip are read. predict(x, t): what predicts in the model's place, as diffusers returns
+    it. Every image has its own noise, at the start and at each step. UserError (code 4) if a value is not finite.
     """
+    predict = predict or model
+    steps, extra = solver(sampler, noise, params.eta, params.clip)  # a new one, as solvers keep history
+    steps.set_timesteps(params.steps, device=model.device)
     draws = [seeds.generator(seed, "sample", i) for i in numbers]
     size, channels = model.config.sample_size, model.config.in_channels
     x = torch.stack([seeds.noise((channels, size, size), seed, "image", i) for i in numbers]).to(model.device)
-    x = x * solver.init_noise_sigma
+    x = x * steps.init_noise_sigma
     with torch.inference_mode():
-        for t in solver.timesteps:
-            predicted = model(solver.scale_model_input(x, t).to(model.dtype), t).sample.float()
-            x = solver.step(predicted, t, x, generator=draws, **extra).prev_sample
+        for t in steps.timesteps:
+            predicted = predict(steps.scale_model_input(x, t).to(model.dtype), t).sample.float()
+            x = steps.step(predicted, t, x, generator=draws, **extra).prev_sample
     pixels.refuse_non_finite(x, numbers, "train it longer or at a lower learning rate, or sample with precision fp32")
     return x
 
@@ -239,10 +244,4 @@ def batches(folder: Path, params: Generate, size: int, compute: Compute) -> Call
         fault = f"{params.steps} > {noise.config.num_train_timesteps} timesteps that the generator was trained with"
         raise UserError(fault, "params.yaml: generate.steps", "lower it")
     model = for_sampling(model, compute)
-
-    def batch(numbers: range) -> np.ndarray:
-        steps, extra = solver(params.sampler, noise, params.eta, params.clip)
-        steps.set_timesteps(params.steps, device=compute.device)
-        return to_uint8(sample(model, steps, extra, numbers, params.seed), size)
-
-    return batch
+    return lambda numbers: to_uint8(sample(model, noise, params, numbers, params.seed, params.sampler), size)

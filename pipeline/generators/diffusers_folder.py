@@ -3,7 +3,6 @@
 Only JSON is read here, before diffusers builds anything from it.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core import files
@@ -12,17 +11,9 @@ from pipeline.core.errors import UserError
 INDEX, UNET, SCHEDULER = "model_index.json", "unet/config.json", "scheduler/scheduler_config.json"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
+LEARNED = ("learned", "learned_range")  # variances
 SCHEDULERS = ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler", "PNDMScheduler")
 TIMESTEPS, LAYERS, LEVELS, CONFIGURATION = 100_000, 100, 10, 100_000  # upper limits; the last in bytes
-
-
-@dataclass(frozen=True)
-class Folder:
-    """The configurations of UNet and scheduler, and the paths of UNET, SCHEDULER and WEIGHTS."""
-
-    unet: dict
-    scheduler: dict
-    paths: dict[str, Path]
 
 
 def paths_of(folder: Path) -> dict[str, Path]:
@@ -42,31 +33,34 @@ def paths_of(folder: Path) -> dict[str, Path]:
     return found
 
 
-def read(folder: Path) -> Folder:
-    """The configurations of a folder; UserError if they are not those of an unconditional DDPM of bounded size."""
+def read(folder: Path) -> tuple[dict[str, Path], dict[str, dict]]:
+    """The paths of UNET, SCHEDULER and WEIGHTS, and the configurations of the first two.
+
+    UserError if they are not those of an unconditional DDPM of bounded size.
+    """
     paths = paths_of(folder)
-    (unet_file, unet), (scheduler_file, noise) = (
-        (paths[name], files.read_json(paths[name], CONFIGURATION)) for name in (UNET, SCHEDULER)
-    )
-    if unet.get("_class_name") != "UNet2DModel":
-        raise UserError(f"a {unet.get('_class_name')}, not an unconditional UNet2DModel", unet_file)
-    if unet.get("class_embed_type") or unet.get("num_class_embeds"):
-        raise UserError("class-conditional; only unconditional UNets are sampled", unet_file)
-    if unet.get("out_channels", 3) != unet.get("in_channels", 3):
-        raise UserError("predicts variances too; only plain DDPMs are sampled", unet_file)
-    if noise.get("_class_name") not in SCHEDULERS:
-        raise UserError(f"scheduler {noise.get('_class_name')} is none of {', '.join(SCHEDULERS)}", scheduler_file)
-    predicts = noise.get("prediction_type", "epsilon")
-    if predicts not in PREDICTIONS:
-        raise UserError(f"prediction_type {predicts} is none of {', '.join(PREDICTIONS)}", scheduler_file)
-    if noise.get("variance_type", "fixed_small") in ("learned", "learned_range"):
-        raise UserError("wants variances of the network; only plain DDPMs are sampled", scheduler_file)
+    configurations = {name: files.read_json(paths[name], CONFIGURATION) for name in (UNET, SCHEDULER)}
+    unet, noise = configurations[UNET], configurations[SCHEDULER]
+    kind, scheduler = unet.get("_class_name"), noise.get("_class_name")
+    predicts, variance = noise.get("prediction_type", "epsilon"), noise.get("variance_type", "fixed_small")
+    conditional = unet.get("class_embed_type") or unet.get("num_class_embeds")
+    variances = unet.get("out_channels", 3) != unet.get("in_channels", 3)
+    for name, refused, what in (
+        (UNET, kind != "UNet2DModel", f"a {kind}, not an unconditional UNet2DModel"),
+        (UNET, conditional, "class-conditional; only unconditional UNets are sampled"),
+        (UNET, variances, "predicts variances too; only plain DDPMs are sampled"),
+        (SCHEDULER, scheduler not in SCHEDULERS, f"scheduler {scheduler} is none of {', '.join(SCHEDULERS)}"),
+        (SCHEDULER, predicts not in PREDICTIONS, f"prediction_type {predicts} is none of {', '.join(PREDICTIONS)}"),
+        (SCHEDULER, variance in LEARNED, "wants variances of the network; only plain DDPMs are sampled"),
+    ):
+        if refused:
+            raise UserError(what, paths[name])
     levels = unet.get("block_out_channels")
-    for name, value, most, path in (
-        ("num_train_timesteps", noise.get("num_train_timesteps", 1000), TIMESTEPS, scheduler_file),
-        ("layers_per_block", unet.get("layers_per_block", 2), LAYERS, unet_file),
-        ("levels", len(levels) if isinstance(levels, list) else levels, LEVELS, unet_file),
+    for name, value, most, where in (
+        ("num_train_timesteps", noise.get("num_train_timesteps", 1000), TIMESTEPS, SCHEDULER),
+        ("layers_per_block", unet.get("layers_per_block", 2), LAYERS, UNET),
+        ("levels", len(levels) if isinstance(levels, list) else levels, LEVELS, UNET),
     ):
         if type(value) is not int or not 1 <= value <= most:  # more would take endless memory or time
-            raise UserError(f"{name} is {str(value)[:40]}, not a number from 1 to {most:,}", path)
-    return Folder(unet, noise, paths)
+            raise UserError(f"{name} is {str(value)[:40]}, not a number from 1 to {most:,}", paths[where])
+    return paths, configurations

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -151,10 +150,8 @@ def held(*modules: nn.Module) -> Iterator[None]:
     """Freeze modules for a while: stored statistics, no power iteration, no gradients for their parameters."""
     training = [(part, part.training) for module in modules for part in module.modules()]
     gradients = [(p, p.requires_grad) for module in modules for p in module.parameters()]
-    for part, _ in training:
-        part.training = False
-    for p, _ in gradients:
-        p.requires_grad_(False)
+    for module in modules:
+        module.eval().requires_grad_(False)
     try:
         yield
     finally:
@@ -172,14 +169,10 @@ class Training:
 
     def __init__(self, params: Params, images: torch.Tensor):
         self.params, self.images = params, images
+        size, channels = images.shape[1], images.shape[3]
         with seeds.scope(params.seed, "gan"):
-            self.gan = GAN(
-                params.latent,
-                params.generator_channels,
-                params.discriminator_channels,
-                images.shape[1],
-                images.shape[3],
-            ).to(images.device)
+            gan = GAN(params.latent, params.generator_channels, params.discriminator_channels, size, channels)
+        self.gan = gan.to(images.device)
         average = get_ema_multi_avg_fn(params.ema_decay)
         self.average = AveragedModel(self.gan.generator, multi_avg_fn=average, use_buffers=True)
         distributed.synchronise(self.gan)
@@ -242,8 +235,7 @@ class Training:
 
 def save(gan: GAN, folder: Path) -> list[str]:
     """Write what `load` reads: the weights of both networks and their `form`; returns file names."""
-    state = {name: tensor.contiguous() for name, tensor in gan.state_dict().items()}
-    files.write(Path(folder) / WEIGHTS, lambda path: save_file(state, path))
+    weights.save(Path(folder) / WEIGHTS, gan)
     files.write_json(Path(folder) / FORM, gan.form)
     return [FORM, WEIGHTS]
 

@@ -1,6 +1,7 @@
 """A DDPM that was trained elsewhere, from a local folder or the Hugging Face hub; checked before use."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
@@ -27,23 +28,18 @@ def load(params: Generator, size: tuple[int, int], channels: int) -> dict[str, P
     except (TypeError, ValueError, AttributeError) as fault:  # a list where a number should be, and the like
         raise UserError(f"its configuration does not describe a DDPM: {fault}", folder) from fault
     ddpm.fit_to(size, channels, model, where)
-    try:
-        try_out(model, noise, where)
-    except UserError as fault:  # of samples that are not finite too: here only the model can be the reason
-        raise UserError(fault.what, where, "use another model, or get it again") from fault
+    try_out(model, noise, where)
     return found
 
 
 def try_out(model: UNet2DModel, noise: DDPMScheduler, where: str) -> None:
     """Sample one image in one step: some configurations can be built, but not sampled from."""
     try:
-        steps, extra = ddpm.solver("ddpm", noise, 0.0, True)
-        steps.set_timesteps(1)
-        ddpm.sample(model, steps, extra, range(1), 0)
-    except UserError:
-        raise
+        ddpm.sample(model, noise, SimpleNamespace(steps=1, eta=0.0, clip=True), range(1), 0, "ddpm")
     except Exception as fault:  # a foreign configuration can raise anything inside diffusers
-        raise UserError(f"diffusers cannot sample with it: {str(fault)[:200]}", where) from fault
+        # a UserError tells of values that are not finite, of which only the model can be the reason here
+        what = getattr(fault, "what", f"diffusers cannot sample with it: {str(fault)[:200]}")
+        raise UserError(what, where, "use another model, or get it again") from fault
 
 
 def from_hub(repository: str, revision: str) -> Path:
@@ -67,8 +63,6 @@ def from_hub(repository: str, revision: str) -> Path:
     except HfHubHTTPError as fault:
         raise UserError(f"the hub refuses: {fault}", f"{repository}@{revision}") from fault
     except (LocalEntryNotFoundError, HTTPError, OSError) as fault:
-        raise UserError(
-            "not in the local cache, and the hub cannot be reached",
-            f"{repository}@{revision}",
-            "download the repository elsewhere and name its folder in generator.path (hub: null)",
-        ) from fault
+        what = "not in the local cache, and the hub cannot be reached"
+        remedy = "download the repository elsewhere and name its folder in generator.path (hub: null)"
+        raise UserError(what, f"{repository}@{revision}", remedy) from fault

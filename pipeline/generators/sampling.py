@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core import sources, store
+from pipeline.core.errors import UserError
 from pipeline.core.progress import bar, log
 from pipeline.data import shards
 from pipeline.engine import arithmetic, distributed
@@ -20,8 +21,11 @@ def sample(
 ) -> tuple[dict[str, Path], str]:
     """At least n images of size x size as whole shards in the store; only missing shards are sampled.
 
-    generator: a folder with this `card`. Returns (shard name -> file, fingerprint of the set).
+    generator: a folder with this `card`. Of imported images these are the first n. Returns (shard name -> file,
+    fingerprint of the set).
     """
+    if card["source"] == "import":
+        return _cut(params, card, generator, n)
     kind = card["kind"]
     parts = {
         "generator": card["files"],
@@ -36,6 +40,19 @@ def sample(
         return lambda numbers: {"images": batch(numbers)}
 
     return sample_shards(f"sampling ({params.sampler}, {params.steps} steps)", n, params, parts, start)
+
+
+def _cut(params: Generate, card: dict, generator: Path, n: int) -> tuple[dict[str, Path], str]:
+    images = shards.map_file(generator / shards.FILE)
+    if n > len(images):
+        what = f"inflation.ratio asks for {n:,} generated images and {len(images):,} were imported"
+        raise UserError(what, "params.yaml: inflation.ratio", "lower it, or import more")
+    parts = {"images": card["files"], "shard_size": params.shard_size, "code": sources.digest("generators/sampling")}
+
+    def start() -> Batch:
+        return lambda numbers: {"images": images[numbers.start : numbers.stop]}
+
+    return sample_shards("imported images", n, params, parts, start)
 
 
 def sample_shards(

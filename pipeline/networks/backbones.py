@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
@@ -145,8 +144,7 @@ def versions() -> dict[str, str]:
 
 def save(encoder: Encoder, folder: Path, **facts: object) -> None:
     """encoder.safetensors (torchvision's key names, or timm's) and card.json with what `load` needs and `facts`."""
-    weights = {name: tensor.contiguous() for name, tensor in encoder.backbone.state_dict().items()}
-    files.write(Path(folder) / "encoder.safetensors", lambda path: save_file(weights, path))
+    weights.save(Path(folder) / "encoder.safetensors", encoder.backbone)
     digest = files.sha256(Path(folder) / "encoder.safetensors")
     files.write_sealed(Path(folder) / "card.json", {**encoder.card, **facts, "sha256": digest})
 

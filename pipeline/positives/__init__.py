@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from pipeline.core import sources
 from pipeline.data import shards
 from pipeline.engine import arithmetic
 from pipeline.generators import sampling
+from pipeline.params.positives import KINDS
 
 Batch = Callable[[range, float], np.ndarray]  # numbers, weight or guidance -> uint8 (len(numbers), H, W, C)
 
@@ -53,13 +53,12 @@ class Sampler:
 class Kind:
     """A kind of positives.
 
-    prepare(inputs) trains, or finds in the store, what the kind needs; all processes of a job call it. varied: the
-    field of `positives` that ties a positive to its image; ladder: the values of it that the picture compares.
-    outside_data: whether the models have seen other images than the train images.
+    prepare(inputs) trains, or finds in the store, what the kind needs; all processes of a job call it. ladder: values
+    that the picture compares, of the field of `positives` that the kind uses (weight or guidance). outside_data:
+    whether the models have seen other images than the train images.
     """
 
     prepare: Callable[[Inputs], Sampler]
-    varied: Literal["weight", "guidance"]
     ladder: tuple[float, ...]
     outside_data: bool = False
 
@@ -76,7 +75,8 @@ def sample(sampler: Sampler, inputs: Inputs, names: np.ndarray) -> tuple[dict[st
     -> file, fingerprint of the set).
     """
     params, compute, n = inputs.params.positives, inputs.params.compute, len(names)
-    value = getattr(params, load(params.kind).varied)
+    uses = KINDS[params.kind].uses
+    value = getattr(params, uses)
     parts = {
         **sampler.decided,
         "images": [list(inputs.images.shape), hashlib.sha256(inputs.images).hexdigest()],
@@ -95,13 +95,14 @@ def sample(sampler: Sampler, inputs: Inputs, names: np.ndarray) -> tuple[dict[st
 
         return arrays
 
-    what = f"{params.kind} sampling ({params.steps} steps, {load(params.kind).varied} {value:g})"
+    what = f"{params.kind} sampling ({params.steps} steps, {uses} {value:g})"
     return sampling.sample_shards(what, params.candidates * n, params, parts, start)
 
 
 def picture(sampler: Sampler, inputs: Inputs, n: int) -> list[tuple[str, np.ndarray]]:
     """Positives of the first n images at each value of the kind's ladder and at the run's own: (caption, images)."""
-    kind, batch = load(inputs.params.positives.kind), sampler.start()
-    values = sorted({*kind.ladder, getattr(inputs.params.positives, kind.varied)})
+    params, batch = inputs.params.positives, sampler.start()
+    kind, uses = load(params.kind), KINDS[params.kind].uses
+    values = sorted({*kind.ladder, getattr(params, uses)})
     origin = " with outside data" if kind.outside_data else ""
-    return [(f"positives of these{origin}, {kind.varied} {value:g}", batch(range(n), value)) for value in values]
+    return [(f"positives of these{origin}, {uses} {value:g}", batch(range(n), value)) for value in values]

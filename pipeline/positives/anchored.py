@@ -6,6 +6,8 @@ fresh noise of that step's level, and the output of the UNet's middle block beco
 times the anchor's. The decoder uses the skip connections of the sample. w = 1 is plain sampling.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -13,39 +15,32 @@ from torch import nn
 
 from pipeline.core import seeds
 from pipeline.core.errors import UserError
-from pipeline.generators import cards, ddpm
+from pipeline.generators import cards, ddpm, pixels
 from pipeline.positives import Batch, Inputs, Kind, Sampler
 
 
-class Anchored:
-    """A UNet with the anchors' bottleneck mixed in; `ddpm.sample` calls it as it calls a plain UNet.
+def mixed(
+    model: nn.Module,
+    noise: object,
+    anchors: torch.Tensor,
+    weight: float,
+    draws: list[torch.Generator],
+    x: torch.Tensor,
+    t: torch.Tensor,
+):
+    """The UNet's prediction for x (B, C, S, S) at timestep t, as diffusers returns it, with the anchors mixed in.
 
-    model, noise: diffusers' UNet2DModel, prepared for sampling, and the DDPMScheduler that adds noise; anchors: float
-    (B, C, S, S) in [-1, 1]; weight: of the sample's own bottleneck, 1 - weight is the anchors'; draws: one generator an
-    image for the anchor's noise; each call takes the next numbers from it.
+    noise: the DDPMScheduler that adds noise; anchors: float (B, C, S, S) in [-1, 1]; weight: of the sample's own
+    bottleneck, 1 - weight is the anchors'; draws: one generator an image for the anchor's noise; each call takes the
+    next numbers from it.
     """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        noise: object,
-        anchors: torch.Tensor,
-        weight: float,
-        draws: list[torch.Generator],
+    fresh = torch.stack([torch.randn(anchors.shape[1:], generator=draw) for draw in draws])
+    noisy = noise.add_noise(anchors, fresh.to(model.device), t.expand(len(x)))
+    of_anchors = bottleneck(model, noisy.to(model.dtype), t)
+    with model.mid_block.register_forward_hook(
+        lambda block, inputs, of_samples: weight * of_samples + (1 - weight) * of_anchors
     ):
-        self.model, self.noise, self.weight, self.draws = model, noise, weight, draws
-        self.anchors = anchors.to(model.device)
-        self.config, self.device, self.dtype = model.config, model.device, model.dtype
-
-    def __call__(self, x: torch.Tensor, t: torch.Tensor):
-        """The UNet's prediction for x (B, C, S, S) at timestep t, as diffusers returns it."""
-        noise = torch.stack([torch.randn(self.anchors.shape[1:], generator=draw) for draw in self.draws])
-        noisy = self.noise.add_noise(self.anchors, noise.to(self.device), t.expand(len(x)))
-        of_anchors, w = bottleneck(self.model, noisy.to(self.dtype), t), self.weight
-        with self.model.mid_block.register_forward_hook(
-            lambda block, inputs, of_samples: w * of_samples + (1 - w) * of_anchors
-        ):
-            return self.model(x, t)
+        return model(x, t)
 
 
 class _Reached(Exception):
@@ -90,16 +85,14 @@ def start(inputs: Inputs) -> Batch:
     seed, n = seeds.key(params.seed, "anchored"), len(anchors)  # not the inflation set's noise at the same seed
 
     def batch(numbers: range, weight: float) -> np.ndarray:
-        x = torch.from_numpy(anchors[np.array(numbers) % n]).permute(0, 3, 1, 2).float() / 127.5 - 1
+        x = pixels.to_float(torch.from_numpy(anchors[np.array(numbers) % n]))
         if x.shape[2] != size:
             x = F.interpolate(x, size=(size, size), mode="bicubic", antialias=True).clamp_(-1, 1)
         draws = [seeds.generator(seed, "anchor", number) for number in numbers]
-        mixed = Anchored(model, noise, x, weight, draws)
-        solver, extra = ddpm.solver("ddim", noise, params.eta, params.clip)
-        solver.set_timesteps(params.steps, device=compute.device)
-        return ddpm.to_uint8(ddpm.sample(mixed, solver, extra, numbers, seed), anchors.shape[1])
+        predict = partial(mixed, model, noise, x.to(model.device), weight, draws)
+        return ddpm.to_uint8(ddpm.sample(model, noise, params, numbers, seed, predict=predict), anchors.shape[1])
 
     return batch
 
 
-KIND = Kind(prepare, varied="weight", ladder=(0.0, 0.1, 0.3, 1.0))
+KIND = Kind(prepare, ladder=(0.0, 0.1, 0.3, 1.0))

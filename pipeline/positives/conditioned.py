@@ -7,16 +7,16 @@ training some conditions are dropped, so that sampling can be guided (Ho and Sal
 """
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipeline.core import files, seeds
+from pipeline.core import files, seeds, weights
 from pipeline.data import shards
 from pipeline.engine import distributed
 from pipeline.generators import ddpm
@@ -73,38 +73,34 @@ class Training(ddpm.Training):
 
 def save(network: Network, folder: Path) -> list[str]:
     """Write the weights; returns the names of the files. The parameters, which find the folder, say the shapes."""
-    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    files.write(Path(folder) / _FILE, lambda path: save_file(weights, path))
+    weights.save(Path(folder) / _FILE, network)
     return [_FILE]
 
 
 def load(params: Conditioned, folder: Path, size: int, channels: int, width: int) -> Network:
     """The network in evaluation mode, from a verified folder that `save` wrote."""
-    network = Network(params, size, channels, width)
-    network.load_state_dict(load_file(Path(folder) / _FILE), strict=True)
-    return network.eval()
+    return weights.load(Path(folder) / _FILE, lambda: Network(params, size, channels, width)).eval()
 
 
-class Guided:
-    """A conditioned UNet under classifier-free guidance; `ddpm.sample` calls it as it calls a plain UNet.
+def guided(
+    unet: nn.Module,
+    condition: torch.Tensor,
+    unconditional: torch.Tensor,
+    guidance: float,
+    x: torch.Tensor,
+    t: torch.Tensor,
+):
+    """The prediction for x (B, C, S, S) at timestep t under classifier-free guidance, as diffusers returns it.
 
-    unet: prepared for sampling. condition: float (B, E), the embedded features of each image; unconditional: (1, E),
-    the embedding of no condition. It predicts unconditional + guidance x (conditional - unconditional): guidance 0
-    ignores the image, 1 is the plain conditional model.
+    condition: float (B, E), the embedded features of each image; unconditional: (B, E), the embedding of no condition.
+    It is unconditional + guidance x (conditional - unconditional): guidance 0 ignores the image, 1 is the plain
+    conditional model.
     """
-
-    def __init__(self, unet: nn.Module, condition: torch.Tensor, unconditional: torch.Tensor, guidance: float):
-        self.unet, self.guidance = unet, guidance
-        self.condition, self.unconditional = condition, unconditional.expand_as(condition)
-        self.config, self.device, self.dtype = unet.config, unet.device, unet.dtype
-
-    def __call__(self, x: torch.Tensor, t: torch.Tensor):
-        """The guided prediction for x (B, C, S, S) at timestep t, as diffusers returns it."""
-        if self.guidance in (0, 1):  # one pass is enough
-            return self.unet(x, t, class_labels=self.condition if self.guidance else self.unconditional)
-        labels = torch.cat([self.condition, self.unconditional])
-        conditional, unconditional = self.unet(torch.cat([x, x]), t, class_labels=labels).sample.float().chunk(2)
-        return SimpleNamespace(sample=unconditional + self.guidance * (conditional - unconditional))
+    if guidance in (0, 1):  # one pass is enough
+        return unet(x, t, class_labels=condition if guidance else unconditional)
+    labels = torch.cat([condition, unconditional])
+    with_it, without = unet(torch.cat([x, x]), t, class_labels=labels).sample.float().chunk(2)
+    return SimpleNamespace(sample=without + guidance * (with_it - without))
 
 
 def train(params: Conditioned, real: shards.RealSet, compute: Compute) -> tuple[Path, torch.Tensor]:
@@ -123,15 +119,12 @@ def train(params: Conditioned, real: shards.RealSet, compute: Compute) -> tuple[
 
 def arm_of(params: RealOnly, channels: int) -> encoder.Setting:
     """The sections of an experiment without generated images that trains this encoder."""
-    values = params.model_dump()
-    pretrain = Pretrain(**{name: values[name] for name in Pretrain.model_fields})
-    method = SimCLR(**{name: values[name] for name in SimCLR.model_fields})
     unset = dict.fromkeys(Augment.model_fields)
     form = "grey" if channels == 1 else "colour"
     given = {"family": params.family, "form": form, "strength": params.strength, "replace": 0.0, "replaced": "second"}
     return encoder.Setting(
-        pretrain,
-        method,
+        Pretrain(**params.model_dump(include=set(Pretrain.model_fields))),
+        SimCLR(**params.model_dump(include=set(SimCLR.model_fields))),
         Augment(**unset | given | {"seed": params.seed}),
         Inflation(ratio=0.0, real_weight=1.0, order="slots", seed=params.seed),
     )
@@ -159,13 +152,11 @@ def start(inputs: Inputs, folder: Path, features: torch.Tensor) -> Batch:
     seed = seeds.key(params.seed, "conditioned")  # not the inflation set's noise at the same seed
 
     def batch(numbers: range, guidance: float) -> np.ndarray:
-        place = torch.from_numpy(np.array(numbers) % len(features))
-        guided = Guided(unet, condition[place].to(unet.device), unconditional.to(unet.device), guidance)
-        solver, extra = ddpm.solver("ddim", noise, params.eta, params.clip)
-        solver.set_timesteps(params.steps, device=compute.device)
-        return ddpm.to_uint8(ddpm.sample(guided, solver, extra, numbers, seed), size)
+        given = condition[np.array(numbers) % len(features)].to(unet.device)
+        predict = partial(guided, unet, given, unconditional.to(unet.device).expand_as(given), guidance)
+        return ddpm.to_uint8(ddpm.sample(unet, noise, params, numbers, seed, predict=predict), size)
 
     return batch
 
 
-KIND = Kind(prepare, varied="guidance", ladder=(0.0, 1.0, 2.0))
+KIND = Kind(prepare, ladder=(0.0, 1.0, 2.0))

@@ -222,9 +222,4 @@ def start(inputs: Inputs) -> Batch:
     return batch
 
 
-KIND = Kind(
-    prepare,
-    varied="guidance",
-    ladder=(1.0, 10.0),  # no guidance, and the pipeline's default
-    outside_data=True,
-)
+KIND = Kind(prepare, ladder=(1.0, 10.0), outside_data=True)  # no guidance, and the pipeline's default

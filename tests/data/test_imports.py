@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.core import files
 from pipeline.core.errors import UserError
 from pipeline.data import imports, shards
 from pipeline.params.schema import Generator
@@ -290,32 +289,3 @@ def test_images_that_no_generator_may_have_seen_among_the_imported_are_refused_w
     ) as e:
         imports.load(params, real)
     assert e.value.code == 2
-
-
-@pytest.fixture
-def imported(tmp_path, monkeypatch):
-    """data/generator with 25 imported images, and a store."""
-    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
-    images = noise(25, 8, 8, 1)
-    imports.write(images, tmp_path / imports.FILE)
-    return tmp_path, images, files.sha256(tmp_path / imports.FILE)
-
-
-def test_shards_hold_the_first_images_and_fewer_are_a_prefix(imported):
-    folder, images, digest = imported
-    made, fingerprint = imports.to_shards(folder, 25, 10, digest)
-    assert list(made) == ["shard-00000.h5", "shard-00001.h5", "shard-00002.h5"]
-    parts = [h5py.File(path)["images"][:] for path in made.values()]
-    assert np.array_equal(np.concatenate(parts), images)
-    fewer, same = imports.to_shards(folder, 11, 10, digest)
-    assert list(fewer) == ["shard-00000.h5", "shard-00001.h5"]
-    assert same == fingerprint
-    assert files.sha256(fewer["shard-00000.h5"]) == files.sha256(made["shard-00000.h5"])
-    assert len(shards.open_file(fewer["shard-00001.h5"])["images"]) == 10
-
-
-def test_more_than_were_imported_are_refused(imported):
-    folder, _, digest = imported
-    with pytest.raises(UserError, match=r"asks for 26 generated images and 25 were imported") as caught:
-        imports.to_shards(folder, 26, 10, digest)
-    assert caught.value.code == 2

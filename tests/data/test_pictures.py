@@ -229,3 +229,19 @@ def test_all_are_read_in_order(tmp_path):
     found = pictures.read_all(paths, 8, 1)
     assert found.shape == (3, 8, 8, 1)
     assert found[:, 0, 0, 0].tolist() == [0, 10, 20]
+
+
+@pytest.mark.parametrize(("size", "channels"), [(24, 1), (8, 3), (20, 1), (20, 3)])
+@pytest.mark.parametrize("given", [1, 3])
+def test_images_of_named_sets_go_by_the_rule_of_pictures(size, channels, given, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (5, 20, 20, given), dtype=np.uint8)
+    found = pictures.resized(images, size, channels)
+    for i, image in enumerate(images):
+        path = tmp_path / f"{i}.png"
+        Image.fromarray(image.squeeze(2) if given == 1 else image).save(path)
+        assert np.array_equal(found[i], pictures.read(path, size, channels))
+
+
+def test_images_that_fit_are_left_alone():
+    images = np.zeros((3, 20, 20, 1), np.uint8)
+    assert pictures.resized(images, 20, 1) is images

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from pipeline.core.errors import UserError
-from pipeline.data import pictures, shards
+from pipeline.data import shards
 from pipeline.evaluation import linear_eval, transfer
 from pipeline.measures import linear_probe, probes
 from pipeline.networks import backbones
@@ -78,22 +78,6 @@ def test_labels_to_learn_from_are_the_first_labelled_ones_where_few_images_have_
     assert (real.labels[rows] >= 0).all()
     _, protocol = transfer.judge("few", encoder(tmp_path, 1), real, PARAMS, COMPUTE)
     assert protocol["train_labels"] == 20
-
-
-@pytest.mark.parametrize(("size", "channels"), [(24, 1), (8, 3), (20, 1), (20, 3)])
-@pytest.mark.parametrize("given", [1, 3])
-def test_images_of_named_sets_go_by_the_rule_of_pictures(size, channels, given, tmp_path):
-    images = np.random.default_rng(0).integers(0, 256, (5, 20, 20, given), dtype=np.uint8)
-    found = transfer.fitted(images, size, channels)
-    for i, image in enumerate(images):
-        path = tmp_path / f"{i}.png"
-        Image.fromarray(image.squeeze(2) if given == 1 else image).save(path)
-        assert np.array_equal(found[i], pictures.read(path, size, channels))
-
-
-def test_images_that_fit_are_left_alone():
-    images = np.zeros((3, 20, 20, 1), np.uint8)
-    assert transfer.fitted(images, 20, 1) is images
 
 
 def test_a_set_without_labels_and_an_encoder_of_other_channels_are_refused(mine, tmp_path):

@@ -161,9 +161,8 @@ def test_the_network_is_a_function_of_the_seed_and_of_what_is_asked():
 
 
 def draw(model, numbers, sampler="ddpm", steps=3, eta=0.0, clip=True, seed=0, noise=None):
-    solver, extra = ddpm.solver(sampler, noise or ddpm.scheduler(params()), eta, clip)
-    solver.set_timesteps(steps)
-    return ddpm.sample(model, solver, extra, numbers, seed)
+    how = SimpleNamespace(steps=steps, eta=eta, clip=clip)
+    return ddpm.sample(model, noise or ddpm.scheduler(params()), how, numbers, seed, sampler)
 
 
 SAMPLERS = [("ddpm", 0.0), ("ddim", 0.0), ("ddim", 1.0), ("dpmsolver++", 0.0), ("sde-dpmsolver++", 0.0)]

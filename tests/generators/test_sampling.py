@@ -12,7 +12,7 @@ from diffusers import UNet2DModel
 
 from pipeline.core import files
 from pipeline.core.errors import UserError
-from pipeline.data import shards
+from pipeline.data import imports, shards
 from pipeline.engine import arithmetic
 from pipeline.generators import cards, ddpm, sampling
 from pipeline.params.schema import Generate
@@ -180,7 +180,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 import tests.generators.test_sampling as here
 from pipeline.core import files
-from pipeline.data import shards
+from pipeline.data import imports, shards
 from pipeline.engine import arithmetic
 
 arithmetic.prepare(here.COMPUTE)
@@ -269,3 +269,31 @@ def test_a_generator_whose_files_are_not_its_cards_is_refused(generator, tmp_pat
     files.write_sealed(tmp_path / "card.json", {"kind": "ddpm"})
     with pytest.raises(UserError, match=r"card\.json: lacks source as str, files as dict"):
         cards.of_generator(tmp_path)
+
+
+@pytest.fixture
+def imported(tmp_path):
+    """A folder such as the generator stage leaves, with 25 imported images."""
+    images = np.random.default_rng(0).integers(0, 256, (25, 8, 8, 1), dtype=np.uint8)
+    folder = tmp_path / "imported"
+    imports.write(images, folder)
+    digests = {shards.FILE: files.sha256(folder / shards.FILE)}
+    files.write_sealed(folder / "card.json", {"kind": "ddpm", "source": "import", "files": digests})
+    return folder, images
+
+
+def test_shards_of_imported_images_hold_the_first_and_fewer_are_a_prefix(imported):
+    folder, images = imported
+    made, fingerprint = fill(folder, 25, batch_size=5, shard_size=10)
+    assert list(made) == [shards.shard_name(k) for k in range(3)]
+    assert np.array_equal(pixels(made), images)
+    fewer, same = fill(folder, 11, batch_size=5, shard_size=10)
+    assert (list(fewer), same) == ([shards.shard_name(0), shards.shard_name(1)], fingerprint)
+    assert files.sha256(fewer["shard-00000.h5"]) == files.sha256(made["shard-00000.h5"])
+    assert np.array_equal(pixels(fewer), images[:20])
+
+
+def test_more_than_were_imported_are_refused(imported):
+    with pytest.raises(UserError, match=r"asks for 26 generated images and 25 were imported") as caught:
+        fill(imported[0], 26)
+    assert caught.value.code == 2

@@ -77,10 +77,8 @@ def plain(generator, numbers, **changes):
     """The same numbers' images of the repository's plain DDIM, which knows no anchor."""
     given = params(**changes)
     model, noise = ddpm.load(generator)
-    solver, extra = ddpm.solver("ddim", noise, given.eta, given.clip)
-    solver.set_timesteps(given.steps)
     seed = seeds.key(given.seed, "anchored")
-    return ddpm.sample(ddpm.for_sampling(model, COMPUTE), solver, extra, numbers, seed)
+    return ddpm.sample(ddpm.for_sampling(model, COMPUTE), noise, given, numbers, seed)
 
 
 class Halves:

@@ -24,10 +24,9 @@ def store(tmp_path, monkeypatch):
 def test_every_kind_of_the_parameters_is_a_file_of_that_name(name):
     kind = positives.load(name)
     assert importlib.import_module(f"pipeline.positives.{name}").KIND is kind
-    assert kind.varied in Positives.model_fields
+    assert named.KINDS[name].uses in Positives.model_fields
     assert list(kind.ladder) == sorted(kind.ladder)
     assert kind.outside_data == (name == "unclip")
-    assert kind.varied == named.KINDS[name].uses
     assert (name in Params.model_fields) == (named.KINDS[name].section is not None)
     assert list(named.absent(name)) == []  # here everything is installed
 
@@ -49,13 +48,13 @@ def toy(monkeypatch):
 
     kind = positives.Kind(
         lambda inputs: positives.Sampler({"colour": "grey"}, start),
-        varied="weight",
         ladder=(0.0, 0.5),
         outside_data=True,
     )
     module = ModuleType("toy")
     module.KIND = kind
     monkeypatch.setitem(importlib.sys.modules, "pipeline.positives.toy", module)
+    monkeypatch.setitem(named.KINDS, "toy", named.Kind(None, "weight"))
     monkeypatch.setattr(positives.sources, "digest", lambda *names: "/".join(names))
     return loaded
 
