@@ -130,10 +130,13 @@ def _network(card: dict) -> nn.Module:
 
 def statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
     """Mean and standard deviation a channel of uint8 images (N, H, W, C), as pixels in [0, 1]; sums are exact."""
-    n, places = images.size // images.shape[3], (0, 1, 2)
-    parts = np.array_split(images, len(images) // 1000 + 1)  # their squares take eight times the memory
-    mean = images.sum(axis=places, dtype=np.int64) / n
-    variance = sum(np.square(part, dtype=np.int64).sum(axis=places) for part in parts) / n - mean**2
+    counts = np.zeros((images.shape[3], 256), np.int64)  # five times as fast as sums of squares
+    for first in range(0, len(images), 1000):  # bincount makes int64 of what it counts
+        for c, count in enumerate(counts):
+            count += np.bincount(images[first : first + 1000, ..., c].reshape(-1), minlength=256)
+    values = np.arange(256)
+    mean = (counts * values).sum(axis=1) / counts.sum(axis=1)
+    variance = (counts * values**2).sum(axis=1) / counts.sum(axis=1) - mean**2
     return (mean / 255).tolist(), (np.sqrt(variance.clip(min=1)) / 255).tolist()
 
 
