@@ -20,7 +20,7 @@ def needs(params: SimpleNamespace) -> machine.Needs:
     """Of the whole pipeline: what the parameters ask for."""
     side, channels, _ = shape(params.dataset)
     size = params.inflation.ratio * params.dataset.train_size * side * side * channels
-    return machine.Needs(params.outs, size, device=params.compute.device, faults=tuple(absent(params)))
+    return machine.Needs(params.outs, size, size, device=params.compute.device, faults=tuple(absent(params)))
 
 
 def absent(params: SimpleNamespace) -> Iterator[UserError]:

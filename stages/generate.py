@@ -18,7 +18,7 @@ SET = Path("data/generated/inflation")
 def needs(params: SimpleNamespace) -> machine.Needs:
     real, image = machine.images(Path("data/real"), shards.TRAIN)
     size = mixture.generated_count(real, params.inflation.ratio) * image
-    return machine.Needs(params.outs, size, params.generate.shard_size * image, params.compute.device)
+    return machine.Needs(params.outs, size, size, params.generate.shard_size * image, params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:

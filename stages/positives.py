@@ -18,7 +18,7 @@ def needs(params: SimpleNamespace) -> machine.Needs:
     real, image = machine.images(Path("data/real"), shards.TRAIN)
     size = params.positives.candidates * real * image
     memory = (real + params.positives.shard_size) * image
-    return machine.Needs(params.outs, size, memory, params.compute.device)
+    return machine.Needs(params.outs, size, size, memory, params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:

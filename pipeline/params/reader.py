@@ -7,6 +7,7 @@ file of parameters must not have is refused here: keys that stand twice or are n
 import difflib
 import re
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args, get_origin
 
@@ -54,20 +55,24 @@ def parse(text: str) -> tuple[dict, dict[tuple, int], list[tuple[tuple, str]]]:
     try:
         if len(text) > _LARGEST:
             raise _Unread((), f"longer than {_LARGEST:,} characters")
-        _look(_read(text, "compose"), (), lines, faults)
-        return _read(text, "load"), lines, faults
+        return _read(text, lambda node: _look(node, (), lines, faults)), lines, faults
     except _Unread as fault:
         where, what, *line = fault.args
         return {}, lines | dict.fromkeys([where] if line else [], *line), [*faults, (where, what)]
 
 
-def _read(text: str, how: str) -> object:
-    """The text's tree of nodes (compose), or its values (load)."""
+def _read(text: str, look: Callable[[Node | None], None]) -> dict:
+    """The text's values; `look` sees its tree of nodes before they are made."""
     yaml = YAML(typ="safe")
     yaml.max_depth = _DEEPEST
     yaml.allow_duplicate_keys = True  # _look tells of them, and of all
     try:
-        return getattr(yaml, how)(text)
+        constructor, _ = yaml.get_constructor_parser(text)  # YAML.load in its two steps
+        node = constructor.composer.get_single_node()
+        look(node)
+        return constructor.construct_document(node)
+    except _Unread:
+        raise
     except MarkedYAMLError as fault:
         mark, what = fault.problem_mark or fault.context_mark, " ".join(f"{fault.problem or fault.context}".split())
         known = {"'\\t'": "a tab where YAML wants blanks", "maximum depth": "nested too deeply"}

@@ -5,9 +5,13 @@ and what a training step takes come on top.
 """
 
 import math
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -18,19 +22,19 @@ from pipeline.core import files, store
 from pipeline.core.errors import RESOURCE, UserError
 from pipeline.run import launch
 
-_PLACES = 3  # that hold the images: the workspace, DVC's cache and the store, which are taken to be on one disk
 _LEAST_ON_GPU = 500e6  # bytes for the kernels of CUDA's libraries, before any network
 
 
 class Needs(NamedTuple):
     """What a stage writes, and how many bytes of images it needs at least.
 
-    made: in the workspace, where they must fit; the store takes as many again, and DVC's cache unless it links.
-    memory: held at once, beside the program itself. faults: what else is not there.
+    made: in the workspace, where they must fit; DVC's cache takes as many again, unless it links. kept: in the store,
+    where some may be already. memory: held at once, beside the program itself. faults: what else is not there.
     """
 
     writes: tuple[str, ...]
     made: float = 0
+    kept: float = 0
     memory: float = 0
     device: str = "cpu"
     faults: tuple[UserError, ...] = ()
@@ -68,17 +72,21 @@ def lacking(needs: Needs) -> list[UserError]:
 
 def tight(needs: Needs) -> str:
     """Warn where the images may not fit in all places, as if none of them were there yet; "" where they do."""
-    most, free = _PLACES * needs.made, shutil.disk_usage(".").free
-    return f"warning: {Path.cwd()}: {_mb(free)} free, up to {_mb(most)} of images" if free < most else ""
+    short = [
+        f"{place}: {_mb(free)} free, up to {_mb(wanted)} of images"
+        for place, wanted, free in disks(needs)
+        if free < wanted
+    ]
+    return f"warning: {'; '.join(short)}" if short else ""
 
 
 def told(needs: Needs) -> str:
     """Say in one line what is needed and what there is."""
-    disk = f"up to {_mb(_PLACES * needs.made)} of disk for images ({_mb(shutil.disk_usage('.').free)} free)"
+    each = [f"up to {_mb(wanted)} of disk for images ({_mb(free)} free)" for _, wanted, free in disks(needs)]
     memory = f"at least {_mb(needs.memory)} of memory ({_mb(psutil.virtual_memory().available)} free)"
     gpu = _gpu(needs.device)
     device = needs.device if gpu is None else f"{needs.device} ({_mb(gpu)} free)"
-    return f"needs {disk}, {memory}, {device}; writes {', '.join(needs.writes)}"
+    return f"needs {', '.join(each)}, {memory}, {device}; writes {', '.join(needs.writes)}"
 
 
 def images(folder: Path, *splits: int) -> tuple[int, int]:
@@ -91,6 +99,27 @@ def images(folder: Path, *splits: int) -> tuple[int, int]:
             return sum(int((file["split"][:] == split).sum()) for split in splits), math.prod(shape[1:])
     except (OSError, KeyError, AttributeError, TypeError, ValueError):
         return 0, 0
+
+
+def disks(needs: Needs) -> list[tuple[str, float, int]]:
+    """(place, bytes of images at most, bytes free) of each file system that is written to."""
+    work = Path(tempfile.gettempdir()) if os.environ.get("LEAVEN_STORE") == "off" else store.root()
+    cached = _dvc_cache() if needs.made else None
+    wanted = [(Path(), needs.made), *([(cached, needs.made)] if cached else []), (work, needs.kept)]
+    found: dict[int, tuple[str, float, int]] = {}
+    for place, size in wanted:
+        there = files.existing(place)
+        device = there.stat().st_dev
+        name, before, free = found.get(device) or (str(place.absolute()), 0, shutil.disk_usage(there).free)
+        found[device] = (name, before + size, free)
+    return list(found.values())
+
+
+@cache
+def _dvc_cache() -> Path | None:
+    """The folder of DVC's cache, as DVC's configuration of all levels says; None where there is no DVC project."""
+    done = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True, check=False)
+    return Path(done.stdout.strip()) if done.returncode == 0 else None
 
 
 def _gpu(device: str) -> int | None:

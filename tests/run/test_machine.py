@@ -1,5 +1,6 @@
 """What a stage asks of the machine: counted where it is, refused by name, in places that do not let it write."""
 
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +13,7 @@ from pipeline.core.errors import UserError
 from pipeline.data import shards
 from pipeline.run import machine
 from pipeline.run.machine import Needs
+from tests.pipeline import clones
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +24,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.delenv("PIPELINE_LAUNCH", raising=False)
     monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: SimpleNamespace(available=8_000_000_000))
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: SimpleNamespace(free=10_000_000_000))
+    monkeypatch.setattr(machine, "_dvc_cache", lambda: Path(".dvc/cache"))
     return tmp_path
 
 
@@ -30,9 +33,9 @@ def lines(needs: Needs) -> list[str]:
 
 
 def test_enough_of_everything_is_told_in_one_line():
-    needs = Needs(("data/encoder", "metrics/pretrain.json"), made=80e6, memory=47e6)
+    needs = Needs(("data/encoder", "metrics/pretrain.json"), made=20e6, kept=200e6, memory=47e6)
     assert lines(needs) == []
-    # in the workspace, in DVC's cache and in the store
+    # made stands in the workspace and in DVC's cache
     assert machine.told(needs) == (
         "needs up to 240 MB of disk for images (10,000 MB free), at least 47 MB of memory (8,000 MB free), cpu; "
         "writes data/encoder, metrics/pretrain.json"
@@ -41,12 +44,31 @@ def test_enough_of_everything_is_told_in_one_line():
 
 
 def test_what_surely_does_not_fit_is_refused_and_what_may_not_is_told(here):
-    """10 GB free: 11 in the workspace are too many; 5 there, in DVC's cache and in the store may be."""
+    """10 GB free: 11 in the workspace are too many; 6 there, 6 in DVC's cache and 3 in the store may be."""
     (fault,) = machine.lacking(Needs((), made=11e9))
     assert fault.code == 3
     assert str(fault).startswith("this disk: 10,000 MB free, at least 11,000 MB needed")
-    assert lines(Needs((), made=5e9)) == []
-    assert machine.tight(Needs((), made=5e9)) == (f"warning: {here}: 10,000 MB free, up to 15,000 MB of images")
+    assert lines(Needs((), made=6e9, kept=3e9)) == []
+    assert machine.tight(Needs((), made=6e9, kept=3e9)) == (
+        f"warning: {here}: 10,000 MB free, up to 15,000 MB of images"
+    )
+
+
+@pytest.mark.parametrize("kept_in", ["store", "temporary"])
+def test_every_file_system_is_asked_for_its_own_part(here, monkeypatch, kept_in):
+    """The store, or with LEAVEN_STORE=off the folder of temporary files, on another disk: 3 GB of 2.9."""
+    monkeypatch.setenv("LEAVEN_STORE", str(here / "store") if kept_in == "store" else "off")
+    monkeypatch.setattr(machine.tempfile, "gettempdir", lambda: str(here / "temporary"))
+    other = here / kept_in
+    monkeypatch.setattr(
+        machine.files, "existing", lambda path: SimpleNamespace(stat=lambda: SimpleNamespace(st_dev=path == other))
+    )
+    free = iter([4_100_000_000, 2_900_000_000])
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda there: SimpleNamespace(free=next(free)))
+    assert machine.disks(Needs((), made=2e9, kept=3e9)) == [
+        (str(here), 4e9, 4_100_000_000),
+        (str(other), 3e9, 2_900_000_000),
+    ]
 
 
 def test_too_little_memory_is_refused_with_what_there_is():
@@ -95,7 +117,7 @@ def test_a_folder_where_a_file_must_be_is_refused_too(here):
 
 
 def test_looking_leaves_nothing_behind(here):
-    assert lines(Needs(("data/real", "metrics/prepare.json"), made=1)) == []
+    assert lines(Needs(("data/real", "metrics/prepare.json"), made=1, kept=1)) == []
     assert list(here.iterdir()) == []
 
 
@@ -133,6 +155,34 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
     assert lines(Needs((), device="cuda")) == [
         "params.yaml: compute.device: torch finds no CUDA device - set it to cpu"
     ]
+
+
+def test_dvcs_cache_is_where_any_level_of_its_configuration_says(here, monkeypatch):
+    monkeypatch.undo()
+    clone = here / "clone"
+    clone.mkdir()
+    for name, value in clones.environment(clone).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DVC_GLOBAL_CONFIG_DIR", str(here / "global"))
+    monkeypatch.chdir(clone)
+
+    def found(*words: str) -> Path | None:
+        if words:
+            subprocess.run(words, capture_output=True, check=True)
+        machine._dvc_cache.cache_clear()
+        return machine._dvc_cache()
+
+    assert found() is None  # no project
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    assert found("dvc", "init", "--quiet") == clone / ".dvc/cache"
+    assert found("dvc", "cache", "dir", "--global", str(here / "shared")) == here / "shared"
+    assert found("dvc", "cache", "dir", "--local", str(here / "own")) == here / "own"
+    machine._dvc_cache.cache_clear()
+
+
+def test_dvc_is_not_asked_for_a_stage_that_makes_no_images(monkeypatch):
+    monkeypatch.setattr(machine, "_dvc_cache", lambda: 1 / 0)
+    assert machine.disks(Needs(("metrics/x.json",), kept=1))
 
 
 def test_images_are_counted_by_split_and_nothing_is_what_cannot_be_read(here):

@@ -212,6 +212,7 @@ def test_everything_that_the_machine_lacks_is_named_at_once(clone, capsys, monke
 def test_too_little_disk_space_is_refused_before_anything_is_sampled(clone, capsys, monkeypatch):
     # 5000 images of 28 x 28 bytes: 3.92 MB here, three times as many with the store and DVC's cache
     set_values(clone, {"dataset.train_size": 5000, "inflation.ratio": 1.0})
+    monkeypatch.setattr(machine, "_dvc_cache", lambda: clone / ".dvc/cache")
     for free, good in ((12_000_000, True), (11_000_000, True), (3_900_000, False)):
         monkeypatch.setattr(machine.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
         code, lines = outcome(capsys)
