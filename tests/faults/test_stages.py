@@ -33,6 +33,7 @@ def limited(kilobytes: int, *words: str) -> tuple[str, ...]:
     return "bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "bash", *words
 
 
+@pytest.mark.slow
 @pytest.mark.fault(3)
 def test_killed_when_all_shards_are_there_it_only_gives_them_their_name(clone, whole):
     shutil.rmtree(clone / SET)
@@ -44,6 +45,7 @@ def test_killed_when_all_shards_are_there_it_only_gives_them_their_name(clone, w
     assert clones.digests(clone) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.fault(12)
 def test_a_full_disk_while_sampling_leaves_no_shard_and_what_was_made_before(clone, whole):
     """A shard of 100 images has 81 KB."""

@@ -183,13 +183,13 @@ def block(depth: int) -> st.SearchStrategy[str]:
     return st.lists(pair, min_size=1, max_size=3).map("".join)
 
 
-@settings(max_examples=1500, deadline=None, database=None)
+@settings(max_examples=500, deadline=None, database=None)
 @given(plain)
 def test_whatever_scalar_is_accepted_dvc_reads_the_same(scalar):
     agree(f"a: {scalar}\n")
 
 
-@settings(max_examples=600, deadline=None, database=None)
+@settings(max_examples=300, deadline=None, database=None)
 @given(block(0), st.sampled_from(["", "---\n", "%YAML 1.1\n---\n", "# comment\n\n", "\ufeff"]))
 def test_whatever_document_is_accepted_dvc_reads_the_same(document, head):
     agree(head + document)

@@ -56,6 +56,7 @@ def append(clone, method):
         file.write("\n_ADDED = 1\n")
 
 
+@pytest.mark.slow
 def test_an_edit_of_one_methods_file_repeats_no_work_of_another(base, tmp_path):
     """The stages that use the room start and find their work in the store; an edit of the method itself trains anew."""
     clone = clones.copy(base.clone, tmp_path / "clone")

@@ -108,6 +108,7 @@ def test_the_page_has_the_runs_numbers_and_figures(page, base):
     assert all(attributes["alt"] for attributes in pictures)
 
 
+@pytest.mark.slow
 def test_a_fresh_clone_has_the_studies_part(tmp_path):
     """From the committed CSVs alone: no data/, no store."""
     clone = clones.of_working_tree(tmp_path / "clone")

@@ -57,6 +57,7 @@ def test_two_processes_share_the_shards_out_and_make_the_same_bytes(base, tmp_pa
     assert "200/200" in said  # the first process's images; it alone speaks
 
 
+@pytest.mark.slow
 def test_killed_process_ends_the_job_in_one_line_and_nothing_is_lost(base, resumed):
     _, said, counted, before, _ = resumed
     assert said == "pretrain: process 2 of 2 was killed - run the same command to go on"
@@ -64,6 +65,7 @@ def test_killed_process_ends_the_job_in_one_line_and_nothing_is_lost(base, resum
     assert before == clones.digests(base.clone)
 
 
+@pytest.mark.slow
 def test_job_goes_on_after_its_last_checkpoint(base, resumed):
     clone, *_, counted = resumed
     assert (counted["pretrain-0.steps"], counted["pretrain-1.steps"]) == (12 - 4, 12 - 4)

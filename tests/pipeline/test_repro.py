@@ -138,11 +138,6 @@ def test_a_fresh_clone_of_a_committed_run_would_run_nothing_unless_a_parameter_c
     assert clones.would_run(clone) != []
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="dvc.lock is of ae89e9c: its dependencies were files and are rooms now. The default, whose bits have not "
-    "changed, has not been made since. To go with the next default.",
-)
 def test_committed_lock_belongs_to_this_tree(tree):
     """A run of this very code at these very parameters, at some time and place, gave what is committed."""
     assert (tree / "dvc.lock").exists(), "dvc.lock is missing: run `dvc repro` and commit it with metrics/ and plots/"

@@ -11,6 +11,7 @@ import yaml
 
 from tests.pipeline import clones
 
+pytestmark = pytest.mark.slow
 TEMP = ("dvc", "exp", "run", "--temp", "--name", "killed")
 
 
@@ -86,7 +87,6 @@ def test_every_file_after_three_kills_is_that_of_an_uninterrupted_run(killed, ba
     assert (killed.clone / "dvc.lock").read_text() == (base.clone / "dvc.lock").read_text()
 
 
-@pytest.mark.slow
 def test_experiment_killed_in_a_temporary_copy_goes_on_in_the_next(base, tmp_path):
     """Of a run of which neither DVC nor the store knows an encoder any more."""
     clone = clones.copy(base.clone, tmp_path / "clone")
@@ -108,7 +108,6 @@ def test_experiment_killed_in_a_temporary_copy_goes_on_in_the_next(base, tmp_pat
     assert clones.digests(clone) == workspace
 
 
-@pytest.mark.slow
 def test_stages_run_alone_in_order_and_make_the_same_bytes(small, base, tmp_path):
     clone = clones.copy(small, tmp_path / "clone")
     for name in clones.STAGES:

@@ -10,6 +10,7 @@ from pipeline.data import fetch
 from pipeline.params import presets
 from tests.pipeline import clones
 
+pytestmark = pytest.mark.slow
 FOLDER = {"name": "folder", "seed": 0}
 COLOURS = FOLDER | {"path": "data/colours", "train_size": 60, "validation_size": 30, "test_size": 60}
 DIGITS = FOLDER | {"path": "data/digits", "train_size": 900, "validation_size": 300, "test_size": 500}
