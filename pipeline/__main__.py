@@ -124,6 +124,7 @@ def _study(parser: argparse.ArgumentParser) -> Work:
         elif asked.command == "run":
             runner.run(study, asked.part, asked.minutes, asked.jobs)
         else:
+            _extra("scipy")  # imported late, for Student's t
             tables = _extra("pipeline.study.tables")
             if asked.into is None:
                 print(tables.table(study), end="")
@@ -248,7 +249,7 @@ def _extra(module: str) -> ModuleType:
     except ModuleNotFoundError as fault:
         if (fault.name or "").startswith("pipeline"):
             raise
-        raise UserError(f"needs {fault.name}", "report", "pip install '.[report]'") from fault
+        raise UserError(f"needs {fault.name}", "report", "pip install -e '.[report]'") from fault
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ def _torchvision(params: Dataset) -> Source:
             raise UserError("reading SVHN's MATLAB files needs scipy", params.path, "pip install scipy") from fault
         except RuntimeError as fault:
             archive = getattr(kind, "filename", None) or f"{which['split']}_32x32.mat"
-            remedy = f"`make data NAME={params.name}` fetches it, or put {archive} there, unpacked if it is an archive"
+            remedy = f"`leaven fetch {params.name}` fetches it, or put {archive} there, unpacked if it is an archive"
             raise UserError(f"{params.name} is not there or damaged (MD5)", params.path, remedy) from fault
         images = found.data.transpose(0, 2, 3, 1) if found.data.shape[1] == 3 else found.data
         labels = found.targets if hasattr(found, "targets") else found.labels

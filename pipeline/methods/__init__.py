@@ -5,8 +5,8 @@ the passes of the backbone that they cost, its phases (optimizer groups with a l
 step, and what it saves beside the encoder. A method that sets GENERATOR needs a trained generator of that kind.
 
 All state (heads, momentum encoders, queues) is parameters and persistent buffers, so that checkpoints hold it. A method
-has no optimizer, loop, logging or device call of its own. The batch that reaches a loss is a list of float tensors
-(B, C, H, W), one for each view, with this process's rows. A loss compares rows only after `distributed.gather`, and
+has no loop, logging or device call of its own, and an optimizer only as `Phase.build`. The batch that reaches a loss is
+a list of float tensors (B, C, H, W), one for each view, with this process's rows. A loss compares rows only after `distributed.gather`, and
 draws random numbers only from (seed, purpose, step).
 """
 

@@ -31,7 +31,7 @@ class SmallResNet(nn.Module):
 
     def __init__(self, width: int, blocks: list[int], channels: int):
         super().__init__()
-        # Padding 1 keeps the size, as in CLSP; solo-learn and AdaInf pad by 2 and get H + 2 (docs/decisions.md).
+        # Padding 1 keeps the size, as in CLSP; solo-learn and AdaInf pad by 2 and get H + 2 (decisions-computation.md).
         self.conv1 = nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)

@@ -16,7 +16,7 @@ PAGE, SCHEMA = "parameters.md", "params.schema.json"
 _HEAD = """# Parameters
 
 `params.yaml` holds every number that a run depends on; none has a default elsewhere. This page is made from the schema
-in `pipeline/params` by `python -m pipeline params`. `dvc exp run -S inflation.ratio=2` changes one parameter. A blank
+in `pipeline/params` by `leaven params`. `leaven run -S inflation.ratio=2` changes one parameter. A blank
 value is null. The check stage names every fault in the file at once.
 """
 

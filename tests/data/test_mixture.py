@@ -245,7 +245,7 @@ def test_copies_are_shuffled_anew_in_each_pass_and_by_each_seed():
 
 
 def test_copies_may_meet_in_a_batch_and_slots_do_not():
-    """What the two orders are compared for: 2.72 pairs a batch by docs/decisions.md's reckoning for these sizes."""
+    """What the two orders are compared for: 2.72 pairs a batch for these sizes (docs/methods/inflation.md)."""
     copies, slots = Copies(5000, 100_000, 10.0, 512, 0), made(5000, 100_000, 10.0, 512)
 
     def repeats(mixture):

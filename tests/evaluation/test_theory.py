@@ -62,7 +62,7 @@ def test_connectivity_grows_with_the_number_of_points_where_augmentation_is_weak
 
 
 def test_connectivity_in_the_plane_is_what_others_found(plane):
-    """An independent computation with other draws gave these for 200 to 800 points (the design's papers.md, 2.4)."""
+    """An independent computation with other draws gave these for 200 to 800 points."""
     expected = {0.4: (0.068, 0.070, 0.079), 0.6: (0.160, 0.156, 0.169), 0.8: (0.265, 0.257, 0.272)}
     for radius, values in expected.items():
         assert [plane[radius, n] for n in COUNTS[3:]] == pytest.approx(values, abs=0.035)

@@ -1,7 +1,7 @@
 """What holds for all values, drawn by hypothesis: artefacts written again have the same bytes, schedules their ends.
 
-The other properties are beside what has them: the mixture in test_inflation, orders in test_seeds, images in
-test_sampling and generators/test_ddpm, crashes in test_loop.
+The other properties are beside what has them: the mixture in data/test_mixture, orders in core/test_seeds, images
+in generators/test_sampling and generators/test_ddpm, crashes in engine/test_loop.
 """
 
 import itertools
