@@ -4,10 +4,10 @@ A method is a subclass of `Method` with a `loss`. It overrides what differs from
 the passes of the backbone that they cost, its phases (optimizer groups with a loss), what happens before and after a
 step, and what it saves beside the encoder. A method that sets GENERATOR needs a trained generator of that kind.
 
-All state (heads, momentum encoders, queues) is parameters and persistent buffers, so that checkpoints hold it. A method
-has no loop, logging or device call of its own, and an optimizer only as `Phase.build`. The batch that reaches a loss is
-a list of float tensors (B, C, H, W), one for each view, with this process's rows. A loss compares rows only after `distributed.gather`, and
-draws random numbers only from (seed, purpose, step).
+All state (heads, momentum encoders, queues) is parameters and persistent buffers, so that checkpoints hold it. A
+method has no loop, logging or device call of its own, and an optimizer only as `Phase.build`. The batch that reaches
+a loss is a list of float tensors (B, C, H, W), one for each view, with this process's rows. A loss compares rows only
+after `distributed.gather`, and draws random numbers only from (seed, purpose, step).
 """
 
 import importlib
