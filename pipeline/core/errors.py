@@ -36,8 +36,11 @@ class UserErrors(UserError):
         return "\n".join(map(str, self.faults))
 
 
-class Stopped(Exception):
-    """A signal ended the work after a checkpoint was written; `signum` is the signal's number."""
+class Stopped(BaseException):
+    """A signal ended the work after a checkpoint was written; `signum` is the signal's number.
+
+    No Exception, as KeyboardInterrupt is none: it may come anywhere, and where a file is read would pass for its fault.
+    """
 
     def __init__(self, message: str, signum: int):
         super().__init__(message)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pipeline.core import files
-from pipeline.core.errors import Stopped, UserError
+from pipeline.core.errors import UserError
 
 
 def save(path: Path, fingerprint: str, step: int, objects: dict[str, Any], rows: list[dict]) -> None:
@@ -29,7 +29,7 @@ def load(path: Path, fingerprint: str, objects: dict[str, Any]) -> tuple[int, li
                 raise zipfile.BadZipFile("a checksum is wrong")
         saved = torch.load(path, map_location="cpu", weights_only=True)
         made_by, found = saved["fingerprint"], set(saved["states"])
-    except (Stopped, MemoryError):
+    except MemoryError:
         raise
     except Exception as fault:  # a damaged file may provoke anything inside torch
         raise UserError(f"not a readable checkpoint ({type(fault).__name__})", path, "delete it") from fault

@@ -110,7 +110,7 @@ def _verdict(folder: Path, received: list[int], log: str) -> tuple[int, str]:
         return 128 + received[0], stops[0][1]
     if received:
         raise Stopped(_STOPPED, received[0])
-    if killed and not refusals:
+    if killed and not refusals + bugs:
         raise UserError(f"process {killed} was killed", remedy="run the same command to go on", code=RESOURCE)
     if told:
         return (refusals + bugs + lost + stops)[0]

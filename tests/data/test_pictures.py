@@ -193,7 +193,7 @@ def test_pipes_and_links_that_go_round_are_refused(tmp_path):
         pictures.find(tmp_path)
     (tmp_path / "pipe.png").unlink()
     (tmp_path / "round.png").symlink_to(tmp_path / "round.png")
-    with pytest.raises(UserError, match=r"round\.png: a link that leads out"):
+    with pytest.raises(UserError, match=r"round\.png: (a link that leads out|no file that can be read)"):
         pictures.find(tmp_path)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 import pipeline
-from pipeline.core.errors import UserError
+from pipeline.core.errors import Stopped, UserError
 from pipeline.params import reader
 from pipeline.params.schema import Params
 
@@ -582,3 +582,12 @@ def test_schema_has_no_default_anywhere():
         assert model.model_config["extra"] == "forbid"
         assert model.model_config["strict"]
         assert model.model_config["frozen"]
+
+
+def test_an_order_to_stop_while_it_reads_is_no_fault_of_the_file(monkeypatch):
+    def stopped(self, text):
+        raise Stopped("stopped", 15)
+
+    monkeypatch.setattr(reader.YAML, "get_constructor_parser", stopped)
+    with pytest.raises(Stopped):
+        reader.load(Path(pipeline.__file__).parents[1] / "params.yaml")
