@@ -161,7 +161,8 @@ def _torchvision(params: Dataset) -> Source:
         try:
             found = kind(params.path, **which)
         except ImportError as fault:
-            raise UserError("reading SVHN's MATLAB files needs scipy", params.path, "pip install scipy") from fault
+            needed = (getattr(fault, "name", None) or "scipy").partition(".")[0]  # scipy: for SVHN's MATLAB files
+            raise UserError(f"reading {params.name} needs {needed}", params.path, f"pip install {needed}") from fault
         except RuntimeError as fault:
             archive = getattr(kind, "filename", None) or f"{which['split']}_32x32.mat"
             remedy = f"`leaven fetch {params.name}` fetches it, or put {archive} there, unpacked if it is an archive"

@@ -223,6 +223,8 @@ def inception(weights: str, compute: Compute):
             copy = f"{folder}/weights.pth"
             torch.save(state, copy)
             network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=copy)
+    except MemoryError:
+        raise
     except Exception as fault:  # of many kinds, by what the file is instead
         what = f"not Inception's weights: {fault or type(fault).__name__}"
         raise UserError(what, weights, "name another file") from fault

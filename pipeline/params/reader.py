@@ -4,10 +4,11 @@ It is read by DVC's own call (dvc.utils.serialize, parse_yaml): what runs is wha
 file of parameters must not have is refused here: keys that stand twice or are no text, anchors, what does not print.
 """
 
+import contextlib
 import difflib
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import get_args, get_origin
 
@@ -66,13 +67,17 @@ def _read(text: str, look: Callable[[Node | None], None]) -> dict:
     yaml = YAML(typ="safe")
     yaml.max_depth = _DEEPEST
     yaml.allow_duplicate_keys = True  # _look tells of them, and of all
+    with _faults_of_the_text():
+        node = yaml.compose(text)
+    look(node)
+    with _faults_of_the_text():
+        return yaml.constructor.construct_document(node)
+
+
+@contextlib.contextmanager
+def _faults_of_the_text() -> Iterator[None]:
     try:
-        constructor, _ = yaml.get_constructor_parser(text)  # YAML.load in its two steps
-        node = constructor.composer.get_single_node()
-        look(node)
-        return constructor.construct_document(node)
-    except _Unread:
-        raise
+        yield
     except MarkedYAMLError as fault:
         mark, what = fault.problem_mark or fault.context_mark, " ".join(f"{fault.problem or fault.context}".split())
         known = {"'\\t'": "a tab where YAML wants blanks", "maximum depth": "nested too deeply"}

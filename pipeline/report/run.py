@@ -68,9 +68,11 @@ def _pictures() -> list[Markup]:
 
 
 def _read(name: str) -> pd.DataFrame:
-    """A table of plots/, as text; empty if it is not there."""
-    path = Path("plots") / f"{name}.csv"
-    return pd.read_csv(path, dtype=str, keep_default_na=False) if path.exists() else pd.DataFrame()
+    """A table of plots/, as text; empty if it is not there or holds nothing."""
+    try:
+        return pd.read_csv(Path("plots") / f"{name}.csv", dtype=str, keep_default_na=False)
+    except (FileNotFoundError, pd.errors.EmptyDataError):
+        return pd.DataFrame()
 
 
 def _curves() -> list[Markup]:

@@ -305,7 +305,7 @@ def test_stl10_is_read_with_its_unlabelled_images(tmp_path, monkeypatch):
     assert len(real.labelled_rows()) == 12
     assert len(real.classes) == 10
     (folder / "unlabeled_X.bin").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"stl10 is not there or damaged \(MD5\) - `make data NAME=stl10`"):
+    with pytest.raises(UserError, match=r"stl10 is not there or damaged \(MD5\) - `leaven fetch stl10`"):
         datasets.load(wanted)
 
 
@@ -430,7 +430,6 @@ def test_pictures_without_class_folders_have_no_labels(tmp_path):
     assert np.array_equal(real.images[:, 0, 0], real.orig_index[:, None] * [1, 2, 3])
 
 
-@pytest.mark.fault(25)
 def lone_test_image(folder: Path) -> None:
     """Of the class folders train/ is made, and test/ of one picture of the first."""
     for path in sorted(path for path in folder.iterdir() if path.is_dir()):
@@ -439,6 +438,7 @@ def lone_test_image(folder: Path) -> None:
     picture(folder / "test/cat/0.png", 3)
 
 
+@pytest.mark.fault(25)
 @pytest.mark.parametrize(
     ("harm", "says", "changes"),
     [

@@ -21,6 +21,7 @@ def marked() -> dict[int, set[str]]:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             for mark in getattr(node, "decorator_list", []):
                 if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.fault":
+                    assert node.name.startswith("test_"), f"{file}: pytest does not run {node.name}"
                     for row in mark.args:
                         found[row.value].add(f"{file}::{node.name.removeprefix('test_')}")
     return found

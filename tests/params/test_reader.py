@@ -588,6 +588,13 @@ def test_an_order_to_stop_while_it_reads_is_no_fault_of_the_file(monkeypatch):
     def stopped(self, text):
         raise Stopped("stopped", 15)
 
-    monkeypatch.setattr(reader.YAML, "get_constructor_parser", stopped)
+    monkeypatch.setattr(reader.YAML, "compose", stopped)
     with pytest.raises(Stopped):
         reader.load(Path(pipeline.__file__).parents[1] / "params.yaml")
+
+
+@pytest.mark.parametrize("head", ["%YAML 1.2\n---\n", "%YAML 1.1\n---\n", "---\n"])
+def test_a_head_that_dvc_reads_is_read(tmp_path, head):
+    text = (Path(pipeline.__file__).parents[1] / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(head + text)
+    assert reader.load(tmp_path / "params.yaml") == reader.load(Path(pipeline.__file__).parents[1] / "params.yaml")
