@@ -1,6 +1,7 @@
 """Clones that tests of the whole pipeline share. A stage costs seconds of imports, so each runs as seldom as can be."""
 
 import fcntl
+import gc
 import json
 import shutil
 import time
@@ -13,6 +14,15 @@ from tests.pipeline import clones
 
 settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)  # one commit, one verdict
 settings.load_profile("repeatable")
+
+
+gc.disable()  # while all is imported and collected; it would be looked through again and again
+
+
+def pytest_collection_finish():
+    """What is there by now stays."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Small parameters and data that several test files use."""
 
 import json
+import multiprocessing
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,6 +37,13 @@ _DDPM = {
     "checkpoint_every": 3,
     "seed": 0,
 }
+
+
+def forked(work: Callable[..., None], *arguments: object) -> multiprocessing.Process:
+    """A process of its own that does the work, to be signalled or to kill itself; as a fork it imports nothing."""
+    process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
+    process.start()
+    return process
 
 
 def ddpm_params(**changes) -> DDPM:

@@ -22,6 +22,7 @@ from pipeline.core import files, store
 from pipeline.core.errors import RESOURCE, UserError
 from pipeline.run import launch
 
+_TRIFLE = 1e6  # bytes that fit anywhere: DVC is not asked, for a second, where its cache is
 _LEAST_ON_GPU = 500e6  # bytes for the kernels of CUDA's libraries, before any network
 
 
@@ -104,7 +105,7 @@ def images(folder: Path, *splits: int) -> tuple[int, int]:
 def disks(needs: Needs) -> list[tuple[str, float, int]]:
     """(place, bytes of images at most, bytes free) of each file system that is written to."""
     work = Path(tempfile.gettempdir()) if os.environ.get("LEAVEN_STORE") == "off" else store.root()
-    cached = _dvc_cache() if needs.made else None
+    cached = _dvc_cache() if needs.made > _TRIFLE else None
     wanted = [(Path(), needs.made), *([(cached, needs.made)] if cached else []), (work, needs.kept)]
     found: dict[int, tuple[str, float, int]] = {}
     for place, size in wanted:

@@ -8,6 +8,7 @@ python -m stages.NAME KEY        of a stage that there is once for each entry of
 
 import argparse
 import contextlib
+import gc
 import hashlib
 import os
 import socket
@@ -42,8 +43,12 @@ def run(
 
     needs: of the same parameters, what must be there. parallel: whether PIPELINE_LAUNCH starts it in many processes.
     """
+    gc.freeze()  # what was imported stays, and is looked through no more
+    gc.enable()
     called = "@".join([name, *(word for word in sys.argv[1:2] if not word.startswith("-"))])  # finetune@0.1
-    sys.exit(_told(lambda: _run(name, main, needs, parallel), f"{called}: "))
+    code = _told(lambda: _run(name, main, needs, parallel), f"{called}: ")
+    gc.freeze()  # or Python would look through everything once more, for a second or two, before it ends
+    sys.exit(code)
 
 
 def _run(name: str, main: Callable, needs: Callable, parallel: bool) -> int:

@@ -124,7 +124,7 @@ def test_more_than_a_file_can_hold_is_refused_before_memory_is_taken(tmp_path, e
             with h5py.File(path, "w") as file:
                 how = {"chunks": (1000, 8, 8, 3), "compression": "gzip", "compression_opts": 9}
                 file.create_dataset("images", shape=(n, 8, 8, 3), dtype=np.uint8, **how)
-                file["images"][:2000] = 0
+                file["images"][:2000] = np.zeros((2000, 8, 8, 3), np.uint8)  # of a scalar h5py makes 2,000
     refused(huge, r"claims 1[\d,]+,000 bytes of images in a file of [\d,]+ - replace it")
     assert imports.count(huge) == 0
     assert imports.read(flat, 8, 3).shape == (2000, 8, 8, 3)

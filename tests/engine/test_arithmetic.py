@@ -51,22 +51,21 @@ def faults(times):
         x + 1
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-if {keep}:
-    arithmetic.prepare(COMPUTE)
 x = torch.rand(10_000_000)
 faults(3)
-print(faults(5))
+before = faults(20)
+arithmetic.prepare(COMPUTE)
+faults(3)
+print(before, faults(20))
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 def test_freed_memory_is_used_again_without_a_fault_a_page():
-    def found(keep: bool) -> int:
-        words, root = [sys.executable, "-c", _FAULTS.format(keep=keep)], Path(__file__).parents[2]
-        done = subprocess.run(words, cwd=root, stdout=-1, text=True, check=True)
-        return int(done.stdout)
-
+    words, root = [sys.executable, "-c", _FAULTS], Path(__file__).parents[2]
+    done = subprocess.run(words, cwd=root, stdout=-1, text=True, check=True)
+    before, after = map(int, done.stdout.split())
     pages = 40_000_000 // os.sysconf("SC_PAGESIZE")
-    if found(keep=False) < 4 * pages:
+    if before < 18 * pages:
         pytest.skip("this machine does without the setting: huge pages, or another allocator")
-    assert found(keep=True) < pages / 10
+    assert after < 3 * pages  # a small block may lie in the way: then the heap grows by a tensor, once

@@ -1,8 +1,7 @@
 import contextlib
+import os
 import pickle
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from diffusers.training_utils import EMAModel
 
 from pipeline.core.errors import Stopped, UserError
 from pipeline.engine import checkpoint
+from tests.toys import forked
 
 ROWS = [{"step": 2, "loss": 0.1 + 0.2}, {"step": 4, "loss": 1e-300}]
 
@@ -165,37 +165,33 @@ def test_a_torch_file_that_is_no_checkpoint_is_refused(tmp_path, content):
         checkpoint.load(tmp_path / "c.pt", "work", objects(0))
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import torch
-from pipeline.engine import checkpoint
+def save_and_die(path, when):
+    """A checkpoint of step 1, and the end while that of step 2 is written or gets its name."""
 
-def die(*arguments):
-    os.kill(os.getpid(), signal.SIGKILL)
+    def die(*arguments):
+        os.kill(os.getpid(), signal.SIGKILL)
 
-path, when = Path(sys.argv[1]), sys.argv[2]
-module = torch.nn.Linear(3, 3)
-with torch.no_grad():
-    module.weight.fill_(1.0)
-checkpoint.save(path, "work", 1, {"module": module}, [])
-with torch.no_grad():
-    module.weight.fill_(2.0)
-if when == "rename":
-    os.replace = die
-else:
-    Path.write_bytes = lambda self, data: (open(self, "wb").write(bytes(data)[:700]), die())
-checkpoint.save(path, "work", 2, {"module": module}, [])
-"""
+    module = torch.nn.Linear(3, 3)
+    with torch.no_grad():
+        module.weight.fill_(1.0)
+    checkpoint.save(path, "work", 1, {"module": module}, [])
+    with torch.no_grad():
+        module.weight.fill_(2.0)
+    if when == "rename":
+        os.replace = die
+    else:
+        write = Path.write_bytes
+        Path.write_bytes = lambda self, data: (write(self, bytes(data)[:700]), die())
+    checkpoint.save(path, "work", 2, {"module": module}, [])
 
 
 @pytest.mark.fault(5)
 @pytest.mark.parametrize("when", ["write", "rename"])
 def test_killed_while_saving_it_leaves_the_checkpoint_before(tmp_path, when):
     path = tmp_path / "c.pt"
-    root = Path(__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", KILLED, str(path), when], cwd=root, check=False)
-    assert done.returncode == -signal.SIGKILL
+    child = forked(save_and_die, path, when)
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
     module = torch.nn.Linear(3, 3)
     assert checkpoint.load(path, "work", {"module": module}) == (1, [])
     assert (module.weight == 1).all()

@@ -1,11 +1,12 @@
+import contextlib
 import itertools
 import math
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
+import time
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from pipeline.core import seeds
 from pipeline.core.errors import DIVERGED, Stopped, UserError
 from pipeline.engine import checkpoint, loop
 from pipeline.params.schema import Compute, Training
-from tests.toys import COMPUTE
+from tests.toys import COMPUTE, forked
 
 
 def schedule(**changes):
@@ -218,43 +219,41 @@ def test_a_signal_in_the_last_step_lets_the_run_finish(tmp_path):
     assert toy.train(tmp_path)[-1]["step"] == 17
 
 
-SLOW = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from tests.engine.test_loop import Stopped, Toy
+def slow(folder, told):
+    """A tenth of a second a step; each is told before it is taken, and the last one when a signal stopped it."""
 
-def tell(step):
-    print(step, flush=True)
-    time.sleep(0.1)
-    return 1.0
+    def tell(step):
+        told.send(step)
+        time.sleep(0.1)
+        return 1.0
 
-toy = Toy({step: lambda step=step: tell(step) for step in range(17)})
-try:
-    toy.train(Path(sys.argv[2]))
-except Stopped as stop:
-    print("stopped after", toy.taken[-1], flush=True)
-    sys.exit(128 + stop.signum)
-"""
+    toy = Toy({step: partial(tell, step) for step in range(17)})
+    try:
+        toy.train(folder)
+    except Stopped as stop:
+        told.send(toy.taken[-1])
+        sys.exit(128 + stop.signum)
 
 
 @pytest.mark.fault(6)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_process_that_was_signalled_goes_on_to_the_same_bits(tmp_path, number):
-    here = Path(__file__).parents[1]
-    command = [sys.executable, "-c", SLOW, str(here), str(tmp_path / "run")]
-    with subprocess.Popen(command, cwd=here.parent, stdout=subprocess.PIPE, text=True) as child:
-        while child.stdout.readline() != "7\n":
-            assert child.poll() is None
-        child.send_signal(number)
-        said = child.stdout.read()
+    heard, told = multiprocessing.Pipe(duplex=False)
+    child = forked(slow, tmp_path / "run", told)
+    told.close()
+    while heard.recv() != 7:
+        pass
+    os.kill(child.pid, number)
+    child.join()
     if number == signal.SIGTERM:
-        assert child.returncode == 143
-        stopped = int(said.split()[-1])
+        assert child.exitcode == 143
+        with contextlib.suppress(EOFError):
+            while True:
+                stopped = heard.recv()
         assert 7 <= stopped < 16
         start = stopped + 1
     else:
-        assert child.returncode == -9
+        assert child.exitcode == -9
         start = None
     straight, rest = Toy(), Toy()
     rows = straight.train(tmp_path / "straight")

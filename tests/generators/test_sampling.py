@@ -1,8 +1,6 @@
 import json
+import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -16,7 +14,7 @@ from pipeline.data import imports, shards
 from pipeline.engine import arithmetic
 from pipeline.generators import cards, ddpm, sampling
 from pipeline.params.schema import Generate
-from tests.toys import COMPUTE, ddpm_params
+from tests.toys import COMPUTE, ddpm_params, forked
 
 OWN = ddpm_params()
 SIZE, STEPS, BATCH, SHARD = 8, 2, 2, 4
@@ -174,42 +172,35 @@ def test_images_are_resized_to_the_datas_size(generator):
     assert pixels(fill(generator, 4, size=6)[0]).shape == (4, 6, 6, 1)
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import tests.generators.test_sampling as here
-from pipeline.core import files
-from pipeline.data import imports, shards
-from pipeline.engine import arithmetic
+def fill_and_die(generator, when):
+    """Sample into the store, killed at the second shard."""
+    write = files.write
 
-arithmetic.prepare(here.COMPUTE)
-when, write, done = sys.argv[3], files.write, []
-
-def dying(path, writer):
-    if path.name == "shard-00001.h5" and when == "before the shard":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if path.name == "shard-00001.h5" and when == "within the shard":
-        def half(temporary):
-            writer(temporary)
-            os.truncate(temporary, 500)
+    def dying(path, writer):
+        if path.name == "shard-00001.h5" and when == "before the shard":
             os.kill(os.getpid(), signal.SIGKILL)
-        write(path, half)
-    if path.name == "shard-00001.sha256" and when == "before its digest":
-        os.kill(os.getpid(), signal.SIGKILL)
-    write(path, writer)
+        if path.name == "shard-00001.h5" and when == "within the shard":
 
-files.write = dying
-here.fill(Path(sys.argv[2]), 12)
-"""
+            def half(temporary):
+                writer(temporary)
+                os.truncate(temporary, 500)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            write(path, half)
+        if path.name == "shard-00001.sha256" and when == "before its digest":
+            os.kill(os.getpid(), signal.SIGKILL)
+        write(path, writer)
+
+    files.write = dying
+    fill(generator, 12)
 
 
 @pytest.mark.fault(1, 2)
 @pytest.mark.parametrize("when", ["before the shard", "within the shard", "before its digest"])
 def test_killed_after_the_first_shard_it_goes_on_there(generator, store, calls, monkeypatch, tmp_path, when):
-    here = Path(__file__).parents[1]
-    command = [sys.executable, "-c", KILLED, str(here), str(generator), when]
-    assert subprocess.run(command, cwd=here.parent, check=False).returncode == -signal.SIGKILL
+    child = forked(fill_and_die, generator, when)
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
     (kept,) = store.rglob(shards.shard_name(0))
     before = identity(kept)
     made, _ = fill(generator, 12)

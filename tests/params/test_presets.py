@@ -1,7 +1,10 @@
 """Presets: what they hold, what a shell and DVC make of their words, and what --write does to a file."""
 
+import copy
+import functools
 import itertools
 import json
+import operator
 from pathlib import Path
 from typing import get_args
 
@@ -12,10 +15,11 @@ from dvc.utils.hydra import apply_overrides
 import pipeline
 from pipeline.core.errors import UserError
 from pipeline.params import presets, reader
-from pipeline.params.schema import Pretrain
+from pipeline.params.schema import Params, Pretrain
 
 REPOSITORY = Path(pipeline.__file__).parent.parent
 COMMITTED = (REPOSITORY / "params.yaml").read_text(encoding="utf-8")
+PLAIN = reader.parse(COMMITTED)[0]
 ALL = presets.names()
 WHOLE = {"smoke", "adainf-cifar10"}  # the others are parts, which go over the second
 METHODS = get_args(Pretrain.model_fields["method"].annotation)
@@ -41,26 +45,33 @@ def flat(path: Path) -> dict:
     return presets.leaves(reader.parse(path.read_text())[0])
 
 
+def checked(flat: dict[tuple, object]) -> Params:
+    """The committed parameters with these values, which the schema and all rules let pass."""
+    values = copy.deepcopy(PLAIN)
+    for (*where, key), value in flat.items():
+        functools.reduce(operator.getitem, where, values)[key] = value
+    params, faults = reader.validate(values)
+    assert faults == []
+    return params
+
+
 def test_there_is_a_smoke_preset_and_adainf():
     assert {"smoke", "adainf-cifar10"} <= set(ALL)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_preset_over_the_committed_file_passes_schema_and_rules(name, folder):
-    presets.write(composed(name), folder / "params.yaml")
-    reader.load(folder / "params.yaml")
+def test_preset_over_the_committed_file_passes_schema_and_rules(name):
+    checked(composed(name))
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_words_mean_to_dvc_what_write_writes(name, folder):
+def test_words_mean_to_dvc_what_the_preset_holds(name, folder):
     values = composed(name)
     words = " ".join(presets.words(values)).split()  # as a shell's $(...) takes them apart
     assert words[::2] == ["-S"] * len(values)
     apply_overrides(str(folder / "params.yaml"), words[1::2])
     by_dvc = reader.load(folder / "params.yaml")
-    (folder / "params.yaml").write_text(COMMITTED)
-    presets.write(values, folder / "params.yaml")
-    assert by_dvc == reader.load(folder / "params.yaml")
+    assert by_dvc == checked(values)
     for where, value in values.items():
         found = by_dvc
         for part in where:
@@ -90,13 +101,11 @@ def test_write_changes_the_preset_s_values_only_and_keeps_every_comment(name, fo
 
 @pytest.mark.parametrize("second", ALL)
 @pytest.mark.parametrize("first", sorted(WHOLE))
-def test_presets_compose_and_the_later_one_wins(first, second, folder):
-    path = folder / "params.yaml"
-    before = flat(path)
-    presets.write(presets.compose([first, second]), path)
-    assert flat(path) == before | presets.load(first) | presets.load(second)
+def test_presets_compose_and_the_later_one_wins(first, second):
+    values = presets.compose([first, second])
+    assert values == presets.load(first) | presets.load(second)
     if first == "adainf-cifar10" or second in WHOLE:
-        reader.load(path)
+        checked(values)
 
 
 def test_names_are_the_files_of_the_package():
@@ -257,9 +266,8 @@ def test_adainf_preset_is_the_paper_s_setting():
     assert (of["simclr.hidden_dim"], of["simclr.output_dim"]) == (2048, 256)
 
 
-def test_adainf_preset_leaves_to_the_committed_file_what_the_paper_shares_with_it(folder):
-    presets.write(presets.load("adainf-cifar10"), folder / "params.yaml")
-    params = reader.load(folder / "params.yaml")
+def test_adainf_preset_leaves_to_the_committed_file_what_the_paper_shares_with_it():
+    params = checked(presets.load("adainf-cifar10"))
     assert params.pretrain.weight_decay == 1e-4
     assert params.pretrain.momentum == 0.9
     assert params.simclr.temperature == 0.2
@@ -270,11 +278,9 @@ def test_adainf_preset_leaves_to_the_committed_file_what_the_paper_shares_with_i
 
 
 @pytest.mark.parametrize("key", CELLS, ids="-".join)
-def test_every_cell_of_the_main_table_passes_schema_and_rules_and_is_what_it_says(key, folder):
+def test_every_cell_of_the_main_table_passes_schema_and_rules_and_is_what_it_says(key):
     dataset, method, arm = key
-    for name in ROWS[key]["presets"].split():
-        presets.write(presets.load(name), folder / "params.yaml")
-    found = reader.load(folder / "params.yaml")
+    found = checked(presets.compose(ROWS[key]["presets"].split()))
     assert (found.dataset.name, found.pretrain.method) == (dataset, method)
     weak, ratio, weight = {"none": (2, 0, 1), "vanilla": (2, None, 1), "adainf": (1, None, 10)}[arm]
     assert (found.augment.strength, found.inflation.real_weight) == (weak, weight)
@@ -301,11 +307,9 @@ def test_the_table_names_each_cell_with_its_number_or_says_that_there_is_none():
 
 
 @pytest.mark.parametrize("key", NEIGHBOURS, ids="-".join)
-def test_every_neighbours_cell_passes_schema_and_rules_and_is_what_it_says(key, folder):
+def test_every_neighbours_cell_passes_schema_and_rules_and_is_what_it_says(key):
     dataset, method, arm = key
-    for name in ROWS[key]["presets"].split():
-        presets.write(presets.load(name), folder / "params.yaml")
-    found = reader.load(folder / "params.yaml")
+    found = checked(presets.compose(ROWS[key]["presets"].split()))
     assert (found.dataset.name, found.pretrain.method) == (dataset, method)
     assert (found.inflation.ratio, found.augment.strength) == (0, 2)
     assert found.pretrain.backbone.width == 64
@@ -334,9 +338,8 @@ def test_mixed_aes_preset_and_its_arms():
 
 
 @pytest.mark.parametrize("first", [[], ["smoke"]])
-def test_the_small_vit_composes_with_every_method(first, folder):
-    presets.write(presets.compose([*first, "vit"]), folder / "params.yaml")
-    values = reader.load(folder / "params.yaml").model_dump()
+def test_the_small_vit_composes_with_every_method(first):
+    values = checked(presets.compose([*first, "vit"])).model_dump()
     for method in METHODS:
         values["pretrain"]["method"] = method
         game = method == "joint_gan"  # which plays on with a GAN, and without positives
@@ -357,10 +360,9 @@ def test_the_small_vit_composes_with_every_method(first, folder):
     + [("gan", "joint_gan", arm) for arm in ("both", "static", "static_pair", "hard", "pair")],
     ids=" ".join,
 )
-def test_what_documents_compose_passes_schema_and_rules(names, folder):
+def test_what_documents_compose_passes_schema_and_rules(names):
     named = [name for name in names if name in ALL]  # simclr and both are what the others leave
-    presets.write(presets.compose(["adainf-cifar10", *named]), folder / "params.yaml")
-    params = reader.load(folder / "params.yaml")
+    params = checked(presets.compose(["adainf-cifar10", *named]))
     assert params.pretrain.method == names[1]
     assert params.augment.replace == (1.0 if names[0] in ("conditioned", "unclip") else 0.0)
     assert params.inflation.ratio == 0

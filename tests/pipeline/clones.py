@@ -12,13 +12,19 @@ import tempfile
 import time
 from pathlib import Path
 
+from tests.pipeline.warm import warmed
+
 ROOT = Path(__file__).parents[2]
 STAGES = ("check", "prepare", "generator", "generate", "positives", "quality", "pretrain", "linear_eval")
 MADE = ("data", "metrics", "plots")
 
 
-def environment(clone: Path, hold: str = "") -> dict[str, str]:
-    """This interpreter's `python` and `dvc`, a git identity, no setting of the user; counts go beside the clone."""
+def environment(clone: Path, hold: str = "", warm: bool = False) -> dict[str, str]:
+    """This interpreter's `python` and `dvc`, a git identity, no setting of the user; counts go beside the clone.
+
+    warm: stages are forks of a process that has imported torch (tests/pipeline/warm.py), for what kills no process.
+    """
+    first = [warmed()] if warm else []
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "DVC_", "LEAVEN_"))}
     beside = clone.parent / f"{clone.name}-beside"
     (beside / "counts").mkdir(parents=True, exist_ok=True)
@@ -27,7 +33,7 @@ def environment(clone: Path, hold: str = "") -> dict[str, str]:
         kept
         | dict.fromkeys(names, "test@example.org")
         | {
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PATH": os.pathsep.join([*first, str(Path(sys.executable).parent), os.environ["PATH"]]),
             "PYTHONPATH": str(ROOT / "tests/pipeline/counting"),
             "COUNTS": str(beside / "counts"),
             "HOLD": hold,
@@ -41,11 +47,10 @@ def environment(clone: Path, hold: str = "") -> dict[str, str]:
     )
 
 
-def run(clone: Path, *words: str, code: int | None = 0, timeout: float = 1200) -> str:
+def run(clone: Path, *words: str, code: int | None = 0, timeout: float = 1200, warm: bool = True) -> str:
     """Both outputs of a command in the clone, which must exit with `code` (None: with anything but 0)."""
-    done = subprocess.run(
-        words, cwd=clone, env=environment(clone), stdout=-1, stderr=-2, text=True, timeout=timeout, check=False
-    )
+    given = environment(clone, warm=warm and words[0] in ("dvc", "python"))
+    done = subprocess.run(words, cwd=clone, env=given, stdout=-1, stderr=-2, text=True, timeout=timeout, check=False)
     as_told = done.returncode == code if code is not None else done.returncode != 0
     assert as_told, f"{' '.join(words)}: exit code {done.returncode}\n{done.stdout}"
     return done.stdout

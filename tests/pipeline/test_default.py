@@ -46,7 +46,7 @@ def default(tree, tmp_path_factory):
     for name in ("metrics", "plots"):
         shutil.rmtree(clone / name)
     start = time.monotonic()
-    clones.run(clone, "dvc", "repro", timeout=3600)
+    clones.run(clone, "dvc", "repro", timeout=3600, warm=False)
     return SimpleNamespace(clone=clone, seconds=time.monotonic() - start, counts=clones.counts(clone))
 
 

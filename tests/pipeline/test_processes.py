@@ -46,6 +46,7 @@ def resumed(base, tmp_path_factory):
     return clone, said, first, before, clones.counts(clone)
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_shards_out_and_make_the_same_bytes(base, tmp_path):
     clone = without(base, "shards", tmp_path / "clone")
     shutil.rmtree(clone / "data/generated/inflation")

@@ -155,9 +155,9 @@ def test_the_key_changes_with_the_code_that_computes(write, monkeypatch):
 @pytest.mark.parametrize("name", [path.stem for path in sorted((REPOSITORY / "studies").glob("*.yaml"))])
 def test_studies_of_this_repository_fit_their_parameters_and_their_memory(name, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    study = cells.load(name)
+    study, committed = cells.load(name), reader.load()
     for cell in study.cells:
-        cells.resolve(cell, reader.load())
+        cells.resolve(cell, committed)
     known = {cell.name for cell in study.cells}
     there = rows.read(study.memory)
     assert {row["cell"] for row in there} <= known, "a row of a cell that the study no longer has"
