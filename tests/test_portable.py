@@ -9,8 +9,9 @@ import pipeline
 REPOSITORY = Path(pipeline.__file__).parent.parent
 # Missing for Leaven's own modules; what other packages do with them is for those to know.
 PROGRAM = """
-import builtins, ctypes, importlib, pkgutil, sys
+import builtins, ctypes, gc, importlib, pkgutil, sys
 
+gc.disable()
 UNIX = {"resource", "fcntl", "pwd", "grp", "termios"}
 given, library = builtins.__import__, ctypes.CDLL
 

@@ -121,7 +121,7 @@ def test_training_lowers_the_loss(name, tmp_path, monkeypatch):
     monkeypatch.setattr(heads.Queue, "add", lambda queue, keys: None)  # the batch's own old keys would be in it
     views = contract.views(16, name=name)
     task = loop.Task(built.phases(), lambda step: views, {"method": built}, built.before_step, built.after_step)
-    rows = loop.train(name, task, optimisation(60), COMPUTE, tmp_path, "work")
+    rows = loop.train(name, task, optimisation(30), COMPUTE, tmp_path, "work")
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert all(set(row) == set(rows[0]) for row in rows)
 

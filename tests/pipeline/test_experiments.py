@@ -17,13 +17,13 @@ SHARD_CALLS = 4  # UNet calls a shard: two batches, two solver steps
 
 @pytest.fixture(scope="module")
 def runs(base, tmp_path_factory):
-    """A copy of the run at ratio 1 with experiments at 2 (workspace) and 0.5 (temporary copy), in this order."""
+    """A copy of the run at ratio 1 with experiments at 2 (workspace) and 0.5 (temporary copy; to the images alone)."""
     clone = clones.copy(base.clone, tmp_path_factory.mktemp("experiments") / "clone")
     seen = SimpleNamespace(clone=clone, store=[stored(clone)], files=[clones.digests(clone)], counts=[], states=[])
     clones.run(clone, "git", "status")  # takes in the copies' new inodes
     for name, words in (
         ("more", ["-S", "inflation.ratio=2.0"]),
-        ("fewer", ["--temp", "-S", "inflation.ratio=0.5"]),
+        ("fewer", ["--temp", "-S", "inflation.ratio=0.5", "generate"]),
     ):
         clones.run(clone, "dvc", "exp", "run", "--name", name, *words)
         seen.counts.append(clones.counts(clone))
@@ -84,7 +84,7 @@ def test_generated_images_of_a_smaller_ratio_are_the_first_of_a_larger_one(runs)
 
 
 def test_temporary_copy_uses_the_clones_store_and_samples_nothing_that_is_there(runs):
-    assert clones.starts(runs.counts[1]) == ["check", "generate", "quality", "pretrain", "linear_eval"]
+    assert clones.starts(runs.counts[1]) == ["check", "generate"]
     assert "generate.forwards" not in runs.counts[1]
     assert runs.store[2] == runs.store[1]
 
