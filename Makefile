@@ -52,8 +52,8 @@ BOTH = OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-re
 test: $(VENV)/.dev
 	$(BOTH) -m "not slow"
 
-# The longest two files first, so that neither worker is at work much longer than the other.
-SLOW = tests/pipeline/test_study.py tests/pipeline/test_methods.py tests/pipeline/test_*.py tests/faults/test_*.py
+# The longest two files first, so that neither worker is at work much longer than the other; then all that have a slow one.
+SLOW = tests/pipeline/test_study.py tests/pipeline/test_methods.py $(shell grep -rl mark.slow tests --include=test_*.py)
 
 test-slow: $(VENV)/.dev
 	$(BOTH) -m "slow and not alone" $(SLOW)

@@ -1,4 +1,4 @@
-"""How long a stage takes until its work begins, against `import torch` alone (reported, no target).
+"""How long a stage takes that does no work, against `import torch` alone (reported, no target).
 
 python -m bench startup
 """
@@ -9,17 +9,17 @@ import sys
 from bench import pairs
 
 
-def process(code: str):
-    """A fresh interpreter that runs a line."""
-    return lambda: subprocess.run([sys.executable, "-c", code], check=True)
+def process(*words: str):
+    """A fresh interpreter."""
+    return lambda: subprocess.run([sys.executable, *words], stdout=subprocess.DEVNULL, check=True)
 
 
 def rows() -> list[pairs.Row]:
-    """The imports of the lightest stage, of the heaviest, and of one between."""
-    bare = process("import torch")
+    """The lightest stage, the heaviest, and one between: imports, params.yaml, a look at the machine."""
+    bare = process("-c", "import torch")
     return [
         pairs.compare(
-            f"startup, {name}", process(f"import stages.{name}"), bare, None, at_most=True, note="its imports"
+            f"startup, {name}", process("-m", f"stages.{name}", "--check"), bare, None, at_most=True, note="no work"
         )
         for name in ("check", "generator", "pretrain")
     ]

@@ -58,6 +58,7 @@ def test_a_fault_of_presets_or_changes_is_one_line_and_nothing_runs(words, line,
     assert clones.run(tree, "git", "for-each-ref", "refs/exps") == ""
 
 
+@pytest.mark.slow
 def test_an_experiment_has_the_values_of_presets_and_then_of_changes(small, tmp_path):
     clone = clones.copy(small, tmp_path / "clone")
     (clone / "not-tracked").write_text("x")

@@ -47,6 +47,7 @@ def test_the_page_is_short_and_says_of_every_file_that_changes_how(copy):
     assert set(changed) == named | {"docs/parameters.md", "docs/params.schema.json"}
 
 
+@pytest.mark.slow
 def test_the_repositorys_own_tests_hold_the_toys_to_the_contracts(copy):
     """The reader accepts values and presets, `load` finds each by its name, and the method passes its contract."""
     said = clones.run(copy, "python", "-m", "pytest", *FOUND, "-k", NAMED, "-m", "not slow", "--color=no", "-vv")

@@ -29,7 +29,7 @@ from tests.toys import ddpm_params
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), np.uint8)
 # FUZZ=5000 python -m pytest tests/faults/test_fuzz.py   looks further than a test run has the time for
-EXAMPLES = settings(max_examples=int(os.environ.get("FUZZ", "25")), suppress_health_check=list(HealthCheck))
+EXAMPLES = settings(max_examples=int(os.environ.get("FUZZ", "15")), suppress_health_check=list(HealthCheck))
 
 
 @contextlib.contextmanager

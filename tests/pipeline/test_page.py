@@ -85,6 +85,7 @@ def test_the_search_for_what_lies_outside_finds_it(bad):
     assert outside(Reader(bad))
 
 
+@pytest.mark.slow
 def test_the_page_refers_to_nothing_outside(page):
     text = page.read_text(encoding="utf-8")
     found = Reader(text)
@@ -94,6 +95,7 @@ def test_the_page_refers_to_nothing_outside(page):
     assert 'name="viewport"' in text
 
 
+@pytest.mark.slow
 def test_the_page_has_the_runs_numbers_and_figures(page, base):
     found = Reader(page.read_text(encoding="utf-8"))
     words = " ".join(found.words)
@@ -120,6 +122,7 @@ def test_a_fresh_clone_has_the_studies_part(tmp_path):
     assert clones.run(clone, "git", "status", "--porcelain") == ""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium and chromedriver (Debian's, installed by .ci/run)")
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False)], ids=["wide", "dark", "phone"])
 def test_a_browser_without_a_network_draws_every_figure(page, width, dark):

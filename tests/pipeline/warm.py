@@ -6,6 +6,7 @@ The tests that kill and signal processes, and the default preset from nothing, u
 
 import atexit
 import functools
+import gc
 import importlib
 import json
 import os
@@ -20,7 +21,8 @@ import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-COLD = ("stages.positives",)  # its unCLIP wants transformers, which counting/ hides from the others
+HIDDEN = ("scipy", "transformers")  # from diffusers, as counting/ does in the stages that use it
+COLD = ("stages.positives",)  # its unCLIP wants transformers
 # What stands for `python` on a test's PATH: hands a stage over, and becomes the interpreter for anything else.
 _PYTHON = f"""#!{sys.executable} -IS
 import json, os, socket, sys
@@ -50,13 +52,15 @@ def warmed() -> str:
 
 
 def _serve(listener: socket.socket) -> None:
-    sys.modules |= dict.fromkeys(("scipy", "transformers"))  # as counting/ does in a stage
+    gc.disable()
+    sys.modules |= dict.fromkeys(HIDDEN)
     for file in (ROOT / "stages").glob("*.py"):
         importlib.import_module(f"stages.{file.stem}")
     importlib.import_module("torch._dynamo")  # an optimizer would import it
     for name in list(sys.modules):
         if name.partition(".")[0] in ("pipeline", "stages", "tests"):
             del sys.modules[name]  # a clone has its own
+    gc.freeze()  # or a search for garbage in a fork would copy all of it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while listener in select.select([listener, sys.stdin], [], [])[0]:
         given, _ = listener.accept()
@@ -90,7 +94,8 @@ def _become(files: list[int], words: list[str], folder: str, environment: dict[s
     os.environ.update(environment)
     sys.argv, sys.orig_argv = [words[0], *words[1:]], ["python", "-m", *words]
     sys.path[:] = [folder, environment["PYTHONPATH"], *(path for path in sys.path if path not in ("", str(ROOT)))]
-    sys.modules.pop("sitecustomize", None)
+    for name in (*HIDDEN, "sitecustomize"):
+        sys.modules.pop(name, None)
     counting = importlib.import_module("sitecustomize")
     for name in counting.AFTER_IMPORT.keys() & sys.modules.keys():
         counting.AFTER_IMPORT[name](sys.modules[name])
