@@ -28,9 +28,7 @@ def prepare(compute: Compute) -> None:
     """
     _keep_freed_memory()
     torch.set_num_threads(compute.threads)
-    if (
-        compute.device == "cuda"
-    ):  # what runs here on a CPU is deterministic anyway, and asking costs an import of seconds
+    if compute.device == "cuda":  # on a CPU all is deterministic anyway, and asking costs an import of seconds
         torch.use_deterministic_algorithms(True)
     if compute.device == "cpu" and compute.precision == "bf16":
         slower = product_seconds(torch.bfloat16) / product_seconds(torch.float32)
