@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import pipeline
 
 REPOSITORY = Path(pipeline.__file__).parent.parent
@@ -46,6 +48,7 @@ print("\\n".join(faults))
 """
 
 
+@pytest.mark.slow
 def test_every_module_imports_without_what_windows_lacks():
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -59,6 +59,7 @@ def test_everything_is_compared(alone):
     assert any(key.startswith("after momentum_encoder") for key in alone["method byol"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMPUTED)
 def test_every_process_finds_what_one_finds_alone(name, alone, together):
     """To 1e-5 in fp32; gradients as one vector, which another order of rows moves by up to 2e-5, to 5e-5; after three
@@ -76,6 +77,7 @@ def test_every_process_finds_what_one_finds_alone(name, alone, together):
             assert (there - expected).abs().max() <= allowed * max(1, expected.abs().max()), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMPUTED)
 def test_processes_hold_the_same_bits(name, together):
     first, second = (process["computed"][name] for process in together)
@@ -95,6 +97,7 @@ def test_a_share_alone_has_other_gradients(name, alone):
     assert (there - expected).norm() > 0.1 * expected.norm()
 
 
+@pytest.mark.slow
 def test_processes_agree_and_each_has_its_share(together):
     assert [process["job"] for process in together] == [
         {

@@ -139,6 +139,7 @@ def test_a_second_repro_is_turned_away_by_dvc_and_changes_nothing(clone, whole):
     assert clones.digests(clone) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.fault(25)
 def test_pictures_of_any_name_and_number_are_read_in_the_order_of_their_bytes(tmp_path):
     """Of ten thousand, some with names that are no text: the order is the same however they were made."""

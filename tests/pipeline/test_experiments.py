@@ -12,6 +12,7 @@ import yaml
 
 from tests.pipeline import clones
 
+pytestmark = pytest.mark.slow
 SHARD_CALLS = 4  # UNet calls a shard: two batches, two solver steps
 
 
@@ -94,7 +95,6 @@ def test_temporary_copy_leaves_the_workspace_alone(runs):
     assert runs.states[1] == runs.states[0]
 
 
-@pytest.mark.slow
 def test_no_generated_images_and_no_generator_is_a_run_like_any_other_and_has_its_plots(base, tmp_path):
     clone = clones.copy(base.clone, tmp_path / "clone")
     clones.run(clone, "dvc", "exp", "run", "-S", "inflation.ratio=0", "-S", "generator.source=none")
@@ -131,7 +131,6 @@ def test_exp_show_has_a_row_with_parameters_and_metrics_for_each_experiment(runs
         assert float(rows[name][column]) == pytest.approx(judged["top1"], abs=1e-4)
 
 
-@pytest.mark.slow
 def test_queued_experiments_share_the_store_and_bring_their_metrics(base, tmp_path):
     clone = clones.copy(base.clone, tmp_path / "clone")
     before = stored(clone)
