@@ -10,7 +10,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 help:
 	@echo "make repro      set up and run the pipeline, then print its table"
 	@echo "make report     one HTML file of the studies and of the run at hand"
-	@echo "make test       set up and run the tests (10 minutes on two cores, 16 on slow ones)"
+	@echo "make test       set up and run the tests (10 minutes on two slow cores)"
 	@echo "make test-slow  the long ones: experiments in the queue, more kills, the default preset from nothing"
 	@echo "make verify     the smoke pipeline twice, once killed again and again: are all bytes the same?"
 	@echo "make bench      ours against lightly, kornia and diffusers, in ratios: half an hour, with nothing else running"
