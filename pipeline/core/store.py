@@ -172,6 +172,13 @@ def _age(folder: Path) -> float:
     return time.time() - (folder / _USED).stat().st_mtime
 
 
+def note(name: str, lines: list[str]) -> Path:
+    """Write a list that is too long for a message, a line each, and say where it is: it outlives a temporary copy."""
+    folder = Path(tempfile.gettempdir()) if os.environ.get("LEAVEN_STORE") == "off" else root()
+    files.write_text(folder / name, "".join(f"{line}\n" for line in lines))
+    return folder / name
+
+
 def listing(days: float | None = None) -> Iterator[str]:
     """A line for each piece of work: its size and when it was last used. days: delete what was not used for so long."""
     whole = gone = 0
