@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 from pipeline.core import files
 from pipeline.core.errors import UserError
-from pipeline.params import positives
+from pipeline.params import positives, sizes
 from pipeline.params.data import shape
+from pipeline.params.schema import Params
 from pipeline.run import machine, stage
 
 
@@ -38,9 +39,33 @@ def absent(params: SimpleNamespace) -> Iterator[UserError]:
         if not Path(path).exists():
             remedy = f"set it to one that does; a run in a copy (--temp, --queue) wants -C {path} as well"
             yield UserError(f"{path} does not exist", f"params.yaml: {name}", remedy)
+    yield from misfits(params)
     cores = os.cpu_count() or 1
     if params.compute.threads > cores:
         yield UserError(f"{params.compute.threads} > {cores} cores here", "params.yaml: compute.threads")
+
+
+def misfits(params: SimpleNamespace) -> Iterator[UserError]:
+    """All that is wrong with folders of pictures and the sizes asked of them, and sizes that would do."""
+    sets = {f"transfer.{key}": found.dataset(1, 1) for key, found in params.transfer.items()}
+    for key, d in {"dataset": params.dataset, **sets}.items():
+        if d.name != "folder" or not Path(d.path).is_dir():
+            continue
+        from pipeline.data import folders  # numpy and Pillow
+
+        try:
+            listing = folders.look(d)
+        except UserError as fault:
+            yield from fault.faults
+            continue
+        wrong = folders.misfits(listing, d)
+        yield from [*listing.faults, *wrong]
+        if wrong and key == "dataset":
+            pictures = len(listing.train)
+            words = sizes.fitting(Params.model_construct(**vars(params)), pictures, drawn=listing.test is None)
+            told = " ".join(f"-S {name}={value}" for name, value in words.items())
+            what = f"{pictures:,} pictures; what would fit: {told}"
+            yield UserError(what if words else f"{pictures} pictures are fewer than {sizes.FEWEST}", d.path)
 
 
 def main(params: SimpleNamespace) -> None:

@@ -5,7 +5,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from pipeline.core import files, outputs, sources, store
-from pipeline.data import datasets, shards
+from pipeline.core.errors import UserError
+from pipeline.core.progress import log
+from pipeline.data import datasets, folders, shards
 from pipeline.params.data import shape
 from pipeline.run import machine, stage
 
@@ -14,8 +16,14 @@ def needs(params: SimpleNamespace) -> machine.Needs:
     d = params.dataset
     side, channels, whole = shape(d)
     part = d.train_size + d.labelled_size + d.validation_size + d.spare_size
-    image = side * side * channels
-    return machine.Needs(params.outs, made=part * image, memory=((whole or part) + part) * image)
+    image, faults = side * side * channels, []
+    if d.name == "folder" and Path(d.path).exists():
+        try:
+            log(f"prepare: {d.path}: {folders.read(d).told()}")
+        except UserError as fault:
+            faults = fault.faults
+    memory = ((whole or part) + part) * image
+    return machine.Needs(params.outs, made=part * image, memory=memory, faults=tuple(faults))
 
 
 def main(params: SimpleNamespace) -> None:

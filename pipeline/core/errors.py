@@ -17,6 +17,7 @@ class UserError(Exception):
     def __init__(self, what: str, where: str = "", remedy: str = "", code: int = REFUSED):
         super().__init__(what, where, remedy)
         self.what, self.where, self.remedy, self.code = what, str(where), remedy, code
+        self.faults = [self]
 
     def __str__(self) -> str:
         what = self.what if len(self.what) <= LONGEST else f"{self.what[:LONGEST]} ..."

@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.core import seeds
-from pipeline.core.errors import UserError
+from pipeline.core import seeds, store
+from pipeline.core.errors import UserError, UserErrors
 from pipeline.core.progress import log
-from pipeline.data import pictures
-from pipeline.data.shards import LABELLED, SPARE, TEST, TRAIN, VALIDATION, Part, RealSet, among
+from pipeline.data import folders, pictures
+from pipeline.data.shards import LABELLED, SPARE, TEST, TRAIN, VALIDATION, Part, RealSet, among, digests
 from pipeline.params.schema import Dataset
 
 # sha256 of the four decompressed files of Fashion-MNIST, as Zalando Research published them
@@ -30,44 +30,40 @@ FASHION_MNIST = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 
-SHOWN = 10  # names in an error message
 TINY_IMAGENET = (64, 3, 100_000, 10_000)  # pixels, channels, pictures in train/ and in val/
 
 
 class Source(NamedTuple):
     """A whole set: training images, test images, classes.
 
-    Of a folder of pictures, for training and test images each: rows, in the folder's own order, if one list was split;
-    files.
+    rows: of the training and of the test images, in the folder's own order, where one list of pictures was split.
+    alone: bool (N,), the training images that equal no other; None of a published set, whose split others report on.
     """
 
     train: Part
     test: Part
     classes: list[str]
     rows: tuple[np.ndarray, np.ndarray] | None = None
-    files: tuple[list[Path], list[Path]] | None = None
+    alone: np.ndarray | None = None
 
 
 def load(params: Dataset) -> RealSet:
     """The images that take part: train, further labelled ones, validation, spare ones, the official test set.
 
-    Rows are stored in this order; train and labelled rows in one stratified order. If training images are test images
-    too, a folder is refused; of published sets, whose split others report on, a message counts them.
+    Rows are stored in this order; train and labelled rows in one stratified order. Of pictures that are there twice
+    none is a validation, spare or drawn test image. If training images are test images too, a folder with train/ and
+    test/ is refused; of published sets, whose split others report on, a message counts them.
     """
     path = Path(params.path)
     if not path.exists():
         raise UserError("not found", path, "put the data set there, or set the path to where it is")
     source = _READERS[params.name](params)
     (train_images, train_labels), (test_images, test_labels) = source.train, source.test
-    if len(test_labels) < 2:
-        raise UserError(f"{len(test_labels)} test images", path, "an accuracy needs two at least")
-    parts = split(params, train_labels)
+    parts = split(params, train_labels, source.alone)
     kept = np.concatenate([rows for _, rows in parts])
-    copies = kept[among(train_images[kept], test_images)]
-    if len(copies) and source.files:
-        _refuse(copies, source, path)
-    if len(copies):
-        log(f"{len(copies):,} images of {params.name} are test images too: the published split has them so")
+    copies = int(among(train_images[kept], test_images).sum())
+    if copies:
+        log(f"{copies:,} images of {params.name} are test images too: the published split has them so")
     train_rows, test_rows = source.rows or (np.arange(len(train_labels)), np.arange(len(test_labels)))
     codes = [*parts, (TEST, test_labels)]
     return RealSet(
@@ -81,35 +77,29 @@ def load(params: Dataset) -> RealSet:
     )
 
 
-def _refuse(copies: np.ndarray, source: Source, root: Path) -> None:
-    """copies: rows of training images that are among the test images."""
-    twins = {image.tobytes(): name for image, name in zip(source.test[0], source.files[1], strict=True)}
-    pairs = []
-    for row in copies[:SHOWN]:
-        one, two = source.files[0][row], twins[source.train[0][row].tobytes()]
-        pairs.append(f"{str(one.relative_to(root))!r} = {str(two.relative_to(root))!r}")
-    more = ", ..." if len(copies) > SHOWN else ""
-    what = f"{len(copies):,} images to learn from are test images too: {', '.join(pairs)}{more}"
-    raise UserError(what, root, "remove one of each pair, or the accuracy is of what was seen")
+def split(params: Dataset, labels: np.ndarray, alone: np.ndarray | None = None) -> list[tuple[int, np.ndarray]]:
+    """(code of `split`, rows of the training images) of every part, test left out; labels: int64 (N,), -1 = none.
 
-
-def split(params: Dataset, labels: np.ndarray) -> list[tuple[int, np.ndarray]]:
-    """(code of `split`, rows of the training images) of every part, test left out; labels: int64 (N,), -1 = none."""
+    alone: bool (N,), the images that may be validation or spare ones; None: all.
+    """
+    alone = np.ones(len(labels), bool) if alone is None else alone
     order = stratified_order(labels, params.seed)
     known = order[labels[order] >= 0] if (labels >= 0).any() else order
-    validation = known[: params.validation_size]
+    validation = known[alone[known]][: params.validation_size]
+    beyond = params.beyond(len(order), len(known))
+    faults = [UserError(f"{name} {what}", params.path, "lower it") for name, what in beyond]
+    if len(validation) < params.validation_size:
+        what = f"validation_size {params.validation_size} > {len(validation)} images without a copy"
+        faults.append(UserError(what, params.path, "lower it, or remove the copies"))
+    if faults:
+        raise UserErrors(faults)
     pool, known = (rows[~np.isin(rows, validation)] for rows in (order, known))
-    for name, there in (("train_size", pool), ("labelled_size", known)):
-        if getattr(params, name) > len(there):
-            alike = "" if len(known) == len(pool) or name == "train_size" else " with labels"
-            what = f"{name} {getattr(params, name)} + validation_size {params.validation_size}"
-            what = f"{what} > {len(there) + len(validation)} images{alike}"
-            raise UserError(what, params.path, "lower one of them")
     train, labelled = pool[: params.train_size], known[: params.labelled_size]
     labelled = labelled[~np.isin(labelled, train)]
-    left = pool[~np.isin(pool, np.concatenate([train, labelled]))]
+    left = pool[~np.isin(pool, np.concatenate([train, labelled])) & alone[pool]]
     if params.spare_size > len(left):
-        raise UserError(f"spare_size {params.spare_size} > {len(left)} images left", params.path, "lower it")
+        what = f"spare_size {params.spare_size} > {len(left)} images left"
+        raise UserError(f"{what}{'' if alone.all() else ' that have no copy'}", params.path, "lower it")
     return [(TRAIN, train), (LABELLED, labelled), (VALIDATION, validation), (SPARE, left[: params.spare_size])]
 
 
@@ -197,45 +187,49 @@ def _tiny_imagenet(params: Dataset) -> Source:
 
 def _folder(params: Dataset) -> Source:
     """Pictures in class folders, or without classes; below train/ and test/, or with test images drawn by the seed."""
-    root, rows = Path(params.path), None
-    if params.test_size is None:
-        for part in ("train", "test"):
-            if not (root / part).is_dir():
-                raise UserError("not found", root / part, "make it, or set test_size")
-        train, test = (_with_classes(root / part) for part in ("train", "test"))
-        classes = sorted(set(train.values()))
-        strange = sorted(set(test.values()) - set(classes))
-        if strange:
-            raise UserError(f"{strange[0] or 'no class'} is no class of train/", root / "test", "remove it")
-    else:
-        if (root / "train").is_dir() and (root / "test").is_dir():
-            raise UserError("holds train/ and test/", root, "set test_size to null: test/ is the test set")
-        found = _with_classes(root)
-        if params.test_size >= len(found):
-            raise UserError(f"test_size {params.test_size} >= {len(found)} pictures", root, "lower test_size")
-        classes, pairs = sorted(set(found.values())), list(found.items())
-        order = stratified_order(_numbers(found, classes), params.seed)
-        rows = np.sort(order[params.test_size :]), np.sort(order[: params.test_size])
-        train, test = (dict(pairs[row] for row in part) for part in rows)
-    source = _pictured(train, test, classes, params.image_size, params.channels)
-    return source._replace(rows=rows, files=(list(train), list(test)))
+    listing = folders.read(params)
+    source = _pictured(listing.train, listing.test or {}, listing.classes, params.image_size, params.channels)
+    (images, labels), test = source.train, source.test
+    alone = _alone(images)
+    if len(alone) > alone.sum():
+        log(f"{(~alone).sum():,} of {len(alone):,} pictures equal another: they are for learning alone, none judges")
+    if listing.test:
+        _refuse_copies(source, listing, Path(params.path))
+        return source._replace(alone=alone)
+    order = stratified_order(labels, params.seed)
+    drawn = order[alone[order]][: params.test_size]
+    if len(drawn) < params.test_size:
+        what = f"test_size {params.test_size} > {len(drawn)} pictures without a copy"
+        raise UserError(what, params.path, "lower it, or remove the copies")
+    rows = np.setdiff1d(order, drawn), np.sort(drawn)
+    (train, test) = ((images[part], labels[part]) for part in rows)
+    return Source(train, test, source.classes, rows, alone[rows[0]])
 
 
-def _with_classes(root: Path) -> dict[Path, str]:
-    """The pictures of a folder, and the class folder of each; "" for all if there are no class folders."""
-    parts = {path: path.relative_to(root).parts for path in pictures.find(root)}
-    odd = [names[0] for names in parts.values() if len(names) > 1 and not names[0].isprintable()]
-    if odd:
-        raise UserError(f"class folder {odd[0]!r} has characters that do not print", root, "rename it")
-    flat = [path for path, names in parts.items() if len(names) == 1]
-    if flat and len(flat) < len(parts):
-        raise UserError("lies beside class folders", flat[0], "put every picture into a class folder, or none")
-    return {path: "" if flat else names[0] for path, names in parts.items()}
+def _alone(images: np.ndarray) -> np.ndarray:
+    """Which images (N, H, W, C) equal no other byte for byte: bool (N,)."""
+    _, which, count = np.unique(digests(images), return_inverse=True, return_counts=True)
+    return count[which] == 1
+
+
+def _refuse_copies(source: Source, listing: folders.Listing, root: Path) -> None:
+    """A UserError that names every picture of train/ whose pixels are those of one of test/."""
+    twins = dict(zip(digests(source.test[0]), listing.test, strict=True))
+    both = zip(digests(source.train[0]), listing.train, strict=True)
+    pairs = [(path, twins[digest]) for digest, path in both if digest in twins]
+    if not pairs:
+        return
+    names = [" = ".join(repr(str(path.relative_to(root))) for path in pair) for pair in pairs]
+    what = f"{len(pairs):,} images to learn from are test images too: {', '.join(names[: folders.SHOWN])}"
+    if len(pairs) > folders.SHOWN:
+        what += f", ...; all of them: {store.note('copies.txt', names)}"
+    raise UserError(what, root, "remove one of each pair, or the accuracy is of what was seen")
 
 
 def _pictured(train: dict[Path, str], test: dict[Path, str], classes: list[str], size: int, channels: int) -> Source:
-    """The set of these pictures, path -> class each."""
-    parts = [(pictures.read_all(list(part), size, channels), _numbers(part, classes)) for part in (train, test)]
+    """The set of these pictures, path -> class each; all are read together, since some rules look at the whole set."""
+    images = pictures.read_all([*train, *test], size, channels)
+    parts = zip(np.split(images, [len(train)]), (_numbers(part, classes) for part in (train, test)), strict=True)
     return Source(*parts, [name or "no class" for name in classes])
 
 

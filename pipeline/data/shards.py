@@ -60,12 +60,13 @@ class RealSet:
 
 def among(images: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Which images (N, H, W, C) equal one of the others (M, H, W, C) byte for byte: bool (N,)."""
-
-    def digests(x: np.ndarray) -> list[bytes]:
-        return [hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest() for image in x]
-
     known = set(digests(others))
     return np.array([digest in known for digest in digests(images)], dtype=bool)
+
+
+def digests(images: np.ndarray) -> list[bytes]:
+    """16 bytes of each image (N, H, W, C), the same for equal bytes alone."""
+    return [hashlib.blake2b(np.ascontiguousarray(image), digest_size=16).digest() for image in images]
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str, object]) -> None:
@@ -97,11 +98,15 @@ def write_real(folder: Path, real: RealSet) -> None:
 
 
 def counts(real: RealSet) -> dict[str, int]:
-    """Images of each split, and how many of the others are test images too."""
+    """Images of each split, and how many of the others are test images too; classes, and images of the extreme ones."""
     codes = {"train": TRAIN, "labelled_only": LABELLED, "validation": VALIDATION, "spare": SPARE, "test": TEST}
     found = {name: int((real.split == code).sum()) for name, code in codes.items()}
     test = real.split == TEST
-    return found | {"shared_with_test": int(among(real.images[~test], real.images[test]).sum())}
+    found["shared_with_test"] = int(among(real.images[~test], real.images[test]).sum())
+    each = np.bincount(real.labels[real.labels >= 0], minlength=len(real.classes))
+    if not each.any():
+        return found | {"classes": 0}
+    return found | {"classes": len(each), "rarest_class": int(each.min()), "commonest_class": int(each.max())}
 
 
 def read_real(folder: Path) -> RealSet:

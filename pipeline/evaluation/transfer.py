@@ -10,16 +10,14 @@ from pipeline.core.progress import bar
 from pipeline.data import datasets, pictures, shards
 from pipeline.evaluation import linear_eval
 from pipeline.networks import backbones
-from pipeline.params.schema import Compute, Dataset, LinearEval, TransferSet
+from pipeline.params.schema import Compute, LinearEval, TransferSet
 
 BUDGETS = ("train",)
 
 
 def load(params: TransferSet, size: int, channels: int) -> shards.RealSet:
     """The set at the encoder's size and channels; `labelled_rows` are the images to learn from."""
-    pictured = {"image_size": size, "channels": channels} if params.name == "folder" else {}
-    asked = {"image_size": None, "channels": None, **params.model_dump(), **pictured}
-    real = datasets.load(Dataset(**asked, labelled_size=params.train_size, spare_size=0))
+    real = datasets.load(params.dataset(size, channels))
     return dataclasses.replace(real, images=pictures.resized(real.images, size, channels))
 
 

@@ -81,10 +81,13 @@ class Dataset(Section):
     def split(self) -> Faults:
         """The split fits the set."""
         _, _, images = shape(self)
-        if images is None:
-            return
-        alike = " with labels" if self.name in WITH_LABELS else ""
-        for name, there, words in (("train_size", images, ""), ("labelled_size", labelled(self.name), alike)):
+        if images is not None:
+            yield from self.beyond(images, labelled(self.name))
+
+    def beyond(self, images: int, known: int) -> Faults:
+        """The parts that are larger than what there is: training images, of which so many have a label."""
+        alike = " with labels" if known < images else ""
+        for name, there, words in (("train_size", images, ""), ("labelled_size", known, alike)):
             wanted = getattr(self, name)
             if wanted + self.validation_size > there:
                 yield name, f"{wanted} + validation_size {self.validation_size} > {there} images{words}"

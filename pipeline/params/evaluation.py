@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from pipeline.params.data import SetName, its_own, labelled
+from pipeline.params.data import Dataset, SetName, its_own, labelled
 from pipeline.params.ranges import Count, CountOrZero, Positive, Seed, Several, Share, Strength
 from pipeline.params.training import Training
 from pipeline.params.types import Faults, Section, rule
@@ -69,6 +69,12 @@ class TransferSet(Section):
         if there and self.train_size + self.validation_size > there:
             what = f"{self.train_size} + validation_size {self.validation_size} > {there} images with labels"
             yield "train_size", what
+
+    def dataset(self, size: int | None, channels: int | None) -> Dataset:
+        """The same as a data set of its own whose labels to learn from are `train_size`; a folder's at this size."""
+        pictured = {"image_size": size, "channels": channels} if self.name == "folder" else {}
+        asked = {"image_size": None, "channels": None, **self.model_dump(), **pictured}
+        return Dataset(**asked, labelled_size=self.train_size, spare_size=0)
 
 
 class FineTune(Training):

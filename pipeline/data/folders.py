@@ -1,0 +1,157 @@
+"""A folder of pictures as a data set: its classes and parts, what is passed over, and whether the sizes fit.
+
+Only names are looked at, so all of it is known, and every fault told at once, before the first picture is decoded.
+"""
+
+import unicodedata
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.core.errors import UserError, UserErrors
+from pipeline.data import pictures
+from pipeline.params.schema import Dataset
+
+SHOWN = 10  # names in a message
+# What people call the parts of a set, and the kinds of file in it. One of them may be a class, as CIFAR-100's `train`.
+_PARTS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
+_PARTS |= {"images", "imgs", "jpegimages", "pictures", "masks", "labels", "annotations", "segmentations", "thumbnails"}
+
+
+class Listing(NamedTuple):
+    """The pictures of a folder, each with its class, "" where there are none; in the order of the bytes of their paths.
+
+    test: None where test images are to be drawn from `train`. passed_over: pictures that no part has, by folder.
+    faults: what is wrong with the folder, whatever the sizes.
+    """
+
+    train: dict[Path, str]
+    test: dict[Path, str] | None
+    classes: list[str]
+    passed_over: dict[str, int]
+    faults: list[UserError]
+
+    def told(self) -> str:
+        """What was understood, in a line."""
+        test = self.test or {}
+        count = Counter([*self.train.values(), *test.values()])
+        each = ", ".join(f"{name} {n:,}" for name, n in sorted(count.items())[:SHOWN])
+        each += f", ... ({min(count.values()):,} to {max(count.values()):,} a class)" if count[SHOWN:] else ""
+        labels = f"{len(self.classes)} classes: {each}"
+        if self.classes == [""]:
+            labels = "no classes, since no picture lies in a class folder"
+        over = "".join(f", {n:,} in {name}/ passed over" for name, n in self.passed_over.items())
+        parts = f" ({len(self.train):,} in train/, {len(test):,} in test/)" if test else ""
+        return f"{labels}; {count.total():,} pictures{parts}{over}"
+
+
+def read(dataset: Dataset) -> Listing:
+    """The pictures of `dataset.path`; UserErrors that name all that is wrong with them or with the sizes."""
+    listing = look(dataset)
+    faults = [*listing.faults, *misfits(listing, dataset)]
+    if faults:
+        raise UserErrors(faults)
+    return listing
+
+
+def look(dataset: Dataset) -> Listing:
+    """The pictures of `dataset.path`, whatever the sizes; UserErrors if they cannot be listed."""
+    root, faults = Path(dataset.path), []
+    parts = [root / name for name in ("train", "test")]
+    there = [part for part in parts if part.is_dir()]
+    if dataset.test_size is None and len(there) == 1:
+        missing = next(part for part in parts if part not in there)
+        raise UserError(
+            "not found", missing, "make it, or set test_size and let dataset.path lead to the class folders"
+        )
+    if dataset.test_size is not None and len(there) == 2:
+        faults.append(UserError("holds train/ and test/", root, "set test_size to null: test/ is the test set"))
+    drawn = not there if dataset.test_size is None else len(there) < 2
+    found, unread = [], []
+    for part in [root] if drawn else parts:
+        try:
+            found.append(_with_classes(part, faults))
+        except UserError as fault:
+            unread += fault.faults
+    if unread:
+        raise UserErrors(faults + unread)
+    train, test = (found[0], None) if drawn else found
+    classes = sorted(set(train.values()))
+    strange = [name or "no class" for name in sorted(set((test or {}).values()) - set(classes))]
+    if strange:
+        remedy = "put pictures of it into train/ too, or move it out of test/"
+        faults.append(UserError(f"{_some(strange)}: no class of train/", root / "test", remedy))
+    if len(classes) == 1 and classes != [""]:
+        what = f"all {len(train):,} pictures are of one class, {classes[0]!r}, so there is nothing to tell apart"
+        inside = root / classes[0] if drawn else f"{root}/*/{classes[0]}"
+        remedy = f"if {inside} holds the class folders, or pictures without classes, let dataset.path lead there"
+        faults.append(UserError(what, root, remedy))
+    return Listing(train, test, classes, {} if drawn else _passed_over(root, parts), faults)
+
+
+def misfits(listing: Listing, dataset: Dataset) -> list[UserError]:
+    """The sizes of `dataset` that ask for more pictures than there are."""
+    images, drawn, faults = len(listing.train), dataset.test_size or 0, []
+    if listing.test is None and dataset.test_size is None:
+        faults.append(("test_size", "is null, and there is neither train/ nor test/"))
+    if drawn >= images:
+        faults.append(("test_size", f"{drawn} >= {images} pictures"))
+    if listing.test is not None and len(listing.test) < 2:
+        faults.append(("test_size", f"is null, and test/ holds {len(listing.test)} pictures: two at least are needed"))
+    images = max(images - drawn, 0)
+    faults += dataset.beyond(images, images)
+    return [UserError(f"{name} {what}", dataset.path) for name, what in faults]
+
+
+def _with_classes(root: Path, faults: list[UserError]) -> dict[Path, str]:
+    """The pictures of a folder, and the class folder of each; "" for all if there are no class folders."""
+    parts = {path: path.relative_to(root).parts for path in pictures.find(root)}
+    flat = [path.name for path, names in parts.items() if len(names) == 1]
+    names = sorted({names[0] for names in parts.values() if len(names) > 1})
+    odd = [repr(name) for name in names if not name.isprintable()]
+    known = [name for name in names if name.casefold() in _PARTS]
+    if odd:
+        what = f"class folders {_some(odd)} have characters that do not print"
+        faults.append(UserError(what, root, "rename them"))
+    if flat and names:
+        what = f"{len(flat):,} pictures lie beside class folders: {_some(flat)}"
+        faults.append(UserError(what, root, "put every picture into a class folder, or none"))
+    if len(known) > 1:
+        remedy = (
+            f"let dataset.path lead to {root / known[0]} if the class folders are there; a folder with a test part "
+        )
+        remedy += "of its own has train/ and test/ (links will do), and test_size is null"
+        faults.append(UserError(f"{_some(known)}: parts of a set, taken for classes", root, remedy))
+    elif _one_level_too_high(list(parts.values())):
+        what = f"{_some(names)}: the same folders lie in each, so those may be the classes"
+        remedy = f"let dataset.path lead to {root / names[0]}; if not, put the pictures into {_some(names)} themselves"
+        faults.append(UserError(what, root, remedy))
+    return {path: _name(names[0]) if len(names) > 1 else "" for path, names in parts.items()}
+
+
+def _name(folder: str) -> str:
+    """A class's name: folders whose names look equal on a screen are one class (Unicode's forms, blanks at the end)."""
+    return unicodedata.normalize("NFC", folder).strip()
+
+
+def _one_level_too_high(parts: list[tuple[str, ...]]) -> bool:
+    """Whether all pictures lie two folders deep, and most of the inner folders' names come in several outer ones."""
+    if any(len(names) < 3 for names in parts):
+        return False
+    count = Counter(inner for _, inner in {names[:2] for names in parts})
+    shared = sum(n > 1 for n in count.values())
+    return shared > 1 and 2 * shared >= len(count)
+
+
+def _passed_over(root: Path, parts: list[Path]) -> dict[str, int]:
+    """Pictures beside train/ and test/, by the name of the folder that holds them; "." for those in no folder."""
+    count: Counter[str] = Counter()
+    for path in sorted(root.rglob("*")):
+        names = path.relative_to(root).parts
+        if path.suffix.lower() in pictures.ENDINGS and root / names[0] not in parts and not names[0].startswith("."):
+            count[names[0] if len(names) > 1 else "."] += 1
+    return dict(count)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

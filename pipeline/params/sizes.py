@@ -1,0 +1,54 @@
+"""Sizes that fit a folder of so many pictures, near to those that were asked for."""
+
+from pipeline.params import reader
+from pipeline.params.schema import Params
+
+FEWEST = 5  # two test images, two of validation, one to learn from
+
+
+def fitting(params: Params, images: int, drawn: bool) -> dict[str, int]:
+    """Values by the paths of their parameters, those alone that must change; of a folder of so many pictures.
+
+    A sixth at most is for choices, and a sixth for the test, if that is to be drawn from them. {} where there are fewer
+    than FEWEST pictures.
+    """
+    if images < FEWEST:
+        return {}
+    d, sixth = params.dataset, max(2, images // 6)
+    test = min(d.test_size or sixth, sixth) if drawn else None
+    validation = min(d.validation_size, sixth)
+    rest = images - (test or 0) - validation
+    train, labelled = min(d.train_size, rest), min(d.labelled_size, rest)
+    found = {
+        ("dataset", "test_size"): test,
+        ("dataset", "validation_size"): validation,
+        ("dataset", "train_size"): train,
+        ("dataset", "labelled_size"): labelled,
+        ("dataset", "spare_size"): _spread(d.spare_size, rest - max(train, labelled)),
+        ("quality", "images"): _spread(params.quality.images, validation // 2),
+    }
+    values = params.model_dump()
+    for _ in range(20):  # halvings of a batch
+        for path, value in found.items():
+            _put(values, path, value)
+        too_large = {where for where, _ in reader.validate(values)[1] if where[-1] == "batch_size"}
+        if not too_large:
+            break
+        found |= {where: max(1, _at(values, where) // 2) for where in too_large}
+    before = params.model_dump()
+    return {".".join(path): value for path, value in found.items() if value != _at(before, path)}
+
+
+def _spread(wanted: int, most: int) -> int:
+    """One image has no spread: none, or two at least."""
+    return min(wanted, most) if min(wanted, most) > 1 else 0
+
+
+def _at(values: dict, path: tuple) -> int:
+    for key in path:
+        values = values[key]
+    return values
+
+
+def _put(values: dict, path: tuple, value: int | None) -> None:
+    _at(values, path[:-1])[path[-1]] = value
