@@ -47,7 +47,8 @@ def absent(params: SimpleNamespace) -> Iterator[UserError]:
 
 def misfits(params: SimpleNamespace) -> Iterator[UserError]:
     """All that is wrong with folders of pictures and the sizes asked of them, and sizes that would do."""
-    sets = {f"transfer.{key}": found.dataset(1, 1) for key, found in params.transfer.items()}
+    side, channels, _ = shape(params.dataset)
+    sets = {f"transfer.{key}": found.dataset(side, channels) for key, found in params.transfer.items()}
     for key, d in {"dataset": params.dataset, **sets}.items():
         if d.name != "folder" or not Path(d.path).is_dir():
             continue

@@ -36,7 +36,7 @@ class Listing(NamedTuple):
         test = self.test or {}
         count = Counter([*self.train.values(), *test.values()])
         each = ", ".join(f"{name} {n:,}" for name, n in sorted(count.items())[:SHOWN])
-        each += f", ... ({min(count.values()):,} to {max(count.values()):,} a class)" if count[SHOWN:] else ""
+        each += f", ... ({min(count.values()):,} to {max(count.values()):,} a class)" if len(count) > SHOWN else ""
         labels = f"{len(self.classes)} classes: {each}"
         if self.classes == [""]:
             labels = "no classes, since no picture lies in a class folder"

@@ -251,7 +251,7 @@ def test_spare_images_are_of_no_other_part_and_change_none(load):
 
 def test_more_spare_images_than_are_left_are_refused(load):
     assert (load(labelled_size=300, spare_size=58_500).split == shards.SPARE).sum() == 58_500
-    with pytest.raises(UserError, match="spare_size 58501 > 58500 images left"):
+    with pytest.raises(UserError, match="spare_size 58501 > 58500 images that the other parts leave"):
         load(labelled_size=300, spare_size=58_501)
 
 
@@ -357,25 +357,51 @@ def three_classes(root, each=10, first=0):
 
 
 @pytest.mark.fault(35)
-@pytest.mark.parametrize("kind", ["folders", "split off"])
-def test_a_folder_with_test_images_among_the_others_is_refused_with_their_count_and_names(tmp_path, kind):
-    """The same pixels under another name, of another format and in another class."""
-    if kind == "folders":
-        three_classes(tmp_path / "train")
-        three_classes(tmp_path / "test", each=2, first=20)
-        picture(tmp_path / "test/eel/x.bmp", 3)  # train/cat/03.png
-        how, count = {"test_size": None, "train_size": 20, "validation_size": 10}, ": 1"
-        pairs = "'train/cat/03.png' = 'test/eel/x.bmp'"
-    else:
-        three_classes(tmp_path)
-        for i in range(10):  # of each pair one may be a test image
-            picture(tmp_path / f"dog/again-{i:02}.png", 60 + i)
-        how, count = {"train_size": 30, "validation_size": 4}, ": [1-6]"
-        pairs = r"'dog/\S+\.png' = 'dog/\S+\.png'"
-    with pytest.raises(UserError, match=f"{count} images to learn from are test images too: {pairs}") as caught:
-        folder(tmp_path, **how)
+@pytest.mark.parametrize("copies", [1, 12])
+def test_a_folder_with_test_images_among_the_others_is_refused_with_their_count_and_names(
+    tmp_path, monkeypatch, copies
+):
+    """The same pixels under another name, of another format and in another class; many of them are in a file."""
+    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
+    root = tmp_path / "mine"
+    three_classes(root / "train", each=20)
+    three_classes(root / "test", each=2, first=20)
+    for i in range(copies):
+        picture(root / f"test/eel/x{i:02}.bmp", i)  # train/cat/
+    pairs = [f"'train/cat/{i:02}.png' = 'test/eel/x{i:02}.bmp'" for i in range(copies)]
+    with pytest.raises(UserError) as caught:
+        folder(root, test_size=None, train_size=20, validation_size=10)
+    first, _, rest = str(caught.value).partition(pairs[0])
+    assert first.endswith(f"{copies} images to learn from are test images too: ")
     assert caught.value.code == 2
     assert "\n" not in str(caught.value)
+    if copies > 10:
+        listed = tmp_path / "store/copies.txt"
+        assert f"all of them: {listed} - " in rest
+        assert listed.read_text().splitlines() == pairs
+
+
+def test_pictures_that_are_there_twice_are_only_learned_from(tmp_path, capsys):
+    """No copy of a validation, spare or drawn test image is anywhere else, whatever the seed."""
+    three_classes(tmp_path, each=20)
+    for i in range(8):
+        picture(tmp_path / f"dog/again-{i:02}.bmp", 60 + i)
+        picture(tmp_path / f"eel/again-{i:02}.png", i)  # of cat
+    for seed in range(5):
+        real = folder(
+            tmp_path, train_size=60, validation_size=10, test_size=10, labelled_size=50, spare_size=5, seed=seed
+        )
+        assert "32 of 76 pictures equal another: they are for learning alone" in capsys.readouterr().err
+        assert np.bincount(real.split, minlength=5).tolist()[:3] == [30, 10, 10]
+        assert (real.split == shards.SPARE).sum() == 5
+        value, count = np.unique(real.images[:, 0, 0, 0], return_counts=True)
+        judges = np.isin(real.split, (shards.VALIDATION, shards.TEST, shards.SPARE))
+        assert set(count[np.isin(value, real.images[judges][:, 0, 0, 0])]) == {1}
+        assert len(np.unique(real.orig_index)) == len(real.images)
+    with pytest.raises(UserError, match="test_size 45 > 44 pictures without a copy"):
+        folder(tmp_path, test_size=45)
+    with pytest.raises(UserError, match="validation_size 39 > 38 images without a copy"):
+        folder(tmp_path, validation_size=39, test_size=6)
 
 
 def test_copies_across_a_published_split_are_counted_and_taken(load, monkeypatch, capsys):
@@ -442,13 +468,14 @@ def lone_test_image(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "says", "changes"),
     [
-        (lambda f: picture(f / "lone.png", 3), r"lone\.png: lies beside class folders", {}),
+        (lambda f: picture(f / "lone.png", 3), r"1 pictures lie beside class folders: lone\.png", {}),
         (lambda f: (f / "cat/00.png").write_bytes(b"x"), r"cat/00\.png: not readable as a picture", {}),
         (lambda f: None, "test_size 30 >= 30 pictures", {"test_size": 30}),
-        (lambda f: lone_test_image(f), "1 test images", {"test_size": None}),
-        (lambda f: picture(f / "a\nb/0.png", 3), r"class folder 'a\\nb' has characters that do not print", {}),
+        (lambda f: lone_test_image(f), "test/ holds 1 pictures: two at least", {"test_size": None}),
+        (lambda f: picture(f / "a\nb/0.png", 3), r"class folders 'a\\nb' have characters that do not print", {}),
         (lambda f: [(f / part).mkdir() for part in ("train", "test")], "set test_size to null", {}),
-        (lambda f: None, "train: not found - make it, or set test_size", {"test_size": None}),
+        (lambda f: None, "test_size is null, and there is neither train/ nor test/", {"test_size": None}),
+        (lambda f: (f / "train").mkdir(), "test: not found - make it, or set test_size", {"test_size": None}),
         (lambda f: None, "train_size 21 .* 4 > 24 images", {"train_size": 21}),
     ],
 )
@@ -464,7 +491,7 @@ def test_a_test_class_that_train_does_not_have_is_refused(tmp_path):
     three_classes(tmp_path / "train")
     three_classes(tmp_path / "test")
     picture(tmp_path / "test/fox/0.png", 1)
-    with pytest.raises(UserError, match=r"test: fox is no class of train/"):
+    with pytest.raises(UserError, match=r"fox: no class of train/"):
         folder(tmp_path, test_size=None)
     (tmp_path / "empty/train").mkdir(parents=True)
     (tmp_path / "empty/test").mkdir()

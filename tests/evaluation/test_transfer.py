@@ -96,7 +96,7 @@ def test_a_set_without_labels_and_an_encoder_of_other_channels_are_refused(mine,
 def test_a_set_that_is_too_small_or_not_there_is_refused_by_its_path(mine):
     with pytest.raises(UserError, match=r"train_size 90 .* > 90 images") as refused:
         transfer.load(TransferSet(path=str(mine), **ASKED | {"train_size": 90}), SIZE, 1)
-    assert refused.value.where == str(mine)
+    assert [fault.where for fault in refused.value.faults] == [str(mine)] * 2
     with pytest.raises(UserError, match="data/nowhere: not found"):
         transfer.load(TransferSet(path="data/nowhere", **ASKED), SIZE, 1)
 

@@ -1,0 +1,133 @@
+"""A folder of pictures by its names alone: what was understood is said, and all that is wrong at once."""
+
+import unicodedata
+
+import pytest
+from PIL import Image
+
+from pipeline.core.errors import UserError
+from pipeline.data import folders
+from pipeline.params.schema import Dataset
+
+SIZES = {"image_size": 8, "channels": 3, "test_size": 4, "train_size": 4, "validation_size": 2, "labelled_size": 4}
+
+
+def asked(root, **changes):
+    return Dataset(name="folder", path=str(root), **SIZES | {"spare_size": 0, "seed": 0} | changes)
+
+
+def pictures(root, **count):
+    """So many files in each folder, which are opened by nobody here."""
+    for folder, n in count.items():
+        put(root / folder.replace("__", "/"), n)
+
+
+def put(folder, n=5):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(n):
+        (folder / f"{i}.png").write_bytes(b"no picture")
+
+
+def faults(root, **changes):
+    with pytest.raises(UserError) as caught:
+        folders.read(asked(root, **changes))
+    assert caught.value.code == 2
+    return [str(fault) for fault in caught.value.faults]
+
+
+def test_what_was_understood_is_said_with_classes_counts_and_what_is_passed_over(tmp_path):
+    pictures(tmp_path, train__hat=5, train__dress=6, test__hat=2, test__dress=2, validation__hat=3)
+    put(tmp_path / "test/.hidden")
+    listing = folders.read(asked(tmp_path, test_size=None))
+    said = "2 classes: dress 8, hat 7; 15 pictures (11 in train/, 4 in test/), 3 in validation/ passed over"
+    assert listing.told() == said
+
+
+def test_of_many_classes_the_first_are_named_and_the_extremes(tmp_path):
+    for k in range(12):
+        put(tmp_path / f"c{k:02}", 2 + k)
+    told = folders.read(asked(tmp_path)).told()
+    assert told.startswith("12 classes: c00 2, c01 3, ")
+    assert told.endswith("c09 11, ... (2 to 13 a class); 90 pictures")
+
+
+def test_a_folder_without_class_folders_says_why_there_are_no_labels(tmp_path):
+    put(tmp_path, 12)
+    (tmp_path / "labels.csv").write_text("0.png,cat\n")
+    said = "no classes, since no picture lies in a class folder; 12 pictures"
+    assert folders.read(asked(tmp_path)).told() == said
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_one_class_is_refused_with_the_folder_that_may_be_meant(tmp_path, parts):
+    """A detection set: all in JPEGImages. The sizes that do not fit are named with it."""
+    how = {"test_size": None} if parts else {}
+    for part in ("train", "test") if parts else (".",):
+        put(tmp_path / part / "JPEGImages", 120)
+    first, *sizes = faults(tmp_path, train_size=500, **how)
+    assert "all 120 pictures are of one class, 'JPEGImages'" in first
+    assert f"{tmp_path}/{'*/' if parts else ''}JPEGImages" in first
+    assert [size.partition(": ")[2] for size in sizes] == [
+        f"train_size 500 + validation_size 2 > {120 if parts else 116} images"
+    ]
+
+
+def test_a_folder_one_level_too_high_is_refused(tmp_path):
+    for outer in ("Dataset", "Examples"):
+        for inner in ("dress", "hat", "shoe"):
+            put(tmp_path / outer / inner)
+    (found,) = faults(tmp_path)
+    assert "Dataset, Examples: the same folders lie in each, so those may be the classes" in found
+    assert f"let dataset.path lead to {tmp_path / 'Dataset'}" in found
+
+
+@pytest.mark.parametrize("names", [("train", "val"), ("Images", "masks")])
+def test_parts_of_a_set_are_no_classes(tmp_path, names):
+    for name in names:
+        put(tmp_path / name / "cat")
+        put(tmp_path / name / "dog")
+    (found,) = faults(tmp_path)
+    assert f"{names[0]}, {names[1]}: parts of a set, taken for classes" in found
+
+
+def test_folders_within_class_folders_are_of_the_class(tmp_path):
+    """A folder a patient; a class named as a part is; folders of equal names in some classes."""
+    for name in ("cat", "train"):
+        for patient in range(3):
+            put(tmp_path / name / f"{name}-{patient}", 2)
+        put(tmp_path / name / "more", 2)
+    assert folders.read(asked(tmp_path)).told() == "2 classes: cat 8, train 8; 16 pictures"
+
+
+def test_class_folders_that_look_equal_on_a_screen_are_one_class(tmp_path):
+    """One in each of Unicode's forms, as a Mac and a Linux machine write it; one with a blank at its end."""
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    assert composed != decomposed
+    for part, names in {"train": (composed, "tea"), "test": (decomposed, "tea ")}.items():
+        for name in names:
+            put(tmp_path / part / name)
+    listing = folders.read(asked(tmp_path, test_size=None))
+    assert listing.classes == [composed, "tea"]
+    assert list(listing.test.values()) == [composed] * 5 + ["tea"] * 5
+
+
+def test_all_that_is_wrong_is_said_at_once(tmp_path):
+    pictures(tmp_path, train__cat=9, train__dog=9, test__fox=1, test__wolf=1)
+    put(tmp_path / "train", 2)
+    put(tmp_path / "train/a\nb", 1)
+    found = faults(tmp_path, test_size=None, train_size=30, labelled_size=40, spare_size=3)
+    for words in (
+        r"class folders 'a\nb' have characters that do not print",
+        "2 pictures lie beside class folders: 0.png, 1.png - put every picture",
+        "fox, wolf: no class of train/ - put pictures of it into train/ too",
+        "train_size 30 + validation_size 2 > 21 images",
+        "labelled_size 40 + validation_size 2 > 21 images",
+    ):
+        assert sum(words.replace("\\n", "\\\\n") in line or words in line for line in found) == 1, (words, found)
+    assert len(found) == 5
+
+
+def test_no_picture_is_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("opened"))
+    pictures(tmp_path, cat=9, dog=9)
+    assert len(folders.read(asked(tmp_path)).train) == 18

@@ -1,0 +1,52 @@
+"""Sizes that fit: whatever the number of pictures, the values that are named make parameters that pass."""
+
+import pytest
+
+from pipeline.params import reader, sizes
+
+
+def changed(values, found):
+    for name, value in found.items():
+        *path, key = name.split(".")
+        section = values
+        for part in path:
+            section = section[part]
+        section[key] = value
+    return values
+
+
+def of_a_folder(**dataset):
+    """The committed parameters with a folder of pictures for a data set."""
+    own = {"name": "folder", "path": "mine", "image_size": 32, "channels": 1, "test_size": 2000}
+    values = reader.load().model_dump()
+    values["dataset"] |= own | dataset
+    params, faults = reader.validate(values)
+    assert not faults
+    return params
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+@pytest.mark.parametrize("images", [5, 6, 11, 30, 300, 3_000, 17_000, 20_000, 100_000])
+def test_what_is_named_makes_parameters_that_pass_and_fit(images, drawn):
+    params = of_a_folder(**({} if drawn else {"test_size": None}))
+    values = changed(params.model_dump(), sizes.fitting(params, images, drawn))
+    params, faults = reader.validate(values)
+    assert not faults
+    d = params.dataset
+    left = images - (d.test_size or 0)
+    assert drawn == (d.test_size is not None)
+    assert list(d.beyond(left, left)) == []
+    assert d.train_size >= min(5000, images // 2 - 1)
+
+
+def test_values_that_fit_are_left_as_they_are_and_three_thousand_pictures_give_the_guides_numbers():
+    named = sizes.fitting(of_a_folder(spare_size=0), 3_000, drawn=True)
+    assert named == {
+        "dataset.test_size": 500,
+        "dataset.validation_size": 500,
+        "dataset.train_size": 2000,
+        "dataset.labelled_size": 2000,
+        "quality.images": 250,
+    }
+    assert sizes.fitting(of_a_folder(), 100_000, drawn=True) == {}
+    assert sizes.fitting(of_a_folder(), 4, drawn=True) == {}
