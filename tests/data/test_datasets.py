@@ -389,7 +389,7 @@ def test_pictures_that_are_there_twice_are_only_learned_from(tmp_path, capsys):
         picture(tmp_path / f"eel/again-{i:02}.png", i)  # of cat
     for seed in range(5):
         real = folder(
-            tmp_path, train_size=60, validation_size=10, test_size=10, labelled_size=50, spare_size=5, seed=seed
+            tmp_path, train_size=30, validation_size=10, test_size=10, labelled_size=30, spare_size=5, seed=seed
         )
         assert "32 of 76 pictures equal another: they are for learning alone" in capsys.readouterr().err
         assert np.bincount(real.split, minlength=5).tolist()[:3] == [30, 10, 10]
@@ -438,6 +438,22 @@ def test_class_folders_give_labels_and_test_images_are_split_off_in_proportion(t
     assert len(np.unique(real.orig_index)) == 20  # no picture is in two parts
     other = folder(tmp_path, seed=1)
     assert not np.array_equal(rows(other, shards.TEST), rows(real, shards.TEST))
+
+
+def test_classes_and_the_rarest_and_commonest_of_them_are_counted(tmp_path):
+    """Over all that takes part; nothing is said of classes where there are none."""
+    for name, n in {"cat": 5, "dog": 12, "eel": 9}.items():
+        for i in range(n):
+            picture(tmp_path / "mine" / name / f"{i}.png", 9 * n + i)
+            picture(tmp_path / "flat" / f"{name}{i}.png", 9 * n + i)
+    found = shards.counts(folder(tmp_path / "mine", train_size=16, labelled_size=16))
+    assert {name: found[name] for name in ("classes", "rarest_class", "commonest_class")} == {
+        "classes": 3,
+        "rarest_class": 5,
+        "commonest_class": 12,
+    }
+    assert {"classes": 0}.items() <= shards.counts(folder(tmp_path / "flat")).items()
+    assert "rarest_class" not in shards.counts(folder(tmp_path / "flat"))
 
 
 def test_train_and_test_folders_are_taken_as_they_are(tmp_path):

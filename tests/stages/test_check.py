@@ -257,3 +257,38 @@ def test_unclip_wants_transformers_installed(clone, capsys, monkeypatch):
     remedy = "pip install transformers, or choose another"
     line = f"check: params.yaml: positives.kind: unclip needs transformers, which is not installed - {remedy}"
     assert outcome(capsys) == (2, [line])
+
+
+def test_a_folder_of_pictures_is_refused_once_with_sizes_that_pass(clone, capsys):
+    """README's own words and 3,000 pictures; then the words that the refusal names. No picture is opened."""
+    for name, n in {"cat": 2000, "dog": 1000}.items():
+        (clone / "data/mine" / name).mkdir(parents=True)
+        for i in range(n):
+            (clone / f"data/mine/{name}/{i}.png").touch()
+    own = {"name": "folder", "path": "data/mine", "image_size": 32, "channels": 3, "test_size": 2000, "spare_size": 0}
+    values = {f"dataset.{key}": value for key, value in own.items()} | {"augment.form": "colour"}
+    set_values(clone, values)
+    code, lines = outcome(capsys)
+    assert code == 2
+    assert [line.split(": ", 2)[2] for line in lines[:2]] == [
+        "train_size 5000 + validation_size 5000 > 1000 images",
+        "labelled_size 10000 + validation_size 5000 > 1000 images",
+    ]
+    assert len(lines) == 3
+    before, *words = lines[2].split(" -S ")
+    assert before == "check: data/mine: 3,000 pictures; what would fit:"
+    named = dict(word.split("=") for word in words)
+    set_values(clone, values | {key: int(value) for key, value in named.items()})
+    assert outcome(capsys) == (0, [])
+
+
+def test_of_a_folder_for_transfer_all_is_refused_before_the_encoder_is_trained(clone, capsys):
+    for i in range(20):
+        path = clone / "data/other/JPEGImages" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    set_values(clone, {"transfer": {"other": DIGITS | {"path": "data/other"}}})
+    code, lines = outcome(capsys)
+    assert code == 2
+    assert "all 20 pictures are of one class, 'JPEGImages'" in lines[0]
+    assert "train_size 9 + validation_size 9 > 11 images" in lines[1]
