@@ -12,6 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from pipeline.core import links
 from pipeline.core.errors import RESOURCE, UserError
 from pipeline.core.progress import log
 
@@ -161,11 +162,16 @@ def sha256(path: Path) -> str:
 
 
 def tree_sha256(path: Path) -> str:
-    """Hex digest of a file, or of the names and digests of all files below a folder."""
+    """Hex digest of a file, or of the names and digests of all files below a folder, links to folders followed."""
     path, digest = Path(path), hashlib.sha256()
-    for found in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if found.is_file():
-            digest.update(f"{found.relative_to(path).as_posix()}\0{sha256(found)}\n".encode())
+    for found in sorted(links.walk(path)) if path.is_dir() else [path]:
+        if os.path.isfile(found):
+            try:
+                line = f"{found.relative_to(path).as_posix()}\0{sha256(found)}\n"
+            except OSError as fault:
+                remedy = "see who owns it and whether its disk is there, then try again"
+                raise UserError(f"cannot read: {fault.strerror}", found, remedy) from fault
+            digest.update(line.encode(errors="surrogateescape"))  # a name may be no text
     return digest.hexdigest()
 
 

@@ -1,9 +1,9 @@
 """Ready-made generated images from any source -> uint8 RGB or grey of the data's size, checked before use.
 
-Formats: .npz with the key `image` (as AdaInf publishes) or `images`; .npy of (N, H, W, C), or of (N, K, H, W, C): K
-candidates of each of N images (as CLSP stores them), read candidate by candidate; .h5 with `images`; a folder of
-pictures. Channels may come first. Nothing pickled is opened. The images are shuffled: a set may be sorted by class, and
-a small ratio takes the first ones.
+Formats: .npz with the key `image` (as AdaInf publishes), `images` or `arr_0` (as the samples of the diffusion
+repositories have it); .npy of (N, H, W, C), or of (N, K, H, W, C): K candidates of each of N images (as CLSP stores
+them), read candidate by candidate; .h5 with `images`; a folder of pictures. Channels may come first. Nothing pickled is
+opened. The images are shuffled: a set may be sorted by class, and a small ratio takes the first ones.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ import numpy as np
 
 from pipeline.core import seeds
 from pipeline.core.errors import UserError
-from pipeline.data import pictures, shards
+from pipeline.data import contents, pictures, shards
 from pipeline.params.schema import Generator
 
 ENDINGS = (".npz", ".npy", ".h5", ".hdf5")
-KEYS = ("image", "images")
+KEYS = ("image", "images", "arr_0")
 # NotImplementedError: a compression that zipfile lacks; TokenError: a header that numpy cannot parse.
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, SyntaxError, OverflowError)
 _DAMAGED += (zipfile.BadZipFile, zlib.error, NotImplementedError, tokenize.TokenError)
@@ -57,7 +57,8 @@ def read(path: Path, size: int, channels: int) -> np.ndarray:
         _shape(path)
         images = _array(path)
     except _DAMAGED as fault:
-        raise UserError(f"not readable: {fault or type(fault).__name__}", path, "replace it") from fault
+        what = f"not readable: {str(fault) or type(fault).__name__}"
+        raise contents.absent(path, fault) or UserError(what, path, _remedy(fault)) from fault
     images = _arranged(images, path)
     if images.shape[3] != channels:
         raise UserError(f"images of {images.shape[3]} channels, the data has {channels}", path, "import images alike")
@@ -66,6 +67,15 @@ def read(path: Path, size: int, channels: int) -> np.ndarray:
         what = f"images of {height} x {width} pixels, the data has {size} x {size}"
         raise UserError(what, path, "they must be square, at least half and at most four times as wide")
     return pictures.resized(images, size, channels)
+
+
+def _remedy(fault: Exception) -> str:
+    """What helps against a fault of a file's bytes."""
+    if isinstance(fault, NotImplementedError) or "password" in str(fault):
+        return "save it again with numpy.savez or savez_compressed"
+    if "filter" in str(fault):
+        return "save it again with gzip or without compression"
+    return "copy it again from where it came, or make it again"
 
 
 def in_order(images: np.ndarray, real: np.ndarray, order: str | None, where: Path) -> np.ndarray:
@@ -101,12 +111,12 @@ def count(path: Path) -> int:
 def _shape(path: Path) -> tuple[int, ...]:
     """The shape in the file's header, if a file of this size can hold such images."""
     if not path.is_file():  # reading a pipe would wait for ever
-        raise ValueError("no file")
+        raise UserError("no file that can be read", path, "set generator.path to a file or folder of images")
     shape, kind = _header(path)
     if kind != np.uint8:
-        raise ValueError(f"values are {kind}, not uint8: save them as 0 to 255, rounded")
+        raise UserError(f"values are {kind}, not uint8", path, "save them as uint8, 0 to 255, rounded")
     if not 3 <= len(shape) <= 5 or any(not 0 < side < 2**40 for side in shape):
-        raise ValueError(f"shape {shape} is no list of images: save (N, H, W, C)")
+        raise UserError(f"shape {shape} is no list of images", path, "save (N, H, W, C)")
     size, there = math.prod(shape), path.stat().st_size
     if size > _UNPACKS * there:
         raise ValueError(f"claims {size:,} bytes of images in a file of {there:,}")
@@ -116,11 +126,14 @@ def _shape(path: Path) -> tuple[int, ...]:
 def _header(path: Path) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of the images in a file."""
     if path.suffix in (".h5", ".hdf5"):
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:
+            if "images" not in list(file):
+                raise _no_key(("images",), list(file), path)
             images = shards.dataset_of(file, "images")
             chunk = math.prod(images.chunks or ())
             if chunk > _UNPACKS * path.stat().st_size:  # a chunk is unpacked as a whole
-                raise ValueError(f"claims chunks of {chunk:,} bytes in a file of {path.stat().st_size:,}")
+                what = f"claims chunks of {chunk:,} bytes in a file of {path.stat().st_size:,}"
+                raise UserError(what, path, "save it with chunks of few images")
             return images.shape, images.dtype
     with _npy(path) as file:
         version = np.lib.format.read_magic(file)
@@ -135,7 +148,7 @@ def _header(path: Path) -> tuple[tuple[int, ...], np.dtype]:
 def _array(path: Path) -> np.ndarray:
     """The images in a file whose header was looked at; those of an .npy file are mapped."""
     if path.suffix in (".h5", ".hdf5"):
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:
             return file["images"][:]
     if path.suffix == ".npy":
         return np.load(path, allow_pickle=False, mmap_mode="r")
@@ -154,10 +167,14 @@ def _npy(path: Path) -> Iterator[IO[bytes]]:
         names = archive.namelist()
         found = next((f"{key}.npy" for key in KEYS if f"{key}.npy" in names), None)
         if found is None:
-            shown = ", ".join(name.removesuffix(".npy") for name in names[:5]) or "nothing"
-            raise ValueError(f"has none of the keys {', '.join(KEYS)} but {shown}")
+            raise _no_key(KEYS, [name.removesuffix(".npy") for name in names], path)
         with archive.open(found) as file:
             yield file
+
+
+def _no_key(keys: tuple[str, ...], names: list[str], path: Path) -> UserError:
+    what = f"has none of the keys {', '.join(keys)} but {', '.join(names[:5]) or 'nothing'}"
+    return UserError(what, path, "save the images with the key images")
 
 
 def _arranged(images: np.ndarray, path: Path) -> np.ndarray:

@@ -1,101 +1,167 @@
 """Picture files of any kind -> uint8 (H, W, C) of one size, always by the same rule.
 
-A picture is turned as its EXIF orientation says. Sixteen-bit grey is divided by 257. Transparent pixels are blended
-with white. Palettes, CMYK and the like become RGB; one channel is the ITU-R 601 luma. Then the central square is
-cropped and resized to `size` (bicubic, antialiased). Files with several frames, floating-point pixels or damage are
-refused by name.
+A picture is turned as its EXIF orientation says. Grey of 16 bits becomes 8 bits, by the white that the whole set has:
+255, 1,023, 4,095, 16,383 or 65,535, the smallest that is no less than the largest value in any of its 16-bit pictures
+(microscopes and CT keep 12 bits in 16), so that v becomes v * 255 / white, rounded. Transparent pixels are blended with
+white. Palettes, CMYK and the like become RGB; one channel is the ITU-R 601 luma. Then the central square is cropped and
+resized to `size` (bicubic, antialiased). Files with several frames, floating-point pixels or damage are refused by
+name; a JPEG's first picture and a TIFF's only full one are read, whatever follows them.
 """
 
+import functools
 import os
-import warnings
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 
-from pipeline.core.errors import UserError
+from pipeline.core import links, store
+from pipeline.core.errors import UserError, UserErrors
 from pipeline.core.progress import bar, log
+from pipeline.data import decoding
+from pipeline.data.decoding import WHITES
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif")
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "GIF")  # by content; others start programs (EPS) or are rare
-LARGEST = 100_000_000  # pixels; a small file can decode to more memory than there is
-_TURNS = {  # EXIF orientation -> what makes it upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".mpo", ".bmp", ".webp", ".tif", ".tiff", ".gif")
+SHOWN = 10  # lines of a refusal
+HOPELESS = 1000  # pictures; if all so far are refused, the rest is not tried
+_once = functools.cache(log)  # a stage looks at its folder more than once
 
 
 def find(folder: Path) -> list[Path]:
     """All pictures below a folder, in the order of the bytes of their paths; hidden files are skipped silently.
 
-    Other files, by their ending, are reported and skipped. UserError if there is no picture, or if a link leads out of
-    the folder.
+    Other files, by their ending, are reported and skipped. UserErrors if there is no picture, or of links that lead
+    nowhere or where nobody said they may (core/links.py).
     """
-    folder = Path(folder)
-    pictures, others = [], []
-    for path in folder.rglob("*"):
-        if any(part.startswith(".") for part in path.relative_to(folder).parts):
-            continue
-        if path.is_dir() and not path.is_symlink():
-            continue
-        if path.is_dir():
-            raise UserError("a link to a folder, which is not followed", path, "copy the folder there")
-        if not _leads_inside(path, folder):
-            raise UserError("a link that leads out of the folder", path, "copy the file there, or remove the link")
-        if not path.is_file():
-            raise UserError("no file that can be read", path, "remove it")
-        (pictures if path.suffix.lower() in ENDINGS else others).append(path)
-    if not pictures:
-        raise UserError("holds no pictures", folder, f"they end in {', '.join(ENDINGS)}")
-    if others:
-        first = ", ".join(sorted(path.name for path in others)[:3])
-        log(f"{folder}: {len(others)} files are no pictures and are left out ({first}{', ...' if others[3:] else ''})")
-    return sorted(pictures, key=lambda path: os.fsencode(path.relative_to(folder)))
+    folder, outside = Path(folder), links.rule(Path(folder))
+    found: dict[str, list[Path]] = defaultdict(list)
+    faults, followed = [], []
 
+    def enter(path: Path) -> bool:
+        link = path.is_symlink()
+        allowed = not path.name.startswith(".") and not (link and outside(path))
+        followed.extend([path] if link and allowed else [])
+        return allowed
 
-def _leads_inside(path: Path, folder: Path) -> bool:
     try:
-        return path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError):  # links that form a circle
-        return False
+        for path in links.walk(folder, enter):
+            found[_kind(path, outside)].append(path)
+    except UserErrors as closed:
+        faults += closed.faults
+    for paths in found.values():
+        paths.sort(key=os.fsencode)
+    for path in found["twice"]:
+        faults.append(UserError("leads to a folder that is in the set already", path, "keep one of the two"))
+    for path in found["odd"]:
+        faults.append(UserError("no file that can be read", path, "see what it is, and who owns it"))
+    for path in found["lost"]:
+        remedy = "get what it leads to (git annex get, dvc checkout), or put the file in its place"
+        faults.append(UserError(f"a link that leads nowhere, to {os.readlink(path)}", path, remedy))
+    targets = {path: outside(path) for path in found["out"]}
+    remedy = f"set {links.ALLOWED}={_above(targets.values())} to allow it, or put the file in its place"
+    for path, target in targets.items():
+        faults.append(UserError(f"a link that leads out of the folder, to {target}", path, remedy))
+    if faults:
+        raise refusal(faults)
+    others = Counter(path.suffix.lower() or path.name for path in found["other"])
+    kinds = ", ".join(f"{n:,} {ending}" for ending, n in others.most_common(SHOWN)) + ", ..." * (len(others) > SHOWN)
+    if not found["picture"]:
+        what = f"holds no pictures but {kinds}" if others else "holds no pictures"
+        raise UserErrors([UserError(what, folder, f"they end in {', '.join(ENDINGS)}")])
+    if others:
+        _once(f"{folder}: {others.total():,} files are left out for their endings: {kinds}")
+    if followed:
+        more = f" and {len(followed) - 1:,} more" if followed[1:] else ""
+        what = f"{folder}: links to folders are followed ({followed[0]}{more}); DVC does not look behind them"
+        _once(f"{what}: after a change there, `dvc repro -f -s` and the stage's name")
+    return found["picture"]
+
+
+def _kind(path: Path, outside: Callable[[Path], Path | None]) -> str:
+    """What is to be done with something that `links.walk` gives."""
+    link = os.path.islink(path)  # unlike pathlib's, these are False where one may not look
+    if path.name.startswith("."):
+        return "hidden"
+    if link and not os.path.exists(path):
+        return "lost"
+    folder = os.path.isdir(path)
+    if not folder and path.suffix.lower() not in ENDINGS:
+        return "other"
+    if link and outside(path):
+        return "out"
+    return "twice" if folder else "picture" if os.path.isfile(path) else "odd"
+
+
+def _above(targets: Iterable[Path]) -> str:
+    """The folder of all that links lead to; all their folders, where only the root has them in common."""
+    places = sorted({str(target if target.is_dir() else target.parent) for target in targets})
+    common = os.path.commonpath(places) if places else ""
+    return os.pathsep.join(places) if common == Path(common).anchor else common
+
+
+def refusal(faults: list[UserError]) -> UserErrors:
+    """All of them if they are few; else the first of each cause, and a file that names all."""
+    if len(faults) <= SHOWN:
+        return UserErrors(faults)
+    causes: dict[tuple[str, str], list[UserError]] = defaultdict(list)
+    for fault in faults:
+        cause = re.sub(r"\d[\d,.]*", "#", fault.what).partition(",")[0]
+        causes[cause, fault.remedy].append(fault)
+    shown = []
+    for first, *others in list(causes.values())[:SHOWN]:
+        more = f" (and {len(others):,} more like it)" if others else ""
+        shown.append(UserError(f"{first.what}{more}", first.where, first.remedy))
+    note = store.note("refused-pictures.txt", [str(fault) for fault in faults])
+    return UserErrors([*shown, UserError(f"names all {len(faults):,} that are refused", note)])
 
 
 def read_all(paths: list[Path], size: int, channels: int) -> np.ndarray:
-    """uint8 (N, size, size, channels) of N files."""
+    """uint8 (N, size, size, channels) of N files, 1 or 3 channels; UserErrors name all that cannot be read.
+
+    Give all pictures of a set at once: the white of 16-bit pictures is that of all of them.
+    """
     images = np.empty((len(paths), size, size, channels), np.uint8)
+    faults: list[UserError] = []
+    read: dict[int, decoding.Picture] = {}
     with bar("reading pictures", len(paths), "picture") as progress:
         for i, path in enumerate(paths):
-            images[i] = read(path, size, channels)
+            try:
+                read[i] = _put(decoding.read(path, channels), images[i])
+            except UserError as fault:
+                faults.append(fault)
             progress.update()
+            if len(faults) == HOPELESS and not read:
+                break
+    deep = {i: picture for i, picture in read.items() if picture.top is not None}
+    top = max((picture.top for picture in deep.values()), default=WHITES[-1])
+    white = next(white for white in WHITES if white >= top)
+    if white < WHITES[-1]:
+        what = f"is colour of 16 bits: the upper 8 are read, the set uses the lower {white.bit_length()}"
+        remedy = "save it with 8 bits a channel"
+        faults += [UserError(what, paths[i], remedy) for i, picture in deep.items() if picture.coarse]
+    if faults:
+        raise refusal(faults)
+    if white < WHITES[-1]:
+        log(f"{len(deep):,} pictures of 16 bits hold at most {top:,}: read as {white.bit_length()} bits")
+        for i in deep:  # again, since all of them may not fit in memory as they are
+            _put(decoding.read(paths[i], channels, white), images[i])
+    odd = defaultdict(list)
+    for i, picture in read.items():
+        odd[picture.odd].append(paths[i])
+    for words, named in odd.items():
+        if words:
+            log(f"{len(named):,} pictures have {words}; the first is {named[0]}")
     return images
 
 
-def read(path: Path, size: int, channels: int) -> np.ndarray:
-    """One picture as uint8 (size, size, channels), channels 1 or 3; UserError if that is impossible."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about odd metadata, and about size, which LARGEST limits
-            with Image.open(path, formats=FORMATS) as picture:
-                width, height = picture.size
-                if width * height > LARGEST:
-                    raise UserError(f"{width} x {height} pixels are more than {LARGEST:,}", path, "make it smaller")
-                if getattr(picture, "n_frames", 1) > 1:
-                    raise UserError(f"has {picture.n_frames} frames", path, "save the one that you want alone")
-                turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
-                plain = _plain(picture if turn is None else picture.transpose(turn), channels, path)
-    except UserError:
-        raise
-    except Exception as fault:  # a foreign file can raise anything inside Pillow
-        what = f"not readable as a picture: {fault or type(fault).__name__}"
-        raise UserError(what, path, "replace or remove it") from fault
-    fitted = ImageOps.fit(plain, (size, size), Image.Resampling.BICUBIC)
-    return np.asarray(fitted, np.uint8).reshape(size, size, channels)
+def _put(picture: decoding.Picture, place: np.ndarray) -> decoding.Picture:
+    """Write the middle square, resized, to an image (size, size, channels); what is known of it beside its pixels."""
+    fitted = ImageOps.fit(picture.image, place.shape[:2], Image.Resampling.BICUBIC)
+    place[:] = np.asarray(fitted, np.uint8).reshape(place.shape)
+    return picture._replace(image=None)
 
 
 def resized(images: np.ndarray, size: int, channels: int) -> np.ndarray:
@@ -110,17 +176,3 @@ def resized(images: np.ndarray, size: int, channels: int) -> np.ndarray:
             place[:] = np.asarray(plain.resize((size, size), Image.Resampling.BICUBIC)).reshape(place.shape)
             progress.update()
     return found
-
-
-def _plain(picture: Image.Image, channels: int, path: Path) -> Image.Image:
-    if picture.mode == "F":
-        raise UserError("has floating-point pixels, whose white is unknown", path, "save it with 8 or 16 bits")
-    if picture.mode in _SIXTEEN_BITS:
-        values = np.asarray(picture, np.int32)
-        if values.min() < 0 or values.max() > 65_535:
-            raise UserError("has more than 16 bits a pixel", path, "save it with 8 or 16 bits")
-        picture = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    if "A" in picture.getbands() or "transparency" in picture.info:
-        above = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
-    return picture.convert("L" if channels == 1 else "RGB")

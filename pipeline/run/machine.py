@@ -7,11 +7,8 @@ and what a training step takes come on top.
 import math
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -20,6 +17,7 @@ import psutil
 
 from pipeline.core import files, store
 from pipeline.core.errors import RESOURCE, UserError
+from pipeline.core.links import dvc_cache as _dvc_cache
 from pipeline.run import launch
 
 _TRIFLE = 1e6  # bytes that fit anywhere: DVC is not asked, for a second, where its cache is
@@ -114,13 +112,6 @@ def disks(needs: Needs) -> list[tuple[str, float, int]]:
         name, before, free = found.get(device) or (str(place.absolute()), 0, shutil.disk_usage(there).free)
         found[device] = (name, before + size, free)
     return list(found.values())
-
-
-@cache
-def _dvc_cache() -> Path | None:
-    """The folder of DVC's cache, as DVC's configuration of all levels says; None where there is no DVC project."""
-    done = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True, check=False)
-    return Path(done.stdout.strip()) if done.returncode == 0 else None
 
 
 def _gpu(device: str) -> int | None:

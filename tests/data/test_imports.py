@@ -26,11 +26,14 @@ def refused(path, match, size=8, channels=3):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["image", "images"])
-def test_an_npz_as_adainf_publishes_it(tmp_path, key):
+@pytest.mark.parametrize(
+    ("key", "labels"), [("image", "label"), ("images", "label"), ("arr_0", "arr_1")], ids=["AdaInf", "plain", "ADM"]
+)
+def test_an_npz_as_its_makers_publish_it(tmp_path, key, labels):
     images = noise(5, 8, 8, 3)
-    np.savez(tmp_path / "a.npz", **{key: images, "label": np.full(5, -1)})
+    np.savez(tmp_path / "a.npz", **{key: images, labels: np.full(5, -1)})
     assert np.array_equal(imports.read(tmp_path / "a.npz", 8, 3), images)
+    assert imports.count(tmp_path / "a.npz") == 5
 
 
 def test_an_npy_as_clsp_keeps_it_is_taken_candidate_by_candidate(tmp_path):
@@ -82,7 +85,9 @@ def test_what_cannot_stand_beside_the_data_is_refused(tmp_path):
         np.save(tmp_path / f"{name}.npy", array)
         refused(tmp_path / f"{name}.npy", says)
     np.savez(tmp_path / "key.npz", data=noise(2, 8, 8, 3))
-    refused(tmp_path / "key.npz", "none of the keys image, images but data")
+    refused(
+        tmp_path / "key.npz", r"none of the keys image, images, arr_0 but data - save the images with the key images"
+    )
     np.savez_compressed(tmp_path / "torn.npz", image=noise(2, 8, 8, 3))
     content = bytearray((tmp_path / "torn.npz").read_bytes())
     content[200:260] = b"\xff" * 60
@@ -107,6 +112,56 @@ def test_what_cannot_stand_beside_the_data_is_refused(tmp_path):
     refused(tmp_path / "cut.npy", "not readable")
 
 
+@pytest.mark.parametrize("ending", ["npz", "npy", "h5"])
+def test_a_refusal_says_what_helps_against_its_cause(tmp_path, ending):
+    path, images = tmp_path / f"a.{ending}", noise(2, 8, 8, 3)
+
+    def save(array):
+        if ending == "h5":
+            with h5py.File(path, "w") as file:
+                file["images"] = array
+        else:
+            np.save(path, array) if ending == "npy" else np.savez(path, images=array)
+
+    save(images / 255)
+    refused(path, "values are float64, not uint8 - save them as uint8, 0 to 255, rounded$")
+    save(images[0, 0])
+    refused(path, r"shape \(8, 3\) is no list of images - save \(N, H, W, C\)$")
+    save(images)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    refused(path, "not readable: .* - copy it again from where it came, or make it again$")
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 1234\n")
+    refused(path, "is a Git LFS pointer: the content itself is not here - git lfs pull$")
+    path.write_bytes(b"\n<!DOCTYPE html><html>404</html>")
+    refused(path, "is a page of HTML, as a failed download leaves - download it again$")
+    path.write_bytes(b"")
+    refused(path, "is empty - copy it again from where it came$")
+
+
+def test_a_set_under_another_key_or_in_another_packing_says_how_to_save_it(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"] = noise(2, 8, 8, 3)
+    refused(tmp_path / "a.h5", "has none of the keys images but x - save the images with the key images$")
+    np.savez(tmp_path / "a.npz", image=noise(2, 8, 8, 3))
+    content = (tmp_path / "a.npz").read_bytes()
+    odd = content.replace(b"PK\x03\x04\x14\x00\x00\x00\x00\x00", b"PK\x03\x04\x14\x00\x00\x00\x5d\x00")
+    at = odd.index(b"PK\x01\x02") + 10  # the method in the directory: one that zipfile lacks
+    (tmp_path / "a.npz").write_bytes(odd[:at] + b"\x5d" + odd[at + 1 :])
+    refused(tmp_path / "a.npz", r"not readable: .* - save it again with numpy\.savez")
+
+
+def test_a_file_that_may_not_be_read_keeps_its_content(tmp_path, monkeypatch):
+    np.save(tmp_path / "a.npy", noise(2, 8, 8, 3))
+
+    def closed(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", closed)
+    with pytest.raises(UserError, match=r"a\.npy: cannot read: Permission denied - see who owns it"):
+        imports.read(tmp_path / "a.npy", 8, 3)
+
+
 @pytest.mark.fault(24)
 @pytest.mark.parametrize("ending", ["npz", "h5"])
 def test_more_than_a_file_can_hold_is_refused_before_memory_is_taken(tmp_path, ending):
@@ -125,7 +180,7 @@ def test_more_than_a_file_can_hold_is_refused_before_memory_is_taken(tmp_path, e
                 how = {"chunks": (1000, 8, 8, 3), "compression": "gzip", "compression_opts": 9}
                 file.create_dataset("images", shape=(n, 8, 8, 3), dtype=np.uint8, **how)
                 file["images"][:2000] = np.zeros((2000, 8, 8, 3), np.uint8)  # of a scalar h5py makes 2,000
-    refused(huge, r"claims 1[\d,]+,000 bytes of images in a file of [\d,]+ - replace it")
+    refused(huge, r"claims 1[\d,]+,000 bytes of images in a file of [\d,]+ - copy it again")
     assert imports.count(huge) == 0
     assert imports.read(flat, 8, 3).shape == (2000, 8, 8, 3)
     assert imports.count(flat) == 2000
@@ -147,7 +202,7 @@ def test_shapes_that_no_memory_has_are_refused(tmp_path, ending, shape):
     else:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("image.npy", npy(shape))
-    refused(path, "not readable")
+    refused(path, "not readable|is no list of images")
 
 
 @pytest.mark.fault(24)
@@ -243,7 +298,7 @@ def test_nothing_pickled_is_opened(tmp_path, ending):
         np.save(tmp_path / "a.npy", trap, allow_pickle=True)
     else:
         np.savez(tmp_path / "a.npz", image=trap)
-    refused(tmp_path / f"a.{ending}", "not readable")
+    refused(tmp_path / f"a.{ending}", "values are object, not uint8")
     assert not (tmp_path / "touched").exists()
 
 

@@ -59,6 +59,11 @@ PICTURES = {
     f"{mode}.{ending}": lambda path, mode=mode: Image.fromarray(IMAGES[0]).convert(mode).save(path)
     for mode, ending in [("RGB", "png"), ("P", "png"), ("RGB", "jpg"), ("RGB", "gif"), ("RGB", "webp"), ("RGB", "tif")]
 }
+PICTURES |= {
+    "deep.png": lambda path: Image.fromarray(IMAGES[0, ..., 0].astype(np.uint16) << 4).save(path),
+    "packed.tif": lambda path: Image.fromarray(IMAGES[0]).save(path, compression="tiff_lzw"),
+    "phone.jpg": lambda path: Image.fromarray(IMAGES[0]).save(path, "MPO", save_all=True),
+}
 
 
 @pytest.mark.parametrize("name", IMPORTED)
@@ -93,7 +98,7 @@ def test_pictures(tmp_path, name):
     def harmed(changes):
         path.write_bytes(apply(whole, changes))
         with refused_or_read(path):
-            assert pictures.read(path, 8, 3).shape == (8, 8, 3)
+            assert pictures.read_all([path], 8, 3).shape == (1, 8, 8, 3)
 
     harmed()
 
