@@ -15,7 +15,8 @@ def needs(params: SimpleNamespace) -> machine.Needs:
     side, channels, whole = shape(d)
     part = d.train_size + d.labelled_size + d.validation_size + d.spare_size
     image = side * side * channels
-    return machine.Needs(params.outs, made=part * image, memory=((whole or part) + part) * image)
+    size = part * image
+    return machine.Needs(params.outs, made=size, kept=size, memory=(whole or part) * image + size)
 
 
 def main(params: SimpleNamespace) -> None:

@@ -18,7 +18,7 @@ from typing import IO
 import h5py
 import numpy as np
 
-from pipeline.core import seeds
+from pipeline.core import access, seeds
 from pipeline.core.errors import UserError
 from pipeline.data import pictures, shards
 from pipeline.params.schema import Generator
@@ -28,7 +28,6 @@ KEYS = ("image", "images")
 # NotImplementedError: a compression that zipfile lacks; TokenError: a header that numpy cannot parse.
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, SyntaxError, OverflowError)
 _DAMAGED += (zipfile.BadZipFile, zlib.error, NotImplementedError, tokenize.TokenError)
-_UNPACKS = 1_200  # a byte of deflate becomes 1,032 at most
 
 
 def load(params: Generator, real: shards.RealSet) -> np.ndarray:
@@ -53,11 +52,9 @@ def read(path: Path, size: int, channels: int) -> np.ndarray:
         return pictures.read_all(pictures.find(path), size, channels)
     if path.suffix not in ENDINGS:
         raise UserError("neither a folder nor .npz, .npy or .h5", path, "name one of these in generator.path")
-    try:
+    with access.reading(path, "not readable", "replace it", *_DAMAGED):
         _shape(path)
         images = _array(path)
-    except _DAMAGED as fault:
-        raise UserError(f"not readable: {fault or type(fault).__name__}", path, "replace it") from fault
     images = _arranged(images, path)
     if images.shape[3] != channels:
         raise UserError(f"images of {images.shape[3]} channels, the data has {channels}", path, "import images alike")
@@ -108,7 +105,7 @@ def _shape(path: Path) -> tuple[int, ...]:
     if not 3 <= len(shape) <= 5 or any(not 0 < side < 2**40 for side in shape):
         raise ValueError(f"shape {shape} is no list of images: save (N, H, W, C)")
     size, there = math.prod(shape), path.stat().st_size
-    if size > _UNPACKS * there:
+    if size > shards.UNPACKS * there:
         raise ValueError(f"claims {size:,} bytes of images in a file of {there:,}")
     return shape
 
@@ -116,10 +113,10 @@ def _shape(path: Path) -> tuple[int, ...]:
 def _header(path: Path) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of the images in a file."""
     if path.suffix in (".h5", ".hdf5"):
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:
             images = shards.dataset_of(file, "images")
             chunk = math.prod(images.chunks or ())
-            if chunk > _UNPACKS * path.stat().st_size:  # a chunk is unpacked as a whole
+            if chunk > shards.UNPACKS * path.stat().st_size:  # a chunk is unpacked as a whole
                 raise ValueError(f"claims chunks of {chunk:,} bytes in a file of {path.stat().st_size:,}")
             return images.shape, images.dtype
     with _npy(path) as file:
@@ -135,7 +132,7 @@ def _header(path: Path) -> tuple[tuple[int, ...], np.dtype]:
 def _array(path: Path) -> np.ndarray:
     """The images in a file whose header was looked at; those of an .npy file are mapped."""
     if path.suffix in (".h5", ".hdf5"):
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:
             return file["images"][:]
     if path.suffix == ".npy":
         return np.load(path, allow_pickle=False, mmap_mode="r")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from pipeline.core import access
 from pipeline.core.errors import UserError
 from pipeline.core.progress import bar, log
 
@@ -89,11 +90,11 @@ def read(path: Path, size: int, channels: int) -> np.ndarray:
                     raise UserError(f"has {picture.n_frames} frames", path, "save the one that you want alone")
                 turn = _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation))
                 plain = _plain(picture if turn is None else picture.transpose(turn), channels, path)
-    except UserError:
+    except (UserError, MemoryError):
         raise
     except Exception as fault:  # a foreign file can raise anything inside Pillow
-        what = f"not readable as a picture: {fault or type(fault).__name__}"
-        raise UserError(what, path, "replace or remove it") from fault
+        what = f"not readable as a picture: {str(fault) or type(fault).__name__}"
+        raise access.of_the_system(fault, path, "read") or UserError(what, path, "replace or remove it") from fault
     fitted = ImageOps.fit(plain, (size, size), Image.Resampling.BICUBIC)
     return np.asarray(fitted, np.uint8).reshape(size, size, channels)
 
