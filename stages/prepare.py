@@ -22,8 +22,8 @@ def needs(params: SimpleNamespace) -> machine.Needs:
             log(f"prepare: {d.path}: {folders.read(d).told()}")
         except UserError as fault:
             faults = fault.faults
-    memory = ((whole or part) + part) * image
-    return machine.Needs(params.outs, made=part * image, memory=memory, faults=tuple(faults))
+    size, memory = part * image, ((whole or part) + part) * image
+    return machine.Needs(params.outs, made=size, kept=size, memory=memory, faults=tuple(faults))
 
 
 def main(params: SimpleNamespace) -> None:

@@ -37,6 +37,15 @@ class UserErrors(UserError):
         return "\n".join(map(str, self.faults))
 
 
+_NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")  # torch's words
+
+
+def out_of_memory(fault: Exception) -> bool:
+    """Whether a fault is the machine's lack of memory, which is no fault of a file or of a model."""
+    words = str(fault)
+    return isinstance(fault, MemoryError) or (isinstance(fault, RuntimeError) and any(w in words for w in _NO_MEMORY))
+
+
 class Stopped(BaseException):
     """A signal ended the work after a checkpoint was written; `signum` is the signal's number.
 

@@ -1,46 +1,23 @@
 """Files that are whole or not there: write to a temporary name, fsync, rename. Digests and locks."""
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
-import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from pipeline.core import links
-from pipeline.core.errors import RESOURCE, UserError
+from pipeline.core.access import disk_faults, read_faults, reading
+from pipeline.core.errors import UserError
 from pipeline.core.progress import log
 
 SEALED = 2  # the format of manifests and cards; 1 had no seal
-
-
-@contextlib.contextmanager
-def disk_faults(path: Path) -> Iterator[None]:
-    """Turn a full disk or a folder that cannot be written into a UserError that names the path."""
-    try:
-        yield
-    except (OSError, RuntimeError) as fault:
-        number = _errno(fault)
-        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            what = f"disk full, {shutil.disk_usage(existing(path)).free / 1e6:,.0f} MB free"
-            remedy = "make room and run the same command again; finished parts are kept"
-            raise UserError(what, path, remedy, RESOURCE) from fault
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-            raise UserError(f"cannot write: {os.strerror(number)}", path, "check the path and its owner") from fault
-        if number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            raise UserError(f"cannot lock: {os.strerror(number)}", path, "use another disk, as a local one") from fault
-        raise
-
-
-def _errno(fault: Exception) -> int | None:
-    """The system's number of a fault; h5py tells one that comes while a file is closed in words alone."""
-    told = re.search(r"errno = (\d+)", str(fault))
-    return getattr(fault, "errno", None) or (int(told[1]) if told else None)
+_AGAIN, _SILENT = 600, 20  # seconds until waiting for a lock is told again, and until a silent file system is told
 
 
 def write(path: Path, writer: Callable[[Path], None]) -> None:
@@ -68,11 +45,15 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, largest: int = 100_000_000) -> dict:
-    """The object in a JSON file of at most so many bytes, or a UserError that names it."""
+def read_json(path: Path, largest: int = 100_000_000, remedy: str = "delete it and run `dvc repro`") -> dict:
+    """The object in a JSON file of at most so many bytes, or a UserError that names it; remedy: of a damaged file."""
     path = Path(path)
-    try:
-        if path.stat().st_size > largest:
+    with reading(path, "not readable as JSON", remedy, ValueError, RecursionError):
+        try:
+            size = path.stat().st_size
+        except (FileNotFoundError, NotADirectoryError) as fault:
+            raise UserError("not found", path, "run `dvc repro`, which makes it") from fault
+        if size > largest:
             raise ValueError(f"more than {largest:,} bytes")
         if not path.is_file():  # a pipe would be waited for
             raise ValueError("no file")
@@ -80,10 +61,6 @@ def read_json(path: Path, largest: int = 100_000_000) -> dict:
         if not isinstance(value, dict):
             raise ValueError("not an object")
         return value
-    except (FileNotFoundError, NotADirectoryError) as fault:
-        raise UserError("not found", path, "run `dvc repro`, which makes it") from fault
-    except (ValueError, OSError, RecursionError) as fault:
-        raise UserError(f"not readable as JSON: {fault}", path, "delete it and run `dvc repro`") from fault
 
 
 def write_sealed(path: Path, value: dict) -> None:
@@ -121,10 +98,9 @@ def check_digests(folder: Path, digests: dict[str, str], listing: str, maker: st
         path = Path(folder) / name
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise UserError(f"names {name[:100]}, which is not in its folder", Path(folder) / listing)
-        try:
+        found = None
+        with contextlib.suppress(OSError), read_faults(path):  # what is left to suppress is the file's own fault
             found = sha256(path) if path.is_file() else None
-        except OSError:
-            found = None
         if found != digest:
             fault = "missing or not readable" if found is None else f"damaged: its sha256 is not that in {listing}"
             raise UserError(fault, path, remade(path, folder, maker))
@@ -157,7 +133,7 @@ def _cached(path: Path) -> Path | None:
 
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
-    with open(path, "rb") as file:
+    with read_faults(path), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -166,18 +142,21 @@ def tree_sha256(path: Path) -> str:
     path, digest = Path(path), hashlib.sha256()
     for found in sorted(links.walk(path)) if path.is_dir() else [path]:
         if os.path.isfile(found):
-            try:
+            with read_faults(found):
                 line = f"{found.relative_to(path).as_posix()}\0{sha256(found)}\n"
-            except OSError as fault:
-                remedy = "see who owns it and whether its disk is there, then try again"
-                raise UserError(f"cannot read: {fault.strerror}", found, remedy) from fault
             digest.update(line.encode(errors="surrogateescape"))  # a name may be no text
     return digest.hexdigest()
 
 
 def copy(source: Path, path: Path) -> None:
     """Copy a file to its final name."""
-    write(path, lambda temporary: shutil.copyfile(source, temporary))
+    write(path, lambda temporary: _copyfile(source, temporary))
+
+
+def _copyfile(source: Path, path: Path) -> None:
+    with read_faults(source):
+        open(source, "rb").close()  # or its fault would be told as one of `path`
+    shutil.copyfile(source, path)
 
 
 def assemble(folder: Path, sources: dict[str, Path], finish: Callable[[Path], None] = lambda fresh: None) -> None:
@@ -194,7 +173,7 @@ def assemble(folder: Path, sources: dict[str, Path], finish: Callable[[Path], No
         try:
             for name, source in sources.items():
                 (fresh / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, fresh / name)
+                _copyfile(source, fresh / name)
             finish(fresh)
             if folder.exists():
                 shutil.rmtree(folder)
@@ -203,32 +182,29 @@ def assemble(folder: Path, sources: dict[str, Path], finish: Callable[[Path], No
             shutil.rmtree(fresh, ignore_errors=True)
 
 
-def existing(path: Path) -> Path:
-    """The path, or the first folder above it that is there, as far as one may look."""
-    for place in (Path(path), *Path(path).absolute().parents):
-        with contextlib.suppress(PermissionError):
-            if place.exists():
-                return place
-    return Path("/")
-
-
 @contextlib.contextmanager
 def lock(path: Path, what: str, patient: bool = True) -> Iterator[None]:
-    """Hold `path` locked; wait, and say so, while another process has it. The lock dies with its process.
+    """Hold `path` locked; wait, and say so again and again, while another process has it. It dies with its process.
 
-    Without patience it is refused (a UserError).
+    Without patience it is refused (a UserError). Also said: that the file system, as one of a network, does not answer.
     """
-    held = FileLock(path, fallback_to_soft=False)  # a soft lock outlives a killed process
+    held, wait = FileLock(path, fallback_to_soft=False), 0  # a soft lock outlives a killed process
     with disk_faults(Path(path)):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            held.acquire(timeout=0)
-        except Timeout as fault:
-            busy = f"another process works on {what}"
-            if not patient:
-                raise UserError(busy, path, "wait for it, or stop it") from fault
-            log(f"waiting: {busy} ({path})")
-            held.acquire()
+    with disk_faults(Path(path), "lock"):
+        while not held.is_locked:
+            silent = threading.Timer(wait + _SILENT, log, [f"waiting: its file system does not answer ({path})"])
+            silent.daemon = True
+            silent.start()
+            try:
+                held.acquire(timeout=wait)
+            except Timeout as fault:
+                busy, wait = f"another process works on {what}", _AGAIN
+                if not patient:
+                    raise UserError(busy, path, "wait for it, or stop it") from fault
+                log(f"waiting: {busy} ({path})")
+            finally:
+                silent.cancel()
     try:
         yield
     finally:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Protocol
 
-from pipeline.core import files
+from pipeline.core import access, files
 from pipeline.core.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -46,9 +46,22 @@ ALONE = SimpleNamespace(
 
 
 def root() -> Path:
-    """Where the store is: the same folder for `dvc repro`, `dvc exp run`, `--temp` and queue workers of a clone."""
-    chosen = os.environ.get("LEAVEN_STORE")
-    return Path(chosen) if chosen and chosen != "off" else Path(os.environ.get("DVC_ROOT", ".")) / ".cache"
+    """Where the store is: the same folder for `dvc repro`, `dvc exp run`, `--temp` and queue workers of a clone.
+
+    A relative path is one of the clone; `~` is the home folder, though no shell has seen it.
+    """
+    chosen = ".cache" if off() else os.environ.get("LEAVEN_STORE") or ".cache"
+    return Path(os.environ.get("DVC_ROOT", "."), os.path.expanduser(chosen))
+
+
+def off() -> bool:
+    """Whether nothing is kept."""
+    return os.environ.get("LEAVEN_STORE") == "off"
+
+
+def place() -> Path:
+    """Where work is done: in the store, or if it is off in the folder of temporary files."""
+    return Path(tempfile.gettempdir()) if off() else root()
 
 
 def fingerprint(**parts: object) -> str:
@@ -106,7 +119,8 @@ def _digest_of(path: Path) -> Path:
 
 def _whole(path: Path) -> bool:
     digest = _digest_of(path)
-    return path.exists() and digest.exists() and digest.read_text() == files.sha256(path)
+    with access.read_faults(path):
+        return path.exists() and digest.exists() and digest.read_text() == files.sha256(path)
 
 
 @contextlib.contextmanager
@@ -122,14 +136,14 @@ def _together(kind: str, name: str, job: Job) -> Iterator[Path]:
 @contextlib.contextmanager
 def work(kind: str, name: str) -> Iterator[Path]:
     """The folder of one piece of work, locked against other processes; it may hold finished parts already."""
-    if os.environ.get("LEAVEN_STORE") == "off":
+    if off():
         folder = Path(tempfile.mkdtemp(prefix="leaven-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)  # the stage copies from it after the block
         yield folder
         return
     folder = root() / kind / name[:16]
     with files.lock(folder.with_suffix(".lock"), kind):
-        with files.disk_faults(folder):
+        with access.disk_faults(folder):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / _USED).touch()
             for torn in folder.rglob(".*.tmp"):  # what a killed process was writing; the lock says that none is now
@@ -152,7 +166,9 @@ def verify(folder: Path, maker: str | None = None) -> dict:
     maker: the stage whose output it is; None: finished work in the store.
     """
     folder = Path(folder)
-    if maker is not None and not (folder / MANIFEST).exists():
+    with access.read_faults(folder):
+        there = (folder / MANIFEST).exists()
+    if maker is not None and not there:
         raise UserError("not made yet", folder, f"run `dvc repro {maker}`, or `python -m stages.{maker}`")
     manifest = files.read_sealed(folder / MANIFEST, maker, {"files": dict})
     files.check_digests(folder, manifest["files"], MANIFEST, maker)
@@ -174,9 +190,8 @@ def _age(folder: Path) -> float:
 
 def note(name: str, lines: list[str]) -> Path:
     """Write a list that is too long for a message, a line each, and say where it is: it outlives a temporary copy."""
-    folder = Path(tempfile.gettempdir()) if os.environ.get("LEAVEN_STORE") == "off" else root()
-    files.write_text(folder / name, "".join(f"{line}\n" for line in lines))
-    return folder / name
+    files.write_text(place() / name, "".join(f"{line}\n" for line in lines))
+    return place() / name
 
 
 def listing(days: float | None = None) -> Iterator[str]:
@@ -188,7 +203,8 @@ def listing(days: float | None = None) -> Iterator[str]:
             with files.lock(folder.with_suffix(".lock"), folder.name):
                 old = _age(folder) >= days * 86400  # whoever held the lock has used it since
                 if old:
-                    shutil.rmtree(folder)
+                    with access.disk_faults(folder):
+                        shutil.rmtree(folder)
         whole, gone = whole + size, gone + size * old
         yield f"{folder}  {size / 1e6:9.1f} MB  used {age / 86400:6.1f} days ago  {'deleted' if old else 'kept'}"
     yield f"{root()}  {whole / 1e6:9.1f} MB in all, {gone / 1e6:.1f} MB deleted"

@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from pipeline.core import files
+from pipeline.core import access, files
 from pipeline.core.errors import UserError
 
 
@@ -17,14 +17,13 @@ def load(path: Path, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
     Names, shapes and kinds of numbers are compared by the file's header and a module without memory, so that neither a
     wrong file nor a wrong configuration takes any. What does not fit is a UserError that names the first three.
     """
-    try:
+    unfit = (SafetensorError, RuntimeError, ValueError)
+    with access.reading(path, "its weights do not fit", "make or get it again", *unfit):
         with safe_open(path, "pt") as file:
             parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, no dict
             found = {name: _told(part.get_shape(), part.get_dtype() in _FLOATING) for name, part in parts.items()}
         with torch.device("meta"):
             empty = build().state_dict()
-    except (OSError, SafetensorError, RuntimeError, ValueError) as fault:
-        raise UserError(f"its weights do not fit: {fault}", path, "make or get it again") from fault
     wanted = {name: _told(tensor.shape, tensor.is_floating_point()) for name, tensor in empty.items()}
     faults = [
         f"{name} is {found.get(name, 'missing')}, not {wanted.get(name, 'wanted')}"
@@ -36,7 +35,8 @@ def load(path: Path, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
         what = f"its weights do not fit: {'; '.join(faults[:3])}{more}"
         raise UserError(what, path, "make or get it again")
     module = build()
-    module.load_state_dict(load_file(path), strict=True)
+    with access.read_faults(path):
+        module.load_state_dict(load_file(path), strict=True)
     return module
 
 

@@ -1,10 +1,10 @@
 """What a file is, by its first bytes and whatever its name says; no more of it is read, and nothing is decoded."""
 
-import os
 from pathlib import Path
 
 from PIL import Image
 
+from pipeline.core import access
 from pipeline.core.errors import UserError
 
 _MARKS = (  # (place, bytes, what it is, what helps); letters count in either case
@@ -45,13 +45,10 @@ def head(path: Path) -> bytes:
 
 def absent(path: Path, fault: Exception) -> UserError | None:
     """What to say if a reader failed with no content of its kind: the system's refusal, or what stands in its place."""
-    try:
-        if isinstance(fault, OSError) and fault.errno:
-            raise fault
-        first = head(path)
-    except OSError as refusal:
-        remedy = "see who owns it and whether its disk is there, then try again"
-        return UserError(f"cannot read: {os.strerror(refusal.errno or 0)}", path, remedy)
+    told = access.of_the_system(fault, path, "read")
+    if told:
+        return told
+    first = head(path)
     if not first.strip(b"\0"):
         what = "begins with nothing but zeros, as a full disk or a crash leaves" if first else "is empty"
         return UserError(what, path, "copy it again from where it came")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.core import seeds, store
+from pipeline.core import access, seeds, store
 from pipeline.core.errors import UserError, UserErrors
 from pipeline.core.progress import log
 from pipeline.data import folders, pictures
@@ -122,10 +122,8 @@ def _fashion_mnist(params: Dataset) -> Source:
     found = []
     for name, digest in FASHION_MNIST.items():
         archive = Path(params.path) / "raw" / f"{name}.gz"
-        try:
+        with access.reading(archive, "not readable", "restore it: git checkout -- data", EOFError, zlib.error):
             payload = gzip.decompress(archive.read_bytes())
-        except (OSError, EOFError, zlib.error) as fault:
-            raise UserError(f"not readable: {fault}", archive, "restore it: git checkout -- data") from fault
         if hashlib.sha256(payload).hexdigest() != digest:
             raise UserError("its content is not Fashion-MNIST's (sha256)", archive, "restore it: git checkout -- data")
         found.append(np.frombuffer(payload, np.uint8, offset=16 if "images" in name else 8))  # after the idx header
@@ -149,7 +147,8 @@ def _torchvision(params: Dataset) -> Source:
     kind, parts = getattr(datasets, name), []
     for which in halves:
         try:
-            found = kind(params.path, **which)
+            with access.read_faults(params.path):
+                found = kind(params.path, **which)
         except ImportError as fault:
             needed = (getattr(fault, "name", None) or "scipy").partition(".")[0]  # scipy: for SVHN's MATLAB files
             raise UserError(f"reading {params.name} needs {needed}", params.path, f"pip install {needed}") from fault
@@ -175,7 +174,9 @@ def _tiny_imagenet(params: Dataset) -> Source:
     if [len(train), len(test)] != counts:
         found = f"{len(train):,} pictures in train/, {len(test):,} in val/images/"
         raise UserError(f"{found}, not {counts[0]:,} and {counts[1]:,}", root, "unpack tiny-imagenet-200.zip again")
-    class_of = dict(line.split("\t")[:2] for line in notes.read_text(encoding="utf-8").splitlines() if "\t" in line)
+    with access.reading(notes, "not readable", "unpack tiny-imagenet-200.zip again", UnicodeDecodeError):
+        lines = notes.read_text(encoding="utf-8").splitlines()
+    class_of = dict(line.split("\t")[:2] for line in lines if "\t" in line)
     train = {path: path.relative_to(root / "train").parts[0] for path in train}
     test = {path: class_of.get(path.name) for path in test}
     classes = sorted(set(train.values()))

@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from pipeline.core import seeds
-from pipeline.core.errors import UserError
+from pipeline.core.errors import UserError, out_of_memory
 from pipeline.data import contents, pictures, shards
 from pipeline.params.schema import Generator
 
@@ -28,7 +28,6 @@ KEYS = ("image", "images", "arr_0")
 # NotImplementedError: a compression that zipfile lacks; TokenError: a header that numpy cannot parse.
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, SyntaxError, OverflowError)
 _DAMAGED += (zipfile.BadZipFile, zlib.error, NotImplementedError, tokenize.TokenError)
-_UNPACKS = 1_200  # a byte of deflate becomes 1,032 at most
 
 
 def load(params: Generator, real: shards.RealSet) -> np.ndarray:
@@ -57,6 +56,8 @@ def read(path: Path, size: int, channels: int) -> np.ndarray:
         _shape(path)
         images = _array(path)
     except _DAMAGED as fault:
+        if out_of_memory(fault):
+            raise
         what = f"not readable: {str(fault) or type(fault).__name__}"
         raise contents.absent(path, fault) or UserError(what, path, _remedy(fault)) from fault
     images = _arranged(images, path)
@@ -118,7 +119,7 @@ def _shape(path: Path) -> tuple[int, ...]:
     if not 3 <= len(shape) <= 5 or any(not 0 < side < 2**40 for side in shape):
         raise UserError(f"shape {shape} is no list of images", path, "save (N, H, W, C)")
     size, there = math.prod(shape), path.stat().st_size
-    if size > _UNPACKS * there:
+    if size > shards.UNPACKS * there:
         raise ValueError(f"claims {size:,} bytes of images in a file of {there:,}")
     return shape
 
@@ -131,7 +132,7 @@ def _header(path: Path) -> tuple[tuple[int, ...], np.dtype]:
                 raise _no_key(("images",), list(file), path)
             images = shards.dataset_of(file, "images")
             chunk = math.prod(images.chunks or ())
-            if chunk > _UNPACKS * path.stat().st_size:  # a chunk is unpacked as a whole
+            if chunk > shards.UNPACKS * path.stat().st_size:  # a chunk is unpacked as a whole
                 what = f"claims chunks of {chunk:,} bytes in a file of {path.stat().st_size:,}"
                 raise UserError(what, path, "save it with chunks of few images")
             return images.shape, images.dtype

@@ -3,8 +3,10 @@
 The manifest.json of a folder holds the sha256 of each file. Readers verify it before they use the first pixel.
 """
 
+import contextlib
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import h5py
 import numpy as np
 import torch
 
-from pipeline.core import files, store
+from pipeline.core import access, files, store
 from pipeline.core.errors import UserError
 
 SCHEMA = 1  # of an HDF5 file
@@ -20,7 +22,10 @@ FILE = "images.h5"  # in data/real and, of imported images, in data/generator
 Part = tuple[np.ndarray, np.ndarray]  # images uint8 (N, H, W, C), labels int64 (N,)
 # Codes of `split`. Only the probe uses LABELLED images; quality and theory use SPARE ones.
 TRAIN, VALIDATION, TEST, LABELLED, SPARE = 0, 1, 2, 3, 4
+UNPACKS = 1_200  # a byte of deflate becomes 1,032 at most
 COLUMNS = {"labels": np.int64, "split": np.uint8, "orig_index": np.int64}  # of real images, a value each
+
+_UNREADABLE, _AGAIN = "not readable as HDF5", "delete it and make it again"
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str
     """Write an HDF5 file; equal content gives equal bytes (default libver, contiguous, no times, sorted attributes)."""
 
     def writer(temporary: Path) -> None:
-        with h5py.File(temporary, "w") as file:
+        with h5py.File(temporary, "w", locking=False) as file:  # nobody else knows its name
             for name, array in arrays.items():
                 file.create_dataset(name, data=array, track_times=False)
             for name, value in sorted({"schema": SCHEMA, **attributes}.items()):
@@ -115,13 +120,14 @@ def read_real(folder: Path) -> RealSet:
     path = Path(folder) / FILE
     images = map_file(path)
     with open_file(path) as file:
-        columns = {name: dataset_of(file, name)[:] for name in COLUMNS}
+        columns = {name: dataset_of(file, name) for name in COLUMNS}
+        for name, kind in COLUMNS.items():  # before any is read, whose shape may be endless
+            dtype, shape = columns[name].dtype, columns[name].shape
+            if (dtype, shape) != (kind, (len(images),)):
+                what = f"expected {name} as {np.dtype(kind)} ({len(images)},), found {dtype} {shape}"
+                raise UserError(what, path)
+        columns = {name: column[:] for name, column in columns.items()}
         facts = {name: file.attrs.get(name) for name in ("classes", "source", "labelled_size")}
-    for name, kind in COLUMNS.items():
-        dtype, shape = columns[name].dtype, columns[name].shape
-        if (dtype, shape) != (kind, (len(images),)):
-            what = f"expected {name} as {np.dtype(kind)} ({len(images)},), found {dtype} {shape}"
-            raise UserError(what, path)
     if not isinstance(facts["classes"], str) or not isinstance(facts["labelled_size"], np.integer):
         raise UserError("lacks the classes, or the number of labels for the probe", path)
     classes, size = tuple(facts["classes"].split("\n")), int(facts["labelled_size"])
@@ -184,12 +190,14 @@ def map_positives(folder: Path, anchors: np.ndarray) -> list[np.ndarray]:
     return parts
 
 
-def open_file(path: Path) -> h5py.File:
-    """An HDF5 file opened for reading, or a UserError that names it."""
-    try:
-        return h5py.File(path, "r")
-    except OSError as fault:
-        raise UserError(f"not readable as HDF5: {fault}", path, "delete it and make it again") from fault
+@contextlib.contextmanager
+def open_file(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file opened for reading, or a UserError that names it.
+
+    It is not locked: what has its final name never changes, and another program's lock would be in the way.
+    """
+    with access.reading(path, _UNREADABLE, _AGAIN), h5py.File(path, "r", locking=False) as file:
+        yield file
 
 
 def dataset_of(file: h5py.File, name: str) -> h5py.Dataset:
@@ -209,10 +217,14 @@ def map_file(path: Path) -> np.ndarray:
             raise UserError(f"expected images as uint8 (N, H, W, 1 or 3), found {found}", path)
         shape, place = images.shape, images.id.get_offset()
         if place is None:  # empty, or in chunks, which `write_arrays` never writes
+            size, there = max(images.size, math.prod(images.chunks or ())), path.stat().st_size
+            if size > UNPACKS * there:
+                raise UserError(f"claims {size:,} bytes of images in a file of {there:,}", path)
             return images[:]
     # Not numpy's memory map, which keeps the file open: a thousand shards would be a thousand open files.
-    whole = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
-    return whole[place : place + math.prod(shape)].view(shape).numpy()
+    with access.reading(path, _UNREADABLE, _AGAIN, RuntimeError):
+        whole = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
+        return whole[place : place + math.prod(shape)].view(shape).numpy()
 
 
 class ImageBank:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pipeline.core import files
+from pipeline.core import access, files
 from pipeline.core.errors import UserError
 
 
@@ -21,18 +21,15 @@ def save(path: Path, fingerprint: str, step: int, objects: dict[str, Any], rows:
 
 def load(path: Path, fingerprint: str, objects: dict[str, Any]) -> tuple[int, list[dict]]:
     """Restore the objects in place. Returns (finished steps, rows); (0, []) where there is no checkpoint."""
-    if not Path(path).exists():
-        return 0, []
-    try:
+    with access.read_faults(path):
+        if not Path(path).exists():
+            return 0, []
+    with access.reading(path, "not a readable checkpoint", "delete it", Exception):  # of any kind, inside torch
         with zipfile.ZipFile(path) as archive:  # torch.load does not look at the archive's checksums
             if archive.testzip():
                 raise zipfile.BadZipFile("a checksum is wrong")
         saved = torch.load(path, map_location="cpu", weights_only=True)
         made_by, found = saved["fingerprint"], set(saved["states"])
-    except MemoryError:
-        raise
-    except Exception as fault:  # a damaged file may provoke anything inside torch
-        raise UserError(f"not a readable checkpoint ({type(fault).__name__})", path, "delete it") from fault
     if made_by != fingerprint or found != set(objects):
         raise UserError("a checkpoint of other work", path, "delete it")
     for name, thing in objects.items():

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from pipeline.augment import recipes
-from pipeline.core import files
+from pipeline.core import access, files
 from pipeline.core.errors import UserError
 from pipeline.core.progress import log
 from pipeline.data import shards
@@ -217,17 +217,12 @@ def inception(weights: str, compute: Compute):
     except ImportError as fault:
         remedy = "pip install torch-fidelity, or set it to null"
         raise UserError("wants torch-fidelity", "params.yaml: quality.inception", remedy) from fault
-    try:
+    with access.reading(weights, "not Inception's weights", "name another file", Exception):  # by what it is instead
         state = torch.load(weights, map_location="cpu", weights_only=True)
         with tempfile.TemporaryDirectory() as folder:
             copy = f"{folder}/weights.pth"
             torch.save(state, copy)
             network = FeatureExtractorInceptionV3("inception", ["2048"], feature_extractor_weights_path=copy)
-    except MemoryError:
-        raise
-    except Exception as fault:  # of many kinds, by what the file is instead
-        what = f"not Inception's weights: {fault or type(fault).__name__}"
-        raise UserError(what, weights, "name another file") from fault
 
     @torch.inference_mode()
     def embed(images: np.ndarray) -> torch.Tensor:

@@ -14,7 +14,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.training_utils import EMAModel
 
-from pipeline.core import files, seeds, weights
+from pipeline.core import access, files, seeds, weights
 from pipeline.core.errors import UserError
 from pipeline.engine import distributed, loop
 from pipeline.generators import pixels
@@ -150,10 +150,8 @@ def load(folder: Path) -> tuple[UNet2DModel, DDPMScheduler]:
 
 
 def _built(kind: type, config: dict, path: Path) -> UNet2DModel | DDPMScheduler:
-    try:
+    with access.reading(path, "diffusers cannot build it", "", Exception):  # of any kind, inside it
         return kind.from_config(config)
-    except Exception as fault:  # a foreign configuration can raise anything inside diffusers
-        raise UserError(f"diffusers cannot build it: {str(fault).partition(chr(10))[0]}", path) from fault
 
 
 def fit_to(size: tuple[int, int], channels: int, model: UNet2DModel, where: str) -> None:

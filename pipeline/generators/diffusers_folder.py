@@ -39,7 +39,8 @@ def read(folder: Path) -> tuple[dict[str, Path], dict[str, dict]]:
     UserError if they are not those of an unconditional DDPM of bounded size.
     """
     paths = paths_of(folder)
-    configurations = {name: files.read_json(paths[name], CONFIGURATION) for name in (UNET, SCHEDULER)}
+    again = "make or get it again"
+    configurations = {name: files.read_json(paths[name], CONFIGURATION, again) for name in (UNET, SCHEDULER)}
     unet, noise = configurations[UNET], configurations[SCHEDULER]
     kind, scheduler = unet.get("_class_name"), noise.get("_class_name")
     predicts, variance = noise.get("prediction_type", "epsilon"), noise.get("variance_type", "fixed_small")

@@ -7,7 +7,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
 from pipeline.core import files
-from pipeline.core.errors import UserError
+from pipeline.core.errors import UserError, out_of_memory
 from pipeline.generators import ddpm, diffusers_folder
 from pipeline.params.schema import Generator
 
@@ -37,6 +37,8 @@ def try_out(model: UNet2DModel, noise: DDPMScheduler, where: str) -> None:
     try:
         ddpm.sample(model, noise, SimpleNamespace(steps=1, eta=0.0, clip=True), range(1), 0, "ddpm")
     except Exception as fault:  # a foreign configuration can raise anything inside diffusers
+        if out_of_memory(fault):
+            raise
         # a UserError tells of values that are not finite, of which only the model can be the reason here
         what = getattr(fault, "what", f"diffusers cannot sample with it: {str(fault)[:200]}")
         raise UserError(what, where, "use another model, or get it again") from fault
@@ -63,6 +65,8 @@ def from_hub(repository: str, revision: str) -> Path:
     except HfHubHTTPError as fault:
         raise UserError(f"the hub refuses: {fault}", f"{repository}@{revision}") from fault
     except (LocalEntryNotFoundError, HTTPError, OSError) as fault:
+        if getattr(fault, "filename", None):  # of the local cache
+            raise
         what = "not in the local cache, and the hub cannot be reached"
         remedy = "download the repository elsewhere and name its folder in generator.path (hub: null)"
         raise UserError(what, f"{repository}@{revision}", remedy) from fault

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML, MappingNode, Node, ScalarNode
 from ruamel.yaml.error import MarkedYAMLError
 
+from pipeline.core import access
 from pipeline.core.errors import UserError, UserErrors
 from pipeline.params import judge
 from pipeline.params.schema import Params
@@ -43,10 +44,8 @@ def load(path: Path = FILE) -> Params:
 
 def text_of(path: Path, remedy: str = "") -> str:
     """A YAML file's text, or a UserError where it cannot be read."""
-    try:
+    with access.reading(path, "not readable", remedy, UnicodeDecodeError):
         return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as fault:
-        raise UserError(f"not readable: {fault}", path, remedy) from fault
 
 
 def parse(text: str) -> tuple[dict, dict[tuple, int], list[tuple[tuple, str]]]:

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 
-from pipeline.core import files, seeds
-from pipeline.core.errors import DIVERGED, UserError
+from pipeline.core import access, files, seeds
+from pipeline.core.errors import DIVERGED, UserError, out_of_memory
 from pipeline.generators import ddpm, diffusers_folder
 from pipeline.params.schema import Compute, UnCLIP
 from pipeline.positives import Batch, Inputs, Kind, Sampler
@@ -73,7 +73,7 @@ def load(params: UnCLIP, compute: Compute):
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     found, folder = files_of(params.path), Path(params.path)
-    kind = files.read_json(found[_INDEX], CONFIGURATION).get("_class_name")
+    kind = files.read_json(found[_INDEX], CONFIGURATION, "get it again").get("_class_name")
     if kind != PIPELINE:
         raise UserError(f"a {kind}, not a {PIPELINE}", found[_INDEX])
     with tempfile.TemporaryDirectory(prefix="unclip-") as place:
@@ -85,12 +85,10 @@ def load(params: UnCLIP, compute: Compute):
     noise, where = parts["scheduler"].config, found["scheduler/scheduler_config.json"]
     if noise.prediction_type == "epsilon":
         raise UserError("predicts epsilon, from which no image follows at a terminal SNR of zero", where)
-    try:
+    with access.reading(folder, "diffusers makes nothing of it", "get it again", Exception):  # of any kind, inside it
         ddim = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "clip_sample": False}
         parts["scheduler"] = DDIMScheduler.from_config(noise, **ddim)
         pipe = StableUnCLIPImg2ImgPipeline(**parts)
-    except Exception as fault:  # a foreign configuration can raise anything inside diffusers
-        raise UserError(f"diffusers makes nothing of it: {_line(fault)}", folder) from fault
     pipe.set_progress_bar_config(disable=True)
     _try_out(pipe, folder)
     if compute.compile:
@@ -105,7 +103,7 @@ def _part(name: str, place: Path, where: Path, compute: Compute):
     weights = [file for file in names if file.endswith(".safetensors")]
     try:
         if weights:
-            config = files.read_json(where / names[0], CONFIGURATION)
+            config = files.read_json(where / names[0], CONFIGURATION, "get it again")
             _bounded(config, where / names[0])
             _compare(kind, config, place / weights[0], where / weights[0])
             given = {"output_loading_info": True}
@@ -113,8 +111,11 @@ def _part(name: str, place: Path, where: Path, compute: Compute):
     except UserError:
         raise
     except Exception as fault:  # a foreign configuration can raise anything inside the libraries
-        reason = _line(fault).replace(str(place), str(where))
-        raise UserError(f"no {kind_name}: {reason}", where, "get it again") from fault
+        if out_of_memory(fault):
+            raise
+        reason = str(fault).strip().partition("\n")[0][:200].replace(str(place), str(where)) or type(fault).__name__
+        own = UserError(f"no {kind_name}: {reason}", where, "get it again")
+        raise access.of_the_system(fault, where, "read") or own from fault
     if not weights:
         return found
     model, info = found
@@ -142,11 +143,9 @@ def _bounded(config: dict, where: Path) -> None:
 
 def _compare(kind: type, config: dict, path: Path, where: Path) -> None:
     """Refuse a configuration that asks for more numbers than its weights hold, before memory is taken for them."""
-    try:
-        with safe_open(path, "pt") as file:
-            there = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118, no dict
-    except (OSError, SafetensorError) as fault:
-        raise UserError(f"its weights are not readable: {_line(fault)}", where, "get it again") from fault
+    unreadable = access.reading(where, "its weights are not readable", "get it again", SafetensorError)
+    with unreadable, safe_open(path, "pt") as file:
+        there = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118, no dict
     with torch.device("meta"):
         empty = kind.from_config(config) if hasattr(kind, "from_config") else kind(kind.config_class.from_dict(config))
     wanted = sum(tensor.numel() for tensor in empty.parameters())
@@ -157,15 +156,9 @@ def _compare(kind: type, config: dict, path: Path, where: Path) -> None:
 def _try_out(pipe, where: Path) -> None:
     """Sample one small image in one step: parts that are valid alone may not fit together."""
     side = 8 * pipe.vae_scale_factor
-    try:
+    with access.reading(where, "its parts do not fit together", "get it again", Exception):  # from anywhere inside
         picture, draw = [Image.new("RGB", (side, side))], [seeds.generator(0, "try-out")]
         pipe(picture, height=side, width=side, num_inference_steps=1, generator=draw, output_type="pt")
-    except Exception as fault:  # a foreign configuration can raise anything inside the libraries
-        raise UserError(f"its parts do not fit together: {_line(fault)}", where, "get it again") from fault
-
-
-def _line(fault: Exception) -> str:
-    return str(fault).strip().partition("\n")[0][:200] or type(fault).__name__
 
 
 def prepare(inputs: Inputs) -> Sampler:

@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.core.errors import UserError
+from pipeline.params import reader
 from pipeline.params.schema import Params
 
 FILE = Path("dvc.yaml")
@@ -55,8 +56,9 @@ class Described(NamedTuple):
 
 def load(name: str) -> Described:
     """What dvc.yaml of the working directory says of a stage."""
+    remedy = "run from the repository's top folder, or restore it: git checkout"
     try:
-        stage = YAML(typ="safe").load(FILE.read_text(encoding="utf-8"))["stages"][name]
+        stage = YAML(typ="safe").load(reader.text_of(FILE, remedy))["stages"][name]
         each = stage.get("foreach")
         stage = stage.get("do", stage)
         params = stage.get("params", [])
@@ -64,9 +66,8 @@ def load(name: str) -> Described:
         outs = [out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
         outs = tuple(out if isinstance(out, str) else next(iter(out)) for out in outs)
         return Described(None if whole else tuple(params), outs, each.strip("${}") if each else None)
-    except (OSError, UnicodeDecodeError, YAMLError, KeyError, TypeError, AttributeError) as fault:
-        what = f"does not describe the stage {name}: {type(fault).__name__}"
-        raise UserError(what, FILE, "run from the repository's top folder, or restore it: git checkout") from fault
+    except (YAMLError, KeyError, TypeError, AttributeError) as fault:
+        raise UserError(f"does not describe the stage {name}: {type(fault).__name__}", FILE, remedy) from fault
 
 
 def _entry(params: Params, foreach: str, key: str) -> object:

@@ -5,7 +5,6 @@ and what a training step takes come on top.
 """
 
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from typing import NamedTuple
 
 import psutil
 
-from pipeline.core import files, store
+from pipeline.core import access, store
 from pipeline.core.errors import RESOURCE, UserError
 from pipeline.core.links import dvc_cache as _dvc_cache
 from pipeline.run import launch
@@ -28,7 +27,8 @@ class Needs(NamedTuple):
     """What a stage writes, and how many bytes of images it needs at least.
 
     made: in the workspace, where they must fit; DVC's cache takes as many again, unless it links. kept: in the store,
-    where some may be already. memory: held at once, beside the program itself. faults: what else is not there.
+    where some may be already; with LEAVEN_STORE=off in the folder of temporary files, where they must fit too. memory:
+    held at once, beside the program itself. faults: what else is not there.
     """
 
     writes: tuple[str, ...]
@@ -51,11 +51,11 @@ def holding(*splits: int) -> Callable[[SimpleNamespace], Needs]:
 
 def lacking(needs: Needs) -> list[UserError]:
     """Find what is not there; one error for each."""
-    places = [*((Path(path), bool(Path(path).suffix)) for path in needs.writes), (store.root(), False)]
-    found = [*needs.faults, *(fault for path, file in places if (fault := _unwritable(path, file)))]
-    disk, memory = shutil.disk_usage(".").free, psutil.virtual_memory().available
+    unmade = (_unwritable(Path(path), file=bool(Path(path).suffix), renamed=True) for path in needs.writes)
+    found = [*needs.faults, *filter(None, unmade), *_closed_store()]
+    memory = psutil.virtual_memory().available
     for place, free, least, remedy in (
-        ("this disk", disk, needs.made, "make room, or take fewer images"),
+        *((f"disk of {at}", free, least, "make room, or take fewer images") for at, least, free in disks(needs, True)),
         ("memory", memory, needs.memory, "take fewer images, or a larger machine"),
         ("GPU memory", _gpu(needs.device), _LEAST_ON_GPU, "stop what else runs on the GPU, or set compute.device: cpu"),
     ):
@@ -93,21 +93,24 @@ def images(folder: Path, *splits: int) -> tuple[int, int]:
     import h5py  # not needed to check params.yaml
 
     try:
-        with h5py.File(folder / "images.h5", "r") as file:
+        with h5py.File(folder / "images.h5", "r", locking=False) as file:
             shape = file["images"].shape
             return sum(int((file["split"][:] == split).sum()) for split in splits), math.prod(shape[1:])
     except (OSError, KeyError, AttributeError, TypeError, ValueError):
         return 0, 0
 
 
-def disks(needs: Needs) -> list[tuple[str, float, int]]:
-    """(place, bytes of images at most, bytes free) of each file system that is written to."""
-    work = Path(tempfile.gettempdir()) if os.environ.get("LEAVEN_STORE") == "off" else store.root()
-    cached = _dvc_cache() if needs.made > _TRIFLE else None
-    wanted = [(Path(), needs.made), *([(cached, needs.made)] if cached else []), (work, needs.kept)]
+def disks(needs: Needs, surely: bool = False) -> list[tuple[str, float, int]]:
+    """(place, bytes of images at most, bytes free) of each file system that is written to.
+
+    surely: the bytes are those at least. The store may have them already, and DVC's cache may link them.
+    """
+    cached = _dvc_cache() if needs.made > _TRIFLE and not surely else None
+    wanted = [(Path(), needs.made), *([(cached, needs.made)] if cached else [])]
+    wanted += [(store.place(), needs.kept)] if store.off() or not surely else []
     found: dict[int, tuple[str, float, int]] = {}
     for place, size in wanted:
-        there = files.existing(place)
+        there = access.existing(place)
         device = there.stat().st_dev
         name, before, free = found.get(device) or (str(place.absolute()), 0, shutil.disk_usage(there).free)
         found[device] = (name, before + size, free)
@@ -129,18 +132,31 @@ def _gpu(device: str) -> int | None:
         return 0
 
 
-def _unwritable(path: Path, file: bool) -> UserError | None:
-    """Whether a file or folder cannot be written, by trying: rights do not bind root, and disks may be read-only."""
+def _closed_store() -> list[UserError]:
+    """Why the store cannot be written: it, or its records and the folders of each kind of work, which have locks."""
+    fault = _unwritable(store.root(), file=False, renamed=False)
+    if fault:
+        return [fault]
+    inside = {store.root() / "records", *(lock.parent for lock in store.root().glob("*/*.lock"))}
+    return list(filter(None, (_unwritable(place, file=False, renamed=False) for place in sorted(inside))))
+
+
+def _unwritable(path: Path, file: bool, renamed: bool) -> UserError | None:
+    """Whether a file or folder cannot be written, by trying: rights do not bind root, and disks may be read-only.
+
+    renamed: it is replaced, which writes the folder that it is in, and empties the old one if it is a folder.
+    """
     try:
-        with files.disk_faults(path):
+        with access.disk_faults(path):
             if path.exists() and path.is_dir() == file:
                 kind = "folder" if file else "file"
                 return UserError(f"cannot write: a {kind} is in the way", path, "move it away")
-            there = files.existing(path.parent)  # where the new one gets its name
-            with tempfile.TemporaryFile(dir=there):
-                return None
+            for place in {access.existing(path.parent if renamed else path), *([path] if path.is_dir() else [])}:
+                with tempfile.TemporaryFile(dir=place):
+                    pass
     except UserError as fault:
         return fault
+    return None
 
 
 def _mb(size: float) -> str:

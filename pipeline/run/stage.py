@@ -22,14 +22,13 @@ from types import SimpleNamespace
 
 import psutil
 
-from pipeline.core import files, processes, sources, store
-from pipeline.core.errors import RESOURCE, Stopped, UserError, UserErrors
+from pipeline.core import access, files, processes, sources, store
+from pipeline.core.errors import RESOURCE, Stopped, UserError, UserErrors, out_of_memory
 from pipeline.core.progress import log
 from pipeline.params import reader
 from pipeline.params.schema import Params
 from pipeline.run import graph, launch, machine
 
-_NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
 _NO_PEER = ("onnection closed by peer", "onnection reset by peer", "roken pipe", "imed out", "remote process exited")
 
 
@@ -70,7 +69,7 @@ def _run(name: str, main: Callable, needs: Callable, parallel: bool) -> int:
         if asked.check:
             return 0
         if launcher:
-            with files.disk_faults(store.root()):
+            with access.disk_faults(store.root()):
                 store.root().mkdir(parents=True, exist_ok=True)
                 return launch.run(f"stages.{name}", launcher, store.root())
         main(given)
@@ -125,7 +124,7 @@ def _told(work: Callable[[], int | None], before: str) -> int:
         if not known:
             launch.tell(1, traceback.format_exc())
             return 1
-        said, code = f"{before}{known}\n", RESOURCE
+        said, code = f"{before}{known}\n", known.code
         if os.environ.get("LEAVEN_DEBUG"):
             traceback.print_exc()
     launch.tell(code, said)
@@ -163,11 +162,12 @@ def _record(name: str, params: Params) -> None:
     files.write_json(store.root() / "records" / f"{name}.json", facts)
 
 
-def _resource(fault: Exception) -> str:
-    """What to say of a fault that is the machine's and not the code's; nothing of any other."""
-    words = str(fault)
-    if isinstance(fault, MemoryError) or (isinstance(fault, RuntimeError) and any(w in words for w in _NO_MEMORY)):
-        return "out of memory - lower the batch size, or the number of images; finished parts are kept"
-    if processes.size() > 1 and isinstance(fault, RuntimeError) and any(w in words for w in _NO_PEER):
-        return launch.LOST
-    return ""
+def _resource(fault: Exception) -> UserError | None:
+    """What to say of a fault that is the machine's and not the code's; None of any other."""
+    if out_of_memory(fault):
+        remedy = "lower the batch size, or the number of images; finished parts are kept"
+        return UserError("out of memory", remedy=remedy, code=RESOURCE)
+    if processes.size() > 1 and isinstance(fault, RuntimeError) and any(w in str(fault) for w in _NO_PEER):
+        return UserError(launch.LOST, code=RESOURCE)
+    where = getattr(fault, "filename", None)  # of a file that nobody else told of
+    return access.of_the_system(fault, Path(where), "open") if isinstance(where, str) else None

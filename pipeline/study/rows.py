@@ -4,7 +4,7 @@ import csv
 import subprocess
 from pathlib import Path
 
-from pipeline.core import outputs
+from pipeline.core import access, outputs
 from pipeline.core.errors import UserError
 from pipeline.params import reader
 from pipeline.params.schema import Params
@@ -30,17 +30,19 @@ NUMBERS = [name for name in COLUMNS if name not in _WORDS]
 
 def read(path: Path) -> list[dict[str, str]]:
     """The rows of a study's CSV, as text; none if there is no file yet. A bad row is refused with its line number."""
-    if not path.exists():
-        return []
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            reading = csv.reader(file)
-            head = next(reading, [])
-            if head != COLUMNS:
-                raise UserError("has other columns than a study's", path, "restore it, or move it out of the folder")
-            return [_row(path, reading.line_num, words) for words in reading]
-    except (OSError, UnicodeDecodeError, csv.Error) as fault:
-        raise UserError(f"not readable: {fault}", path, "restore it with git checkout") from fault
+    with access.read_faults(path):
+        if not path.exists():
+            return []
+    remedy = "mend it: git checkout restores only the rows that were committed"
+    with (
+        access.reading(path, "not readable", remedy, UnicodeDecodeError, csv.Error),
+        open(path, encoding="utf-8", newline="") as file,
+    ):
+        reading = csv.reader(file)
+        head = next(reading, [])
+        if head != COLUMNS:
+            raise UserError("has other columns than a study's", path, "restore it, or move it out of the folder")
+        return [_row(path, reading.line_num, words) for words in reading]
 
 
 def _row(path: Path, line: int, words: list[str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from pipeline.core import files
 from pipeline.core.errors import UserError
+from pipeline.params import reader
 from pipeline.study import analysis
 from pipeline.study.analysis import EXPECTED, Blocks, Difference
 from pipeline.study.cells import OUTCOME, PERCENT, PartFile, Study
@@ -57,7 +58,7 @@ def table(study: Study) -> str:
 
 def write(path: Path, study: Study) -> None:
     """Put the table between `<!-- table NAME -->` and `<!-- end NAME -->` of a Markdown file."""
-    before, begin, rest = path.read_text(encoding="utf-8").partition(f"<!-- table {study.name} -->\n")
+    before, begin, rest = reader.text_of(path).partition(f"<!-- table {study.name} -->\n")
     _, end, after = rest.partition(f"<!-- end {study.name} -->")
     if not (begin and end):
         marks = f"<!-- table {study.name} --> and <!-- end {study.name} -->"

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipeline.augment import recipes
-from pipeline.core import files, seeds, sources, store
+from pipeline.core import access, files, seeds, sources, store
 from pipeline.data import mixture, shards
 from pipeline.engine import arithmetic, loop
 from pipeline.networks import backbones
@@ -98,7 +98,8 @@ def fit(
         return [_FILE]
 
     folder = store.once("classifier", decided, train_in)
-    model.load_state_dict(load_file(folder / _FILE), strict=True)
+    with access.read_faults(folder / _FILE):
+        model.load_state_dict(load_file(folder / _FILE), strict=True)
     return model.eval()
 
 

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -300,6 +302,42 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, number):
     with pytest.raises(UserError, match=r"x\.lock: cannot lock: .* - use another disk"):
         files.lock(tmp_path / "x.lock", "work").__enter__()
     assert not files.locked(tmp_path / "x.lock")
+
+
+def test_who_waits_for_a_lock_says_so_again_and_again(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(files, "_AGAIN", 0.1)
+    with open(tmp_path / "x.lock", "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        threading.Timer(0.5, fcntl.flock, (other, fcntl.LOCK_UN)).start()
+        with files.lock(tmp_path / "x.lock", "work"):
+            said = capsys.readouterr().err.splitlines()
+    assert len(said) > 1
+    assert set(said) == {f"waiting: another process works on work ({tmp_path}/x.lock)"}
+
+
+def test_a_file_system_that_does_not_answer_to_a_lock_is_told(tmp_path, monkeypatch, capsys):
+    """As a server of a network that is away: the system call does not come back, and cannot be ended."""
+    monkeypatch.setattr(files, "_SILENT", 0.05)
+    real = fcntl.flock
+
+    def slow(*words):
+        time.sleep(0.4)
+        return real(*words)
+
+    monkeypatch.setattr(fcntl, "flock", slow)
+    with files.lock(tmp_path / "x.lock", "work"):
+        pass
+    assert capsys.readouterr().err == f"waiting: its file system does not answer ({tmp_path}/x.lock)\n"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+def test_a_lock_that_fails_is_told_in_a_line(tmp_path, monkeypatch, number):
+    def none(handle, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with pytest.raises(UserError, match=r"x\.lock: cannot lock: .* - keep the file: .* run the same command again"):
+        files.lock(tmp_path / "x.lock", "work").__enter__()
 
 
 @pytest.mark.fault(12)

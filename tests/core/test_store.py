@@ -11,6 +11,7 @@ import pytest
 
 from pipeline.core import files, store
 from pipeline.core.errors import UserError
+from tests.closed import another_user, by_root, open_folder
 
 REPOSITORY = Path(__file__).parents[2]
 DAY = 86400
@@ -34,6 +35,40 @@ def test_root_is_leaven_store_then_dvc_root_then_here(monkeypatch):
     assert store.root() == Path("/somewhere/.cache")
     monkeypatch.delenv("DVC_ROOT")
     assert store.root().resolve() == Path.cwd() / ".cache"
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_a_relative_store_is_that_of_the_clone_in_every_mode(monkeypatch, tmp_path, copy):
+    """In a temporary copy of `dvc exp run --temp`, whose DVC_ROOT is the clone."""
+    (tmp_path / "copy").mkdir()
+    monkeypatch.setenv("LEAVEN_STORE", "./mine/s")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    if copy:
+        monkeypatch.chdir(tmp_path / "copy")
+    assert store.root() == tmp_path / "mine/s"
+    monkeypatch.delenv("DVC_ROOT")
+    monkeypatch.chdir(tmp_path)
+    assert store.root().resolve() == tmp_path / "mine/s"
+
+
+def test_a_store_in_the_home_folder_is_there_without_a_shell(monkeypatch, tmp_path):
+    monkeypatch.setenv("LEAVEN_STORE", "~/s")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DVC_ROOT", "/somewhere")
+    with store.work("toy", "a" * 64) as folder:
+        assert folder.is_relative_to(tmp_path / "home/s")
+    assert not Path("~").exists()
+
+
+@by_root
+def test_a_piece_of_work_that_may_not_be_deleted_is_named():
+    with open_folder() as place, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LEAVEN_STORE", str(place))
+        folder = kept("encoder", "a" * 64, 30)
+        folder.with_suffix(".lock").chmod(0o666)
+        with another_user(), pytest.raises(UserError, match=f"{folder}: cannot write: Permission denied"):
+            prune(7)
+    assert prune(7)
 
 
 def test_work_of_one_fingerprint_is_found_again_and_others_do_not_see_it():

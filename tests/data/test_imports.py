@@ -158,7 +158,7 @@ def test_a_file_that_may_not_be_read_keeps_its_content(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("builtins.open", closed)
-    with pytest.raises(UserError, match=r"a\.npy: cannot read: Permission denied - see who owns it"):
+    with pytest.raises(UserError, match=r"a\.npy: cannot read: Permission denied - ask its owner"):
         imports.read(tmp_path / "a.npy", 8, 3)
 
 

@@ -77,6 +77,16 @@ def test_weights_that_make_no_finite_image_are_refused_before_they_are_kept(tmp_
     assert caught.value.code == 2
 
 
+@pytest.mark.parametrize("fault", [MemoryError(), RuntimeError("CUDA out of memory")], ids=str)
+def test_a_lack_of_memory_is_no_fault_of_the_model(tmp_path, monkeypatch, fault):
+    def sample(*_):
+        raise fault
+
+    monkeypatch.setattr(ddpm, "sample", sample)
+    with pytest.raises(type(fault)):
+        pretrained.try_out(None, None, "somewhere")
+
+
 @pytest.mark.fault(23)
 def test_weights_of_another_digest_than_the_stated_are_refused_unread(tmp_path, monkeypatch):
     folder = pretrained_folder(tmp_path / "given")

@@ -1,4 +1,4 @@
-"""A folder as a phone, a microscope and a dataset's site give it: one refusal that names everything, then a whole run."""
+"""A folder as a phone, a microscope and a dataset's site give it: one refusal that names everything, then a run."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def stripes(i, white):
 
 
 def phone(root):
-    """Photographs of two frames, turned by EXIF, with broken EXIF, a screenshot with a long text; films and thumbnails."""
+    """Photographs of two frames, turned by EXIF, with broken EXIF, under an old name; films and files of a Mac."""
     folder = root / "Camera"
     folder.mkdir(parents=True)
     for i in range(3 * EACH):
@@ -39,7 +39,11 @@ def phone(root):
             photo.save(path.with_suffix(".jfif"), "JPEG")
     (folder / "VID_0001.mp4").write_bytes(b"film")
     (folder / "._IMG_0001.jpg").write_bytes(b"of a Mac")
-    return {"dataset__path": "data/mine", "dataset__channels": "3", "augment__form": "colour", "dataset__test_size": "50"}
+    return {
+        "dataset__channels": "3",
+        "augment__form": "colour",
+        "dataset__test_size": "50",
+    }
 
 
 def microscope(root):
@@ -52,7 +56,7 @@ def microscope(root):
         overview.encoderinfo = {"tiffinfo": {254: 1}}
         plane.save(path, save_all=True, append_images=[overview])
     (root / "plate.csv").write_text("well,drug\n")
-    return {"dataset__path": "data/mine", "dataset__channels": "1", "dataset__test_size": "50"}
+    return {"dataset__channels": "1", "dataset__test_size": "50"}
 
 
 def site(root):
@@ -65,7 +69,7 @@ def site(root):
         (root / part / "labels.csv").write_text("file,class\n")
     (root / "__MACOSX/train").mkdir(parents=True)
     (root / "__MACOSX/train/._labels.csv").write_bytes(b"of a Mac")
-    return {"dataset__path": "data/mine", "dataset__channels": "1", "dataset__test_size": "null"}
+    return {"dataset__channels": "1", "dataset__test_size": "null"}
 
 
 @pytest.mark.slow
@@ -73,7 +77,7 @@ def site(root):
 def test_a_folder_as_it_comes_is_refused_at_most_once_and_then_runs(small, tmp_path, given):
     clone = clones.copy(small, tmp_path / "clone")
     values = given(clone / "data/mine")
-    clones.edit(clone, dataset__name="folder", dataset__image_size="16", **values)
+    clones.edit(clone, dataset__name="folder", dataset__path="data/mine", dataset__image_size="16", **values)
     clones.edit(clone, generator__source="none", inflation__ratio="0.0", quality__images="20")
     refused = clones.run(clone, "dvc", "repro", code=None)
     lines = [line for line in refused.splitlines() if line.startswith("check: ")]
@@ -93,6 +97,7 @@ def test_a_folder_as_it_comes_is_refused_at_most_once_and_then_runs(small, tmp_p
         assert "2 classes: contrôle 60, treated 60; 120 pictures" in output
         assert "4,095" in output  # what the sixteen bits hold
     if given is site:
-        assert "2 classes: café 80, thé 80; 160 pictures (120 in train/, 40 in test/), 10 in validation/ passed over" in output
+        told = "2 classes: café 80, thé 80; 160 pictures (120 in train/, 40 in test/), 10 in validation/ passed over"
+        assert told in output
     assert prepared["classes"] == 2
     assert judged["pixels"] > 80  # stripes are told from pixels

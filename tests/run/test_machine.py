@@ -1,5 +1,6 @@
 """What a stage asks of the machine: counted where it is, refused by name, in places that do not let it write."""
 
+import os
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,9 +12,14 @@ import torch
 
 from pipeline.core.errors import UserError
 from pipeline.data import shards
+from pipeline.params import reader
 from pipeline.run import machine
 from pipeline.run.machine import Needs
+from stages import prepare
+from tests.closed import OTHER, another_user, by_root, open_folder
 from tests.pipeline import clones
+
+REPOSITORY = Path(machine.__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +53,7 @@ def test_what_surely_does_not_fit_is_refused_and_what_may_not_is_told(here):
     """10 GB free: 11 in the workspace are too many; 6 there, 6 in DVC's cache and 3 in the store may be."""
     (fault,) = machine.lacking(Needs((), made=11e9))
     assert fault.code == 3
-    assert str(fault).startswith("this disk: 10,000 MB free, at least 11,000 MB needed")
+    assert str(fault).startswith(f"disk of {here}: 10,000 MB free, at least 11,000 MB needed")
     assert lines(Needs((), made=6e9, kept=3e9)) == []
     assert machine.tight(Needs((), made=6e9, kept=3e9)) == (
         f"warning: {here}: 10,000 MB free, up to 15,000 MB of images"
@@ -61,7 +67,7 @@ def test_every_file_system_is_asked_for_its_own_part(here, monkeypatch, kept_in)
     monkeypatch.setattr(machine.tempfile, "gettempdir", lambda: str(here / "temporary"))
     other = here / kept_in
     monkeypatch.setattr(
-        machine.files, "existing", lambda path: SimpleNamespace(stat=lambda: SimpleNamespace(st_dev=path == other))
+        machine.access, "existing", lambda path: SimpleNamespace(stat=lambda: SimpleNamespace(st_dev=path == other))
     )
     free = iter([4_100_000_000, 2_900_000_000])
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda there: SimpleNamespace(free=next(free)))
@@ -69,6 +75,75 @@ def test_every_file_system_is_asked_for_its_own_part(here, monkeypatch, kept_in)
         (str(here), 4e9, 4_100_000_000),
         (str(other), 3e9, 2_900_000_000),
     ]
+
+
+def test_without_a_store_what_is_kept_surely_takes_the_disk_of_temporary_files(here, monkeypatch):
+    """On one file system with the workspace: 6 GB and 6 of 10."""
+    monkeypatch.setattr(machine.tempfile, "gettempdir", lambda: str(here))
+    assert lines(Needs((), made=6e9, kept=6e9)) == []
+    monkeypatch.setenv("LEAVEN_STORE", "off")
+    (line,) = lines(Needs((), made=6e9, kept=6e9))
+    assert line.startswith(f"disk of {here}: 10,000 MB free, at least 12,000 MB needed")
+
+
+def test_preparing_counts_the_images_in_the_store_and_in_the_workspace():
+    params = SimpleNamespace(outs=(), dataset=reader.load(REPOSITORY / "params.yaml").dataset)
+    needs = prepare.needs(params)
+    assert needs.kept == needs.made > 0
+
+
+@pytest.fixture
+def shared(monkeypatch):
+    """A clone of another user, who stands in it, in a folder open to all: their workspace is `shared/clone`."""
+    with open_folder() as folder:
+        (folder / "clone/data").mkdir(parents=True)
+        for path in (folder / "clone", folder / "clone/data"):
+            os.chown(path, OTHER, -1)
+        monkeypatch.chdir(folder / "clone")
+        monkeypatch.setenv("LEAVEN_STORE", str(folder / "store"))
+        yield folder
+        monkeypatch.undo()
+
+
+def of_another(*writes: str) -> list[str]:
+    with another_user():
+        return lines(Needs(writes or ("data/real", "metrics/prepare.json")))
+
+
+@by_root
+def test_an_own_store_may_lie_in_a_folder_that_is_closed(shared):
+    assert of_another() == [f"{shared}/store: cannot write: Permission denied - check the path and its owner"]
+    (shared / "store").mkdir()
+    os.chown(shared / "store", OTHER, -1)
+    assert of_another() == []
+
+
+@by_root
+@pytest.mark.parametrize("closed", [".", "records", "encoder"])
+def test_a_store_of_somebody_else_is_refused_before_any_work_wherever_it_would_be_written(shared, closed):
+    shared.chmod(0o777)
+    for name in ("records", "encoder"):
+        (shared / "store" / name).mkdir(parents=True)
+    (shared / "store/encoder/a.lock").touch()
+    (shared / "store/lost+found").mkdir(mode=0o700)  # as on a volume of its own: no folder of work
+    for name in {".", "records", "encoder"} - {closed}:
+        os.chown(shared / "store" / name, OTHER, -1)
+    place = (shared / "store" / closed).resolve()
+    assert of_another() == [f"{place}: cannot write: Permission denied - check the path and its owner"]
+    os.chown(place, OTHER, -1)
+    assert of_another() == []
+
+
+@by_root
+def test_an_output_of_somebody_else_is_refused_before_any_work(shared):
+    """As of a container that ran as root: a new one could be made, and the old one not be deleted."""
+    os.chown(shared, OTHER, -1)
+    (shared / "clone/data/real").mkdir()
+    (shared / "clone/data/params.ok").touch()  # a file is replaced whoever has the old one
+    said = "data/real: cannot write: Permission denied - check the path and its owner"
+    assert of_another("data/real", "data/params.ok") == [said]
+    os.chown(shared / "clone/data/real", OTHER, -1)
+    assert of_another("data/real", "data/params.ok") == []
 
 
 def test_too_little_memory_is_refused_with_what_there_is():

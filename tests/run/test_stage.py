@@ -1,5 +1,6 @@
 """What a stage's process says and returns, whatever its main does; tiny stages beside a copy of the package."""
 
+import errno
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import pytest
 import pipeline
 from pipeline.core.errors import UserError
 from pipeline.params import reader
-from pipeline.run import graph
+from pipeline.run import graph, stage
 
 REPOSITORY = Path(pipeline.__file__).parent.parent
 HEAD = """
@@ -254,7 +255,7 @@ def test_a_dvc_yaml_that_does_not_describe_the_stage_is_refused_in_a_line(tmp_pa
     monkeypatch.chdir(tmp_path)
     if text is not None:
         (tmp_path / "dvc.yaml").write_text(text)
-    with pytest.raises(UserError, match="does not describe the stage tiny"):
+    with pytest.raises(UserError, match=r"does not describe the stage tiny|not readable: .*No such file"):
         graph.load("tiny")
 
 
@@ -296,6 +297,23 @@ def test_sections_cannot_be_changed_by_a_stage(tmp_path, monkeypatch):
         chosen.inflation.ratio = 2.0
 
 
+@pytest.mark.parametrize("name", ["EACCES", "EIO", "ESTALE", "EMFILE"])
+def test_a_file_that_nobody_told_of_is_told_in_a_line(capsys, name):
+    """Where a file is read that has no reader of its own; what may be the code's own fault stays a traceback."""
+
+    def main(number: int) -> None:
+        raise OSError(number, os.strerror(number), "somewhere.csv")
+
+    with pytest.raises(SystemExit):
+        stage.command(lambda: main(getattr(errno, name)))
+    said = capsys.readouterr().err
+    assert said.startswith(f"somewhere.csv: cannot open: {os.strerror(getattr(errno, name))} - ")
+    assert said.count("\n") == 1
+    with pytest.raises(SystemExit):
+        stage.command(lambda: main(errno.ENOENT))
+    assert "Traceback" in capsys.readouterr().err
+
+
 # --- before the work
 
 
@@ -316,7 +334,7 @@ def test_what_the_machine_lacks_is_told_before_the_work(clone, options):
     assert done.returncode == 3
     lines = done.stderr.splitlines()
     assert len(lines) == 2 + len(options)  # --check says all that is needed, too
-    assert re.fullmatch(r"tiny: this disk: [\d,]+ MB free, at least 100,000,000,000 MB needed - .*", lines[-2])
+    assert re.fullmatch(r"tiny: disk of \S+: [\d,]+ MB free, at least 100,000,000,000 MB needed - .*", lines[-2])
     assert re.fullmatch(r"tiny: memory: [\d,]+ MB free, at least 1,000,000,000 MB needed - .*", lines[-1])
     assert not (clone / "ran").exists()
 

@@ -222,7 +222,7 @@ def test_too_little_disk_space_is_refused_before_anything_is_sampled(clone, caps
             what = (
                 "warning: {}: 11 MB free, up to 12 MB of images"
                 if good
-                else "this disk: 4 MB free, at least 4 MB needed"
+                else "disk of {}: 4 MB free, at least 4 MB needed"
             )
             assert what.format(clone) in lines[0]
 
