@@ -59,8 +59,9 @@ def readers():
 def refusal(path, read) -> UserError:
     with pytest.raises(UserError) as caught:
         read(path)
-    assert caught.value.where == str(path)
-    return caught.value
+    (fault,) = caught.value.faults
+    assert fault.where == str(path)
+    return fault
 
 
 @by_root
