@@ -170,7 +170,7 @@ def _tiny_imagenet(params: Dataset) -> Source:
     if not notes.exists():
         raise UserError("not found", notes, "unpack tiny-imagenet-200.zip and set the path to its folder")
     size, channels, *counts = TINY_IMAGENET
-    train, test = pictures.find(root / "train"), pictures.find(root / "val" / "images")
+    train, test = pictures.find(root / "train", root), pictures.find(root / "val" / "images", root)
     if [len(train), len(test)] != counts:
         found = f"{len(train):,} pictures in train/, {len(test):,} in val/images/"
         raise UserError(f"{found}, not {counts[0]:,} and {counts[1]:,}", root, "unpack tiny-imagenet-200.zip again")

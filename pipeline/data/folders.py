@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.core import links
 from pipeline.core.errors import UserError, UserErrors
 from pipeline.data import pictures
 from pipeline.params.schema import Dataset
@@ -57,6 +58,8 @@ def read(dataset: Dataset) -> Listing:
 def look(dataset: Dataset) -> Listing:
     """The pictures of `dataset.path`, whatever the sizes; UserErrors if they cannot be listed."""
     root, faults = Path(dataset.path), []
+    if not root.is_dir():
+        raise UserError("is no folder" if root.exists() else "not found", root, "let dataset.path lead to one")
     parts = [root / name for name in ("train", "test")]
     there = [part for part in parts if part.is_dir()]
     if dataset.test_size is None and len(there) == 1:
@@ -70,7 +73,7 @@ def look(dataset: Dataset) -> Listing:
     found, unread = [], []
     for part in [root] if drawn else parts:
         try:
-            found.append(_with_classes(part, faults))
+            found.append(_with_classes(part, root, faults))
         except UserError as fault:
             unread += fault.faults
     if unread:
@@ -103,9 +106,9 @@ def misfits(listing: Listing, dataset: Dataset) -> list[UserError]:
     return [UserError(f"{name} {what}", dataset.path) for name, what in faults]
 
 
-def _with_classes(root: Path, faults: list[UserError]) -> dict[Path, str]:
+def _with_classes(root: Path, whole: Path, faults: list[UserError]) -> dict[Path, str]:
     """The pictures of a folder, and the class folder of each; "" for all if there are no class folders."""
-    parts = {path: path.relative_to(root).parts for path in pictures.find(root)}
+    parts = {path: path.relative_to(root).parts for path in pictures.find(root, whole)}
     flat = [path.name for path, names in parts.items() if len(names) == 1]
     names = sorted({names[0] for names in parts.values() if len(names) > 1})
     odd = [repr(name) for name in names if not name.isprintable()]
@@ -146,11 +149,11 @@ def _one_level_too_high(parts: list[tuple[str, ...]]) -> bool:
 def _passed_over(root: Path, parts: list[Path]) -> dict[str, int]:
     """Pictures beside train/ and test/, by the name of the folder that holds them; "." for those in no folder."""
     count: Counter[str] = Counter()
-    for path in sorted(root.rglob("*")):
+    for path in links.walk(root, lambda path: path not in parts and not path.name.startswith(".")):
         names = path.relative_to(root).parts
-        if path.suffix.lower() in pictures.ENDINGS and root / names[0] not in parts and not names[0].startswith("."):
+        if path.suffix.lower() in pictures.ENDINGS and not path.name.startswith("."):
             count[names[0] if len(names) > 1 else "."] += 1
-    return dict(count)
+    return dict(sorted(count.items()))
 
 
 def _some(names: list[str]) -> str:

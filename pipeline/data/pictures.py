@@ -30,13 +30,15 @@ HOPELESS = 1000  # pictures; if all so far are refused, the rest is not tried
 _once = functools.cache(log)  # a stage looks at its folder more than once
 
 
-def find(folder: Path) -> list[Path]:
+def find(folder: Path, within: Path | None = None) -> list[Path]:
     """All pictures below a folder, in the order of the bytes of their paths; hidden files are skipped silently.
+
+    within: the folder of which this is a part, and out of which no link may lead; None: this one.
 
     Other files, by their ending, are reported and skipped. UserErrors if there is no picture, or of links that lead
     nowhere or where nobody said they may (core/links.py).
     """
-    folder, outside = Path(folder), links.rule(Path(folder))
+    folder, outside = Path(folder), links.rule(Path(within or folder))
     found: dict[str, list[Path]] = defaultdict(list)
     faults, followed = [], []
 

@@ -6,8 +6,8 @@ What a set's images go through is pictures.py's rule. A set whose images the enc
 import dataclasses
 
 from pipeline.core.errors import UserError
-from pipeline.core.progress import bar
-from pipeline.data import datasets, pictures, shards
+from pipeline.core.progress import bar, log
+from pipeline.data import datasets, folders, pictures, shards
 from pipeline.evaluation import linear_eval
 from pipeline.networks import backbones
 from pipeline.params.schema import Compute, LinearEval, TransferSet
@@ -17,7 +17,10 @@ BUDGETS = ("train",)
 
 def load(params: TransferSet, size: int, channels: int) -> shards.RealSet:
     """The set at the encoder's size and channels; `labelled_rows` are the images to learn from."""
-    real = datasets.load(params.dataset(size, channels))
+    asked = params.dataset(size, channels)
+    if params.name == "folder":
+        log(f"{params.path}: {folders.read(asked).told()}")
+    real = datasets.load(asked)
     return dataclasses.replace(real, images=pictures.resized(real.images, size, channels))
 
 

@@ -58,6 +58,17 @@ def test_a_folder_without_class_folders_says_why_there_are_no_labels(tmp_path):
     assert folders.read(asked(tmp_path)).told() == said
 
 
+def test_links_from_one_part_of_a_set_to_pictures_beside_it_are_read(tmp_path):
+    """As some sets make their splits: all pictures in one folder, train/ and test/ of links; the folder is counted."""
+    put(tmp_path / "all", 12)
+    for i in range(10):
+        link = tmp_path / ("train" if i < 6 else "test") / ("cat" if i % 2 else "dog") / f"{i}.png"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(tmp_path / f"all/{i}.png")
+    told = folders.read(asked(tmp_path, test_size=None)).told()
+    assert told == "2 classes: cat 5, dog 5; 10 pictures (6 in train/, 4 in test/), 12 in all/ passed over"
+
+
 @pytest.mark.parametrize("parts", [False, True])
 def test_one_class_is_refused_with_the_folder_that_may_be_meant(tmp_path, parts):
     """A detection set: all in JPEGImages. The sizes that do not fit are named with it."""
