@@ -24,7 +24,7 @@ from pipeline.measures import clsp_probe, linear_probe, probes
 from pipeline.networks import backbones
 from pipeline.params.schema import Augment, Compute, LinearEval
 
-BUDGETS = {"train": "top1", "labelled": "top1_10k", "1pct": "top1_1pct", "10pct": "top1_10pct"}  # labels: metric
+BUDGETS = {"train": "top1", "labelled": "top1_labelled", "1pct": "top1_1pct", "10pct": "top1_10pct"}  # labels: metric
 FEW = {"1pct": 0.01, "10pct": 0.1}  # of the fixed labelled images
 CLEAN, OBJECTS, VIEWS = 2_000, 1_000, 10  # for measures without labels: validation images, those seen in views, views
 CHUNK = 500  # images whose views are drawn together

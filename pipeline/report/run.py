@@ -48,7 +48,7 @@ def section() -> Markup:
 
 _TILES = (
     ("top1", "linear probe, labels of the train images"),
-    ("top1_10k", "linear probe, a fixed number of labels"),
+    ("top1_labelled", "linear probe, a fixed number of labels"),
     ("top1_10pct", "linear probe, 10 % of the fixed number"),
     ("top1_1pct", "linear probe, 1 % of the fixed number"),
     ("clsp", "CLSP's protocol"),

@@ -31,7 +31,7 @@ def summary() -> str:
     lines += ["", f"  {'linear probe, test top-1':<40} {'%':>6}"]
     words_for = {
         "top1": f"encoder, labels of {proof['train_labels']:,} images",
-        "top1_10k": f"encoder, labels of {proof['fixed_labels']:,} images",
+        "top1_labelled": f"encoder, labels of {proof['fixed_labels']:,} images",
         "top1_10pct": f"encoder, labels of {proof['few_labels']['10pct']:,} images",
         "top1_1pct": f"encoder, labels of {proof['few_labels']['1pct']:,} images",
         "clsp": "encoder, CLSP's protocol",

@@ -117,7 +117,7 @@ def test_the_numbers_are_those_of_the_measures_on_the_right_images(judged, encod
     trained, before = made_by(encoder), made_by(backbones.untrained(encoder))
     expected = {
         "top1": top1(trained, TRAIN),
-        "top1_10k": top1(trained, slice(0, 60)),  # labelled_size
+        "top1_labelled": top1(trained, slice(0, 60)),  # labelled_size
         "top1_10pct": top1(trained, slice(0, 6)),
         "top1_1pct": top1(trained, slice(0, 3)),  # one image is 1 %, and there are three classes
         "clsp": by_clsp(trained),
@@ -131,13 +131,13 @@ def test_the_numbers_are_those_of_the_measures_on_the_right_images(judged, encod
     }
     for name, value in expected.items():
         assert (judged.metrics | judged.label_free)[name] == pytest.approx(value, rel=1e-5), name
-    assert len({expected[name] for name in ("top1", "top1_10k", "untrained", "pixels")}) == 4  # or a mix-up would pass
+    assert len({expected[name] for name in ("top1", "top1_labelled", "untrained", "pixels")}) == 4  # or a mix-up would pass
 
 
 def test_the_fixed_budget_alone_uses_the_further_labels(judged, encoder, real):
     found = judge_with(encoder, real, slice(30, 60), turn)
     changed = {name for name in found.metrics if found.metrics[name] != judged.metrics[name]}
-    assert changed == {"top1_10k"}  # the few labels are the first of them
+    assert changed == {"top1_labelled"}  # the few labels are the first of them
     beyond = judge_with(encoder, real, slice(60, 70), turn)  # labelled, but more than labelled_size
     assert beyond.metrics == judged.metrics
 

@@ -113,7 +113,7 @@ def test_the_summary_names_the_numbers_of_the_metrics_files(tmp_path, monkeypatc
         path = tmp_path / "store" / "records" / f"{stage}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"seconds": seconds}))
-    judged = {"top1": 81.234, "top1_10k": 83.5, "knn": 78.1, "untrained": 70.2, "pixels": 79.9}
+    judged = {"top1": 81.234, "top1_labelled": 83.5, "knn": 78.1, "untrained": 70.2, "pixels": 79.9}
     judged |= {"top1_10pct": 77.5, "top1_1pct": 66.25, "clsp": 80.75}
     for name, content in {
         "pretrain": {"beta": 0.5, "real_passes": 12.34},
