@@ -30,6 +30,11 @@ def test_metrics_are_sorted_and_have_four_decimals_and_counts_stay_whole(tmp_pat
     assert text.endswith("}\n")
 
 
+def test_what_could_not_be_measured_is_no_metric(tmp_path):
+    outputs.metrics(tmp_path / "m.json", {"nearest": None, "judged": 0})
+    assert json.loads((tmp_path / "m.json").read_text()) == {"judged": 0}
+
+
 def test_a_metric_that_is_not_finite_is_never_written(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         outputs.metrics(tmp_path / "m.json", {"loss": math.nan})
