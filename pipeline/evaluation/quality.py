@@ -29,7 +29,10 @@ MOST = 5_000  # positives of which the class is asked
 
 @dataclass
 class Judged:
-    """metrics: at most ten numbers, None for what could not be measured; protocol: how each came about; pairs: titles and uint8 images for the picture."""
+    """metrics: at most ten numbers, None for what could not be measured; protocol: how each came about.
+
+    pairs: titles and uint8 images for the picture.
+    """
 
     metrics: dict[str, float | None]
     protocol: dict
@@ -127,7 +130,8 @@ def features(real: shards.RealSet, params: Quality, compute: Compute):
 def distance(positives: list[np.ndarray], anchors: np.ndarray) -> float | None:
     """Root mean squared difference in pixels of positives and their anchors, over that of anchors and other anchors.
 
-    0: copies; 1: as unlike as any two; None where the anchors do not differ. Both uint8 (N, H, W, C), positives in parts, candidate by candidate.
+    0: copies; 1: as unlike as any two; None where anchors do not differ. Both uint8 (N, H, W, C), positives in parts,
+    candidate by candidate.
     """
 
     def squares(one: np.ndarray, other: np.ndarray) -> int:

@@ -152,7 +152,9 @@ def of_the_run(strengths: list[float], images: int | None, views: int, steps: in
         (len(generated), asked, "data/generated/inflation", "generate"),
     ):
         if held != wanted:
-            raise UserError(f"holds {held:,} images, params.yaml asks for {wanted:,}", where, f"run `dvc repro {maker}`")
+            raise UserError(
+                f"holds {held:,} images, params.yaml asks for {wanted:,}", where, f"run `dvc repro {maker}`"
+            )
     images = min(500, n) if images is None else images
     if not least <= images <= n:
         raise UserError(f"{images} is not from {least} to {n}", "--images", "the train images are so many")

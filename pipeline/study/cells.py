@@ -12,7 +12,7 @@ parts:
     arms: {ARM: {inflation: {ratio: 0.0}}, ...}
     grid: {augment.strength: [1, 2], ...}   # every arm at every point; arms or grid may be left out
     contrasts: {NAME: {ARM: 1, ARM: -1}}    # further comparisons: weighted sums of arms; weights add up to 0
-    outcomes: [top1_labelled]                    # columns of the CSV: first one of PERCENT, then any of PERCENT and OTHERS
+    outcomes: [top1_labelled]               # columns of the CSV: first one of PERCENT, then any of PERCENT and OTHERS
     base: {...}                             # wins over the study's base; an arm's parameters win over both
 """
 

@@ -131,7 +131,8 @@ def test_the_numbers_are_those_of_the_measures_on_the_right_images(judged, encod
     }
     for name, value in expected.items():
         assert (judged.metrics | judged.label_free)[name] == pytest.approx(value, rel=1e-5), name
-    assert len({expected[name] for name in ("top1", "top1_labelled", "untrained", "pixels")}) == 4  # or a mix-up would pass
+    differing = ("top1", "top1_labelled", "untrained", "pixels")
+    assert len({expected[name] for name in differing}) == 4  # or a mix-up would pass
 
 
 def test_the_fixed_budget_alone_uses_the_further_labels(judged, encoder, real):

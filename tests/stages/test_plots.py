@@ -1,4 +1,4 @@
-"""dvc.yaml's plots and what the stages write, in every mode: DVC's own converter finds the fields that it is told of."""
+"""dvc.yaml's plots and what the stages write, in every mode: DVC's own converter finds the fields that it is told."""
 
 import csv
 import json
@@ -35,8 +35,12 @@ def run(folder: Path, labelled: bool, changes: dict) -> None:
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(ROOT / name, folder)
     short = {("pretrain", name): value for name, value in (("steps", 2), ("evaluate_every", 2), ("batch_size", 8))}
-    short |= {(name, "warmup_steps"): 0 for name in ("pretrain", "ddpm")} | {(name, "steps"): 2 for name in ("ddpm", "gan")}
-    short |= {("joint_gan", name): value for name, value in (("real_steps", 1), ("ramp_steps", 1), ("monitor_images", 8))}
+    short |= {(name, "warmup_steps"): 0 for name in ("pretrain", "ddpm")} | {
+        (name, "steps"): 2 for name in ("ddpm", "gan")
+    }
+    short |= {
+        ("joint_gan", name): value for name, value in (("real_steps", 1), ("ramp_steps", 1), ("monitor_images", 8))
+    }
     short |= {("inflation", "ratio"): 0.0, ("compute", "threads"): 1, ("joint_gan", "snapshots"): 2}
     presets.write(presets.load("smoke") | changes | short, folder / "params.yaml")
     params = reader.load(folder / "params.yaml")
@@ -73,9 +77,10 @@ def test_what_dvc_yaml_plots_is_in_what_is_written(tmp_path, monkeypatch, mode):
                 reading = csv.DictReader(file)
                 rows = list(reading)
             assert {asked["x"], asked["y"]} <= set(reading.fieldnames), path
-            assert asked["template"] in ("linear", "bar_horizontal") or (
-                ROOT / f".dvc/plots/{asked['template']}.json"
-            ).exists()
+            assert (
+                asked["template"] in ("linear", "bar_horizontal")
+                or (ROOT / f".dvc/plots/{asked['template']}.json").exists()
+            )
             if rows:
                 VegaConverter(path, {path: rows}, asked).flat_datapoints("workspace")
                 assert all(row[asked["x"]] and row[asked["y"]] for row in rows), path  # an empty cell is drawn as 0
