@@ -59,7 +59,7 @@ class Compared:
 
 
 def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, compute: Compute) -> Judged:
-    """All numbers of one encoder; the label-free ones alone where no image to learn from or to test on has a label."""
+    """All numbers of one encoder; the label-free ones alone where there is nothing to tell apart."""
     card = encoder.card
     point = {"ratio": round(card["n_generated"] / card["n_real"], 4), "strength": card["augment"]["strength"]}
     rows = {

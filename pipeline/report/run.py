@@ -38,7 +38,7 @@ def section() -> Markup:
     rows = [
         [name, key, f"{v:g}"] for name, of in numbers.items() for key, v in of.items() if isinstance(v, int | float)
     ]
-    drawn, seen, lacking = [*_pictures(), *_curves(), *_confusion()], [], None
+    drawn, seen, lacking = [*_pictures(numbers), *_curves(), *_confusion()], [], None
     if not numbers and not drawn:
         return Markup()
     foreign = agreement.faults()
@@ -60,12 +60,18 @@ def section() -> Markup:
     )
 
 
-def _pictures() -> list[Markup]:
-    named = {
-        "generated": "Generated images above real ones",
-        "closest": "The generated images that are nearest to a train image, each with that image",
+def _pictures(numbers: dict[str, dict]) -> list[Markup]:
+    """Pictures of generated images, but those of a run that has none."""
+    counted = {
+        ("generated", "generate", "images"): "Generated images above real ones",
+        (
+            "closest",
+            "quality",
+            "judged",
+        ): "The generated images that are nearest to a train image, each with that image",
     }
-    found = {words: Path(f"plots/{name}.png") for name, words in named.items()}
+    there = [(name, words) for (name, by, of), words in counted.items() if numbers.get(by, {}).get(of) != 0]
+    found = {words: Path(f"plots/{name}.png") for name, words in there}
     return [figures.picture(words, path.read_bytes()) for words, path in found.items() if path.exists()]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.core import files, store
+from pipeline.core import files, outputs, store
 from pipeline.data import shards
 from pipeline.engine import arithmetic
 from pipeline.networks import backbones
@@ -164,6 +164,17 @@ def test_many_classes_have_their_most_frequent_confusions_on_the_page(made):
     pairs = [f"c{i},c{j},{7 * (i == j)}" for i in range(3) for j in range(3)]
     files.write_text(Path("plots/confusion.csv"), "\n".join(["actual,predicted,count", *pairs, ""]))
     assert "actual classes and those that the probe predicts" in run.section()
+
+
+def test_pictures_of_no_generated_images_are_not_shown_as_such(made):
+    made(generated=10)
+    for name in ("generated", "closest"):
+        outputs.contact_sheet(Path(f"plots/{name}.png"), [])
+    files.write_json(Path("metrics/generate.json"), {"images": 10})
+    files.write_json(Path("metrics/quality.json"), {"judged": 0})
+    html = run.section()
+    assert "Generated images above real ones" in html
+    assert "nearest to a train image" not in html
 
 
 def test_numbers_by_older_code_are_said_to_be(made):

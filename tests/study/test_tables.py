@@ -185,6 +185,7 @@ def test_curves_over_a_number_start_where_it_does(write):
         drawn[name] = studies.section(study)
     assert [section.count("<figure>") for section in drawn.values()] == [1, 1, 0, 0]
     assert ">0<" in drawn["inflation.ratio"]
+    assert "<figcaption>one: one seed</figcaption>" in drawn["inflation.ratio"]  # not a deviation of zero
 
 
 @pytest.mark.parametrize(
