@@ -29,7 +29,8 @@ def main(params: SimpleNamespace) -> None:
         judged = linear_eval.judge(encoder, shards.read_real(REAL), params.linear_eval, params.compute)
         outputs.metrics(folder / "linear_eval.json", judged.metrics)
         outputs.metrics(folder / "label_free.json", judged.label_free)
-        files.write_json(folder / "linear_eval.protocol.json", judged.protocol)
+        made_of = {"real_sha256": decided["real"][shards.FILE]}
+        files.write_json(folder / "linear_eval.protocol.json", judged.protocol | made_of)
         for name, (columns, rows) in judged.tables.items():
             outputs.table(folder / f"{name}.csv", columns, rows)
         return [Path(out).name for out in params.outs]

@@ -33,7 +33,8 @@ def main(params: SimpleNamespace) -> None:
         images = shards.read_generated(GENERATED, most=params.quality.images)
         judged = quality.judge(images, generated["source"], shards.read_real(REAL), params.quality, params.compute)
         outputs.metrics(folder / "quality.json", judged.metrics)
-        files.write_json(folder / "quality.protocol.json", judged.protocol)
+        made_of = {"real_sha256": decided["real"][shards.FILE], "generated_fingerprint": generated.get("fingerprint")}
+        files.write_json(folder / "quality.protocol.json", judged.protocol | made_of)
         outputs.contact_sheet(folder / "closest.png", judged.pairs, columns=quality.SHOWN, rows=1)
         return [Path(out).name for out in params.outs]
 

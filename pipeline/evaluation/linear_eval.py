@@ -5,7 +5,6 @@ validation; the test images are used once, for the number.
 """
 
 import hashlib
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ from pipeline.measures import clsp_probe, linear_probe, probes
 from pipeline.networks import backbones
 from pipeline.params.schema import Augment, Compute, LinearEval
 
-BUDGETS = {"train": "top1", "labelled": "top1_10k", "1pct": "top1_1pct", "10pct": "top1_10pct"}  # labels: metric
+BUDGETS = {"train": "top1", "labelled": "top1_labelled", "1pct": "top1_1pct", "10pct": "top1_10pct"}  # labels: metric
 FEW = {"1pct": 0.01, "10pct": 0.1}  # of the fixed labelled images
 CLEAN, OBJECTS, VIEWS = 2_000, 1_000, 10  # for measures without labels: validation images, those seen in views, views
 CHUNK = 500  # images whose views are drawn together
@@ -32,6 +31,7 @@ YARDSTICKS = 3  # measures of `compare` beside a probe for each budget
 KEPT = ("family", "form", "seed")  # of an encoder's own augmentation, where the strength is another
 LARGEST = 32  # pixels a side of the raw-pixel probe
 PER_CLASS, CONFUSION = ["class", "top1"], ["actual", "predicted", "count"]  # columns
+WHOLE, LISTED = 20, 30  # classes whose confusion has all cells; of more classes, so many pairs of two
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Compared:
 
 
 def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, compute: Compute) -> Judged:
-    """All numbers of one encoder; the label-free ones alone where no image to learn from or to test on has a label."""
+    """All numbers of one encoder; the label-free ones alone where there is nothing to tell apart."""
     card = encoder.card
     point = {"ratio": round(card["n_generated"] / card["n_real"], 4), "strength": card["augment"]["strength"]}
     rows = {
@@ -68,13 +68,13 @@ def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, 
         **{name: share_of(real, share) for name, share in FEW.items()},
         **held_out(real),
     }
-    lacking = [name for name, found in rows.items() if not len(found) and name not in FEW]
-    if lacking:
+    nothing = untold(real, {name: found for name, found in rows.items() if name not in FEW})
+    if nothing:
         empty = {"per_class": PER_CLASS, "confusion": CONFUSION, "grid": [*point, "top1"]}
-        why = f"no linear probe: no image of {', '.join(lacking)} has a label"
+        note = {"note": f"no linear probe: {nothing}", "encoder_sha256": card["sha256"]}
         seen = probes.features(encoder, real.part(shards.VALIDATION)[0][:CLEAN], compute)
         unlabelled = label_free(encoder, real, seen, params, compute)
-        return Judged({}, unlabelled, {"note": why}, {name: (columns, []) for name, columns in empty.items()})
+        return Judged({}, unlabelled, note, {name: (columns, []) for name, columns in empty.items()})
     with bar("linear evaluation", len(BUDGETS) + YARDSTICKS + 1, "measure") as progress:
         found = compare(encoder, real, rows, tuple(BUDGETS), params, compute, progress)
         clean = found.validation[:CLEAN]
@@ -90,9 +90,18 @@ def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, 
         "label_free": f"{len(clean):,} validation images as they are (rankme, uniformity), {objects:,} in {VIEWS} "
         f"views of strength {params.view_strength:g} (lidar; alignment and connectivity: in two)",
     }
-    tables = _tables(real.classes, actual, found.predicted["encoder", "train"].numpy())
+    tables, told = _tables(real.classes, actual, found.predicted["encoder", "train"].numpy())
     tables["grid"] = ([*point, "top1"], [{**point, "top1": metrics["top1"]}])
-    return Judged(metrics, unlabelled, protocol, tables)
+    return Judged(metrics, unlabelled, protocol | told, tables)
+
+
+def untold(real: shards.RealSet, rows: dict[str, np.ndarray]) -> str:
+    """Why no probe can be trained or judged on these rows (name -> int64); empty if one can."""
+    few = [name for name, found in rows.items() if len(found) < 2]
+    if few:
+        return f"fewer than two images of {', '.join(few)} have a label"
+    alike = np.unique(real.labels[np.concatenate(list(rows.values()))])
+    return f"all images are of one class, {real.classes[alike[0]]}" if len(alike) < 2 else ""
 
 
 def held_out(real: shards.RealSet) -> dict[str, np.ndarray]:
@@ -172,7 +181,8 @@ def compare(
         "untrained": 100 * float(right["untrained", "train"].mean()),
     }
     protocol = _protocol(rows, right, l2, params, real.images.shape[1:3])
-    protocol["clsp_top5"] = round(clsp_probe.top(clsp, labels["test"], 5), 4)
+    if classes > 5:
+        protocol["clsp_top5"] = round(clsp_probe.top(clsp, labels["test"], 5), 4)
     return Compared(predicted, metrics, protocol | {"encoder_sha256": encoder.card["sha256"]}, validation)
 
 
@@ -255,11 +265,21 @@ def small(images: np.ndarray) -> np.ndarray:
     return torch.cat([x.round().to(torch.uint8) for x in means]).permute(0, 2, 3, 1).numpy()
 
 
-def _tables(classes: tuple[str, ...], actual: np.ndarray, predicted: np.ndarray) -> dict:
-    count = np.zeros((len(classes), len(classes)), dtype=int)
-    np.add.at(count, (actual, predicted), 1)
-    top1 = 100 * count.diagonal() / count.sum(axis=1).clip(min=1)
-    per_class = [dict(zip(PER_CLASS, row, strict=True)) for row in zip(classes, top1.tolist(), strict=True)]
-    pairs = zip(itertools.product(classes, classes), count.flatten().tolist(), strict=True)
-    confusion = [dict(zip(CONFUSION, (*names, n), strict=True)) for names, n in pairs]
-    return {"per_class": (PER_CLASS, per_class), "confusion": (CONFUSION, confusion)}
+def _tables(classes: tuple[str, ...], actual: np.ndarray, predicted: np.ndarray) -> tuple[dict, dict]:
+    """Tables for plots/, and what they hold for the protocol. A class without a test image has no top-1."""
+    n, wrong = len(classes), actual != predicted
+    images, right = (np.bincount(of, minlength=n) for of in (actual, actual[~wrong]))
+    seen = np.flatnonzero(images)
+    per_class = zip([classes[c] for c in seen], (100 * right[seen] / images[seen]).tolist(), strict=True)
+    if n <= WHOLE:
+        pairs, counts = np.arange(n * n), np.bincount(actual * n + predicted, minlength=n * n)
+        held = "all pairs of classes"
+    else:  # classes squared would be too many
+        found, often = np.unique((actual * n + predicted)[wrong], return_counts=True)
+        most = np.argsort(-often, kind="stable")[:LISTED]
+        pairs, counts = found[most], often[most]
+        held = f"the {len(most)} most frequent of {len(found):,} confusions, as there are more than {WHOLE} classes"
+    named = ((classes[k // n], classes[k % n], count) for k, count in zip(pairs, counts.tolist(), strict=True))
+    tables = {"per_class": (PER_CLASS, per_class), "confusion": (CONFUSION, named)}
+    tables = {of: (names, [dict(zip(names, row, strict=True)) for row in rows]) for of, (names, rows) in tables.items()}
+    return tables, {"per_class": f"the {len(seen)} of {n} classes that have test images", "confusion": held}

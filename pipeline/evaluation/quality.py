@@ -29,9 +29,12 @@ MOST = 5_000  # positives of which the class is asked
 
 @dataclass
 class Judged:
-    """metrics: at most ten numbers; protocol: how each came about; pairs: titles and uint8 images for the picture."""
+    """metrics: at most ten numbers, None for what could not be measured; protocol: how each came about.
 
-    metrics: dict[str, float]
+    pairs: titles and uint8 images for the picture.
+    """
+
+    metrics: dict[str, float | None]
     protocol: dict
     pairs: list[tuple[str, np.ndarray]]
 
@@ -64,7 +67,7 @@ def judge(generated: np.ndarray, source: str, real: shards.RealSet, params: Qual
         "coverage": coverage,
         "told_apart": 100 * right / of,
         "tv_bound": max(0.0, 2 * low / 100 - 1),
-        "nearest": float(np.median(near.distance) / max(np.median(near_unseen.distance), 1e-6)),
+        "nearest": float(np.median(near.distance) / usual) if (usual := np.median(near_unseen.distance)) else None,
         "copied": 100 * float(copied.mean()),
         "memorised": int(probes.wilson(int(copied.sum()), n)[0] > 100 * MEMORISED),
     }
@@ -80,16 +83,16 @@ def judge(generated: np.ndarray, source: str, real: shards.RealSet, params: Qual
         "density_floor": round(floor[0], 4),
         "coverage_floor": round(floor[1], 4),
         "told_apart": {"test_images": of, "low": round(low, 4), "high": round(high, 4), "interval": "Wilson, 95 %"},
-        **_meanings(limit),
+        **_meanings(limit, n, len(seen)),
     }
     return Judged(metrics, protocol, _pairs(judged, near, unseen, near_unseen, seen))
 
 
-def _meanings(limit: float) -> dict:
-    """What the numbers mean that do not say so themselves."""
-    crowd, rare, surely = memorisation.CROWD, memorisation.RARE, memorisation.SURELY
+def _meanings(limit: float, n: int, train: int) -> dict:
+    """What the numbers mean that do not say so themselves, of n generated images and so many train images."""
+    crowd, rare, surely = min(memorisation.CROWD, 2 * train), memorisation.RARE, memorisation.SURELY
     return {
-        "neighbours": NEIGHBOURS,
+        "neighbours": min(NEIGHBOURS, n - 1),
         "tv_bound": "2 a - 1 <= total variation between generated and real images, a the lower end of told_apart",
         "nearest": "median distance to the nearest train image or its mirror image, over that of validation images",
         "copied": f"% with a distance of at most {limit:.4f} of the mean one to the {crowd} nearest train images and "
@@ -124,10 +127,11 @@ def features(real: shards.RealSet, params: Quality, compute: Compute):
     return lambda images: probes.features(model.encoder, images, compute), facts
 
 
-def distance(positives: list[np.ndarray], anchors: np.ndarray) -> float:
+def distance(positives: list[np.ndarray], anchors: np.ndarray) -> float | None:
     """Root mean squared difference in pixels of positives and their anchors, over that of anchors and other anchors.
 
-    0: copies; 1: as unlike as any two. Both uint8 (N, H, W, C), positives in parts, candidate by candidate.
+    0: copies; 1: as unlike as any two; None where anchors do not differ. Both uint8 (N, H, W, C), positives in parts,
+    candidate by candidate.
     """
 
     def squares(one: np.ndarray, other: np.ndarray) -> int:
@@ -140,7 +144,7 @@ def distance(positives: list[np.ndarray], anchors: np.ndarray) -> float:
         first += len(part)
     shifted = np.roll(anchors, 1, axis=0)
     others = sum(squares(anchors[k : k + 500], shifted[k : k + 500]) for k in range(0, len(anchors), 500))
-    return float(np.sqrt((own / first) / (others / len(anchors)))) if others else 0.0
+    return float(np.sqrt((own / first) / (others / len(anchors)))) if others else None
 
 
 def same_class(positives: list[np.ndarray], real: shards.RealSet, params: Quality, compute: Compute) -> dict:

@@ -146,6 +146,15 @@ def of_the_run(strengths: list[float], images: int | None, views: int, steps: in
     real = shards.read_real(Path("data/real"))
     generated = shards.read_generated(Path("data/generated/inflation"))
     n, least = len(real.rows(shards.TRAIN)), len(real.classes) + 1
+    asked = mixture.generated_count(n, params.inflation.ratio)
+    for held, wanted, where, maker in (
+        (n, params.dataset.train_size, "data/real", "prepare"),
+        (len(generated), asked, "data/generated/inflation", "generate"),
+    ):
+        if held != wanted:
+            raise UserError(
+                f"holds {held:,} images, params.yaml asks for {wanted:,}", where, f"run `dvc repro {maker}`"
+            )
     images = min(500, n) if images is None else images
     if not least <= images <= n:
         raise UserError(f"{images} is not from {least} to {n}", "--images", "the train images are so many")
@@ -198,7 +207,7 @@ def measure(
                 "lambda": float(found.values[classes]),
                 "components": found.components,
                 "largest": largest,
-                "lambda_largest": float(found.largest[classes]) if largest > classes else 0.0,
+                **({"lambda_largest": float(found.largest[classes])} if largest > classes else {}),
             }
             beta = float(weights[: len(images)].sum())
             rows.append({"strength": strength, **terms, "arm": arm, "beta": beta, **connected})

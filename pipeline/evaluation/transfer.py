@@ -33,10 +33,9 @@ def judge(
         what = f"takes {channels} channels, the parameters' data have {real.images.shape[3]}"
         raise UserError(what, "data/encoder", "run `dvc repro pretrain`")
     rows = {"train": real.labelled_rows(), **linear_eval.held_out(real)}
-    lacking = [name for name, found in rows.items() if not len(found)]
-    if lacking:
-        what = f"no image of {', '.join(lacking)} has a label"
-        raise UserError(what, f"params.yaml: transfer.{key}", "put the pictures into class folders")
+    nothing = linear_eval.untold(real, rows)
+    if nothing:
+        raise UserError(nothing, f"params.yaml: transfer.{key}", "put the pictures into folders of two classes or more")
     with bar(f"transfer to {key}", len(BUDGETS) + linear_eval.YARDSTICKS, "measure") as progress:
         found = linear_eval.compare(encoder, real, rows, BUDGETS, params, compute, progress)
     return found.metrics, found.protocol | {"set": real.source, "classes": len(real.classes)}

@@ -8,7 +8,9 @@ from pipeline.core.errors import DIVERGED, UserError
 
 
 def to_float(images: torch.Tensor) -> torch.Tensor:
-    """uint8 (n, H, W, C) -> float32 (n, C, H, W) in [-1, 1]."""
+    """uint8 (n, H, W, C) -> float32 (n, C, H, W) in [-1, 1]; a TypeError of floats, whose range nobody knows."""
+    if images.dtype != torch.uint8:
+        raise TypeError(f"takes images as uint8 (n, H, W, C), not {images.dtype}")
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

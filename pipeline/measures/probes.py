@@ -26,7 +26,7 @@ def features(encoder: nn.Module, images: np.ndarray, compute: Compute) -> torch.
     if any(isinstance(module, nn.BatchNorm2d) for module in encoder.modules()):  # a ViT has none and cannot be traced
         folded = fuse(folded)  # a copy with batch normalisation folded into the convolutions: a tenth faster
     encoder.train(was_training)
-    chunks = torch.from_numpy(images).split(_BATCH)
+    chunks = torch.from_numpy(_stored(images)).split(_BATCH)
     return torch.cat([embed(folded, chunk.permute(0, 3, 1, 2).float() / 255, compute) for chunk in chunks])
 
 
@@ -43,7 +43,14 @@ def embed(encoder: nn.Module, x: torch.Tensor, compute: Compute) -> torch.Tensor
 
 def pixels(images: np.ndarray) -> torch.Tensor:
     """Raw pixels as features: uint8 (N, H, W, C) -> float32 (N, H W C) in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).flatten(1).float() / 255
+    return torch.from_numpy(np.ascontiguousarray(_stored(images))).flatten(1).float() / 255
+
+
+def _stored(images: np.ndarray) -> np.ndarray:
+    """The images, if they are as they are stored."""
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise TypeError(f"takes images as uint8 (N, H, W, C), not {images.dtype} {images.shape}")
+    return images
 
 
 def knn(

@@ -19,6 +19,7 @@ from pipeline.params.schema import Backbone
 from pipeline.params.training import unfit
 
 MADE_FROM = (*Backbone.model_fields, "size", "mean", "std", "seed")  # of a card: the encoder before its first step
+_BEYOND = 0.01  # how far a view's values may leave [0, 1] by rounding
 _CARD = {"kind": str, "width": int, "mean": list, "std": list, "seed": int, "sha256": str}
 
 
@@ -61,12 +62,34 @@ def _stage(fan_in: int, fan_out: int, blocks: int, stride: int) -> nn.Sequential
     return nn.Sequential(first, *[BasicBlock(fan_out, fan_out) for _ in range(blocks - 1)])
 
 
+def _checked(x: torch.Tensor, channels: int, look: bool) -> torch.Tensor:
+    """The images, if they are what an encoder takes; look: at their values, for which one waits on a GPU."""
+    if not x.is_floating_point():
+        raise TypeError(f"an encoder takes float images in [0, 1], not {x.dtype}: pass images.float() / 255")
+    if x.ndim != 4 or x.shape[1] != channels:
+        what = f"an encoder of {channels} channels takes (N, {channels}, H, W), not {tuple(x.shape)}"
+        raise ValueError(f"{what}; (N, H, W, {channels}) becomes that by images.permute(0, 3, 1, 2)")
+    if look and x.numel():
+        low, high = (float(end) for end in x.detach().aminmax())  # NaN passes: training tells of it better
+        if low < -_BEYOND or high > 1 + _BEYOND:
+            what = f"an encoder takes images in [0, 1] and normalises them itself, these are {low:g} to {high:g}"
+            raise ValueError(f"{what}: divide those of 0 to 255 by 255")
+    return x
+
+
+torch.fx.wrap("_checked")  # `probes.features` traces an encoder: the check is one step of it
+
+
 class Encoder(nn.Module):
-    """A backbone behind the normalisation that it was trained with: float (N, C, H, W) in [0, 1] -> features (N, D)."""
+    """A backbone behind the normalisation that it was trained with: float (N, C, H, W) in [0, 1] -> features (N, D).
+
+    Other numbers or another shape are a TypeError or ValueError; values are looked at in the first batch of evaluation
+    mode, so that training does not wait for a GPU.
+    """
 
     def __init__(self, backbone: nn.Module, card: dict):
         super().__init__()
-        self.backbone, self.card = backbone, card
+        self.backbone, self.card, self._looked = backbone, card, False
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(card[name])[:, None, None], persistent=False)
 
@@ -80,6 +103,9 @@ class Encoder(nn.Module):
         return (x - self.mean) / self.std
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        look = not (self.training or self._looked or torch.compiler.is_compiling())
+        x = _checked(x, len(self.card["mean"]), look)
+        self._looked |= look
         return self.backbone(self.normalised(x))
 
 

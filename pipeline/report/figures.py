@@ -127,9 +127,9 @@ def scatter(title: str, points: np.ndarray, groups: np.ndarray, names: Sequence[
     """Points, float (N, 2), coloured by group, int (N,) into names, -1: none. `marked`, bool (N,), are rings."""
 
     def draw(axes: Axes) -> None:
-        for i, name in enumerate(names):
+        for i in np.unique(groups[(groups >= 0) & ~marked]):
             of = points[(groups == i) & ~marked]
-            axes.plot(*of.T, ".", color=COLOURS[i % len(COLOURS)], markersize=3.5, label=name, alpha=0.8)
+            axes.plot(*of.T, ".", color=COLOURS[i % len(COLOURS)], markersize=3.5, label=names[i], alpha=0.8)
         none = points[(groups < 0) & ~marked]
         if len(none):
             axes.plot(*none.T, ".", color=_FAINT, markersize=3.5, label="no label", alpha=0.8)
@@ -147,14 +147,11 @@ def scatter(title: str, points: np.ndarray, groups: np.ndarray, names: Sequence[
 
 
 def confusion(title: str, names: Sequence[str], counts: np.ndarray) -> Markup:
-    """Rows: actual classes; columns: predicted ones; each row's shares as shades, counts as numbers."""
+    """Rows: at most MANY actual classes; columns: predicted ones; each row's shares as shades, counts as numbers."""
 
     def draw(axes: Axes) -> None:
         shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
         axes.set(xlabel="predicted", ylabel="actual")
-        if len(names) > MANY:
-            axes.imshow(shares, cmap="Blues", interpolation="nearest")
-            return
         for i, j in np.ndindex(*counts.shape):
             _cell(axes, i, j, COLOURS[0] if i == j else COLOURS[4], 0.04 + 0.8 * float(shares[i, j]) ** 0.6)
             if counts[i, j]:
@@ -163,6 +160,18 @@ def confusion(title: str, names: Sequence[str], counts: np.ndarray) -> Markup:
         _rows_of_cells(axes, names, len(names))
 
     return _drawing(4.2, draw, title)
+
+
+def bars(title: str, rows: Sequence[tuple[str, float]], across: str) -> Markup:
+    """Names and numbers from 0 on, one below the other. across: the axis's name."""
+
+    def draw(axes: Axes) -> None:
+        axes.barh(range(len(rows)), [value for _, value in rows], color=COLOURS[4], alpha=0.8)
+        axes.set(xlabel=across, ylim=(len(rows) - 0.5, -0.5))
+        axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+        axes.tick_params(axis="y", length=0)
+
+    return _drawing(0.75 + 0.2 * len(rows), draw, title)
 
 
 def _cell(axes: Axes, i: int, j: int, colour: str, alpha: float) -> None:

@@ -17,9 +17,10 @@ from pipeline.engine import arithmetic
 from pipeline.measures import probes
 from pipeline.networks import backbones
 from pipeline.params import reader
-from pipeline.report import figures
+from pipeline.report import agreement, figures, table
 from pipeline.report.render import render
 
+MOST_CONFUSED = 30  # pairs of classes
 ON_MAP, GENERATED_ON_MAP, FEWEST_ON_MAP = 1500, 300, 10
 BANK = 7500  # neighbours are sought among so many train images and as many generated ones
 QUERIES, NEIGHBOURS = 10, 9
@@ -31,39 +32,46 @@ def section() -> Markup:
     found = sorted(Path("metrics").rglob("*.json"))
     numbers = {path.relative_to("metrics").with_suffix("").as_posix(): files.read_json(path) for path in found}
     judged = numbers.get("linear_eval", {}) | numbers.get("label_free", {})
-    tiles = [(words, judged[name]) for name, words in _TILES if name in judged]
+    words = table.words_for(numbers.get("linear_eval.protocol", {}))
+    tiles = [(words[name], judged[name]) for name in words if name in judged]
     tiles = tiles or [(name, value) for name, value in judged.items()]  # a set without labels
     rows = [
         [name, key, f"{v:g}"] for name, of in numbers.items() for key, v in of.items() if isinstance(v, int | float)
     ]
-    drawn, seen, lacking = [*_pictures(), *_curves(), *_confusion()], [], None
+    drawn, seen, lacking = [*_pictures(numbers), *_curves(), *_confusion()], [], None
     if not numbers and not drawn:
         return Markup()
+    foreign = agreement.faults()
+    older = ["metrics/linear_eval.json: made by older code - run `dvc repro`"] if words.keys() - judged.keys() else []
     try:
+        if foreign:
+            raise UserError("the numbers and data/ are not of one run")
         seen = _seen()
     except UserError as fault:
         lacking = str(fault)
-    return render("run.html", tiles=tiles, figures=drawn, seen=seen, lacking=lacking, rows=rows)
+    return render(
+        "run.html",
+        notes=[*(f"not of one run: {fault}" for fault in foreign), *older],
+        tiles=tiles,
+        figures=drawn,
+        seen=seen,
+        lacking=lacking,
+        rows=rows,
+    )
 
 
-_TILES = (
-    ("top1", "linear probe, labels of the train images"),
-    ("top1_10k", "linear probe, a fixed number of labels"),
-    ("top1_10pct", "linear probe, 10 % of the fixed number"),
-    ("top1_1pct", "linear probe, 1 % of the fixed number"),
-    ("clsp", "CLSP's protocol"),
-    ("knn", "weighted kNN"),
-    ("untrained", "untrained encoder"),
-    ("pixels", "raw pixels"),
-)
-
-
-def _pictures() -> list[Markup]:
-    named = {
-        "generated": "Generated images above real ones",
-        "closest": "The generated images that are nearest to a train image, each with that image",
+def _pictures(numbers: dict[str, dict]) -> list[Markup]:
+    """Pictures of generated images, but those of a run that has none."""
+    counted = {
+        ("generated", "generate", "images"): "Generated images above real ones",
+        (
+            "closest",
+            "quality",
+            "judged",
+        ): "The generated images that are nearest to a train image, each with that image",
     }
-    found = {words: Path(f"plots/{name}.png") for name, words in named.items()}
+    there = [(name, words) for (name, by, of), words in counted.items() if numbers.get(by, {}).get(of) != 0]
+    found = {words: Path(f"plots/{name}.png") for name, words in there}
     return [figures.picture(words, path.read_bytes()) for words, path in found.items() if path.exists()]
 
 
@@ -80,6 +88,7 @@ def _curves() -> list[Markup]:
         ("generator", "loss", "Training the generator: loss"),
         ("pretrain", "loss", "Pretraining: loss"),
         ("validation", "validation_knn", "Pretraining: kNN on validation images, %"),
+        ("validation", "rankme", "Pretraining: RankMe of train images, without labels"),
         ("validation", "feature_spread", "Pretraining: spread of the features, 0 where they have collapsed"),
     )
     drawn = []
@@ -93,12 +102,18 @@ def _curves() -> list[Markup]:
 
 
 def _confusion() -> list[Markup]:
+    """All pairs of classes; of many classes, as linear_eval's own table, the most frequent confusions."""
     found = _read("confusion")
     if found.empty:
         return []
-    names = list(found["actual"].unique())
-    counts = found["count"].astype(int).to_numpy().reshape(len(names), -1)  # linear_eval wrote them row by row
-    return [figures.confusion("Test images: actual classes and those that the probe predicts", names, counts)]
+    names, counts = list(found["actual"].unique()), found["count"].astype(int)
+    wrong = found["actual"] != found["predicted"]
+    if len(names) <= figures.MANY and not wrong.all():
+        square = counts.to_numpy().reshape(len(names), -1)  # linear_eval wrote them row by row
+        return [figures.confusion("Test images: actual classes and those that the probe predicts", names, square)]
+    most = found[wrong & (counts > 0)].assign(count=counts).nlargest(MOST_CONFUSED, "count")
+    rows = [(f"{row.actual} as {row.predicted}", row[3]) for row in most.itertuples()]
+    return [figures.bars(f"Test images: the {len(rows)} most frequent confusions of the probe", rows, "images")]
 
 
 def _seen() -> list[Markup]:

@@ -77,9 +77,10 @@ def _lines(name: str, part: PartFile, data: pd.DataFrame, outcome: str) -> list[
         return []
     if not all(type(value) in (int, float) for value in values) or len({point[key] for point in data.point}) < 2:
         return []
-    series, word = {}, tables.named(outcome)
+    series, word, several = {}, tables.named(outcome), False
     for arm, of in data.groupby("of", sort=False):
         each = of.assign(x=[point[key] for point in of.point]).groupby("x")[outcome]
-        series[arm or word] = (list(each.mean().index), list(each.mean()), list(each.std().fillna(0)))
-    title = f"{name}: mean and s.d. over seeds"
+        series[arm or word] = (list(each.mean().index), list(each.mean()), list(each.std()))
+        several |= bool(each.std().notna().any())  # a single seed has none
+    title = f"{name}: mean and s.d. over seeds" if several else f"{name}: one seed"
     return [figures.lines(title, key.rpartition(".")[2], f"{word}, %", series, log=min(values) > 0)]

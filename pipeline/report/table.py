@@ -5,41 +5,38 @@ from pathlib import Path
 from pipeline.core import files, store
 from pipeline.core.errors import UserError
 from pipeline.params import reader
+from pipeline.params.schema import Params
+from pipeline.report import agreement
+from pipeline.run import graph
 
 STAGES = ("check", "prepare", "generator", "generate", "positives", "quality", "pretrain", "linear_eval")
 
 
 def summary() -> str:
-    """Seconds of each stage's last real run, then the accuracies."""
+    """Seconds of each stage's last real run, then the accuracies, and what of it does not belong together."""
     params = reader.load()
     # A share's files have its text in params.yaml, which may be 1 or 1.0.
     sets, shares = params.transfer, dict.fromkeys(f(x) for x in params.finetune.labels for f in (str, "{:g}".format))
     names = [*STAGES, *(f"transfer@{key}" for key in sets), *(f"finetune@{share}" for share in shares)]
     records = {name: store.root() / "records" / f"{name}.json" for name in names}
-    times = {name: files.read_json(path)["seconds"] for name, path in records.items() if path.exists()}
-    width = max(map(len, names))
-    lines = [f"  {name:<{width}} {seconds:8.1f} s" for name, seconds in times.items()]
-    lines += [f"  {'all stages':<{width}} {sum(times.values()):8.1f} s", ""]
+    ran = {name: files.read_json(path) for name, path in records.items() if path.exists()}
+    width, lines = max(map(len, names)), []
+    for name, record in ran.items():
+        other = "" if _with(name, params, record) else "  (with other parameters)"
+        lines.append(f"  {name:<{width}} {record['seconds']:8.1f} s{other}")
+    lines += [f"  {'all stages':<{width}} {sum(record['seconds'] for record in ran.values()):8.1f} s", ""]
+    foreign = [f"  not of one run: {fault}" for fault in agreement.faults()]
     made, judged = files.read_json(Path("metrics/pretrain.json")), files.read_json(Path("metrics/linear_eval.json"))
     lines.append(f"  real share beta {made['beta']:.3f}, {made['real_passes']:.1f} passes over the real images")
     if "top1" not in judged:
         judged = files.read_json(Path("metrics/label_free.json"))
-        return "\n".join([*lines, *(f"  {name:<40} {value:8.3f}" for name, value in judged.items())])
-    proof = files.read_json(Path("metrics/linear_eval.protocol.json"))
-    if "few_labels" not in proof:
-        raise UserError("made by older code", "metrics/linear_eval.protocol.json", "run `dvc repro`")
+        lines += [f"  {name:<40} {value:8.3f}" for name, value in judged.items()]
+        return "\n".join([*lines, *foreign])
+    words = words_for(files.read_json(Path("metrics/linear_eval.protocol.json")))
+    if not words or words.keys() - judged.keys():
+        raise UserError("made by older code", "metrics/linear_eval.json", "run `dvc repro`")
     lines += ["", f"  {'linear probe, test top-1':<40} {'%':>6}"]
-    words_for = {
-        "top1": f"encoder, labels of {proof['train_labels']:,} images",
-        "top1_10k": f"encoder, labels of {proof['fixed_labels']:,} images",
-        "top1_10pct": f"encoder, labels of {proof['few_labels']['10pct']:,} images",
-        "top1_1pct": f"encoder, labels of {proof['few_labels']['1pct']:,} images",
-        "clsp": "encoder, CLSP's protocol",
-        "knn": "encoder, weighted kNN",
-        "untrained": "untrained encoder",
-        "pixels": "raw pixels",
-    }
-    lines += [f"  {text:<40} {judged[name]:6.2f}" for name, text in words_for.items()]
+    lines += [f"  {text:<40} {judged[name]:6.2f}" for name, text in words.items()]
     lines.append(f"  95 % interval of the first: {judged['top1_low']:.2f} to {judged['top1_high']:.2f}")
     further = {Path(f"metrics/transfer/{key}.json"): (f"transfer to {key}", "pixels") for key in sets}
     for share in shares:
@@ -49,4 +46,33 @@ def summary() -> str:
             found = files.read_json(path)
             words = f"({yardstick.replace('_', ' ')}: {found[yardstick]:.2f})"
             lines.append(f"  {text:<40} {found['top1']:6.2f} {words}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *foreign])
+
+
+def words_for(proof: dict) -> dict[str, str]:
+    """Accuracies of metrics/linear_eval.json, and what to call them by its protocol; {} where older code wrote that."""
+    if "few_labels" not in proof:
+        return {}
+    return {
+        "top1": f"encoder, labels of {proof['train_labels']:,} images",
+        "top1_labelled": f"encoder, labels of {proof['fixed_labels']:,} images",
+        "top1_10pct": f"encoder, labels of {proof['few_labels']['10pct']:,} images",
+        "top1_1pct": f"encoder, labels of {proof['few_labels']['1pct']:,} images",
+        "clsp": "encoder, CLSP's protocol",
+        "knn": "encoder, weighted kNN",
+        "untrained": "untrained encoder",
+        "pixels": "raw pixels",
+    }
+
+
+def _with(name: str, params: Params, record: dict) -> bool:
+    """Whether a stage's record is of these parameters, as far as the stage is given them."""
+    then, faults = reader.validate(record.get("params", {}))
+    if faults:
+        return False
+    stage, _, key = name.partition("@")
+    described = graph.load(stage)
+    try:
+        return described.select(then, key or None) == described.select(params, key or None)
+    except UserError:  # it had no such entry then
+        return False

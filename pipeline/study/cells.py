@@ -12,7 +12,7 @@ parts:
     arms: {ARM: {inflation: {ratio: 0.0}}, ...}
     grid: {augment.strength: [1, 2], ...}   # every arm at every point; arms or grid may be left out
     contrasts: {NAME: {ARM: 1, ARM: -1}}    # further comparisons: weighted sums of arms; weights add up to 0
-    outcomes: [top1_10k]                    # columns of the CSV: first one of PERCENT, then any of PERCENT and OTHERS
+    outcomes: [top1_labelled]               # columns of the CSV: first one of PERCENT, then any of PERCENT and OTHERS
     base: {...}                             # wins over the study's base; an arm's parameters win over both
 """
 
@@ -35,7 +35,7 @@ from pipeline.params.types import Section
 
 FOLDER = Path("studies")
 MOST = 10_000  # cells of a part
-OUTCOME = "top1_10k"  # the same number of labels for every train_size
+OUTCOME = "top1_labelled"  # the same number of labels for every train_size
 _PROBED = ("top1", OUTCOME, "knn", "pixels", "untrained", "clsp", "top1_1pct", "top1_10pct")
 PERCENT = (*_PROBED, "finetuned", "from_scratch")
 OTHERS = ("reconstruction", "top_k", "synthetic", "synthetic_start", "cosine", "frechet_growth", "frechet_most")

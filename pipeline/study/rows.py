@@ -10,7 +10,7 @@ from pipeline.params import reader
 from pipeline.params.schema import Params
 from pipeline.params.types import Section
 from pipeline.study import cells
-from pipeline.study.cells import FOLDER, OTHERS, PERCENT, Cell
+from pipeline.study.cells import FOLDER, OTHERS, OUTCOME, PERCENT, Cell
 
 LABEL_FREE = ("rankme", "lidar", "alignment", "uniformity", "connectivity")
 JUDGED = ("frechet", "coverage", "told_apart", "distance", "same_class")
@@ -26,6 +26,7 @@ COLUMNS = ["label", *SETTING, "seed", *DRAWN, "loss", *PERCENT, *OTHERS, *LABEL_
 _CHOICES = ("method", "order", "positives", "replaced", "generator", "backbone", "mode", "mix")
 _WORDS = ("label", *_CHOICES, "commit", "key", "cell")
 NUMBERS = [name for name in COLUMNS if name not in _WORDS]
+_ONCE = {"top1_10k": OUTCOME}  # a column's earlier name, which a user's CSV may still have
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -39,7 +40,7 @@ def read(path: Path) -> list[dict[str, str]]:
         open(path, encoding="utf-8", newline="") as file,
     ):
         reading = csv.reader(file)
-        head = next(reading, [])
+        head = [_ONCE.get(name, name) for name in next(reading, [])]
         if head != COLUMNS:
             raise UserError("has other columns than a study's", path, "restore it, or move it out of the folder")
         return [_row(path, reading.line_num, words) for words in reading]

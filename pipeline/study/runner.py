@@ -136,7 +136,7 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) 
                         row = experiment.row(commit)
                         rows.add(study.memory, row)
                         adopt(study, asked)
-                        outcome = next((f"{row[name]:.2f}" for name in ("top1_10k", "rankme") if name in row), "")
+                        outcome = next((f"{row[name]:.2f}" for name in ("top1_labelled", "rankme") if name in row), "")
                         log(f"{label}: {outcome} in {row['seconds']:.0f} s; {len(todo)} to start")
                     elif stopping:
                         experiment.keep_time()

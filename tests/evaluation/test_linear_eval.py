@@ -117,7 +117,7 @@ def test_the_numbers_are_those_of_the_measures_on_the_right_images(judged, encod
     trained, before = made_by(encoder), made_by(backbones.untrained(encoder))
     expected = {
         "top1": top1(trained, TRAIN),
-        "top1_10k": top1(trained, slice(0, 60)),  # labelled_size
+        "top1_labelled": top1(trained, slice(0, 60)),  # labelled_size
         "top1_10pct": top1(trained, slice(0, 6)),
         "top1_1pct": top1(trained, slice(0, 3)),  # one image is 1 %, and there are three classes
         "clsp": by_clsp(trained),
@@ -131,13 +131,14 @@ def test_the_numbers_are_those_of_the_measures_on_the_right_images(judged, encod
     }
     for name, value in expected.items():
         assert (judged.metrics | judged.label_free)[name] == pytest.approx(value, rel=1e-5), name
-    assert len({expected[name] for name in ("top1", "top1_10k", "untrained", "pixels")}) == 4  # or a mix-up would pass
+    differing = ("top1", "top1_labelled", "untrained", "pixels")
+    assert len({expected[name] for name in differing}) == 4  # or a mix-up would pass
 
 
 def test_the_fixed_budget_alone_uses_the_further_labels(judged, encoder, real):
     found = judge_with(encoder, real, slice(30, 60), turn)
     changed = {name for name in found.metrics if found.metrics[name] != judged.metrics[name]}
-    assert changed == {"top1_10k"}  # the few labels are the first of them
+    assert changed == {"top1_labelled"}  # the few labels are the first of them
     beyond = judge_with(encoder, real, slice(60, 70), turn)  # labelled, but more than labelled_size
     assert beyond.metrics == judged.metrics
 
@@ -158,7 +159,8 @@ def test_the_protocol_says_how_many_labels_and_images_there_were(judged, real):
     expected = {"train_labels": 30, "fixed_labels": 60, "validation_images": 30, "test_images": 50}
     assert {name: judged.protocol[name] for name in expected} == expected
     assert judged.protocol["few_labels"] == {"1pct": 3, "10pct": 6}
-    assert judged.protocol["clsp_top5"] == 100  # of three classes
+    assert "clsp_top5" not in judged.protocol  # of three classes it is always 100
+    assert judged.protocol["per_class"] == "the 3 of 3 classes that have test images"
     assert set(judged.protocol["l2"].values()) <= set(PARAMS.l2)
     points = judged.metrics["top1"] - judged.metrics["pixels"]
     assert judged.protocol["over_pixels"]["points"] == pytest.approx(points, abs=1e-3)
@@ -230,6 +232,52 @@ def test_a_set_without_labels_to_learn_or_to_judge_from_is_judged_without_labels
     for name, (columns, table) in found.tables.items():
         assert columns == judged.tables[name][0]
         assert table == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "classes", "said"),
+    [
+        (slice(None), lambda labels: 1, "no linear probe: all images are of one class, b"),
+        (slice(101, 150), lambda labels: -1, "no linear probe: fewer than two images of test have a label"),
+    ],
+)
+def test_where_nothing_can_be_told_apart_there_is_no_accuracy(encoder, real, rows, classes, said):
+    """One class alone would be told in 100 % of images, and one test image in 0 % or 100 %."""
+    found = judge_with(encoder, real, rows, classes)
+    assert (found.metrics, found.protocol["note"]) == ({}, said)
+    assert found.protocol["encoder_sha256"] == encoder.card["sha256"]
+
+
+def test_a_class_without_test_images_has_no_top1(judged, encoder, real):
+    found = judge_with(encoder, real, slice(100, 150), lambda labels: np.where(labels == 1, 0, labels))
+    assert [row["class"] for row in found.tables["per_class"][1]] == ["a", "c"]
+    assert found.protocol["per_class"] == "the 2 of 3 classes that have test images"
+    assert len(found.tables["confusion"][1]) == 9
+
+
+def test_of_a_thousand_classes_the_most_frequent_confusions_are_listed_and_not_a_million_pairs():
+    names = tuple(f"c{i}" for i in range(1000))
+    actual = np.repeat(np.arange(1000), 10)
+    predicted = actual.copy()
+    predicted[50:57], predicted[9000:9003] = 800, 3  # seven of c5's as c800, three of c900's as c3
+    predicted[100:10_000:100] = 999  # of each tenth class from c10 on one: 99 pairs, c900's among them
+    tables, told = linear_eval._tables(names, actual, predicted)
+    rows = [tuple(row.values()) for row in tables["confusion"][1]]
+    assert rows[:4] == [("c5", "c800", 7), ("c900", "c3", 2), ("c10", "c999", 1), ("c20", "c999", 1)]
+    assert len(rows) == linear_eval.LISTED
+    assert told["confusion"] == "the 30 most frequent of 101 confusions, as there are more than 20 classes"
+    assert tables["per_class"][1][5] == {"class": "c5", "top1": 30.0}
+
+
+def test_all_pairs_of_few_classes_are_there_also_those_that_never_come():
+    tables, told = linear_eval._tables(("a", "b"), np.array([0, 0, 1]), np.array([0, 1, 1]))
+    assert [tuple(row.values()) for row in tables["confusion"][1]] == [
+        ("a", "a", 1),
+        ("a", "b", 1),
+        ("b", "a", 0),
+        ("b", "b", 1),
+    ]
+    assert told["confusion"] == "all pairs of classes"
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -353,5 +353,6 @@ def test_distance_is_nothing_for_copies_and_one_for_strangers():
     anchors = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), dtype=np.uint8)
     assert quality.distance([anchors[:4], anchors[4:]], anchors) == 0
     assert quality.distance([np.roll(anchors, 1, axis=0)], anchors) == pytest.approx(1)
+    assert quality.distance([anchors], np.zeros_like(anchors)) is None  # which do not differ
     half = [anchors, np.roll(anchors, 1, axis=0)]  # two candidates of each: a copy and a stranger
     assert quality.distance(half, anchors) == pytest.approx(0.5**0.5)

@@ -198,6 +198,7 @@ def store(tmp_path, monkeypatch):
     torch.set_num_threads(before)
 
 
+FITTING = {"dataset": {"train_size": 60}, "inflation": {"ratio": 0.0}}  # the data of `real`
 STRENGTHS, ASKED = [0.0, 1.0, 4.0], (30, 4, 30)  # images, views, steps
 
 
@@ -212,15 +213,18 @@ def test_both_terms_of_real_images_grow_with_strength(params, real):
     assert alone[2]["alpha"] > 5
     assert alone[0]["components"] > alone[2]["components"]
     assert all(1 <= row["largest"] <= 60 for row in rows)
+    assert all(("lambda_largest" in row) == (row["largest"] > 3) for row in rows)  # three classes: the fourth value
     again = theory.measure(params, real, generated, STRENGTHS, *ASKED)
     assert again == rows
 
 
 def test_without_spare_labels_connectivity_alone_is_measured(params, real, capsys):
-    unlabelled = dataclasses.replace(real, labels=np.full(400, -1))
+    unlabelled = dataclasses.replace(real, labels=np.full(400, -1), classes=tuple(map(str, range(25))))
     rows = theory.measure(params, unlabelled, images(0, 5)[0], STRENGTHS, *ASKED)
     assert [row["arm"] for row in rows] == ["real only"] * 3
     assert not any("alpha" in row for row in rows)
+    assert [("lambda_largest" in row) == (row["largest"] > 25) for row in rows] == [True] * 3
+    assert "lambda_largest" not in rows[0]  # hardly any image touches another
     assert "alpha is not measured" in capsys.readouterr().err
 
 
@@ -246,6 +250,23 @@ def test_what_cannot_be_measured_is_refused(asked, says, base, monkeypatch):
     monkeypatch.chdir(base.clone)
     with pytest.raises(UserError, match=says):
         theory.of_the_run(*asked)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"dataset": {"train_size": 61}}, "data/real: holds 60 images, params.yaml asks for 61"),
+        ({"inflation": {"ratio": 1.0}}, "data/generated/inflation: holds 0 images, params.yaml asks for 60"),
+    ],
+)
+def test_data_of_other_parameters_are_refused(params, real, monkeypatch, changes, says):
+    asked = {name: getattr(params, name).model_copy(update=of) for name, of in FITTING.items()}
+    asked |= {name: asked[name].model_copy(update=of) for name, of in changes.items()}
+    monkeypatch.setattr(theory.reader, "load", lambda: params.model_copy(update=asked))
+    monkeypatch.setattr(theory.shards, "read_real", lambda folder: real)
+    monkeypatch.setattr(theory.shards, "read_generated", lambda folder: images(0, 5)[0])
+    with pytest.raises(UserError, match=says):
+        theory.of_the_run([1.0], None, 1, 1)
 
 
 def test_the_command_prints_a_table_and_writes_it(base, tmp_path):

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -88,9 +90,17 @@ def test_a_set_without_labels_and_an_encoder_of_other_channels_are_refused(mine,
     for i, path in enumerate(sorted(mine.rglob("*.png"))):
         (tmp_path / "flat" / f"{i}.png").write_bytes(path.read_bytes())
     real = transfer.load(TransferSet(path=str(tmp_path / "flat"), **ASKED), SIZE, 1)
-    with pytest.raises(UserError, match=r"transfer\.mine: no image of train, validation, test has a label") as refused:
+    with pytest.raises(UserError, match="fewer than two images of train, validation, test have") as refused:
         transfer.judge("mine", encoder(tmp_path / "one", 1), real, PARAMS, COMPUTE)
-    assert "class folders" in refused.value.remedy
+    assert refused.value.where == "params.yaml: transfer.mine"
+    assert "folders of two classes" in refused.value.remedy
+
+
+def test_a_set_of_one_class_is_refused(mine, tmp_path):
+    real = transfer.load(TransferSet(path=str(mine), **ASKED), SIZE, 1)
+    real = dataclasses.replace(real, labels=np.zeros_like(real.labels))
+    with pytest.raises(UserError, match="all images are of one class, across"):
+        transfer.judge("mine", encoder(tmp_path, 1), real, PARAMS, COMPUTE)
 
 
 def test_a_set_that_is_too_small_or_not_there_is_refused_by_its_path(mine):

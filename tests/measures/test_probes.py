@@ -205,3 +205,12 @@ def test_the_frechet_distance_by_hand():
     x, y = torch.tensor([[-1.0], [1.0]]), torch.tensor([[1.0], [7.0]])  # means 0, 4; deviations sqrt 2, 3 sqrt 2
     assert probes.frechet(x, y) == pytest.approx(16 + 8, rel=1e-6)
     assert probes.frechet(x, x) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize("images", [np.zeros((2, 4, 4, 1), np.float32), np.zeros((4, 4, 1), np.uint8)])
+def test_images_that_are_not_as_they_are_stored_are_refused(images):
+    encoder = backbones.build(backbones.resnet(4, [1, 1, 1, 1]), [0.5], [0.25], 0)
+    with pytest.raises(TypeError, match="as uint8 "):
+        probes.features(encoder, images, COMPUTE)
+    with pytest.raises(TypeError, match="as uint8 "):
+        probes.pixels(images)

@@ -369,3 +369,43 @@ def test_statistics_are_numpys_in_float64(channels):
 
 def test_images_of_one_grey_do_not_divide_by_zero():
     assert backbones.statistics(np.full((3, 2, 2, 1), 51, np.uint8)) == ([0.2], [pytest.approx(1 / 255)])
+
+
+WRONG = {
+    "uint8": (lambda x: (255 * x).byte(), TypeError, r"images\.float\(\) / 255"),
+    "float of 0 to 255": (lambda x: 255 * x, ValueError, "divide those of 0 to 255 by 255"),
+    "of -1 to 1": (lambda x: 2 * x - 1, ValueError, r"takes images in \[0, 1\]"),
+    "channels last": (lambda x: x.permute(0, 2, 3, 1), ValueError, r"permute\(0, 3, 1, 2\)"),
+    "other channels": (lambda x: x.repeat(1, 3, 1, 1)[:, : 4 - x.shape[1]], ValueError, r"takes \(N, [13], H, W\)"),
+    "one image": (lambda x: x[0], ValueError, r"takes \(N, [13], H, W\)"),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_no_image_is_has_no_features(form, channels, wrong):
+    """Grey images would pass through an encoder of three channels by broadcasting."""
+    change, kind, says = WRONG[wrong]
+    with pytest.raises(kind, match=says):
+        build(form, channels=channels).eval()(change(images(channels=channels)))
+
+
+def test_training_and_later_batches_are_not_searched_for_values(monkeypatch):
+    """Each search would wait for a GPU; and numbers that are not finite are the training loop's to tell of."""
+    encoder, searched = build(), []
+    search = torch.Tensor.aminmax
+    monkeypatch.setattr(torch.Tensor, "aminmax", lambda x: searched.append(len(x)) or search(x))
+    encoder.train()(images(4))
+    assert searched == []
+    for n in (3, 2):
+        encoder.eval()(images(n))
+    assert searched == [3]
+    assert build().eval()(images() * torch.nan).isnan().all()
+
+
+def test_an_encoder_can_be_compiled_whole():
+    encoder = build().eval()
+    compiled = torch.compile(encoder, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        assert torch.equal(compiled(images()), encoder(images()))

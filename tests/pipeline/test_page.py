@@ -99,7 +99,7 @@ def test_the_page_refers_to_nothing_outside(page):
 def test_the_page_has_the_runs_numbers_and_figures(page, base):
     found = Reader(page.read_text(encoding="utf-8"))
     words = " ".join(found.words)
-    for name in ("top1", "top1_10k", "top1_10pct", "top1_1pct", "clsp", "knn", "pixels", "untrained"):
+    for name in ("top1", "top1_labelled", "top1_10pct", "top1_1pct", "clsp", "knn", "pixels", "untrained"):
         value = re.search(rf'"{name}": ([\d.]+)', (base.clone / "metrics/linear_eval.json").read_text())[1]
         assert f"{float(value):.2f}" in words
     captions = "Generated images above|Training the generator|Pretraining: loss|t-SNE|nearest to them|probe predicts"

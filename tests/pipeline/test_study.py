@@ -49,7 +49,7 @@ parts:
     asks: whether it goes on
     seeds: 1
     outcomes:
-      - top1_10k
+      - top1_labelled
       - finetuned
       - top_k
     against: strength 1
@@ -110,7 +110,7 @@ def test_a_study_that_is_stopped_and_killed_loses_and_repeats_nothing(tmp_path):
     assert [row["label"] for row in found] == [f"weak: strength {s}, seed 0" for s in (1, 2)]
     for row in found:  # each is what its DVC experiment has
         name = f"toy-{row['cell']}-{row['key'][:6]}"
-        assert f'"top1_10k": {row["top1_10k"]}' in clones.experiment(clone, name, "metrics/linear_eval.json")
+        assert f'"top1_labelled": {row["top1_labelled"]}' in clones.experiment(clone, name, "metrics/linear_eval.json")
         asked = yaml.safe_load(clones.experiment(clone, name, "params.yaml"))
         assert asked["augment"]["strength"] == float(row["strength"])
         tuned = json.loads(clones.experiment(clone, name, "metrics/finetune/0.5.json"))  # the larger share
@@ -119,7 +119,7 @@ def test_a_study_that_is_stopped_and_killed_loses_and_repeats_nothing(tmp_path):
     there = clones.fresh(clone, tmp_path / "there")  # nothing but what git has
     table = clones.run(there, *RUN[:4], "table", "toy")
     assert table == clones.run(clone, *RUN[:4], "table", "toy")
-    for name, digits in (("top1_10k", 2), ("finetuned", 2), ("top_k", 4)):
+    for name, digits in (("top1_labelled", 2), ("finetuned", 2), ("top_k", 4)):
         difference = float(found[1][name]) - float(found[0][name])
         assert f"| strength 2 | {difference:+.{digits}f} | none | nothing: one seed | not resolved |" in table
     assert re.search(r"weak +2 +0 +0 ", clones.run(there, *RUN[:4], "plan", "toy"))

@@ -22,6 +22,7 @@ DRAWN = {
         "Map", np.eye(4)[:, :2], np.array([0, 1, -1, 0]), ["x", "y"], np.array([False, False, True, False])
     ),
     "confusion": lambda: figures.confusion("Confusion", ["x", "y"], np.array([[3, 1], [0, 0]])),
+    "bars": lambda: figures.bars("Bars", [("x as y", 7), ("y as x", 2)], "images"),
 }
 EVERY = pytest.mark.parametrize("name", DRAWN)
 
@@ -85,9 +86,17 @@ def test_a_map_has_every_point_also_those_without_a_label_and_names_of_few_class
     assert "class 3" not in many
 
 
-def test_many_classes_make_a_confusion_without_numbers():
-    names = [f"class {i}" for i in range(100)]
-    drawn = figures.confusion("Confusion", names, np.eye(100, dtype=int) * 77)
-    assert "class 3" not in drawn
-    assert ">77<" not in drawn
+def test_a_map_of_thousands_of_classes_draws_those_that_it_shows():
+    points, groups = np.random.default_rng(0).normal(size=(40, 2)), np.arange(40) * 500
+    drawn = figures.scatter("Map", points, groups, [f"class {i}" for i in range(20_000)], np.zeros(40, bool))
     assert len(drawn) < 100_000
+
+
+def test_a_point_of_one_seed_has_no_error_bar():
+    """Half lengths that are not known; a bar of no length would be a deviation of zero."""
+
+    def marks(*bars):
+        return figures.lines("Lines", "n", "%", {"a": ([1, 2], [80, 81], *bars)}).count("<use")
+
+    assert marks([np.nan, np.nan]) == marks()
+    assert marks([0.0, 0.0]) > marks()

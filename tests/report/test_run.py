@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.core import files, store
+from pipeline.core import files, outputs, store
 from pipeline.data import shards
 from pipeline.engine import arithmetic
 from pipeline.networks import backbones
-from pipeline.report import run
+from pipeline.report import agreement, run, table
 from tests.evaluation.test_linear_eval import NO_AUGMENTATION
 from tests.pipeline.clones import ROOT
 
@@ -105,6 +105,88 @@ def test_too_few_images_for_a_map_have_neighbours_all_the_same(made):
     html = run.section()
     assert "t-SNE" not in html
     assert neighbours(html).height == 2 * 12 + 6
+
+
+def test_features_of_another_encoder_or_data_than_the_numbers_are_not_drawn(made):
+    made(generated=10)
+    seals = {name: files.read_json(Path(f"data/{name}.json")) for name in ("encoder/card", "real/manifest")}
+    told = {
+        "encoder_sha256": seals["encoder/card"]["sha256"],
+        "real_sha256": seals["real/manifest"]["files"]["images.h5"],
+    }
+    protocol = Path("metrics/linear_eval.protocol.json")
+    files.write_json(protocol, told)
+    assert "t-SNE" in run.section()
+    for name, folder in (("encoder_sha256", "data/encoder"), ("real_sha256", "data/real")):
+        files.write_json(protocol, told | {name: "another"})
+        html = run.section()
+        assert f"not of one run: metrics/linear_eval.protocol.json: of another {folder} than the one here" in html
+        assert "t-SNE" not in html
+        assert "Not drawn here" in html
+        assert "81.25" in html
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("metrics/quality.protocol.json", {"generated_fingerprint": "x"}, "of another data/generated/inflation"),
+        ("metrics/finetune/0.1.protocol.json", {"encoder_sha256": "x"}, "of another data/encoder"),
+        ("metrics/prepare.json", {"train": 30, "validation": 21}, "counts other images than data/real"),
+        ("metrics/generate.json", {"images": 9}, "counts other images than data/generated/inflation"),
+        ("plots/grid.csv", "ratio,strength,top1\n1,2,81.3\n", "another top1 than metrics/linear_eval.json"),
+        ("plots/pretrain.csv", "step,loss\n1,3.7002\n", "another loss than metrics/pretrain.json"),
+        ("plots/generator.csv", "step,loss\n", "another loss than metrics/generator.json"),
+    ],
+)
+def test_what_does_not_belong_together_is_told_a_file_each(made, name, content, said):
+    made(generated=10)
+    files.write_json(Path("metrics/pretrain.json"), {"loss": 3.7})
+    files.write_json(Path("metrics/generator.json"), {"loss": 0.5})
+    files.write_json(Path("metrics/prepare.json"), {"train": 30, "validation": 20})
+    for curve, last in (("grid", "top1\n1,81.25"), ("pretrain", "loss\n1,3.70004"), ("validation", "rankme\n1,5")):
+        files.write_text(Path(f"plots/{curve}.csv"), f"step,{last}\n")
+    assert agreement.faults() == []
+    (files.write_text if name.endswith("csv") else files.write_json)(Path(name), content)
+    (fault,) = agreement.faults()
+    assert fault.where == name
+    assert said in str(fault)
+    assert f"not of one run: {fault}" in run.section()
+
+
+def test_many_classes_have_their_most_frequent_confusions_on_the_page(made):
+    made(generated=0)
+    rows = [f"c{i},c{i + 1},{i}" for i in range(40, 0, -1)]
+    files.write_text(Path("plots/confusion.csv"), "\n".join(["actual,predicted,count", *rows, ""]))
+    html = run.section()
+    assert "Test images: the 30 most frequent confusions of the probe" in html
+    assert ">c40 as c41<" in html
+    assert ">c10 as c11<" not in html
+    pairs = [f"c{i},c{j},{7 * (i == j)}" for i in range(3) for j in range(3)]
+    files.write_text(Path("plots/confusion.csv"), "\n".join(["actual,predicted,count", *pairs, ""]))
+    assert "actual classes and those that the probe predicts" in run.section()
+
+
+def test_pictures_of_no_generated_images_are_not_shown_as_such(made):
+    made(generated=10)
+    for name in ("generated", "closest"):
+        outputs.contact_sheet(Path(f"plots/{name}.png"), [])
+    files.write_json(Path("metrics/generate.json"), {"images": 10})
+    files.write_json(Path("metrics/quality.json"), {"judged": 0})
+    html = run.section()
+    assert "Generated images above real ones" in html
+    assert "nearest to a train image" not in html
+
+
+def test_numbers_by_older_code_are_said_to_be(made):
+    made(generated=0)
+    few = {"few_labels": {"1pct": 1, "10pct": 2}, "train_labels": 30, "fixed_labels": 77}
+    files.write_json(Path("metrics/linear_eval.protocol.json"), few)
+    files.write_json(Path("metrics/linear_eval.json"), dict.fromkeys(table.words_for(few), 50.0))
+    html = run.section()
+    assert "<span>encoder, labels of 77 images</span>" in html
+    assert "older code" not in html
+    files.write_json(Path("metrics/linear_eval.json"), {"top1": 81.25, "top1_10k": 83.5})
+    assert "metrics/linear_eval.json: made by older code - run `dvc repro`" in run.section()
 
 
 def test_what_is_not_there_is_said_or_left_out(made):

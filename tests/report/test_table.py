@@ -2,6 +2,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ from PIL import Image
 
 import pipeline
 from pipeline.core import files, outputs
+from pipeline.core.errors import UserError
+from pipeline.params import reader
 from pipeline.report import table
 
 
@@ -28,6 +31,11 @@ def test_metrics_are_sorted_and_have_four_decimals_and_counts_stay_whole(tmp_pat
     assert json.loads(text) == {"a": 7, "b": 0.3333, "c": 0.6667}
     assert text.index('"a"') < text.index('"b"')
     assert text.endswith("}\n")
+
+
+def test_what_could_not_be_measured_is_no_metric(tmp_path):
+    outputs.metrics(tmp_path / "m.json", {"nearest": None, "judged": 0})
+    assert json.loads((tmp_path / "m.json").read_text()) == {"judged": 0}
 
 
 def test_a_metric_that_is_not_finite_is_never_written(tmp_path):
@@ -97,7 +105,8 @@ def test_the_same_images_make_the_same_png_bytes(tmp_path):
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
-PARAMS = (Path(pipeline.__file__).parent.parent / "params.yaml").read_text(encoding="utf-8")
+ROOT = Path(pipeline.__file__).parent.parent
+PARAMS = (ROOT / "params.yaml").read_text(encoding="utf-8")
 
 
 def test_the_summary_names_the_numbers_of_the_metrics_files(tmp_path, monkeypatch):
@@ -105,15 +114,21 @@ def test_the_summary_names_the_numbers_of_the_metrics_files(tmp_path, monkeypatc
     one = "{name: svhn, path: data/svhn, train_size: 9, validation_size: 9, test_size: null, seed: 0}"
     text = PARAMS.replace("transfer: {}\n", f"transfer: {{svhn: {one}}}\n").replace("labels: []", "labels: [0.01, 1]")
     (tmp_path / "params.yaml").write_text(text)
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
     files.write_json(tmp_path / "metrics/transfer/svhn.json", {"top1": 61.5, "pixels": 25.75})
     files.write_json(tmp_path / "metrics/transfer/other.json", {"top1": 11.5, "pixels": 25.75})  # of earlier parameters
     files.write_json(tmp_path / "metrics/finetune/1.json", {"top1": 88.25, "from_scratch": 87.5})
     monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
-    for stage, seconds in (("prepare", 1.25), ("pretrain", 98.5), ("transfer@svhn", 2.0)):
-        path = tmp_path / "store" / "records" / f"{stage}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"seconds": seconds}))
-    judged = {"top1": 81.234, "top1_10k": 83.5, "knn": 78.1, "untrained": 70.2, "pixels": 79.9}
+    params = reader.load().model_dump()
+    before = params | {"dataset": params["dataset"] | {"seed": 5}}  # which the encoder's stage is not given
+    for stage, seconds, record in (
+        ("prepare", 1.25, before),
+        ("pretrain", 98.5, before),
+        ("transfer@svhn", 2.0, params | {"transfer": {}}),
+        ("linear_eval", 3.0, {"of": "older code"}),
+    ):
+        files.write_json(tmp_path / f"store/records/{stage}.json", {"seconds": seconds, "params": record})
+    judged = {"top1": 81.234, "top1_labelled": 83.5, "knn": 78.1, "untrained": 70.2, "pixels": 79.9}
     judged |= {"top1_10pct": 77.5, "top1_1pct": 66.25, "clsp": 80.75}
     for name, content in {
         "pretrain": {"beta": 0.5, "real_passes": 12.34},
@@ -127,10 +142,11 @@ def test_the_summary_names_the_numbers_of_the_metrics_files(tmp_path, monkeypatc
         (tmp_path / "metrics" / f"{name}.json").write_text(json.dumps(content))
     lines = [" ".join(line.split()) for line in table.summary().splitlines()]
     for expected in (
-        "prepare 1.2 s",
+        "prepare 1.2 s (with other parameters)",
         "pretrain 98.5 s",
-        "transfer@svhn 2.0 s",
-        "all stages 101.8 s",
+        "transfer@svhn 2.0 s (with other parameters)",
+        "linear_eval 3.0 s (with other parameters)",
+        "all stages 104.8 s",
         "real share beta 0.500, 12.3 passes over the real images",
         "encoder, labels of 5,000 images 81.23",
         "encoder, labels of 10,000 images 83.50",
@@ -147,6 +163,14 @@ def test_the_summary_names_the_numbers_of_the_metrics_files(tmp_path, monkeypatc
         "transfer to svhn 61.50 (pixels: 25.75)",
         "fine-tuned, share 1 of labels 88.25 (from scratch: 87.50)",
     ]
+
+    files.write_json(tmp_path / "data/encoder/card.json", {"sha256": "b"})
+    files.write_json(tmp_path / "metrics/finetune/1.protocol.json", {"encoder_sha256": "a"})
+    last = table.summary().splitlines()[-1]
+    assert last.startswith("  not of one run: metrics/finetune/1.protocol.json: of another data/encoder than the one")
+    files.write_json(tmp_path / "metrics/linear_eval.json", {"top1": 81.234, "top1_10k": 83.5})
+    with pytest.raises(UserError, match=r"linear_eval\.json: made by older code - run `dvc repro`"):
+        table.summary()
 
 
 def test_the_summary_of_a_set_without_labels_has_the_measures_that_want_none(tmp_path, monkeypatch):

@@ -65,7 +65,7 @@ def test_arms_over_a_grid_are_compared_at_the_same_point():
     shift = {(0, 500): 1.0, (1, 500): -3.0, (0, 1000): -2.0, (1, 1000): 5.0}
     data = pd.DataFrame(
         [
-            {"arm": f"{of}, n {n}", "of": of, "seed": seed, "point": {"n": n}, "top1_10k": y + shift[seed, n]}
+            {"arm": f"{of}, n {n}", "of": of, "seed": seed, "point": {"n": n}, "top1_labelled": y + shift[seed, n]}
             for (of, n), y in true.items()
             for seed in (0, 1)
         ]
@@ -165,7 +165,7 @@ def test_rankings_by_hand():
             "arm": ["a", "b", "c"],
             "seed": [0, 0, 0],
             "point": [{}, {}, {}],
-            "top1_10k": [80.0, 82.0, 85.0],
+            "top1_labelled": [80.0, 82.0, 85.0],
             "rankme": [10.0, 20.0, 30.0],
             "lidar": [9.0, 8.0, 7.0],
             "alignment": [0.1, 0.3, 0.2],

@@ -141,7 +141,7 @@ class Stand:
         return self.settled_at <= time.monotonic()
 
     def row(self, commit):
-        return row(self.one, commit=commit, top1_10k=81.0, seconds=0.3)
+        return row(self.one, commit=commit, top1_labelled=81.0, seconds=0.3)
 
     def fault(self):
         return "failed, it was told to"

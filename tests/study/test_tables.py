@@ -27,7 +27,7 @@ def study(write):
         else:
             ratio, strength = one.cell.point.values()
             top1 = GRID[f"{ratio:g}"][(1.0, 2.0, 4.0).index(strength)] + one.cell.seed
-        measured = {"top1_10k": top1, "rankme": top1 / 2, "lidar": -top1, "beta": 0.5, "commit": "abc"}
+        measured = {"top1_labelled": top1, "rankme": top1 / 2, "lidar": -top1, "beta": 0.5, "commit": "abc"}
         rows.add(study.memory, row(one, **measured))
     return study
 
@@ -181,10 +181,11 @@ def test_curves_over_a_number_start_where_it_does(write):
         study = write(STUDY.partition("parts:")[0] + part)
         study.memory.unlink(missing_ok=True)
         for i, one in enumerate(runner.wanted(study)):
-            rows.add(study.memory, row(one, top1_10k=80.0 + i))
+            rows.add(study.memory, row(one, top1_labelled=80.0 + i))
         drawn[name] = studies.section(study)
     assert [section.count("<figure>") for section in drawn.values()] == [1, 1, 0, 0]
     assert ">0<" in drawn["inflation.ratio"]
+    assert "<figcaption>one: one seed</figcaption>" in drawn["inflation.ratio"]  # not a deviation of zero
 
 
 @pytest.mark.parametrize(
@@ -207,3 +208,11 @@ def test_a_spoilt_memory_is_refused_by_its_line(study, spoilt, said):
     study.memory.write_text(text.replace(",80,", ",eighty,"))
     with pytest.raises(rows.UserError, match=r"toy.csv:\d+: no row of a study: could not convert"):
         tables.table(study)
+
+
+def test_a_column_by_its_earlier_name_is_read_and_the_next_row_writes_the_new_one(study):
+    text, shown = study.memory.read_text(), tables.table(study)
+    study.memory.write_text(text.replace("top1_labelled", "top1_10k", 1))
+    assert tables.table(study) == shown
+    rows.add(study.memory, {})
+    assert study.memory.read_text().startswith(text)

@@ -1,0 +1,69 @@
+"""Whether metrics/ and plots/ are of what lies in data/: git, DVC or a broken run may bring one without the other."""
+
+import csv
+from pathlib import Path
+
+from pipeline.core import files
+from pipeline.core.errors import UserError
+
+_GENERATED, _POSITIVES = "data/generated/inflation", "data/generated/positives"
+# What a protocol says that it was made of: its name, the folder, the file there, and the way to it in that file.
+_MADE_OF = {
+    "encoder_sha256": ("data/encoder", "card.json", ("sha256",)),
+    "real_sha256": ("data/real", "manifest.json", ("files", "images.h5")),
+    "generated_fingerprint": (_GENERATED, "manifest.json", ("fingerprint",)),
+}
+# Metrics that count a folder's images.
+_COUNTS = {
+    "prepare": ("data/real", ("train", "labelled_only", "validation", "spare", "test")),
+    "generate": (_GENERATED, ("images",)),
+    "positives": (_POSITIVES, ("sampled",)),
+}
+# Tables of plots/ whose last row has a number of a metrics file.
+_LAST = (
+    ("generator", "generator", "loss"),
+    ("pretrain", "pretrain", "loss"),
+    ("validation", "pretrain", "validation_knn"),
+    ("grid", "linear_eval", "top1"),
+)
+_REMEDY = "run `dvc checkout`, or `dvc repro`"
+
+
+def faults() -> list[UserError]:
+    """One for each file of metrics/ or plots/ that belongs to something else; nothing of what is not there."""
+    found = []
+    for path in sorted(Path("metrics").rglob("*.protocol.json")):
+        told = files.read_json(path)
+        for name, (folder, file, way) in _MADE_OF.items():
+            if name in told and (Path(folder) / file).exists() and told[name] != _value(Path(folder) / file, way):
+                found.append(UserError(f"of another {folder} than the one here", path, _REMEDY))
+    for name, (folder, parts) in _COUNTS.items():
+        path, manifest = Path(f"metrics/{name}.json"), Path(folder) / "manifest.json"
+        if path.exists() and manifest.exists():
+            counts = [files.read_json(path).get(part, 0) for part in parts]
+            if sum(counts) != _value(manifest, ("n",)):
+                found.append(UserError(f"counts other images than {folder} holds", path, _REMEDY))
+    for table, metrics, name in _LAST:
+        path, other = Path(f"plots/{table}.csv"), Path(f"metrics/{metrics}.json")
+        if path.exists() and other.exists() and not _equal(_last(path, name), files.read_json(other).get(name)):
+            found.append(UserError(f"ends with another {name} than {other}", path, _REMEDY))
+    return found
+
+
+def _value(path: Path, way: tuple[str, ...]) -> object:
+    value = files.read_json(path)
+    for key in way:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _last(path: Path, name: str) -> float | None:
+    """A number of the last row; None if there is none."""
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return float(rows[-1][name]) if rows and rows[-1].get(name) else None
+
+
+def _equal(one: float | None, other: float | None) -> bool:
+    """Up to the digits of tables (six) and of metrics (four decimals)."""
+    return one is other if None in (one, other) else abs(one - other) <= 1e-4 + 1e-5 * abs(other)
