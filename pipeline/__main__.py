@@ -5,12 +5,14 @@ imported when it runs, so that help is there at once.
 """
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import inspect
 import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -202,19 +204,47 @@ COMMANDS = {
 
 
 def main() -> int:
-    """Run the command that sys.argv names; the exit code."""
+    """Run the command that sys.argv names; the exit code. It ends in silence if nobody reads on, as with `| head`."""
+    try:
+        code = _main(*(sys.argv[1:] or ["--help"]))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it ends
+        return 128 + 13  # as of a program that SIGPIPE ends
+
+
+def _main(name: str, *words: str) -> int:
     program = "leaven" if Path(sys.argv[0]).stem == "leaven" else "python -m pipeline"
-    name, *words = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         lines = (f"  {each:<8} {(command.__doc__ or '').splitlines()[0]}" for each, command in COMMANDS.items())
         print(f"usage: {program} COMMAND ...\n\n", *(f"{line}\n" for line in lines), sep="", end="")
         print(f"\n{program} COMMAND --help tells more of each.")
         return 0
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
-        print(f"no command {name!r} - {remedy}", file=sys.stderr)
-        return 2
+    near = difflib.get_close_matches(name, COMMANDS, 1)
+    wanted = "preset" in (name, *near) and "--write" not in words
+    with _harmless(name, *words) if wanted else contextlib.nullcontext():
+        if name not in COMMANDS:
+            remedy = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+            print(f"no command {name!r} - {remedy}", file=sys.stderr)
+            sys.exit(2)
+        _command(program, name, list(words))
+    return 0
+
+
+@contextlib.contextmanager
+def _harmless(*words: str) -> Iterator[None]:
+    """After a fault print a word at which DVC fails: `dvc exp run $(...)` with no word would run the default."""
+    try:
+        yield
+    except SystemExit as end:
+        if end.code and not sys.stdout.isatty():
+            print("-S", "refused-" + re.sub(r"[^\w.]+", "-", " ".join(words)))
+            sys.stdout.flush()
+        raise
+
+
+def _command(program: str, name: str, words: list[str]) -> None:
     description = inspect.cleandoc(COMMANDS[name].__doc__ or "").replace("leaven", program)
     layout = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog=f"{program} {name}", description=description, formatter_class=layout)
@@ -224,20 +254,9 @@ def main() -> int:
         parser.error("nothing may follow --")
     asked = parser.parse_intermixed_args(words) if name == "run" else parser.parse_args(words)
     asked.further = further
-    return _done(lambda: work(asked))
+    from pipeline.run import stage  # help needs none of it
 
-
-def _done(work: Callable[[], None]) -> int:
-    """The exit code of a command; one whose output nobody reads any more (`| head`) ends in silence."""
-    from pipeline.run import stage
-
-    try:
-        stage.command(work)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain when it ends
-        return 128 + 13  # as of a program that SIGPIPE ends
-    return 0
+    stage.command(lambda: work(asked))
 
 
 def _extra(module: str) -> ModuleType:

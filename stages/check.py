@@ -14,7 +14,7 @@ from pipeline.core.errors import UserError
 from pipeline.params import positives, sizes
 from pipeline.params.data import shape
 from pipeline.params.schema import Params
-from pipeline.run import machine, stage
+from pipeline.run import copies, machine, stage
 
 
 def needs(params: SimpleNamespace) -> machine.Needs:
@@ -27,18 +27,13 @@ def needs(params: SimpleNamespace) -> machine.Needs:
 def absent(params: SimpleNamespace) -> Iterator[UserError]:
     """What the parameters name and this machine does not have."""
     inception = params.quality.inception
-    if inception is not None and not Path(inception).is_file():
+    if inception is not None and copies.origin(Path(inception)).is_dir():
         yield UserError(f"{inception} is no file", "params.yaml: quality.inception", "set it to one, or to null")
     if inception is not None and importlib.util.find_spec("torch_fidelity") is None:
         remedy = "pip install torch-fidelity, or set it to null"
         yield UserError("wants torch-fidelity", "params.yaml: quality.inception", remedy)
     yield from positives.absent(params.positives.kind)
-    paths = {f"{name}.path": section.path for name, section in vars(params).items() if hasattr(section, "path")}
-    paths |= {f"transfer.{key}.path": found.path for key, found in params.transfer.items()}
-    for name, path in paths.items():
-        if not Path(path).exists():
-            remedy = f"set it to one that does; a run in a copy (--temp, --queue) wants -C {path} as well"
-            yield UserError(f"{path} does not exist", f"params.yaml: {name}", remedy)
+    yield from copies.absent(params)
     yield from misfits(params)
     cores = os.cpu_count() or 1
     if params.compute.threads > cores:
@@ -49,9 +44,11 @@ def misfits(params: SimpleNamespace) -> Iterator[UserError]:
     """All that is wrong with folders of pictures and the sizes asked of them, and sizes that would do."""
     side, channels, _ = shape(params.dataset)
     sets = {f"transfer.{key}": found.dataset(side, channels) for key, found in params.transfer.items()}
-    for key, d in {"dataset": params.dataset, **sets}.items():
-        if d.name != "folder" or not Path(d.path).is_dir():
+    for key, asked in {"dataset": params.dataset, **sets}.items():
+        place = copies.origin(Path(asked.path))
+        if asked.name != "folder" or not place.is_dir():
             continue
+        d = asked.model_copy(update={"path": str(place)})
         from pipeline.data import folders  # numpy and Pillow
 
         try:
@@ -70,6 +67,7 @@ def misfits(params: SimpleNamespace) -> Iterator[UserError]:
 
 
 def main(params: SimpleNamespace) -> None:
+    copies.link(params)
     files.write_text(Path("data/params.ok"), "The parameters are valid.\n")
 
 

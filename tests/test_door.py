@@ -89,9 +89,20 @@ def test_presets_are_listed_printed_and_written(tmp_path, tree):
     assert yaml.safe_load((clone / "params.yaml").read_text())["inflation"]["ratio"] == 0
 
 
-def test_what_nobody_reads_any_more_ends_in_silence(tree):
+@pytest.mark.parametrize("mistyped", ["preset smoek", "presett smoke", "preset --smoke"])
+def test_a_mistyped_preset_in_a_command_of_dvcs_runs_nothing(mistyped, tree):
+    """With no word in its place DVC would run the default."""
+    command = f"dvc exp run --queue $(python -m pipeline {mistyped})"
+    output = clones.run(tree, "sh", "-c", command, code=255)
+    assert f"refused-{mistyped.replace(' --', '-').replace(' ', '-')}'" in output
+    assert clones.run(tree, "git", "status", "--porcelain") == ""
+    assert clones.run(tree, "git", "for-each-ref", "refs/exps") == ""
+
+
+@pytest.mark.parametrize("words", ["", "preset --cells", "preset none", "table", "study table pilot", "store"])
+def test_what_nobody_reads_any_more_ends_in_silence(words, tree):
     process = subprocess.Popen(
-        [sys.executable, *DOOR[1:], "preset", "--cells"], cwd=tree, stdout=-1, stderr=-1, env=clones.environment(tree)
+        [sys.executable, *DOOR[1:], *words.split()], cwd=tree, stdout=-1, stderr=-1, env=clones.environment(tree)
     )
     process.stdout.close()
     assert (process.stderr.read(), process.wait(60)) == (b"", 128 + 13)

@@ -1,4 +1,7 @@
-"""Every module imports where what only Unix or Linux has is missing, as on Windows: a promise of the import alone."""
+"""What holds on other systems: every module imports without what only Unix has; git keeps bytes as they are.
+
+The first is a promise of the import alone.
+"""
 
 import subprocess
 import sys
@@ -7,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import pipeline
+from tests.pipeline import clones
 
 REPOSITORY = Path(pipeline.__file__).parent.parent
 # Missing for Leaven's own modules; what other packages do with them is for those to know.
@@ -53,3 +57,18 @@ def test_every_module_imports_without_what_windows_lacks():
     done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert not done.stdout.strip(), done.stdout
+
+
+def test_a_clone_with_the_line_ends_of_windows_has_the_bytes_that_were_committed(tree, tmp_path):
+    """Or every dependency would count as changed."""
+    clones.run(tree, "git", "-c", "core.autocrlf=true", "clone", "--quiet", ".", str(tmp_path / "there"))
+    assert "w/crlf" not in clones.run(tmp_path / "there", "git", "ls-files", "--eol")
+    for name in ("params.yaml", "stages/check.py", "docs/images/report.png"):
+        assert (tmp_path / "there" / name).read_bytes() == (tree / name).read_bytes()
+    clones.run(tree, "git", "add", "--renormalize", ".")
+    assert clones.run(tree, "git", "status", "--porcelain") == ""
+
+
+def test_git_takes_what_dvc_writes_of_a_users_data_and_not_the_data(tree):
+    ignored = clones.run(tree, "git", "check-ignore", "data/mine.dvc", "data/mine/a.png", "data/mine.npz")
+    assert ignored.split() == ["data/mine/a.png", "data/mine.npz"]

@@ -22,9 +22,12 @@ def run(names: list[str], changes: list[str], options: list[str], queue: bool) -
     check([word for word in words if word != "-S"] + changes, queue)
     words += [word for change in changes for word in ("-S", change)]
     sys.stdout.flush()
-    # Stages are started as `python`, which must be this one even where its environment is not activated.
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    os.execv(sys.executable, [sys.executable, "-m", "dvc", "exp", "run", *options, *words])
+    os.execve(sys.executable, [sys.executable, "-m", "dvc", "exp", "run", *options, *words], environment())
+
+
+def environment() -> dict[str, str]:
+    """This process's, for DVC: it starts stages as `python`, which is this one even where nothing is activated."""
+    return os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
 
 
 def check(changes: list[str], queue: bool) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -17,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core import files, processes, store
-from pipeline.core.errors import Stopped, UserError
+from pipeline.core.errors import Stopped, UserError, UserErrors
 from pipeline.core.progress import log
 from pipeline.params import presets, reader
 from pipeline.params.schema import Params
-from pipeline.run import launch
+from pipeline.run import copies, launch
+from pipeline.run.experiment import environment
 from pipeline.study import cells, rows
 
 PATIENCE = 90  # seconds for a stopped experiment to save what it has
@@ -105,23 +107,25 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) 
     with files.lock(store.root() / "studies.lock", "a study in this clone"), processes.signals() as signals:
         commit, end = rows.commit(), time.monotonic() + 60 * minutes
         asked = [one for one in wanted(study) if parts is None or one.cell.part in parts]
+        _ready(study, asked)
         adopt(study, asked)
         todo = missing(asked)
         log(f"study {study.name}: {len(todo)} of {len(asked)} cells to run, for {minutes:g} minutes")
         running: list[_Experiment] = []
-        failed, first = {}, True
+        failed, first, begun = {}, True, False
         try:
             while True:
                 if not all(experiment.settled() for experiment in running):
                     time.sleep(0.2)
                     continue
                 stopping = bool(signals) or time.monotonic() >= end
-                free = not stopping and len(running) < jobs
+                begun = begun or any(experiment.begun() for experiment in running)
+                free = not stopping and len(running) < (jobs if begun else 1)
                 chosen = _affordable(todo, end - time.monotonic(), anyway=first) if free else None
                 if chosen is not None:
                     _unchanged(commit)
                     todo.remove(chosen)
-                    running.append(_Experiment(study.name, chosen))
+                    running.append(_Experiment(study.name, chosen, commit))
                     first = False
                     continue
                 if not running:
@@ -133,7 +137,7 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) 
                     running.remove(experiment)
                     label = experiment.one.cell.label
                     if experiment.process.returncode == 0:
-                        row = experiment.row(commit)
+                        row = experiment.row()
                         rows.add(study.memory, row)
                         adopt(study, asked)
                         outcome = next((f"{row[name]:.2f}" for name in ("top1_labelled", "rankme") if name in row), "")
@@ -143,6 +147,9 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) 
                         log(f"{label}: stopped")
                     else:
                         failed[label] = experiment.fault()
+                        if not begun:  # it is the clone, not the cell
+                            what = f"DVC makes no copy of this clone: {failed[label]}"
+                            raise UserError(what, study.name, "mend that, then run the same command again")
                         log(f"{label}: {failed[label]}")
                 time.sleep(0.2)
         finally:
@@ -162,6 +169,18 @@ def _affordable(todo: list[Wanted], left: float, anyway: bool) -> Wanted | None:
     known = rows.everywhere()
     fitting = (one for one in todo if (seconds(one, known) or 0) <= left)
     return next(fitting, todo[0] if todo and anyway else None)
+
+
+def _ready(study: cells.Study, asked: list[Wanted]) -> None:
+    """Refuse, before the first cell, what would lose its numbers or fail in every one."""
+    if not re.fullmatch(r"[\w.-]+", study.name):
+        raise UserError("no name for experiments", study.name, "give its two files one of letters, digits, . _ and -")
+    copies.refuse_shallow()
+    with files.disk_faults(study.memory), tempfile.TemporaryFile(dir=study.memory.parent):
+        pass
+    faults = {str(fault): fault for one in asked for fault in copies.absent(one.params, copied=True)}
+    if faults:
+        raise UserErrors(list(faults.values()))
 
 
 def _unchanged(commit: str) -> None:
@@ -184,19 +203,21 @@ def _stop(running: list["_Experiment"]) -> None:
 class _Experiment:
     """One `dvc exp run --temp`, in a process group of its own."""
 
-    def __init__(self, study: str, one: Wanted):
-        self.one, self.since, self._settled = one, time.monotonic(), False
-        self.name = f"{study}-{one.cell.name}-{one.key[:6]}"
-        dvc = [sys.executable, "-m", "dvc", "exp"]
-        subprocess.run([*dvc, "remove", self.name], capture_output=True, check=False)  # one whose row was lost
-        out, path = tempfile.mkstemp(".log", f"{self.name}-")
+    def __init__(self, study: str, one: Wanted, commit: str):
+        self.one, self.since, self._settled, self._commit = one, time.monotonic(), False, commit
+        name = f"{study}-{one.cell.name}-{one.key[:6]}"
+        self._ref = f"refs/exps/{commit[:2]}/{commit[2:]}/{name}"
+        rows.git("update-ref", "-d", self._ref)  # one whose row was lost
+        out, path = tempfile.mkstemp(".log", f"{name}-")
         self.log = Path(path)
+        dvc = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name]
         self.process = subprocess.Popen(
-            [*dvc, "run", "--temp", "--name", self.name, *presets.words(one.cell.values)],
+            [*dvc, *presets.words(one.cell.values)],
             stdout=out,
             stderr=out,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
+            env=environment(),
         )
         # Or its name would be taken when the cell is run again. Its stage lives on, and what it makes is found.
         self._guard = launch.guard(self.process, signal.SIGKILL)
@@ -209,32 +230,33 @@ class _Experiment:
         meanwhile is lost, params.yaml is not the committed one, and a second experiment fails.
         """
         self._settled = (
-            self._settled
-            or self.process.poll() is not None
-            or time.monotonic() > self.since + PATIENCE
-            or "Reproducing experiment" in self.log.read_text(errors="replace")
+            self._settled or self.process.poll() is not None or time.monotonic() > self.since + PATIENCE or self.begun()
         )
         return self._settled
 
-    def row(self, commit: str) -> dict:
+    def begun(self) -> bool:
+        """Whether DVC has made the copy."""
+        return "Reproducing experiment" in self.log.read_text(errors="replace")
+
+    def row(self) -> dict:
         """The row of a finished experiment."""
-        ref = f"refs/exps/{commit[:2]}/{commit[2:]}/{self.name}"
-        params = self.one.params
+        ref, params = self._ref, self.one.params
         wanted = {f: f"metrics/{f}.json" for f in rows.FILES if f != "positives" or cells.wants_positives(params)}
         if params.finetune.labels:
             there, share = rows.git("ls-tree", "--name-only", ref, "metrics/finetune/"), max(params.finetune.labels)
             texts = (str(share), f"{share:g}")  # params.yaml may have 1 for 1.0
             named = (f"metrics/finetune/{text}.json" for text in texts)
             wanted["finetune"] = next(path for path in named if path in there.splitlines())
-        metrics = {name: json.loads(rows.git("show", f"{ref}:{path}")) for name, path in wanted.items()}
+        metrics = {name: json.loads(rows.git("show", f"{ref}:./{path}")) for name, path in wanted.items()}
         self.log.unlink()
-        facts = {"seconds": round(self._spent(), 1), "commit": commit[:12], "key": self.one.key}
+        facts = {"seconds": round(self._spent(), 1), "commit": self._commit[:12], "key": self.one.key}
         self._clock.unlink(missing_ok=True)
         return rows.setting(self.one.cell, self.one.params) | rows.measured(metrics) | facts
 
     def fault(self) -> str:
         """The last lines of a failed experiment's output, and the file with all of it."""
-        lines = [line.strip()[-200:] for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        lines = [line.strip()[-200:] for line in self.log.read_text(errors="replace").splitlines()]
+        lines = [line for line in dict.fromkeys(lines) if line and "dvc.org/support" not in line]
         return f"failed, {' / '.join(lines[-3:])} ({self.log})"
 
     def keep_time(self) -> None:

@@ -1,13 +1,18 @@
 """What is missing, what it may cost, what another row answers already; tests/pipeline/test_study.py runs real cells."""
 
+import errno
+import shutil
 import subprocess
 import time
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
 from pipeline.core.errors import UserError
-from pipeline.study import rows, runner
+from pipeline.params import reader
+from pipeline.study import cells, rows, runner
+from tests.pipeline import clones
 from tests.study.toy import STUDY
 
 MEASURED = dict.fromkeys(rows.COLUMNS, 1.0)
@@ -120,17 +125,18 @@ class Stand:
     """In the place of an experiment: a shell that sleeps, and ends as its cell is told to."""
 
     ends: ClassVar[dict] = {}
-    begun: ClassVar[list] = []
+    labels: ClassVar[list] = []
+    copied = True  # whether DVC makes a copy
     processes: ClassVar[list] = []
     at_once = 0
     settling = 0.0  # seconds in which its parameters stand in the folder
     settled_at = 0.0  # of the one that was begun last
 
-    def __init__(self, study, one):
+    def __init__(self, study, one, commit):
         assert Stand.settled_at <= time.monotonic(), "another has its parameters in the folder"
         Stand.settled_at = time.monotonic() + self.settling
-        self.one = one
-        self.begun.append(one.cell.label)
+        self.one, self.commit = one, commit
+        Stand.labels.append(one.cell.label)
         sleep, code = self.ends.get(one.cell.label, (0.3, 0))
         words = ["sh", "-c", f"trap 'exit 130' INT; sleep {sleep} & wait $!; exit {code}"]
         self.process = subprocess.Popen(words, start_new_session=True)
@@ -140,8 +146,11 @@ class Stand:
     def settled(self):
         return self.settled_at <= time.monotonic()
 
-    def row(self, commit):
-        return row(self.one, commit=commit, top1_labelled=81.0, seconds=0.3)
+    def begun(self):
+        return self.copied
+
+    def row(self):
+        return row(self.one, commit=self.commit, top1_labelled=81.0, seconds=0.3)
 
     def fault(self):
         return "failed, it was told to"
@@ -156,10 +165,13 @@ def stand(write, monkeypatch):
     monkeypatch.setattr(runner, "_Experiment", Stand)
     monkeypatch.setattr(rows, "commit", lambda: "abc")
     monkeypatch.setattr(Stand, "ends", {})
-    monkeypatch.setattr(Stand, "begun", [])
+    monkeypatch.setattr(Stand, "labels", [])
+    monkeypatch.setattr(Stand, "copied", True)
     monkeypatch.setattr(Stand, "processes", [])
     monkeypatch.setattr(Stand, "at_once", 0)
     monkeypatch.setattr(Stand, "settled_at", 0.0)
+    for key in ("dataset", "generator", "unclip"):
+        Path(getattr(reader.load(), key).path).mkdir(parents=True)
     return write()
 
 
@@ -169,7 +181,7 @@ def test_all_cells_get_a_row_two_at_a_time(stand, capsys):
     assert sorted(r["label"] for r in rows.read(stand.memory)) == sorted(cell.label for cell in stand.cells)
     assert "0 of 8 cells missing" in capsys.readouterr().err
     runner.run(stand, None, 1, 2)
-    assert len(Stand.begun) == 8
+    assert len(Stand.labels) == 8
 
 
 def test_none_begins_and_no_commit_is_read_while_another_has_its_parameters_in_the_folder(stand, monkeypatch):
@@ -194,6 +206,43 @@ def test_a_cell_that_fails_is_told_and_the_others_go_on(stand, capsys):
     assert len(rows.read(stand.memory)) == 7
 
 
+def test_a_clone_of_which_dvc_makes_no_copy_is_told_in_a_line_and_no_other_cell_is_tried(stand):
+    Stand.copied, Stand.ends = False, {"arms: none, seed 0": (0.1, 255)}
+    with pytest.raises(UserError, match=r"^toy: DVC makes no copy of this clone: failed, it was told to - mend that"):
+        runner.run(stand, None, 1, 2)
+    assert Stand.labels == ["arms: none, seed 0"]
+
+
+def test_what_would_fail_in_every_cell_or_lose_its_numbers_is_refused_before_the_first(stand, tmp_path, monkeypatch):
+    def refused(study, words):
+        with pytest.raises(UserError, match=words):
+            runner.run(study, None, 1, 1)
+        assert Stand.labels == []
+
+    there = Path(reader.load().dataset.path)
+    there.rename(tmp_path / "moved")
+    refused(stand, f"^params.yaml: dataset.path: {there} does not exist - set it to one that does$")
+    (tmp_path / "moved").rename(there)
+    base = STUDY.replace("base:\n", f"base:\n  dataset:\n    path: ../{tmp_path.name}\n", 1)
+    (tmp_path / "studies/else.yaml").write_text(base)
+    refused(cells.load("else"), "^params.yaml: dataset.path: .* leads out of the clone - write it as an absolute path")
+    (tmp_path / "studies/a b.yaml").write_text(STUDY)
+    refused(cells.load("a b"), "^a b: no name for experiments")
+    with monkeypatch.context() as patched:
+        patched.setattr(runner.tempfile, "TemporaryFile", closed)
+        refused(stand, r"^studies/toy.csv: cannot write: Permission denied")
+    shutil.copytree(clones.ROOT / "studies", tmp_path / "origin")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-qm", "1"], ["commit", "-qm", "2", "--allow-empty"]):
+        subprocess.run(["git", *words], cwd=tmp_path / "origin", check=True, env=clones.environment(tmp_path / "x"))
+    subprocess.run(["git", "clone", "-q", "--depth", "1", f"file://{tmp_path}/origin", "shallow"], check=True)
+    (tmp_path / "shallow/.git").rename(tmp_path / ".git")
+    refused(stand, f"^{tmp_path}: a shallow clone: DVC would lose the experiment .* - git fetch --unshallow$")
+
+
+def closed(**place):
+    raise PermissionError(errno.EACCES, "Permission denied")
+
+
 def test_time_ends_a_run_and_what_is_finished_meanwhile_counts(stand):
     Stand.ends = {"arms: none, seed 0": (0.1, 0), "arms: some, seed 0": (60, 0)}
     since = time.monotonic()
@@ -207,7 +256,7 @@ def test_nothing_is_started_that_would_not_be_finished_but_the_first(stand):
     """A row says a minute for 256 images: with half a minute, one cell is tried all the same, and no second."""
     rows.add(stand.memory, row(runner.wanted(stand)[0], seconds=60.0))
     runner.run(stand, None, 0.5, 1)
-    assert Stand.begun == ["arms: some, seed 0"]
+    assert Stand.labels == ["arms: some, seed 0"]
 
 
 def test_another_commit_meanwhile_ends_a_run_before_a_row_is_written(stand, monkeypatch):
