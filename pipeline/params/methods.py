@@ -47,7 +47,10 @@ class BarlowTwins(Head):
 
 
 class SimSiam(Predictor, Head):
-    """SimSiam; its predictor is a bottleneck. The paper: heads 2048 and 2048, predictor 512."""
+    """SimSiam; its predictor is a bottleneck. The paper: heads 2048 and 2048, predictor 512, at a constant rate."""
+
+    constant_predictor: bool
+    """The predictor's learning rate is `pretrain.lr` in every step."""
 
 
 class NNCLR(Queue, Temperature, Predictor, Head):

@@ -29,7 +29,7 @@ DIGITS = {"name": "folder", "path": "data/digits", "train_size": 9, "validation_
 GAN = {"generator.kind": "gan", "generate.sampler": "direct", "generate.steps": 1}
 JOINT = GAN | {"pretrain.method": "joint_gan", "inflation.ratio": 0.0}
 SWAV, DINO = {"pretrain.method": "swav"}, {"pretrain.method": "dino"}
-LARS = {"pretrain.optimizer": "lars", "pretrain.trust_coefficient": 0.02}
+LARS = {"pretrain.optimizer": "lars", "pretrain.trust_coefficient": 0.02, "pretrain.trust_clip": True}
 ADAMW = {"pretrain.optimizer": "adamw", "pretrain.beta2": 0.95}
 VIT = {"kind": "vit", "width": 24, "blocks": None, "depth": 2, "heads": 3, "patch": 4}
 VIT = {f"pretrain.backbone.{name}": value for name, value in VIT.items()}
@@ -304,7 +304,11 @@ TRIPS = [
     ({"conditioned.warmup_steps": 1000}, "conditioned.warmup_steps", ["1000 >= steps 1000"]),
     ({"conditioned.encoder.warmup_steps": 900}, "conditioned.encoder.warmup_steps", ["900 >="]),
     ({"conditioned.encoder.log_every": 30}, "conditioned.encoder.evaluate_every", ["30"]),
-    ({"conditioned.encoder.optimizer": "lars"}, "conditioned.encoder.trust_coefficient", ["lars"]),
+    (
+        {"conditioned.encoder.optimizer": "lars", "conditioned.encoder.trust_clip": True},
+        "conditioned.encoder.trust_coefficient",
+        ["lars"],
+    ),
     ({"conditioned.encoder.backbone.depth": 2}, "conditioned.encoder.backbone.depth", ["kind vit"]),
     (CONTROL, None, []),
     (CONTROL | {"positives.steps": 30, "inflation.ratio": 0.0, "generator.source": "none"}, None, []),
@@ -342,10 +346,21 @@ TRIPS = [
     ({"pretrain.warmup_steps": 401}, "pretrain.warmup_steps", ["401 >= steps 400"]),
     ({"pretrain.warmup_steps": 399}, None, []),
     ({"pretrain.evaluate_every": 110}, "pretrain.evaluate_every", ["110", "log_every 20"]),
-    ({"pretrain.optimizer": "lars"}, "pretrain.trust_coefficient", ["a number with lars", "not null"]),
+    (
+        {"pretrain.optimizer": "lars", "pretrain.trust_clip": True},
+        "pretrain.trust_coefficient",
+        ["a number with lars", "not null"],
+    ),
     ({"pretrain.trust_coefficient": 0.02}, "pretrain.trust_coefficient", ["null with sgd", "not 0.02"]),
     (LARS | {"pretrain.weight_decay": 0.0}, "pretrain.weight_decay", ["above 0 with lars", "not 0.0"]),
     (LARS, None, []),
+    (LARS | {"pretrain.trust_clip": None}, "pretrain.trust_clip", ["true or false with lars", "not null"]),
+    ({"pretrain.trust_clip": False}, "pretrain.trust_clip", ["null with sgd", "not false"]),
+    (LARS | {"pretrain.decay_vectors": True}, None, []),
+    ({"pretrain.min_lr": 0.3}, "pretrain.min_lr", ["0.3 > lr 0.2"]),
+    ({"pretrain.min_lr": 0.2}, None, []),
+    ({"pretrain.warmup_lr": 0.3}, "pretrain.warmup_lr", ["0.3 > lr 0.2"]),
+    ({"pretrain.warmup_lr": 0.1, "pretrain.warmup_steps": 0}, "pretrain.warmup_lr", ["null with warmup_steps 0"]),
     (ADAMW | {"pretrain.weight_decay": 0.0}, None, []),
     (ADAMW | {"pretrain.beta2": None}, "pretrain.beta2", ["a number with adamw", "not null"]),
     ({"pretrain.beta2": 0.95}, "pretrain.beta2", ["null with sgd", "not 0.95"]),

@@ -39,7 +39,12 @@ def phone(root):
             photo.save(path.with_suffix(".jfif"), "JPEG")
     (folder / "VID_0001.mp4").write_bytes(b"film")
     (folder / "._IMG_0001.jpg").write_bytes(b"of a Mac")
-    return {"dataset__path": "data/mine", "dataset__channels": "3", "augment__form": "colour", "dataset__test_size": "50"}
+    return {
+        "dataset__path": "data/mine",
+        "dataset__channels": "3",
+        "augment__form": "colour",
+        "dataset__test_size": "50",
+    }
 
 
 def microscope(root):
@@ -93,6 +98,9 @@ def test_a_folder_as_it_comes_is_refused_at_most_once_and_then_runs(small, tmp_p
         assert "2 classes: contrôle 60, treated 60; 120 pictures" in output
         assert "4,095" in output  # what the sixteen bits hold
     if given is site:
-        assert "2 classes: café 80, thé 80; 160 pictures (120 in train/, 40 in test/), 10 in validation/ passed over" in output
+        assert (
+            "2 classes: café 80, thé 80; 160 pictures (120 in train/, 40 in test/), 10 in validation/ passed over"
+            in output
+        )
     assert prepared["classes"] == 2
     assert judged["pixels"] > 80  # stripes are told from pixels
