@@ -20,7 +20,7 @@ _DDPM = {
     "channels": [4, 8],
     "layers": 1,
     "groups": 2,
-    "attention": False,
+    "attention": [],
     "dropout": 0.0,
     "timesteps": 1000,
     "beta_schedule": "linear",
