@@ -1,4 +1,4 @@
-"""A folder as a phone, a microscope and a dataset's site give it: one refusal that names everything, then a whole run."""
+"""A folder as a phone, a microscope and a dataset's site give it: one refusal that names everything, then a run."""
 
 import json
 import re
@@ -21,7 +21,7 @@ def stripes(i, white):
 
 
 def phone(root):
-    """Photographs of two frames, turned by EXIF, with broken EXIF, a screenshot with a long text; films and thumbnails."""
+    """Photographs of two frames, turned by EXIF, with broken EXIF, under an old name; films and files of a Mac."""
     folder = root / "Camera"
     folder.mkdir(parents=True)
     for i in range(3 * EACH):

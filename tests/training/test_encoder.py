@@ -24,7 +24,7 @@ from tests.methods import contract
 from tests.toys import COMPUTE, contents, pretrain_params
 
 NONE, NOWHERE = [], Path("no generator")
-OWN = SimCLR(hidden_dim=8, output_dim=4, temperature=0.2)
+OWN = SimCLR(hidden_dim=8, output_dim=4, temperature=0.2, views_together=True)
 MIXING = Inflation(ratio=1.0, real_weight=2.0, order="slots", seed=0)
 OPTIONAL = "crop_min jitter_probability brightness contrast saturation hue grayscale blur solarize flip"
 AUGMENT = Augment(
@@ -34,6 +34,7 @@ AUGMENT = Augment(
     seed=0,
     replace=0.0,
     replaced="second",
+    interpolation="bicubic",
     **dict.fromkeys(OPTIONAL.split()),
 )
 
