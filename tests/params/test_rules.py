@@ -4,12 +4,13 @@ import copy
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import pipeline
-from pipeline.params import judge, reader
+from pipeline.params import judge, method_rules, reader
 from pipeline.params.data import mixture as mixture_rule
-from pipeline.params.schema import RULES
+from pipeline.params.schema import RULES, Params
 
 COMMITTED = reader.parse((Path(pipeline.__file__).parent.parent / "params.yaml").read_text(encoding="utf-8"))[0]
 CIFAR = {"dataset.name": "cifar10", "augment.form": "colour"}
@@ -259,24 +260,12 @@ TRIPS = [
     ({"inflation.order": "copies", "inflation.real_weight": 1.5}, "inflation.real_weight", ["whole", "1.5"]),
     ({"inflation.order": "copies", "pretrain.batch_size": 10_001}, None, []),  # some images twice
     (MOCO | {"moco.queue_size": 4000}, "moco.queue_size", ["4000", "pretrain.batch_size 256"]),
-    (MOCO | {"moco.queue_size": 4864}, None, []),  # 19 batches; 10,000 draws until an image comes round
-    (MOCO | {"moco.queue_size": 5120}, "moco.queue_size", ["5120", "half of the 10000 draws"]),
-    (MOCO | {"moco.queue_size": 2304, "inflation.ratio": 0.0}, None, []),
-    (MOCO | {"moco.queue_size": 2560, "inflation.ratio": 0.0}, "moco.queue_size", ["half of the 5000 draws"]),
-    (MOCO | {"moco.queue_size": 2560, "inflation.real_weight": 10.0}, None, []),  # 55,000 / 10
-    (MOCO | {"moco.queue_size": 2816, "inflation.real_weight": 10.0}, "moco.queue_size", ["the 5500 draws"]),
-    (MOCO | {"moco.queue_size": 3840, "inflation.real_weight": 0.5}, "moco.queue_size", ["the 7500 draws"]),
+    (MOCO | {"moco.queue_size": 25_600}, None, []),  # long: a warning
     ({"moco.queue_size": 5121}, None, []),  # another method
-    ({"pretrain.method": "nnclr", "nnclr.queue_size": 5120}, "nnclr.queue_size", ["half of the 10000 draws"]),
     (
         {"pretrain.method": "all4one", "all4one.queue_size": 4000},
         "all4one.queue_size",
         ["4000", "batch_size 256"],
-    ),
-    (
-        ANCHORED | CLSP_MOCO | {"clsp_moco.queue_size": 5120},
-        "clsp_moco.queue_size",
-        ["half of the 10000 draws"],
     ),
     (CLSP, "clsp_simclr.third_view", ["candidate needs positives.kind anchored", "augmented"]),
     (CLSP_MOCO, "clsp_moco.third_view", ["candidate needs positives.kind anchored"]),
@@ -588,3 +577,35 @@ def test_mixture_rule_refuses_exactly_what_the_mixture_refuses():
                     assert agreed, (n, ratio, weight, batch, said)
                     counts[bool(said)] += 1
     assert min(counts.values()) > 500
+
+
+@pytest.mark.parametrize("queue", [20, 50, 100, 130, 200, 230])
+def test_the_chance_of_an_own_key_in_the_queue_is_that_of_independent_passes(queue):
+    """100 images, pass by pass: how many anchors of the last pass have a key of their image among the last ones."""
+    random, met, n = np.random.default_rng(0), 0, 100
+    for _ in range(400):
+        drawn = np.concatenate([random.permutation(n) for _ in range(4)])
+        met += sum(drawn[i] in drawn[i - queue : i] for i in range(3 * n, 4 * n))
+    edits = MOCO | {"moco.queue_size": queue, "pretrain.batch_size": 1, "dataset.train_size": n, "inflation.ratio": 0.0}
+    params = judge.partial(Params, changed(edits), set())
+    assert method_rules.own_key_in_queue(params) == pytest.approx(met / 400 / n, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("edits", "chance"),
+    [
+        (MOCO | {"moco.queue_size": 4864}, None),  # 10,000 draws until an image comes round
+        (MOCO | {"moco.queue_size": 5120}, "13 %"),
+        (MOCO | {"moco.queue_size": 2560, "inflation.ratio": 0.0}, "13 %"),
+        (MOCO | {"moco.queue_size": 2560, "inflation.real_weight": 10.0}, None),  # 55,000 / 10
+        (MOCO | {"moco.queue_size": 2816, "inflation.real_weight": 10.0}, "13 %"),
+        (MOCO | {"moco.queue_size": 3840, "inflation.real_weight": 0.5}, "13 %"),  # 7,500 until a generated one does
+        ({"pretrain.method": "nnclr", "nnclr.queue_size": 15_104}, "88 %"),
+        (SWAV | {"swav.queue_size": 51_200}, None),  # of no negatives
+        ({"moco.queue_size": 51_200}, None),  # another method
+    ],
+)
+def test_a_queue_in_which_more_than_one_anchor_in_eight_meets_itself_is_warned_of(edits, chance):
+    params, _ = reader.validate(changed(edits))
+    said = method_rules.long_queue(params)
+    assert (f": {chance} of the anchors meet an old key" in said) if chance else said == ""
