@@ -11,7 +11,8 @@ from types import SimpleNamespace
 
 from pipeline.core import files
 from pipeline.core.errors import UserError
-from pipeline.params import positives, sizes
+from pipeline.core.progress import log
+from pipeline.params import method_rules, positives, sizes
 from pipeline.params.data import shape
 from pipeline.params.schema import Params
 from pipeline.run import copies, machine, stage
@@ -68,6 +69,9 @@ def misfits(params: SimpleNamespace) -> Iterator[UserError]:
 
 def main(params: SimpleNamespace) -> None:
     copies.link(params)
+    warning = method_rules.long_queue(params)
+    if warning:
+        log(f"check: {warning}")
     files.write_text(Path("data/params.ok"), "The parameters are valid.\n")
 
 

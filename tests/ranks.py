@@ -18,7 +18,16 @@ from tests.toys import COMPUTE, ddpm_params, gan_params
 
 N = 12  # rows of every batch, among all processes
 STEPS = 3
-SCHEDULE = {"batch_size": N, "lr": 0.1, "warmup_steps": 1, "weight_decay": 0.1, "log_every": 1, "checkpoint_every": 9}
+SCHEDULE = {
+    "batch_size": N,
+    "lr": 0.1,
+    "min_lr": 0.0,
+    "warmup_lr": None,
+    "warmup_steps": 1,
+    "weight_decay": 0.1,
+    "log_every": 1,
+    "checkpoint_every": 9,
+}
 PREDICTIONS = ("epsilon", "v_prediction")
 LATE = 10  # a step with every phase; in the first step some methods freeze a layer, or see only real images
 

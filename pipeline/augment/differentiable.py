@@ -13,14 +13,15 @@ GREYISH = 1e-6  # a pixel of less chroma has no hue to rotate
 SHIFT, CUTOUT = 1 / 8, 1 / 2  # largest shift, side of the cut-out square: shares of the image's side (section 3.2)
 
 
-def apply(images: torch.Tensor, drawn: AugmentationParameters) -> torch.Tensor:
+def apply(images: torch.Tensor, drawn: AugmentationParameters, kernel: str = "bicubic") -> torch.Tensor:
     """images: float (n, C, H, W) in [0, 1]; drawn: of n rows, or of 2 n for two views each, and so on.
 
-    Returns float (rows, C, H, W) in [0, 1], in the dtype of the images even under autocast.
+    kernel: of transforms.KERNELS, for the crop. Returns float (rows, C, H, W) in [0, 1], in the dtype of the images
+    even under autocast.
     """
     with torch.autocast(images.device.type, enabled=False):
         x = images[torch.arange(len(drawn.flip), device=images.device) % len(images)]
-        down, across = (m.to(x.dtype)[:, None] for m in transforms.crop_matrices(drawn, x.shape[2:], None))
+        down, across = (m.to(x.dtype)[:, None] for m in transforms.crop_matrices(drawn, x.shape[2:], None, kernel))
         x = _jitter((down @ x @ across.transpose(2, 3)).clamp(0, 1), drawn)
         x = torch.where(_of_image(drawn.grey), transforms.luma(x), x)
         rows = drawn.sigma.nonzero()[:, 0]

@@ -50,6 +50,7 @@ class Recipe:
     """The numbers of one view's augmentation: probabilities, magnitudes, smallest crop area.
 
     The method sets crop_max, the largest crop area, and size, pixels of the view's sides (None: those of the image).
+    interpolation: of the crop, the same in all views of a batch.
     """
 
     crop_min: float
@@ -64,9 +65,10 @@ class Recipe:
     flip: float
     crop_max: float = 1.0
     size: int | None = None
+    interpolation: str = "bicubic"
 
 
-NUMBERS = tuple(field.name for field in fields(Recipe) if field.name not in ("crop_max", "size"))
+NUMBERS = tuple(field.name for field in fields(Recipe) if field.name not in ("crop_max", "size", "interpolation"))
 PLAIN = Recipe(**dict.fromkeys(NUMBERS, 0.0) | {"crop_min": 1.0})  # the image as it is
 
 
@@ -88,6 +90,7 @@ def recipe(params: Augment, view: int) -> Recipe:
         blur=family.blur * fade,
         solarize=family.solarize[min(view, 1)] * fade,
         flip=0.5 * fade,
+        interpolation=params.interpolation,
     )
     return replace(given, **{name: v for name in NUMBERS if (v := getattr(params, name)) is not None})
 
@@ -161,6 +164,7 @@ def views(
         alike = [k for k, recipe in enumerate(recipes) if recipe.size == size]
         one = all(sources[k] is sources[alike[0]] for k in alike)
         whose = sources[alike[0]] if one else torch.cat([sources[k] for k in alike])
-        made = apply(whose, drawn.of(places[alike][:, rows].flatten()), size).chunk(len(alike))
+        kernel = recipes[alike[0]].interpolation
+        made = apply(whose, drawn.of(places[alike][:, rows].flatten()), size, kernel).chunk(len(alike))
         found |= dict(zip(alike, made, strict=True))
     return [found[k] for k in range(len(recipes))]

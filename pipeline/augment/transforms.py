@@ -16,8 +16,12 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 IDENTITY = (1.0, 1.0, 1.0, 0.0)  # the factors of these four that change nothing
 BLUR_SIGMA = (0.1, 2.0)
 SOLARIZE_ABOVE = 128 / 255
-# Bicubic weights of the pixels -1, 0, 1 and 2, as polynomials (powers 0 to 3) of the distance of a point from pixel 0.
-KEYS = ((0.0, 1.0, 0.0, 0.0), (-0.5, 0.0, 0.5, 0.0), (1.0, -2.5, 2.0, -0.5), (-0.5, 1.5, -1.5, 0.5))
+# Weights of the pixels around a point, as polynomials (powers 0 to 3, or to 1) of its distance from pixel 0: of pixels
+# -1, 0, 1 and 2 (bicubic with a = -1/2, Keys 1981), or of 0 and 1.
+KERNELS = {
+    "bicubic": ((0.0, 1.0, 0.0, 0.0), (-0.5, 0.0, 0.5, 0.0), (1.0, -2.5, 2.0, -0.5), (-0.5, 1.5, -1.5, 0.5)),
+    "bilinear": ((1.0, 0.0), (-1.0, 1.0)),
+}
 TINY = 1e-12  # smaller than any non-zero chroma of float pixels
 
 
@@ -43,14 +47,17 @@ class AugmentationParameters:
         return AugmentationParameters(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
-def apply(images: torch.Tensor, drawn: AugmentationParameters, size: int | None = None) -> torch.Tensor:
+def apply(
+    images: torch.Tensor, drawn: AugmentationParameters, size: int | None = None, kernel: str = "bicubic"
+) -> torch.Tensor:
     """Augment images, uint8 (n, H, W, C). drawn: n rows, or 2 n for two views of each image, and so on.
 
-    size: pixels of the crops' sides; None: those of the images. Returns float32 (rows, C, H, W) in [0, 1].
+    size: pixels of the crops' sides; None: those of the images. kernel: of KERNELS, for the crop. Returns float32
+    (rows, C, H, W) in [0, 1].
     """
     order, begins = _sorted_for_jitter(drawn)
     drawn = drawn.of(order)
-    x = _crop(images.index_select(0, order % len(images)), drawn, size)
+    x = _crop(images.index_select(0, order % len(images)), drawn, size, kernel)
     _jitter(x, drawn, begins)
     rows = drawn.grey.nonzero()[:, 0]
     if len(rows):
@@ -65,7 +72,7 @@ def apply(images: torch.Tensor, drawn: AugmentationParameters, size: int | None 
 
 
 def crop_matrices(
-    drawn: AugmentationParameters, size: tuple[int, int], made: int | None
+    drawn: AugmentationParameters, size: tuple[int, int], made: int | None, kernel: str = "bicubic"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights that crop, resize and flip images of `size` (H, W): down, float (n, made, H), and across, (n, made, W).
 
@@ -75,13 +82,13 @@ def crop_matrices(
     lines = (torch.zeros_like(drawn.flip), top, rows, height, made), (drawn.flip, left, columns, width, made)
     if height == width:  # one call for both
         both = (torch.cat(pair) for pair in zip(*(line[:3] for line in lines), strict=True))
-        return crop_matrix(*both, height, made).chunk(2)
-    return tuple(crop_matrix(*line) for line in lines)
+        return crop_matrix(*both, height, made, kernel).chunk(2)
+    return tuple(crop_matrix(*line, kernel) for line in lines)
 
 
-def _crop(images: torch.Tensor, drawn: AugmentationParameters, size: int | None) -> torch.Tensor:
+def _crop(images: torch.Tensor, drawn: AugmentationParameters, size: int | None, kernel: str) -> torch.Tensor:
     n, height, width, channels = images.shape
-    down, across = crop_matrices(drawn, (height, width), size)
+    down, across = crop_matrices(drawn, (height, width), size, kernel)
     tall, wide = down.shape[1], across.shape[1]
     x = images.float().div_(255).view(n, height, width * channels)
     x = (down @ x).view(n, tall, width, channels).permute(0, 3, 1, 2).reshape(n, channels * tall, width)
@@ -173,12 +180,17 @@ def luma(x: torch.Tensor) -> torch.Tensor:
 
 
 def crop_matrix(
-    mirror: torch.Tensor, start: torch.Tensor, length: torch.Tensor, size: int, made: int | None = None
+    mirror: torch.Tensor,
+    start: torch.Tensor,
+    length: torch.Tensor,
+    size: int,
+    made: int | None = None,
+    kernel: str = "bicubic",
 ) -> torch.Tensor:
     """Weights that resize pixels start..start+length-1 of a line of `size` to `made` pixels (None: `size`).
 
-    Returns float (n, made, size). Bicubic with a = -1/2 (Keys 1981); weights outside the box are dropped and the rest
-    normalised, as in PIL. If the line becomes shorter, the kernel is widened by the same factor (antialiasing).
+    Returns float (n, made, size). Weights of the kernel outside the box are dropped and the rest normalised, as in PIL.
+    If the line becomes shorter, the kernel is widened by the same factor (antialiasing).
     """
     made = size if made is None else made
     out = torch.arange(made, device=start.device)
@@ -186,12 +198,13 @@ def crop_matrix(
     scale = (length / made)[:, None]
     centre = start[:, None] + (out + 0.5) * scale - 0.5  # n made
     if made < size:
-        weight, taps = _wide_weights(centre, scale.clamp(min=1), size)
-    else:  # four pixels are enough: a box is never larger than the line
-        before = centre.floor()
-        t = centre - before
-        weight = torch.stack([torch.ones_like(t), t, t * t, t * t * t], dim=2) @ centre.new_tensor(KEYS)  # n made 4
-        taps = before[:, :, None] + torch.arange(-1.0, 3.0, device=start.device)
+        weight, taps = _wide_weights(centre, scale.clamp(min=1), size, kernel)
+    else:  # four pixels, or two, are enough: a box is never larger than the line
+        before, table = centre.floor(), centre.new_tensor(KERNELS[kernel])
+        t, reach = centre - before, len(table) // 2
+        powers = torch.stack([torch.ones_like(t), t, t * t, t * t * t][: len(table)], dim=2)
+        weight = powers @ table  # n made 4, or 2
+        taps = before[:, :, None] + torch.arange(1.0 - reach, 1.0 + reach, device=start.device)
     weight *= ((taps >= start[:, None, None]) & (taps < (start + length)[:, None, None])).float()
     weight /= weight @ weight.new_ones(weight.shape[2], 1)
     if made < size:
@@ -200,10 +213,14 @@ def crop_matrix(
     return weight.new_zeros(len(start), made, size).scatter_add_(2, taps, weight)
 
 
-def _wide_weights(centre: torch.Tensor, scale: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _wide_weights(
+    centre: torch.Tensor, scale: torch.Tensor, size: int, kernel: str
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The kernel, widened `scale` (n, 1) times, around each centre (n, made) at all pixels of the line; the pixels."""
     taps = torch.arange(float(size), device=centre.device)[None, None]  # 1 1 size
     x = ((taps - centre[:, :, None]) / scale[:, :, None]).abs()
+    if kernel == "bilinear":
+        return (1 - x).clamp(min=0), taps
     near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
     return torch.where(x < 1, near, torch.where(x < 2, far, 0.0)), taps
 

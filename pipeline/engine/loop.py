@@ -23,11 +23,13 @@ from pipeline.params.schema import Compute, Training
 @dataclass
 class Group:
     """Parameters with one learning-rate factor. Without `decay`, as biases and normalisation are, they have no weight
-    decay and, under LARS, no trust ratio."""
+    decay and, under LARS, no trust ratio, unless the plan decays all. constant: its rate is the schedule's `lr` in all
+    steps."""
 
     parameters: list[torch.nn.Parameter]
     lr_factor: float = 1.0
     decay: bool = True
+    constant: bool = False
 
 
 @dataclass
@@ -67,20 +69,27 @@ class Task:
 
 @dataclass
 class Optimisation:
-    """A schedule with its optimiser: build(groups, lr) -> torch optimiser; clip: largest gradient norm, or None."""
+    """A schedule with its optimiser: build(groups, lr) -> torch optimiser; clip: largest gradient norm, or None.
+
+    decay_all: decay vectors too.
+    """
 
     schedule: Training
     build: Callable[[list[dict], float], torch.optim.Optimizer]
     clip: float | None = None
     evaluate_every: int | None = None
+    decay_all: bool = False
 
 
 def learning_rate(schedule: Training, step: int) -> float:
-    """Linear warm-up from lr / warmup to lr, then half a cosine to 0: the rate of step `step` (0-based)."""
+    """The rate of step `step` (0-based): linear from warmup_lr, or lr / warmup, to lr; then half a cosine to min_lr."""
     if step < schedule.warmup_steps:
-        return schedule.lr * (step + 1) / schedule.warmup_steps
+        if schedule.warmup_lr is None:
+            return schedule.lr * (step + 1) / schedule.warmup_steps
+        return schedule.warmup_lr + step * (schedule.lr - schedule.warmup_lr) / max(1, schedule.warmup_steps - 1)
     left = max(1, schedule.steps - schedule.warmup_steps)
-    return 0.5 * schedule.lr * (1 + math.cos(math.pi * (step - schedule.warmup_steps) / left))
+    fallen = 1 + math.cos(math.pi * (step - schedule.warmup_steps) / left)
+    return schedule.min_lr + 0.5 * (schedule.lr - schedule.min_lr) * fallen
 
 
 def train(what: str, task: Task, plan: Optimisation, compute: Compute, folder: Path, fingerprint: str) -> list[dict]:
@@ -108,7 +117,7 @@ def train(what: str, task: Task, plan: Optimisation, compute: Compute, folder: P
             batch = task.batch(step)
             for phase, optimiser in zip(task.phases, optimisers, strict=True):
                 if phase.due(step):
-                    meter.add(_update(phase, optimiser, batch, step, rate, plan.clip, compute))
+                    meter.add(_update(phase, optimiser, batch, step, plan, compute))
             task.after_step(step, (step + 1) / schedule.steps)
             done = step + 1
             stopping = distributed.anywhere(bool(received))
@@ -196,27 +205,33 @@ def groups_of(module: torch.nn.Module) -> list[Group]:
 def _optimiser(phase: Phase, plan: Optimisation) -> torch.optim.Optimizer:
     if phase.build is not None:
         return phase.build(_torch_groups(phase.groups, 0.0))
-    return plan.build(_torch_groups(phase.groups, plan.schedule.weight_decay), plan.schedule.lr)
+    return plan.build(_torch_groups(phase.groups, plan.schedule.weight_decay, plan.decay_all), plan.schedule.lr)
 
 
-def _torch_groups(groups: list[Group], decay: float) -> list[dict]:
+def _torch_groups(groups: list[Group], decay: float, decay_all: bool = False) -> list[dict]:
     return [
-        {"params": group.parameters, "lr_factor": group.lr_factor, "weight_decay": decay if group.decay else 0.0}
+        {
+            "params": group.parameters,
+            "lr_factor": group.lr_factor,
+            "constant": group.constant,
+            "weight_decay": decay if group.decay or decay_all else 0.0,
+        }
         for group in groups
     ]
 
 
-def _update(phase: Phase, optimiser, batch, step: int, rate: float, clip: float | None, compute: Compute) -> dict:
+def _update(phase: Phase, optimiser, batch, step: int, plan: Optimisation, compute: Compute) -> dict:
     if phase.build is None:
+        rate = learning_rate(plan.schedule, step)
         for group in optimiser.param_groups:
-            group["lr"] = rate * group["lr_factor"]
+            group["lr"] = (plan.schedule.lr if group["constant"] else rate) * group["lr_factor"]
     with arithmetic.autocast(compute):
         losses = phase.loss(batch, step)
     optimiser.zero_grad(set_to_none=True)
     losses["loss"].backward()
     parameters = [p for group in phase.groups for p in group.parameters]
     distributed.average_gradients(parameters)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if plan.clip is None else plan.clip)
     optimiser.step()
     logged = {**losses, "gradient_norm": norm}
     return {f"{phase.name}_{name}": value for name, value in logged.items()} if phase.name else logged

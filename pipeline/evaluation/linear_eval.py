@@ -28,7 +28,7 @@ FEW = {"1pct": 0.01, "10pct": 0.1}  # of the fixed labelled images
 CLEAN, OBJECTS, VIEWS = 2_000, 1_000, 10  # for measures without labels: validation images, those seen in views, views
 CHUNK = 500  # images whose views are drawn together
 YARDSTICKS = 3  # measures of `compare` beside a probe for each budget
-KEPT = ("family", "form", "seed")  # of an encoder's own augmentation, where the strength is another
+KEPT = ("family", "form", "interpolation", "seed")  # of an encoder's own augmentation, where the strength is another
 LARGEST = 32  # pixels a side of the raw-pixel probe
 PER_CLASS, CONFUSION = ["class", "top1"], ["actual", "predicted", "count"]  # columns
 WHOLE, LISTED = 20, 30  # classes whose confusion has all cells; of more classes, so many pairs of two
@@ -250,7 +250,7 @@ def label_free(
 
 def at_strength(encoder: backbones.Encoder, strength: float) -> Augment:
     """The family and form of augmentation that an encoder was trained with, at this strength and as that gives it."""
-    own = encoder.card["augment"]
+    own = {"interpolation": "bicubic"} | encoder.card["augment"]  # which older encoders' cards do not name
     kept = {name: own[name] for name in KEPT} | {"replace": 0.0, "replaced": "second"}  # every view is of the image
     return Augment(**dict.fromkeys(own) | kept | {"strength": strength})
 

@@ -199,7 +199,7 @@ def plain(channels: int, strength: float) -> Augment:
     alone = dict.fromkeys(recipes.NUMBERS)  # null: what strength gives
     form = "grey" if channels == 1 else "colour"
     own = {"family": "symmetric", "form": form, "strength": strength, "replace": 0.0, "replaced": "second", "seed": 0}
-    return Augment(**own, **alone)
+    return Augment(**own, **alone, interpolation="bicubic")
 
 
 def turned(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -26,8 +26,8 @@ from pipeline.params.schema import DDPM, Compute, Generate, Positives
 def unet(params: DDPM, size: int, channels: int, **further: object) -> UNet2DModel:
     """A freshly initialised UNet for images of size x size with 1 or 3 channels; further: more of its configuration."""
     depth = len(params.channels)
-    attention = ["Attn" if params.attention else ""]
-    plain = [""] * (depth - 1)
+    attended = {level % depth for level in params.attention}
+    blocks = ["Attn" if level in attended else "" for level in range(depth)]  # finest first
     with seeds.scope(params.seed, "unet"):
         return UNet2DModel(
             sample_size=size,
@@ -38,9 +38,9 @@ def unet(params: DDPM, size: int, channels: int, **further: object) -> UNet2DMod
             norm_num_groups=params.groups,
             attention_head_dim=None,
             dropout=params.dropout,
-            down_block_types=[f"{a}DownBlock2D" for a in plain + attention],
-            up_block_types=[f"{a}UpBlock2D" for a in attention + plain],
-            add_attention=params.attention,
+            down_block_types=[f"{kind}DownBlock2D" for kind in blocks],
+            up_block_types=[f"{kind}UpBlock2D" for kind in reversed(blocks)],
+            add_attention=bool(attended),
             **further,
         )
 

@@ -235,7 +235,8 @@ class JointGAN(Method):
         draw = seeds.generator(self.view_seed, f"synthetic views of the {phase}", step, device=device.type)
         drawn = recipes.draw(self.recipes * len(images), n, tuple(images[0].shape[2:]), draw)
         local = torch.arange(len(drawn.flip), device=device).view(-1, n)[:, rows].flatten()
-        return list(differentiable.apply(torch.cat(views), drawn.of(local)).chunk(len(views)))
+        kernel = self.recipes[0].interpolation
+        return list(differentiable.apply(torch.cat(views), drawn.of(local), kernel).chunk(len(views)))
 
     def draw(self, purpose: str, step: int) -> torch.Generator:
         """Random numbers for one purpose in one step."""

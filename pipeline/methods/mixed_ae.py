@@ -6,6 +6,7 @@ image; a contrastive loss trains this. Without mixing it is MAE (He et al., CVPR
 which details are our reading.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,9 @@ class Decoder(nn.Module):
         super().__init__()
         width, heads = params.decoder_width, params.decoder_heads
         self.narrow = nn.Linear(backbone.embed_dim, width)
-        self.blocks = nn.Sequential(*[Block(width, heads, qkv_bias=True) for _ in range(params.decoder_depth)])
-        self.norm = nn.LayerNorm(width)
+        norm = partial(nn.LayerNorm, eps=1e-6)  # as in MAE's code, and in timm's encoder
+        blocks = [Block(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(params.decoder_depth)]
+        self.blocks, self.norm = nn.Sequential(*blocks), norm(width)
         self.pixels = nn.Linear(width, backbone.patch_embed.proj.weight[0].numel())
         vit.initialise(self)
         self.unseen = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, width), std=0.02))

@@ -20,5 +20,9 @@ class SimCLR(Method):
 
     def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
         """batch: two views, float (B, C, H, W) each."""
-        z = torch.cat(gather(self.network(torch.cat(batch)).chunk(2)))  # 2B D
+        if self.params.views_together:
+            z = self.network(torch.cat(batch)).chunk(2)
+        else:
+            z = [self.network(view) for view in batch]
+        z = torch.cat(gather(z))  # 2B D
         return nt_xent(F.normalize(z.float(), dim=1), self.params.temperature)

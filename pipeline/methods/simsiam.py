@@ -1,9 +1,12 @@
 """SimSiam (Chen and He, CVPR 2021, arXiv 2011.10566): BYOL without a momentum encoder; the target has no gradient."""
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 
 from pipeline.engine.distributed import gather
+from pipeline.engine.loop import Phase, groups_of
 from pipeline.methods import Method
 from pipeline.networks.backbones import Encoder
 from pipeline.networks.heads import mlp, normalised_mlp, spread
@@ -18,6 +21,12 @@ class SimSiam(Method):
         hidden, out = params.hidden_dim, params.output_dim
         self.projector = normalised_mlp(encoder.width, hidden, hidden, out, affine=False)
         self.predictor = mlp(out, params.predictor_dim, out, norm=True)
+
+    def phases(self) -> list[Phase]:
+        """If asked for, the predictor's rate stays where it is, to keep up with the representation (paper, 4.2)."""
+        constant = self.params.constant_predictor
+        predictor = [replace(group, constant=constant) for group in groups_of(self.predictor)]
+        return [Phase([*groups_of(self.network), *predictor], self.loss)]
 
     def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
         """batch: two views, float (B, C, H, W) each. Equation 4: half of -cos(p, stop-gradient(z)), both ways."""

@@ -41,6 +41,8 @@ class Augment(Section):
     """How often a view is solarized; given here, in every view."""
     flip: Probability | None
     """How often a view is mirrored."""
+    interpolation: Literal["bicubic", "bilinear"]
+    """How crops are resized, with antialiasing: solo-learn's way, or CLSP's and that of SwAV's authors."""
     replace: Probability
     """How often a view shows one of the image's positives instead of the image (GenSSL's p0)."""
     replaced: Literal["second", "both"]

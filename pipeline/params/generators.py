@@ -21,8 +21,8 @@ class DDPM(Training):
     """Residual blocks of each level."""
     groups: Count
     """Groups of the group normalisation; it divides all channels."""
-    attention: bool
-    """Self-attention at the coarsest level."""
+    attention: list[Annotated[int, Field(ge=-6, le=5)]]
+    """Levels with self-attention, 0 the finest, -1 the coarsest; with any, also in the middle of the UNet."""
     dropout: Fraction
     """Dropout in the residual blocks."""
     timesteps: Count
@@ -44,6 +44,14 @@ class DDPM(Training):
         for channels in self.channels:
             if channels % self.groups:
                 yield "groups", f"{self.groups} does not divide {channels} of channels"
+
+    @rule
+    def attended(self) -> Faults:
+        """Attention is at levels that there are."""
+        depth = len(self.channels)
+        for i, level in enumerate(self.attention):
+            if not -depth <= level < depth:
+                yield ("attention", i), f"no level {level}: channels has {depth}, 0 to {depth - 1}"
 
 
 class GAN(Training):

@@ -15,24 +15,37 @@ def chosen(p) -> tuple[str, object]:
 
 
 def queue(p) -> Faults:
-    """A queue is whole batches, and one of negatives or neighbours (not SwAV's) is at most half of a pass.
-
-    Passes are independent permutations: an anchor meets an old key of its own with probability c^2 / 2, c the queue as
-    a share of the pass. At one half that is one anchor in eight.
-    """
+    """A queue is whole batches."""
     (method, own), batch = chosen(p), p.pretrain.batch_size
     size = getattr(own, "queue_size", 0)
     if size % batch:
         yield (method, "queue_size"), f"{size} is not a multiple of pretrain.batch_size {batch}"
+
+
+def own_key_in_queue(p) -> float:
+    """How likely an anchor meets an old key of its own image in a queue of negatives or neighbours (not SwAV's).
+
+    Passes are independent permutations, the queue is c of them long: c^2 / 2 up to one, 1 - (2 - c)^2 / 2 up to two.
+    """
+    method, own = chosen(p)
     if not issubclass(METHODS[method], Queue):
-        return
+        return 0.0
     n, made, weight = p.dataset.train_size, generated(p), Fraction(str(p.inflation.real_weight))
     draws = (weight * n + made) / weight  # until every real image was drawn once
     if made:
         draws = min(draws, weight * n + made)  # every generated one
-    if 2 * size > draws:
-        what = f"{size} is more than half of the {int(draws)} draws in which images come round"
-        yield (method, "queue_size"), f"{what}: more than one anchor in eight would meet an old key of its own in it"
+    c = own.queue_size / draws
+    return float(c**2 / 2 if c <= 1 else 1 - max(2 - c, 0) ** 2 / 2)
+
+
+def long_queue(p) -> str:
+    """A warning where that is more than one anchor in eight; "" otherwise."""
+    method, own = chosen(p)
+    chance = own_key_in_queue(p)
+    if chance <= 1 / 8:
+        return ""
+    what = f"{method}.queue_size {own.queue_size} is long for so few images"
+    return f"warning: {what}: {100 * chance:.0f} % of the anchors meet an old key of their own image in the queue"
 
 
 def third_view(p) -> Faults:

@@ -25,6 +25,9 @@ from pipeline.params.types import Section
 class SimCLR(Temperature, Head):
     """SimCLR. solo-learn on CIFAR: heads 2048 and 256, temperature 0.2."""
 
+    views_together: bool
+    """Batch normalisation sees both views at once, as in the paper, or one after the other, as in solo-learn."""
+
 
 class MoCo(Momentum, Queue, Temperature, Head):
     """MoCo v2; its queue holds negatives.
@@ -47,7 +50,10 @@ class BarlowTwins(Head):
 
 
 class SimSiam(Predictor, Head):
-    """SimSiam; its predictor is a bottleneck. The paper: heads 2048 and 2048, predictor 512."""
+    """SimSiam; its predictor is a bottleneck. The paper: heads 2048 and 2048, predictor 512, at a constant rate."""
+
+    constant_predictor: bool
+    """The predictor's learning rate is `pretrain.lr` in every step."""
 
 
 class NNCLR(Queue, Temperature, Predictor, Head):

@@ -32,9 +32,13 @@ class Training(Section):
     batch_size: Count
     """Images of a batch, over all processes together."""
     lr: Positive
-    """Learning rate after the warm-up, as the optimizer gets it; it falls to 0 along a cosine."""
+    """Learning rate after the warm-up, as the optimizer gets it."""
+    min_lr: NonNegative
+    """Rate to which it falls along half a cosine; equal to `lr`, it is constant."""
     warmup_steps: CountOrZero
-    """First steps, in which the learning rate rises linearly."""
+    """First steps, in which the learning rate rises linearly to `lr`."""
+    warmup_lr: NonNegative | None
+    """Rate of the first of these steps (solo-learn: 3e-5); null: `lr` / `warmup_steps`."""
     weight_decay: NonNegative
     """Weight decay of the optimizer."""
     log_every: Count
@@ -49,6 +53,16 @@ class Training(Section):
         """Warm-up ends before the training does."""
         if self.warmup_steps >= self.steps:
             yield "warmup_steps", f"{self.warmup_steps} >= steps {self.steps}"
+
+    @rule
+    def rates(self) -> Faults:
+        """No rate is above `lr`, and what has no warm-up does not begin one."""
+        for name in ("min_lr", "warmup_lr"):
+            given = getattr(self, name)
+            if given is not None and given > self.lr:
+                yield name, f"{given} > lr {self.lr}"
+        if self.warmup_lr is not None and not self.warmup_steps:
+            yield "warmup_lr", f"must be null with warmup_steps 0, not {self.warmup_lr}"
 
 
 OF_KIND = {"resnet": ("blocks",), "vit": ("depth", "heads", "patch")}  # fields that one kind of backbone has alone
@@ -104,7 +118,7 @@ def unfit(backbone: Backbone, size: int | None) -> Faults:
     yield from untiled(backbone, size)
 
 
-OPTIONS = {"trust_coefficient": "lars", "beta2": "adamw"}  # of one optimizer each
+OPTIONS = {"trust_coefficient": "lars", "trust_clip": "lars", "beta2": "adamw"}  # of one optimizer each
 
 
 class Pretrain(Training):
@@ -123,17 +137,22 @@ class Pretrain(Training):
     beta2: Fraction | None
     """AdamW's beta2 (MAE: 0.95); null with the others."""
     trust_coefficient: Positive | None
-    """Eta of LARS (the papers: 0.02); null with the others."""
+    """Eta of LARS (solo-learn on CIFAR: 0.02); null with the others."""
+    trust_clip: bool | None
+    """Whether LARS takes no longer step than the rate itself (solo-learn: clip_lr); null with the others."""
+    decay_vectors: bool
+    """Decay biases and normalisation too, as solo-learn and CLSP do under SGD; under LARS adapt their steps, too."""
     evaluate_every: Count
     """Steps between kNN measurements on the validation images, a multiple of `log_every`."""
 
     @rule
     def options(self) -> Faults:
-        """LARS has its coefficient, AdamW its second moment's beta."""
+        """LARS has its coefficient and clips or not, AdamW has its second moment's beta."""
         for name, owner in OPTIONS.items():
             value = getattr(self, name)
             if (self.optimizer == owner) != (value is not None):
-                wanted = f"a number with {owner}" if self.optimizer == owner else f"null with {self.optimizer}"
+                kind = "true or false" if name == "trust_clip" else "a number"
+                wanted = f"{kind} with {owner}" if self.optimizer == owner else f"null with {self.optimizer}"
                 yield name, f"must be {wanted}, not {told(value)}"
 
     @rule

@@ -122,10 +122,11 @@ def arm_of(params: RealOnly, channels: int) -> encoder.Setting:
     unset = dict.fromkeys(Augment.model_fields)
     form = "grey" if channels == 1 else "colour"
     given = {"family": params.family, "form": form, "strength": params.strength, "replace": 0.0, "replaced": "second"}
+    given |= {"interpolation": "bicubic", "seed": params.seed}
     return encoder.Setting(
         Pretrain(**params.model_dump(include=set(Pretrain.model_fields))),
         SimCLR(**params.model_dump(include=set(SimCLR.model_fields))),
-        Augment(**unset | given | {"seed": params.seed}),
+        Augment(**unset | given),
         Inflation(ratio=0.0, real_weight=1.0, order="slots", seed=params.seed),
     )
 

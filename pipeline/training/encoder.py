@@ -80,7 +80,10 @@ def pretrain(
             evaluate=lambda step: online(encoder, train, validation, compute),
         )
         plan = loop.Optimisation(
-            params, lambda groups, lr: optimiser(params, groups, lr), evaluate_every=params.evaluate_every
+            params,
+            lambda groups, lr: optimiser(params, groups, lr),
+            evaluate_every=params.evaluate_every,
+            decay_all=params.decay_vectors,
         )
         method.train()
         rows = loop.train(f"pretraining ({params.method})", task, plan, compute, folder, fingerprint)
@@ -153,14 +156,15 @@ def mixture_facts(mixture: mixture.Mixture | mixture.Copies, steps: int) -> dict
 
 
 def optimiser(params: Pretrain, groups: list[dict], lr: float) -> torch.optim.Optimizer:
-    """SGD with momentum, AdamW, or LARS (You et al. 2017) with the clipped trust ratio, of timm."""
+    """SGD with momentum, AdamW, or LARS (You et al. 2017), of timm."""
     if params.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=params.momentum, fused=True)
     if params.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=(params.momentum, params.beta2), fused=True)
     from timm.optim import Lars
 
-    return Lars(groups, lr=lr, momentum=params.momentum, trust_coeff=params.trust_coefficient, trust_clip=True)
+    trust = {"trust_coeff": params.trust_coefficient, "trust_clip": params.trust_clip}
+    return Lars(groups, lr=lr, momentum=params.momentum, **trust)
 
 
 def online(encoder: backbones.Encoder, train: shards.Part, validation: shards.Part, compute: Compute) -> dict:

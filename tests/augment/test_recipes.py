@@ -265,3 +265,14 @@ def test_views_of_other_images_and_sizes_are_those_of_each_alone():
         [images[2:5] for images in sources], chosen, torch.Generator().manual_seed(5), (n, slice(2, 5))
     )
     assert all(worst(few, view[2:5]) < 0.01 for few, view in zip(part, found, strict=True))
+
+
+@pytest.mark.parametrize("kernel", ["bicubic", "bilinear"])
+def test_views_are_resized_as_the_augmentation_says(kernel):
+    images = noise(8, (12, 12, 1))
+    made = [recipes.recipe(section(strength=1.0, interpolation=kernel), view) for view in range(2)]
+    found = recipes.views(images, made, torch.Generator().manual_seed(0))
+    drawn = recipes.draw(made, 8, (12, 12), torch.Generator().manual_seed(0))
+    assert torch.equal(torch.cat(found), transforms.apply(images, drawn, kernel=kernel))
+    other = transforms.apply(images, drawn, kernel={"bicubic": "bilinear", "bilinear": "bicubic"}[kernel])
+    assert not torch.equal(torch.cat(found), other)

@@ -40,28 +40,33 @@ def of_picture(found: Image.Image) -> torch.Tensor:
     return planes(torch.from_numpy(np.array(found)).reshape(found.height, found.width, -1))
 
 
+KERNELS = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_crop_and_flip_are_torchvisions_bicubic_resized_crop(shape):
+def test_crop_and_flip_are_torchvisions_resized_crop(shape, kernel):
     images, drawn = noise(24, shape), draws(CROPS, 24, shape[:2])
     expected = []
     for image, box, flip in zip(images, drawn.box.tolist(), drawn.flip, strict=True):
-        view = F.resized_crop(planes(image), *box, shape[:2], InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+        view = F.resized_crop(planes(image), *box, shape[:2], KERNELS[kernel], antialias=True).clamp(0, 1)
         expected.append(F.horizontal_flip(view) if flip else view)
     assert 4 < drawn.flip.sum() < 20
-    assert worst(transforms.apply(images, drawn), expected) < 0.01
+    assert worst(transforms.apply(images, drawn, kernel=kernel), expected) < 0.01
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("size", [9, 18, 40])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_crops_of_another_size_are_torchvisions_with_antialiasing(shape, size):
+def test_crops_of_another_size_are_torchvisions_with_antialiasing(shape, size, kernel):
     """Boxes of a few pixels, which are enlarged, and of the whole image, which is not when the crop is small."""
     images, drawn = noise(24, shape), draws(CROPS, 24, shape[:2])
     expected = []
     for image, box, flip in zip(images, drawn.box.tolist(), drawn.flip, strict=True):
-        view = F.resized_crop(planes(image), *box, [size, size], InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+        view = F.resized_crop(planes(image), *box, [size, size], KERNELS[kernel], antialias=True).clamp(0, 1)
         expected.append(F.horizontal_flip(view) if flip else view)
     assert drawn.box[:, 2:].min() < 9 < 18 < drawn.box[:, 2:].max()
-    assert worst(transforms.apply(images, drawn, size), expected) < 0.01
+    assert worst(transforms.apply(images, drawn, size, kernel), expected) < 0.01
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -20,7 +20,9 @@ from tests.toys import COMPUTE, forked
 
 def schedule(**changes):
     given = {"steps": 17, "batch_size": 4, "lr": 0.1, "warmup_steps": 4, "weight_decay": 0.01}
-    return Training(**given | {"log_every": 4, "checkpoint_every": 3, "seed": 0} | changes)
+    return Training(
+        **given | {"log_every": 4, "checkpoint_every": 3, "seed": 0, "min_lr": 0.0, "warmup_lr": None} | changes
+    )
 
 
 def sgd(groups, lr):
@@ -82,6 +84,39 @@ def test_the_rate_climbs_linearly_and_falls_along_half_a_cosine():
 
 def test_without_warm_up_the_first_rate_is_the_whole_one():
     assert loop.learning_rate(schedule(warmup_steps=0), 0) == 0.1
+
+
+def test_the_rate_ends_where_it_is_told_to_and_is_constant_where_that_is_where_it_starts():
+    plan = schedule(lr=0.8, min_lr=0.2, warmup_steps=4, steps=14)
+    rates = [loop.learning_rate(plan, step) for step in range(14)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8])
+    assert rates[9] == pytest.approx(0.5)  # half way from .8 to .2
+    assert rates[13] == pytest.approx(0.2 + 0.6 * (1 - math.sin(math.radians(72))) / 2)
+    constant = schedule(lr=0.8, min_lr=0.8, warmup_steps=4, steps=14)
+    assert [loop.learning_rate(constant, step) for step in range(3, 14)] == [0.8] * 11
+
+
+def test_the_warm_up_starts_where_it_is_told_to():
+    """solo-learn's: the first step has the start, the last of the warm-up the whole rate, and so has the next."""
+    plan = schedule(lr=0.8, warmup_lr=0.2, warmup_steps=4, steps=14)
+    assert [loop.learning_rate(plan, step) for step in range(5)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8])
+    plan = schedule(lr=0.8, warmup_lr=0.5, warmup_steps=4, steps=14)
+    assert [loop.learning_rate(plan, step) for step in range(5)] == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.8])
+    assert loop.learning_rate(schedule(lr=0.8, warmup_lr=0.5, warmup_steps=1), 0) == 0.5
+
+
+def test_a_constant_group_keeps_its_rate_while_the_others_follow_the_schedule(tmp_path):
+    """Plain SGD on losses whose gradient is 1: each moves by the sum of its rates."""
+    moving, constant = (torch.nn.Parameter(torch.zeros(2, 2)) for _ in range(2))
+    groups = [loop.Group([moving]), loop.Group([constant], lr_factor=3.0, constant=True)]
+    phase = loop.Phase(groups, lambda batch, step: {"loss": moving.sum() + constant.sum()})
+    plan = schedule(lr=0.1, warmup_steps=2, steps=7, weight_decay=0.0)
+    task = loop.Task([phase], lambda step: None, {})
+    loop.train(
+        "toy", task, loop.Optimisation(plan, lambda groups, lr: torch.optim.SGD(groups, lr)), COMPUTE, tmp_path, "w"
+    )
+    assert moving[0, 0].item() == pytest.approx(-sum(loop.learning_rate(plan, step) for step in range(7)), rel=1e-6)
+    assert constant[0, 0].item() == pytest.approx(-7 * 0.3, rel=1e-6)
 
 
 ADAM = {"build": lambda groups, lr: torch.optim.AdamW(groups, lr)}

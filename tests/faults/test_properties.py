@@ -104,7 +104,8 @@ def test_a_diffusion_model_read_and_written_again_has_the_same_bytes(twice, seed
 @given(lr=st.floats(1e-8, 1e3), steps=st.integers(1, 2000), warmup=st.integers(0, 2000))
 def test_the_rate_has_its_first_its_highest_and_its_last_value_where_they_belong(lr, steps, warmup):
     assume(warmup < steps)
-    numbers = {"log_every": 1, "checkpoint_every": 1, "weight_decay": 0.0, "batch_size": 1, "seed": 0}
+    numbers = {"log_every": 1, "checkpoint_every": 1, "weight_decay": 0.0, "batch_size": 1, "seed": 0, "min_lr": 0.0}
+    numbers["warmup_lr"] = None
     plan = Schedule(lr=lr, steps=steps, warmup_steps=warmup, **numbers)
     rates = [loop.learning_rate(plan, step) for step in range(steps)]
     assert rates[0] == (lr / warmup if warmup else lr)

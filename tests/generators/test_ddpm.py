@@ -18,7 +18,7 @@ ALPHA_BAR = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))  # the paper's linear 
 
 
 def params(**changes):
-    return ddpm_params(**{"attention": True} | changes)
+    return ddpm_params(**{"attention": [-1]} | changes)
 
 
 def images(n=9, size=8, channels=1):
@@ -156,8 +156,18 @@ def test_the_network_is_a_function_of_the_seed_and_of_what_is_asked():
     assert not torch.equal(first.conv_in.weight, other.conv_in.weight)
     assert (first.config.in_channels, first.config.out_channels, first.config.sample_size) == (3, 3, 8)
     assert any(isinstance(module, Attention) for module in first.modules())
-    plain = ddpm.unet(params(attention=False), 8, 1)
+    plain = ddpm.unet(params(attention=[]), 8, 1)
     assert not any(isinstance(module, Attention) for module in plain.modules())
+
+
+@pytest.mark.parametrize(("asked", "levels"), [([-1], [2]), ([2], [2]), ([1], [1]), ([0, -1], [0, 2])])
+def test_attention_is_at_the_levels_that_are_named_on_both_ways_and_in_the_middle(asked, levels):
+    built = ddpm.unet(params(channels=[8, 8, 8], attention=asked), 8, 1)
+    ways = (built.down_blocks, reversed(built.up_blocks))  # finest first
+    for blocks in ways:
+        has = [any(isinstance(module, Attention) for module in block.modules()) for block in blocks]
+        assert [level for level, there in enumerate(has) if there] == levels
+    assert any(isinstance(module, Attention) for module in built.mid_block.modules())
 
 
 def draw(model, numbers, sampler="ddpm", steps=3, eta=0.0, clip=True, seed=0, noise=None):

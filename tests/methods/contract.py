@@ -75,7 +75,8 @@ OTHERS = {  # where the method or its tests want other values
     },
     "mixed_ae": {"contrast": 0.1, "temperature": 0.25},
     "nnclr": {"temperature": 1.0},
-    "simsiam": {"predictor_dim": 4},
+    "simclr": {"views_together": True},
+    "simsiam": {"predictor_dim": 4, "constant_predictor": True},
     "swav": {"prototypes": 7, "temperature": 0.1, "epsilon": 0.05, "iterations": 3},
     "vicreg": {"invariance": 1.0, "variance": 1.0, "covariance": 0.04},
 }

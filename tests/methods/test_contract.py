@@ -18,7 +18,16 @@ COMPARING = pytest.mark.parametrize("name", contract.PAIRED)
 COPIES = ("momentum_encoder.", "frozen.")  # never trained themselves
 LATE = 10  # a step with every phase; in the first step some methods freeze a layer, or see only real images
 STEPS = pytest.mark.parametrize("step", [0, LATE])
-SCHEDULE = {"batch_size": 4, "lr": 0.1, "warmup_steps": 2, "weight_decay": 0.1, "log_every": 4, "checkpoint_every": 2}
+SCHEDULE = {
+    "batch_size": 4,
+    "lr": 0.1,
+    "min_lr": 0.0,
+    "warmup_lr": None,
+    "warmup_steps": 2,
+    "weight_decay": 0.1,
+    "log_every": 4,
+    "checkpoint_every": 2,
+}
 
 
 def optimisation(steps):

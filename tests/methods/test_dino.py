@@ -152,7 +152,7 @@ def test_the_frozen_last_layer_does_not_move_by_a_bit(tmp_path):
 
     schedule = {"batch_size": 4, "lr": 0.1, "warmup_steps": 0, "weight_decay": 0.1, "log_every": 1, "seed": 0}
     plan = loop.Optimisation(
-        Training(steps=5, checkpoint_every=9, **schedule),
+        Training(steps=5, checkpoint_every=9, min_lr=0.0, warmup_lr=None, **schedule),
         lambda groups, lr: torch.optim.SGD(groups, lr, momentum=0.9, fused=True),
     )
     task = loop.Task(method.phases(), batch, {"method": method}, method.before_step, method.after_step)

@@ -85,3 +85,21 @@ def test_the_loss_is_that_of_the_projected_unit_features():
         assert (z.norm(dim=1) - 1).abs().min() > 1e-3  # so that normalising does something
         expected, _ = by_the_paper(z / z.norm(dim=1, keepdim=True), 0.2)
         assert built.loss(batch, 0)["loss"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_views_go_through_the_encoder_together_or_one_by_one():
+    """What differs is whose statistics normalise; in evaluation mode nothing does."""
+    batch, losses_of = views(6), {}
+    for together in (True, False):
+        built = build("simclr", views_together=together)
+        twin = build("simclr")
+        with torch.no_grad():
+            z = twin.network(torch.cat(batch)) if together else torch.cat([twin.network(view) for view in batch])
+        expected, _ = by_the_paper(torch.nn.functional.normalize(z, dim=1), built.params.temperature)
+        losses_of[together] = built.loss(batch, 0)["loss"].item()
+        assert losses_of[together] == pytest.approx(expected, rel=1e-5)
+    assert losses_of[True] != pytest.approx(losses_of[False], rel=1e-4)
+    still = [
+        build("simclr", views_together=together).eval().loss(batch, 0)["loss"].item() for together in (True, False)
+    ]
+    assert still[0] == pytest.approx(still[1], rel=1e-5)

@@ -40,3 +40,13 @@ def test_projections_have_mean_zero_and_variance_one_over_the_batch():
     _, z = projected(contract.views(8))
     assert torch.allclose(z[0].mean(dim=0), torch.zeros(6), atol=1e-5)
     assert torch.allclose(z[0].var(dim=0, correction=0), torch.ones(6), atol=1e-2)
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_the_predictor_alone_has_a_constant_rate_where_it_is_asked_for(constant):
+    built = contract.build("simsiam", constant_predictor=constant)
+    (phase,) = built.phases()
+    held = {id(p) for group in phase.groups if group.constant for p in group.parameters}
+    assert held == ({id(p) for p in built.predictor.parameters()} if constant else set())
+    everything = [id(p) for group in phase.groups for p in group.parameters]
+    assert sorted(everything) == sorted(id(p) for p in built.parameters())

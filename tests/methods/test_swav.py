@@ -189,7 +189,7 @@ def test_frozen_prototypes_do_not_move_by_a_bit_and_can_be_resumed(optimizer, tm
     """Under decay and momentum, by the optimisers of training/encoder.py, which have no state of them after step 2."""
     own = {"fused": True} if optimizer is torch.optim.SGD else {"trust_clip": True}
     schedule = {"batch_size": 4, "lr": 0.1, "warmup_steps": 0, "weight_decay": 0.1, "log_every": 5, "seed": 0}
-    schedule = Training(steps=5, checkpoint_every=2, **schedule)
+    schedule = Training(steps=5, checkpoint_every=2, min_lr=0.0, warmup_lr=None, **schedule)
     plan = loop.Optimisation(schedule, lambda groups, lr: optimizer(groups, lr, momentum=0.9, **own))
 
     def run(folder, crash_at=None):

@@ -273,7 +273,9 @@ def test_adainf_preset_leaves_to_the_committed_file_what_the_paper_shares_with_i
     assert params.simclr.temperature == 0.2
     assert params.augment.family == "symmetric"
     assert params.augment.replace == 0
-    set_alone = params.augment.model_dump(exclude={"family", "form", "strength", "replace", "replaced", "seed"})
+    assert params.augment.interpolation == "bicubic"
+    others = {"family", "form", "strength", "interpolation", "replace", "replaced", "seed"}
+    set_alone = params.augment.model_dump(exclude=others)
     assert all(value is None for value in set_alone.values())
 
 

@@ -4,12 +4,13 @@ import copy
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import pipeline
-from pipeline.params import judge, reader
+from pipeline.params import judge, method_rules, reader
 from pipeline.params.data import mixture as mixture_rule
-from pipeline.params.schema import RULES
+from pipeline.params.schema import RULES, Params
 
 COMMITTED = reader.parse((Path(pipeline.__file__).parent.parent / "params.yaml").read_text(encoding="utf-8"))[0]
 CIFAR = {"dataset.name": "cifar10", "augment.form": "colour"}
@@ -29,7 +30,7 @@ DIGITS = {"name": "folder", "path": "data/digits", "train_size": 9, "validation_
 GAN = {"generator.kind": "gan", "generate.sampler": "direct", "generate.steps": 1}
 JOINT = GAN | {"pretrain.method": "joint_gan", "inflation.ratio": 0.0}
 SWAV, DINO = {"pretrain.method": "swav"}, {"pretrain.method": "dino"}
-LARS = {"pretrain.optimizer": "lars", "pretrain.trust_coefficient": 0.02}
+LARS = {"pretrain.optimizer": "lars", "pretrain.trust_coefficient": 0.02, "pretrain.trust_clip": True}
 ADAMW = {"pretrain.optimizer": "adamw", "pretrain.beta2": 0.95}
 VIT = {"kind": "vit", "width": 24, "blocks": None, "depth": 2, "heads": 3, "patch": 4}
 VIT = {f"pretrain.backbone.{name}": value for name, value in VIT.items()}
@@ -224,6 +225,8 @@ TRIPS = [
     (FOLDER | {"dataset.image_size": 30}, "ddpm.channels", ["30 pixels"]),
     (FOLDER | {"dataset.channels": 3}, "augment.form", ["must be colour", "folder has three channels"]),
     ({"ddpm.channels": [16, 20, 64]}, "ddpm.groups", ["8 does not divide 20 of channels"]),
+    ({"ddpm.attention": [0, 3]}, "ddpm.attention.1", ["no level 3", "0 to 2"]),
+    ({"ddpm.attention": [-3]}, None, []),
     ({"ddpm.channels": [8, 8, 8, 8]}, "ddpm.channels", ["4 levels", "3 times", "28 pixels"]),
     (CIFAR | {"ddpm.channels": [8] * 6, "dataset.name": "cifar10"}, None, []),  # 32 = 2**5 allows six levels
     ({"ddpm.channels": [8, 8, 8, 8], "generator.source": "pretrained"}, None, []),  # the UNet is another
@@ -257,24 +260,12 @@ TRIPS = [
     ({"inflation.order": "copies", "inflation.real_weight": 1.5}, "inflation.real_weight", ["whole", "1.5"]),
     ({"inflation.order": "copies", "pretrain.batch_size": 10_001}, None, []),  # some images twice
     (MOCO | {"moco.queue_size": 4000}, "moco.queue_size", ["4000", "pretrain.batch_size 256"]),
-    (MOCO | {"moco.queue_size": 4864}, None, []),  # 19 batches; 10,000 draws until an image comes round
-    (MOCO | {"moco.queue_size": 5120}, "moco.queue_size", ["5120", "half of the 10000 draws"]),
-    (MOCO | {"moco.queue_size": 2304, "inflation.ratio": 0.0}, None, []),
-    (MOCO | {"moco.queue_size": 2560, "inflation.ratio": 0.0}, "moco.queue_size", ["half of the 5000 draws"]),
-    (MOCO | {"moco.queue_size": 2560, "inflation.real_weight": 10.0}, None, []),  # 55,000 / 10
-    (MOCO | {"moco.queue_size": 2816, "inflation.real_weight": 10.0}, "moco.queue_size", ["the 5500 draws"]),
-    (MOCO | {"moco.queue_size": 3840, "inflation.real_weight": 0.5}, "moco.queue_size", ["the 7500 draws"]),
+    (MOCO | {"moco.queue_size": 25_600}, None, []),  # long: a warning
     ({"moco.queue_size": 5121}, None, []),  # another method
-    ({"pretrain.method": "nnclr", "nnclr.queue_size": 5120}, "nnclr.queue_size", ["half of the 10000 draws"]),
     (
         {"pretrain.method": "all4one", "all4one.queue_size": 4000},
         "all4one.queue_size",
         ["4000", "batch_size 256"],
-    ),
-    (
-        ANCHORED | CLSP_MOCO | {"clsp_moco.queue_size": 5120},
-        "clsp_moco.queue_size",
-        ["half of the 10000 draws"],
     ),
     (CLSP, "clsp_simclr.third_view", ["candidate needs positives.kind anchored", "augmented"]),
     (CLSP_MOCO, "clsp_moco.third_view", ["candidate needs positives.kind anchored"]),
@@ -304,7 +295,11 @@ TRIPS = [
     ({"conditioned.warmup_steps": 1000}, "conditioned.warmup_steps", ["1000 >= steps 1000"]),
     ({"conditioned.encoder.warmup_steps": 900}, "conditioned.encoder.warmup_steps", ["900 >="]),
     ({"conditioned.encoder.log_every": 30}, "conditioned.encoder.evaluate_every", ["30"]),
-    ({"conditioned.encoder.optimizer": "lars"}, "conditioned.encoder.trust_coefficient", ["lars"]),
+    (
+        {"conditioned.encoder.optimizer": "lars", "conditioned.encoder.trust_clip": True},
+        "conditioned.encoder.trust_coefficient",
+        ["lars"],
+    ),
     ({"conditioned.encoder.backbone.depth": 2}, "conditioned.encoder.backbone.depth", ["kind vit"]),
     (CONTROL, None, []),
     (CONTROL | {"positives.steps": 30, "inflation.ratio": 0.0, "generator.source": "none"}, None, []),
@@ -342,10 +337,21 @@ TRIPS = [
     ({"pretrain.warmup_steps": 401}, "pretrain.warmup_steps", ["401 >= steps 400"]),
     ({"pretrain.warmup_steps": 399}, None, []),
     ({"pretrain.evaluate_every": 110}, "pretrain.evaluate_every", ["110", "log_every 20"]),
-    ({"pretrain.optimizer": "lars"}, "pretrain.trust_coefficient", ["a number with lars", "not null"]),
+    (
+        {"pretrain.optimizer": "lars", "pretrain.trust_clip": True},
+        "pretrain.trust_coefficient",
+        ["a number with lars", "not null"],
+    ),
     ({"pretrain.trust_coefficient": 0.02}, "pretrain.trust_coefficient", ["null with sgd", "not 0.02"]),
     (LARS | {"pretrain.weight_decay": 0.0}, "pretrain.weight_decay", ["above 0 with lars", "not 0.0"]),
     (LARS, None, []),
+    (LARS | {"pretrain.trust_clip": None}, "pretrain.trust_clip", ["true or false with lars", "not null"]),
+    ({"pretrain.trust_clip": False}, "pretrain.trust_clip", ["null with sgd", "not false"]),
+    (LARS | {"pretrain.decay_vectors": True}, None, []),
+    ({"pretrain.min_lr": 0.3}, "pretrain.min_lr", ["0.3 > lr 0.2"]),
+    ({"pretrain.min_lr": 0.2}, None, []),
+    ({"pretrain.warmup_lr": 0.3}, "pretrain.warmup_lr", ["0.3 > lr 0.2"]),
+    ({"pretrain.warmup_lr": 0.1, "pretrain.warmup_steps": 0}, "pretrain.warmup_lr", ["null with warmup_steps 0"]),
     (ADAMW | {"pretrain.weight_decay": 0.0}, None, []),
     (ADAMW | {"pretrain.beta2": None}, "pretrain.beta2", ["a number with adamw", "not null"]),
     ({"pretrain.beta2": 0.95}, "pretrain.beta2", ["null with sgd", "not 0.95"]),
@@ -571,3 +577,35 @@ def test_mixture_rule_refuses_exactly_what_the_mixture_refuses():
                     assert agreed, (n, ratio, weight, batch, said)
                     counts[bool(said)] += 1
     assert min(counts.values()) > 500
+
+
+@pytest.mark.parametrize("queue", [20, 50, 100, 130, 200, 230])
+def test_the_chance_of_an_own_key_in_the_queue_is_that_of_independent_passes(queue):
+    """100 images, pass by pass: how many anchors of the last pass have a key of their image among the last ones."""
+    random, met, n = np.random.default_rng(0), 0, 100
+    for _ in range(400):
+        drawn = np.concatenate([random.permutation(n) for _ in range(4)])
+        met += sum(drawn[i] in drawn[i - queue : i] for i in range(3 * n, 4 * n))
+    edits = MOCO | {"moco.queue_size": queue, "pretrain.batch_size": 1, "dataset.train_size": n, "inflation.ratio": 0.0}
+    params = judge.partial(Params, changed(edits), set())
+    assert method_rules.own_key_in_queue(params) == pytest.approx(met / 400 / n, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("edits", "chance"),
+    [
+        (MOCO | {"moco.queue_size": 4864}, None),  # 10,000 draws until an image comes round
+        (MOCO | {"moco.queue_size": 5120}, "13 %"),
+        (MOCO | {"moco.queue_size": 2560, "inflation.ratio": 0.0}, "13 %"),
+        (MOCO | {"moco.queue_size": 2560, "inflation.real_weight": 10.0}, None),  # 55,000 / 10
+        (MOCO | {"moco.queue_size": 2816, "inflation.real_weight": 10.0}, "13 %"),
+        (MOCO | {"moco.queue_size": 3840, "inflation.real_weight": 0.5}, "13 %"),  # 7,500 until a generated one does
+        ({"pretrain.method": "nnclr", "nnclr.queue_size": 15_104}, "88 %"),
+        (SWAV | {"swav.queue_size": 51_200}, None),  # of no negatives
+        ({"moco.queue_size": 51_200}, None),  # another method
+    ],
+)
+def test_a_queue_in_which_more_than_one_anchor_in_eight_meets_itself_is_warned_of(edits, chance):
+    params, _ = reader.validate(changed(edits))
+    said = method_rules.long_queue(params)
+    assert (f": {chance} of the anchors meet an old key" in said) if chance else said == ""

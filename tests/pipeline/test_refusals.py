@@ -17,7 +17,10 @@ WRONG = {
     "batches that do not tile": ({"generate__shard_size": "120"}, r"generate\.shard_size: 120 .*multiple.* 50"),
     "colour of grey images": ({"augment__form": "colour"}, r"augment\.form: must be grey"),
     "images of no generator": ({"generator__source": "none"}, r"inflation\.ratio: must be 0 .*none.*1\.0"),
-    "lars without its number": ({"pretrain__optimizer": "lars"}, r"pretrain\.trust_coefficient: .*number with lars"),
+    "lars without its number": (
+        {"pretrain__optimizer": "lars", "pretrain__trust_clip": "true"},
+        r"pretrain\.trust_coefficient: .*number with lars",
+    ),
     "hub without a commit": (
         {
             "generator__source": "pretrained",

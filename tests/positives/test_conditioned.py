@@ -26,6 +26,7 @@ _ENCODER = toys.pretrain_params(steps=4, evaluate_every=2).model_dump() | {
     "hidden_dim": 8,
     "output_dim": 4,
     "temperature": 0.2,
+    "views_together": True,
     "family": "symmetric",
     "strength": 1.0,
 }

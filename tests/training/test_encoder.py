@@ -24,7 +24,7 @@ from tests.methods import contract
 from tests.toys import COMPUTE, contents, pretrain_params
 
 NONE, NOWHERE = [], Path("no generator")
-OWN = SimCLR(hidden_dim=8, output_dim=4, temperature=0.2)
+OWN = SimCLR(hidden_dim=8, output_dim=4, temperature=0.2, views_together=True)
 MIXING = Inflation(ratio=1.0, real_weight=2.0, order="slots", seed=0)
 OPTIONAL = "crop_min jitter_probability brightness contrast saturation hue grayscale blur solarize flip"
 AUGMENT = Augment(
@@ -34,6 +34,7 @@ AUGMENT = Augment(
     seed=0,
     replace=0.0,
     replaced="second",
+    interpolation="bicubic",
     **dict.fromkeys(OPTIONAL.split()),
 )
 
@@ -216,14 +217,15 @@ def one_step(optimizer, gradients, rate, **changes):
         batch=lambda step: None,
         objects={},
     )
-    plan = loop.Optimisation(chosen, build=lambda groups, lr: encoder.optimiser(chosen, groups, lr))
+    build = lambda groups, lr: encoder.optimiser(chosen, groups, lr)  # noqa: E731
+    plan = loop.Optimisation(chosen, build=build, decay_all=chosen.decay_vectors)
     return matrix, vector, task, plan
 
 
 def test_lars_adapts_matrices_with_a_clipped_trust_ratio_and_leaves_vectors_alone(tmp_path):
     """|W| = 4, |g| = 6: trust = 0.02 x 4 / (6 + 0.1 x 4) = 0.0125, over the rate 0.05 it is 1/4; below 1, so kept."""
     trust = 0.02 * 4 / (6 + 0.1 * 4)
-    matrix, vector, task, plan = one_step("lars", (3.0, 5.0), 0.05, trust_coefficient=0.02)
+    matrix, vector, task, plan = one_step("lars", (3.0, 5.0), 0.05, trust_coefficient=0.02, trust_clip=True)
     loop.train("toy", task, plan, COMPUTE, tmp_path, "work")
     expected = 2 - 0.05 * (trust / 0.05) * (3 + 0.1 * 2)
     assert matrix.detach().flatten().tolist() == pytest.approx([expected] * 4, rel=1e-6)
@@ -232,10 +234,38 @@ def test_lars_adapts_matrices_with_a_clipped_trust_ratio_and_leaves_vectors_alon
 
 def test_lars_never_takes_a_longer_step_than_the_rate_allows(tmp_path):
     """|g| = 0.006: trust = 0.2 and more, over the rate 0.05 about 4, clipped to 1."""
-    matrix, vector, task, plan = one_step("lars", (0.003, 0.005), 0.05, trust_coefficient=0.02)
+    matrix, vector, task, plan = one_step("lars", (0.003, 0.005), 0.05, trust_coefficient=0.02, trust_clip=True)
     loop.train("toy", task, plan, COMPUTE, tmp_path, "work")
     assert matrix.detach().flatten().tolist() == pytest.approx([2 - 0.05 * (0.003 + 0.1 * 2)] * 4, rel=1e-6)
     assert vector.detach().tolist() == pytest.approx([1 - 0.05 * 0.005] * 3, rel=1e-6)
+
+
+TRUST = {"trust_coefficient": 0.02, "trust_clip": True}
+
+
+def test_lars_without_clipping_steps_by_the_trust_ratio_times_the_rate(tmp_path):
+    """You et al. 2017, equation 6: 0.02 |W| / (|g| + 0.1 |W|) is the local rate, .05 the global one."""
+    trust = 0.02 * 4 / (0.006 + 0.1 * 4)
+    matrix, vector, task, plan = one_step("lars", (0.003, 0.005), 0.05, trust_coefficient=0.02, trust_clip=False)
+    loop.train("toy", task, plan, COMPUTE, tmp_path, "work")
+    assert matrix.detach().flatten().tolist() == pytest.approx([2 - 0.05 * trust * (0.003 + 0.1 * 2)] * 4, rel=1e-6)
+    assert vector.detach().tolist() == pytest.approx([1 - 0.05 * 0.005] * 3, rel=1e-6)
+
+
+def test_sgd_decays_vectors_where_it_is_told_to(tmp_path):
+    matrix, vector, task, plan = one_step("sgd", (3.0, 5.0), 0.05, decay_vectors=True)
+    loop.train("toy", task, plan, COMPUTE, tmp_path, "work")
+    assert matrix.detach().flatten().tolist() == pytest.approx([2 - 0.05 * (3 + 0.1 * 2)] * 4, rel=1e-6)
+    assert vector.detach().tolist() == pytest.approx([1 - 0.05 * (5 + 0.1 * 1)] * 3, rel=1e-6)
+
+
+def test_lars_adapts_vectors_where_they_are_decayed(tmp_path):
+    """|b| = sqrt 3, |g| = 5 sqrt 3: trust = 0.02 / (5 + 0.1)."""
+    _, vector, task, plan = one_step(
+        "lars", (3.0, 5.0), 0.05, trust_coefficient=0.02, trust_clip=False, decay_vectors=True
+    )
+    loop.train("toy", task, plan, COMPUTE, tmp_path, "work")
+    assert vector.detach().tolist() == pytest.approx([1 - 0.05 * 0.02 / 5.1 * (5 + 0.1)] * 3, rel=1e-6)
 
 
 def test_sgd_decays_matrices_alone(tmp_path):
@@ -268,7 +298,7 @@ def test_adamw_has_the_betas_that_it_is_given():
 def test_momentum_carries_the_last_step_on(optimizer):
     """Two equal gradients with momentum 1/2: steps of one and of one and a half, on a vector under either."""
     vector = torch.nn.Parameter(torch.zeros(1))
-    chosen = pretrain_params(optimizer=optimizer, momentum=0.5, trust_coefficient=0.02 if optimizer == "lars" else None)
+    chosen = pretrain_params(optimizer=optimizer, momentum=0.5, **TRUST if optimizer == "lars" else {})
     built = encoder.optimiser(chosen, [{"params": [vector], "weight_decay": 0.0}], 0.1)
     for _ in range(2):
         vector.grad = torch.ones(1)
@@ -302,7 +332,7 @@ def test_another_version_of_timm_is_other_work(real, generated, steps, monkeypat
 
 
 def test_with_lars_the_whole_of_pretraining_runs(real, generated):
-    _, rows, _ = pretrain(real, generated, optimizer="lars", trust_coefficient=0.02, lr=0.4)
+    _, rows, _ = pretrain(real, generated, optimizer="lars", **TRUST, lr=0.4)
     assert all(math.isfinite(row["loss"]) for row in rows)
 
 

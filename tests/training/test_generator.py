@@ -12,7 +12,15 @@ from tests.toys import COMPUTE, contents, ddpm_params
 
 def own(**changes):
     given = {"dropout": 0.2, "timesteps": 100, "prediction": "v_prediction", "flip": True, "steps": 5, "batch_size": 4}
-    given |= {"lr": 0.01, "warmup_steps": 2, "weight_decay": 0.01, "log_every": 3, "checkpoint_every": 2}
+    given |= {
+        "lr": 0.01,
+        "min_lr": 0.0,
+        "warmup_steps": 2,
+        "warmup_lr": None,
+        "weight_decay": 0.01,
+        "log_every": 3,
+        "checkpoint_every": 2,
+    }
     return ddpm_params(**given | changes)
 
 
