@@ -41,5 +41,5 @@ def draws(recipe: Recipe, n: int, size: tuple[int, int], seed: int = 0) -> Augme
 
 def section(family: str = "symmetric", form: str = "colour", strength: float = 2.0, **alone: float) -> Augment:
     numbers = {name: alone.get(name) for name in recipes.NUMBERS}
-    fixed = {"interpolation": "bicubic", "replace": 0.0, "replaced": "second", "seed": 0}
+    fixed = {"interpolation": alone.get("interpolation", "bicubic"), "replace": 0.0, "replaced": "second", "seed": 0}
     return Augment(family=family, form=form, strength=strength, **fixed | numbers)

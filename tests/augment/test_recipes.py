@@ -270,7 +270,7 @@ def test_views_of_other_images_and_sizes_are_those_of_each_alone():
 @pytest.mark.parametrize("kernel", ["bicubic", "bilinear"])
 def test_views_are_resized_as_the_augmentation_says(kernel):
     images = noise(8, (12, 12, 1))
-    made = [recipes.recipe(section(strength=1.0, interpolation=kernel), view) for view in range(2)]
+    made = [recipes.recipe(section(form="grey", strength=1.0, interpolation=kernel), view) for view in range(2)]
     found = recipes.views(images, made, torch.Generator().manual_seed(0))
     drawn = recipes.draw(made, 8, (12, 12), torch.Generator().manual_seed(0))
     assert torch.equal(torch.cat(found), transforms.apply(images, drawn, kernel=kernel))

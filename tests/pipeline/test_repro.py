@@ -124,7 +124,7 @@ def test_tables_agree_with_the_metrics(base):
 def test_dvc_draws_every_plot_of_dvc_yaml(base, tmp_path):
     clones.run(base.clone, "dvc", "plots", "show", "--out", str(tmp_path))
     page = (tmp_path / "index.html").read_text()
-    titles = ("Generator loss", "Pretraining loss", "Validation kNN while pretraining", "Top-1 per class", "Confusion")
+    titles = ("Generator loss", "Pretraining loss", "Validation while pretraining", "Top-1 per class", "Confusion")
     assert [title for title in (*titles, "Ratio and strength") if title not in page] == []
     assert "DVC_METRIC" not in page  # a template's anchor that nothing filled
     row = rows(base.clone, "plots/confusion.csv")[0]
