@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import itertools
 import json
 import re
 from pathlib import Path
@@ -50,19 +51,30 @@ def names() -> list[str]:
 def cells() -> list[dict[str, str]]:
     """The cells of AdaInf's main table and then its neighbours': dataset, method, arm and the presets that compose it.
 
-    top1 is the published linear top-1 in percent, and source where it stands; empty where it could not be read.
+    top1 is the published linear top-1 in percent, protocol how it was measured, and source where it stands; empty where
+    it could not be read.
     """
     with open(FOLDER / "published.csv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
+def differs(name: str) -> str:
+    """In what a preset differs from its source, as its first lines say after "Differs:"; "" where they do not."""
+    lines = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    head = " ".join(line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines))
+    found = re.search(r"Differs: (.*?)\.(?= [A-Z]|$)", head)
+    return found[1] if found else ""
+
+
 def table() -> str:
-    """Two lines a cell: what it is with the published number, and the command."""
+    """A few lines a cell: what it is, the published number and its protocol, the command, and what differs."""
     lines = []
     for row in cells():
-        number = f"{row['top1']} ({row['source']})" if row["top1"] else "not published in what we could read"
+        number = f"{row['top1']} ({row['protocol']}; {row['source']})"
+        number = number if row["top1"] else "not published in what we could read"
         named = " ".join(f"{row[name]:<13}" for name in ("dataset", "method", "arm"))
         lines += [f"{named} {number}", f"    python -m pipeline run {row['presets']}"]
+        lines += [f"    {name} differs: {what}" for name in row["presets"].split() if (what := differs(name))]
     return "\n".join(lines)
 
 

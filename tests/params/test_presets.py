@@ -28,6 +28,7 @@ SETS, TABLED = ("cifar10", "cifar100", "tiny-imagenet"), ("simclr", "moco", "byo
 CELLS = list(itertools.product(SETS, TABLED, ("none", "vanilla", "adainf")))  # of AdaInf's main table
 ROWS = {(row["dataset"], row["method"], row["arm"]): row for row in presets.cells()}
 NEIGHBOURS = [key for key in ROWS if key not in CELLS]
+ALONE = [key for key in NEIGHBOURS if key[2] not in ("headline", "clsp")]
 
 
 def composed(name: str) -> dict:
@@ -294,7 +295,7 @@ def test_every_cell_of_the_main_table_passes_schema_and_rules_and_is_what_it_say
 
 def test_the_table_names_each_cell_with_its_number_or_says_that_there_is_none():
     lines = presets.table().splitlines()
-    assert len(lines) == 2 * (36 + len(NEIGHBOURS))
+    assert len([line for line in lines if " differs: " not in line]) == 2 * (36 + len(NEIGHBOURS))
     assert sum("github.com/PKU-ML/adainf@233a6bd" in line for line in lines) == 12
     assert sum("not published in what we could read" in line for line in lines) == 20
     at = next(i for i, line in enumerate(lines) if line.split()[:3] == ["cifar10", "moco", "adainf"])
@@ -305,10 +306,41 @@ def test_the_table_names_each_cell_with_its_number_or_says_that_there_is_none():
     assert lines[at + 1].strip() == "python -m pipeline run adainf-cifar10 clsp_moco augmented"
     assert list(ROWS)[:36] == CELLS
     read = [row for row in ROWS.values() if row["top1"] or row["source"]]
-    assert all(row["source"] and 0 < float(row["top1"]) < 100 for row in read)
+    assert all(row["source"] and row["protocol"] and 0 < float(row["top1"]) < 100 for row in read)
+    assert {row["protocol"] for row in read if "adainf@" in row["source"]} == {"linear, online"}
 
 
-@pytest.mark.parametrize("key", NEIGHBOURS, ids="-".join)
+def test_the_table_says_in_what_the_presets_of_a_cell_differ():
+    lines = presets.table().splitlines()
+    at = next(i for i, line in enumerate(lines) if line.split()[:3] == ["cifar10", "clsp_simclr", "candidates"])
+    assert "94.45 (linear, offline; github.com/dewenzeng/clsp@91c8f9e README.md)" in lines[at]
+    assert lines[at + 2].startswith(
+        "    adainf-cifar10 differs: validation takes 5,000 images, the stem pads by 1, not 2, and"
+    )
+    assert lines[at + 3].startswith(
+        "    clsp_simclr differs: 5,000 images fewer (validation), batch statistics of all three"
+    )
+    assert lines[at + 3].endswith("positives rounded to uint8 and not truncated")
+    at = next(i for i, line in enumerate(lines) if line.split()[:3] == ["cifar10", "simclr", "headline"])
+    assert "94.70" in lines[at]
+
+
+@pytest.mark.parametrize(("dataset", "top1"), [("cifar10", ("91.45", "92.29")), ("cifar100", ("68.10", "68.91"))])
+def test_clsps_own_baselines_are_its_runs_without_the_third_view(dataset, top1):
+    for method, number in zip(("simclr", "moco"), top1, strict=True):
+        row = ROWS[dataset, method, "clsp"]
+        found = checked(presets.compose(row["presets"].split()))
+        further = [] if dataset == "cifar10" else [dataset]
+        with_third = checked(presets.compose(["adainf-cifar10", f"clsp_{method}", *further]))
+        assert (row["top1"], found.dataset.name, found.positives.kind) == (number, dataset, "none")
+        assert found.augment == with_third.augment
+        assert found.pretrain == with_third.pretrain.model_copy(update={"method": method})
+        own, theirs = getattr(found, method).model_dump(), getattr(with_third, f"clsp_{method}").model_dump()
+        both = own.keys() & theirs.keys()
+        assert {name: own[name] for name in both} == {name: theirs[name] for name in both}
+
+
+@pytest.mark.parametrize("key", ALONE, ids="-".join)
 def test_every_neighbours_cell_passes_schema_and_rules_and_is_what_it_says(key):
     dataset, method, arm = key
     found = checked(presets.compose(ROWS[key]["presets"].split()))
