@@ -42,7 +42,9 @@ def main(params: SimpleNamespace) -> None:
 
     made = store.once("real", decided, make)
     files.assemble(Path("data/real"), {name: made / "real" / name for name in ("images.h5", "manifest.json")})
-    files.copy(made / "prepare.json", Path("metrics/prepare.json"))
+    over = folders.look(params.dataset).passed_over if params.dataset.name == "folder" else {}
+    counted = files.read_json(made / "prepare.json") | {"passed_over": sum(over.values())}
+    outputs.metrics(Path("metrics/prepare.json"), counted)
 
 
 if __name__ == "__main__":

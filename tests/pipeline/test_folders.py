@@ -100,4 +100,5 @@ def test_a_folder_as_it_comes_is_refused_at_most_once_and_then_runs(small, tmp_p
         told = "2 classes: café 80, thé 80; 160 pictures (120 in train/, 40 in test/), 10 in validation/ passed over"
         assert told in output
     assert prepared["classes"] == 2
+    assert prepared["passed_over"] == (10 if given is site else 0)
     assert judged["pixels"] > 80  # stripes are told from pixels

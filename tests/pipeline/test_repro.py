@@ -72,7 +72,7 @@ def test_metrics_agree_with_the_data_and_with_one_another(base):
     prepared = read(clone, "metrics/prepare.json")
     counts = {"train": 400, "labelled_only": 100, "validation": 200, "spare": 200, "test": 10_000}
     rarest, commonest = prepared.pop("rarest_class"), prepared.pop("commonest_class")
-    assert prepared == counts | {"shared_with_test": 0, "classes": 10}
+    assert prepared == counts | {"shared_with_test": 0, "classes": 10, "passed_over": 0}
     assert rarest <= sum(counts.values()) / 10 <= commonest <= rarest + 10  # in proportion, to within one or two a part
     generated = read(clone, "metrics/generate.json")
     assert (generated["images"], generated["shards"]) == (400, 4)
