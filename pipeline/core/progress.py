@@ -1,10 +1,15 @@
 """What a person sees while they wait: what runs, how far it is, how fast, how long still."""
 
+import contextlib
 import sys
+from collections.abc import Iterator
+from weakref import WeakSet
 
 from tqdm import tqdm
 
 from pipeline.core import processes
+
+_open: WeakSet[tqdm] = WeakSet()
 
 
 def log(message: str) -> None:
@@ -19,7 +24,7 @@ def bar(what: str, total: int, unit: str, done: int = 0) -> tqdm:
     On a terminal it moves; in a log it adds a line every ten seconds at most.
     """
     live = sys.stderr.isatty()
-    return tqdm(
+    moving = tqdm(
         total=total,
         initial=done,
         desc=what,
@@ -31,3 +36,15 @@ def bar(what: str, total: int, unit: str, done: int = 0) -> tqdm:
         dynamic_ncols=live,
         ncols=None if live else 100,
     )
+    _open.add(moving)
+    return moving
+
+
+@contextlib.contextmanager
+def ended_bars() -> Iterator[None]:
+    """End the lines of bars that a fault leaves open, so that what is told of it begins a line."""
+    try:
+        yield
+    finally:
+        for moving in list(_open):
+            moving.close()

@@ -24,7 +24,7 @@ import psutil
 
 from pipeline.core import access, files, processes, sources, store
 from pipeline.core.errors import RESOURCE, Stopped, UserError, UserErrors, out_of_memory
-from pipeline.core.progress import log
+from pipeline.core.progress import ended_bars, log
 from pipeline.params import reader
 from pipeline.params.schema import Params
 from pipeline.run import graph, launch, machine
@@ -110,7 +110,8 @@ def _ready(name: str, needs: Callable, params: SimpleNamespace, asked: argparse.
 def _told(work: Callable[[], int | None], before: str) -> int:
     """The exit code of some work; what stopped it is told in lines that begin with `before`."""
     try:
-        code, said = work() or 0, ""
+        with ended_bars():
+            code, said = work() or 0, ""
     except UserError as error:
         said, code = "".join(f"{before}{line}\n" for line in str(error).split("\n")), error.code
     except Stopped as stop:
