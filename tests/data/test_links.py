@@ -2,10 +2,7 @@
 
 import hashlib
 import os
-import shutil
 import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,8 +11,8 @@ from PIL import Image
 from pipeline.core import files, links
 from pipeline.core.errors import UserError, UserErrors
 from pipeline.data import pictures
+from tests.closed import another_user, by_root, open_folder
 from tests.pipeline import clones
-from tests.pipeline.clones import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -141,19 +138,18 @@ def test_a_folder_that_cannot_be_listed_is_refused_and_no_class_less(tmp_path, m
         assert [line.partition(" - ")[0] for line in str(told.value).split("\n")] == lines
 
 
-@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can become another user")
-def test_what_another_user_has_closed_is_refused_by_name(tmp_path):
-    for name in ("cat/1.png", "dog/1.png", "cow/1.png"):
-        picture(tmp_path / name)
-    for path in (tmp_path, *tmp_path.parents):
-        path.chmod(path.stat().st_mode | 0o055) if path.is_relative_to(tempfile.gettempdir()) else None
-    (tmp_path / "cat").chmod(0)  # not even listed
-    (tmp_path / "dog").chmod(0o744)  # listed, and no more
-    program = f"from pathlib import Path; from pipeline.data import pictures; pictures.find(Path({str(tmp_path)!r}))"
-    words = ["setpriv", "--reuid=12345", "--clear-groups", sys.executable, "-c", program]
-    told = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT).stderr
-    assert f"{tmp_path}/cat: cannot be listed: Permission denied" in told
-    assert f"{tmp_path}/dog/1.png: no file that can be read" in told
+@by_root
+def test_what_another_user_has_closed_is_refused_by_name():
+    with open_folder() as folder:
+        for name in ("cat/1.png", "dog/1.png", "cow/1.png"):
+            picture(folder / name)
+        (folder / "cow").chmod(0o755)
+        (folder / "cat").chmod(0)  # not even listed
+        (folder / "dog").chmod(0o744)  # listed, and no more
+        with another_user(), pytest.raises(UserErrors) as told:
+            pictures.find(folder)
+        assert f"{folder}/cat: cannot be listed: Permission denied" in str(told.value)
+        assert f"{folder}/dog/1.png: no file that can be read" in str(told.value)
 
 
 def test_the_digest_of_a_folder_is_of_what_its_links_lead_to(tmp_path):
