@@ -69,8 +69,7 @@ def misfits(params: SimpleNamespace) -> Iterator[UserError]:
 
 def main(params: SimpleNamespace) -> None:
     copies.link(params)
-    warning = method_rules.long_queue(params)
-    if warning:
+    for warning in method_rules.warnings(params):
         log(f"check: {warning}")
     files.write_text(Path("data/params.ok"), "The parameters are valid.\n")
 

@@ -15,7 +15,8 @@ REAL = Path("data/real")
 
 def main(params: SimpleNamespace) -> None:
     arithmetic.prepare(params.compute)
-    encoder = backbones.load(Path("data/encoder")).to(params.compute.device)
+    folder = Path("data/encoder")
+    encoder = backbones.load(folder).to(params.compute.device)
     decided = {
         "real": store.verify(REAL, "prepare")["files"],
         "encoder": encoder.card,
@@ -26,7 +27,9 @@ def main(params: SimpleNamespace) -> None:
     }
 
     def make(folder: Path, fingerprint: str) -> list[str]:
-        judged = linear_eval.judge(encoder, shards.read_real(REAL), params.linear_eval, params.compute)
+        real = shards.read_real(REAL)
+        online = backbones.load_online_head(folder, encoder, len(real.classes))
+        judged = linear_eval.judge(encoder, online, real, params.linear_eval, params.compute)
         outputs.metrics(folder / "linear_eval.json", judged.metrics)
         outputs.metrics(folder / "label_free.json", judged.label_free)
         made_of = {"real_sha256": decided["real"][shards.FILE]}

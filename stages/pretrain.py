@@ -34,15 +34,14 @@ def main(params: SimpleNamespace) -> None:
     if not distributed.first():
         return
     files.assemble(Path("data/encoder"), made)
-    judged = "validation_knn" if "validation_knn" in rows[-1] else "rankme"
-    terms = outputs.columns(rows, "step", "lr", judged, "feature_spread")
+    judged = [name for name in ("validation_knn", "rankme", "validation_online") if name in rows[-1]]
+    measures = [*judged, "feature_spread"]
+    terms = outputs.columns(rows, "step", "lr", *measures)
     outputs.table(Path("plots/pretrain.csv"), ["step", *terms, "lr"], rows)
-    outputs.table(
-        Path("plots/validation.csv"), ["step", judged, "feature_spread"], [row for row in rows if judged in row]
-    )
+    outputs.table(Path("plots/validation.csv"), ["step", *measures], [row for row in rows if judged[0] in row])
     method = methods.load(params.pretrain.method)
     outputs.contact_sheet(Path("plots/pretrain.png"), method.pictures(made), rows=1)
-    last = {name: rows[-1][name] for name in ("loss", judged)}
+    last = {name: rows[-1][name] for name in ("loss", *judged)}
     last["collapsed"] = int(rows[-1]["feature_spread"] < heads.COLLAPSED)
     there = ("n_real", "n_generated")  # in metrics/prepare.json and generate.json
     drawn = {name: value for name, value in facts.items() if name not in there}

@@ -86,6 +86,8 @@ _PRETRAIN = {
     "trust_coefficient": None,
     "trust_clip": None,
     "decay_vectors": False,
+    "accumulate": 1,
+    "online_head": None,
     "steps": 5,
     "batch_size": 6,
     "lr": 0.1,

@@ -4,11 +4,15 @@ Random numbers are drawn for the whole batch by every process, which keeps its o
 they made of them, and each computes the whole loss; batch normalisation takes the statistics of all. Every gradient is
 then that of the sum of as many equal losses as there are processes, and `average_gradients` divides by their number.
 With one process all of this is nothing at all.
+
+A batch may also pass in parts, one after the other (`part`): of k parts each has every k-th row, so that all hold real
+and generated images in the shares of the batch, and the processes share the rows of a part out.
 """
 
 import datetime
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -20,6 +24,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pipeline.core.errors import UserError
 from pipeline.core.processes import rank, size
 from pipeline.params.schema import Compute
+
+_turn = (0, 1)  # the part of a batch that is at hand, and of how many
 
 
 def join(compute: Compute) -> None:
@@ -56,18 +62,42 @@ def first() -> bool:
     return rank() == 0
 
 
+@contextmanager
+def part(k: int, parts: int) -> Iterator[None]:
+    """Within it a batch's rows are those of its part k of so many; gradients of parts are added up by who asks."""
+    global _turn
+    before, _turn = _turn, (k, parts)
+    try:
+        yield
+    finally:
+        _turn = before
+
+
+def parts() -> int:
+    """In how many parts the batch passes."""
+    return _turn[1]
+
+
+def of_part(step: int) -> int:
+    """A number that the part at hand of a step has alone in a run; of whole batches, the step."""
+    return step * parts() + _turn[0]
+
+
 def share(n: int) -> slice:
-    """This process's rows of a batch of n."""
-    if n % size():
-        what = f"a batch of {n} among {size()} processes"
-        raise UserError(what, "PIPELINE_LAUNCH", "the number must divide the batch size")
-    each = n // size()
-    return slice(rank() * each, (rank() + 1) * each)
+    """This process's rows of a batch of n, or of the part at hand of it."""
+    each, rest = divmod(n, size() * parts())
+    if rest:
+        apart = f" in {parts()} parts" if parts() > 1 else ""
+        what = f"a batch of {n}{apart} among {size()} processes"
+        raise UserError(what, "PIPELINE_LAUNCH", f"the number must divide the {'parts' if apart else 'batch size'}")
+    first, last = (parts() * each * place + _turn[0] for place in (rank(), rank() + 1))
+    return slice(first, last, parts())
 
 
 def whole(n: int) -> tuple[int, slice]:
-    """The rows of all processes, of which each has n, and the slice of them that is this one's."""
-    return n * size(), share(n * size())
+    """The rows of the whole batch, of each part of which each process has n, and the slice that is this one's."""
+    together = n * size() * parts()
+    return together, share(together)
 
 
 def agreed(value: Any) -> Any:
@@ -116,7 +146,7 @@ class _Gather(torch.autograd.Function):
     def backward(ctx, gradient: torch.Tensor) -> torch.Tensor:
         gradient = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(gradient)
-        return gradient[share(len(gradient))]
+        return gradient.chunk(size())[rank()]
 
 
 def average_gradients(parameters: list[nn.Parameter]) -> None:

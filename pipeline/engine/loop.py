@@ -22,13 +22,13 @@ from pipeline.params.schema import Compute, Training
 
 @dataclass
 class Group:
-    """Parameters with one learning-rate factor. Without `decay`, as biases and normalisation are, they have no weight
-    decay and, under LARS, no trust ratio, unless the plan decays all. constant: its rate is the schedule's `lr` in all
-    steps."""
+    """Parameters with one learning-rate factor. decay: whether they have weight decay; adapt: whether LARS gives them a
+    trust ratio. Biases and normalisation have neither. constant: the rate is the schedule's `lr` in all steps."""
 
     parameters: list[torch.nn.Parameter]
     lr_factor: float = 1.0
     decay: bool = True
+    adapt: bool = True
     constant: bool = False
 
 
@@ -53,10 +53,10 @@ class Phase:
 class Task:
     """What the loop trains.
 
-    batch(step) -> anything, a pure function of the step: this process's share (distributed.share). objects: name ->
-    what has state_dict and load_state_dict and changes while training (modules, averages). before_step and
-    after_step(step, progress), progress = step / steps, run outside autocast; evaluate(step) -> {name: number} joins
-    the log's row, in the first process.
+    batch(step) -> anything, a pure function of the step: this process's share (distributed.share), or the part at hand
+    of it. objects: name -> what has state_dict and load_state_dict and changes while training (modules, averages).
+    before_step and after_step(step, progress), progress = step / steps, run outside autocast; evaluate(step) ->
+    {name: number} joins the log's row, in the first process.
     """
 
     phases: list[Phase]
@@ -65,20 +65,6 @@ class Task:
     before_step: Callable[[int, float], None] = lambda step, progress: None
     after_step: Callable[[int, float], None] = lambda step, progress: None
     evaluate: Callable[[int], dict[str, float]] = lambda step: {}
-
-
-@dataclass
-class Optimisation:
-    """A schedule with its optimiser: build(groups, lr) -> torch optimiser; clip: largest gradient norm, or None.
-
-    decay_all: decay vectors too.
-    """
-
-    schedule: Training
-    build: Callable[[list[dict], float], torch.optim.Optimizer]
-    clip: float | None = None
-    evaluate_every: int | None = None
-    decay_all: bool = False
 
 
 def learning_rate(schedule: Training, step: int) -> float:
@@ -92,6 +78,22 @@ def learning_rate(schedule: Training, step: int) -> float:
     return schedule.min_lr + 0.5 * (schedule.lr - schedule.min_lr) * fallen
 
 
+@dataclass
+class Optimisation:
+    """A schedule with its optimiser: build(groups, lr) -> torch optimiser; clip: largest gradient norm, or None.
+
+    rate(schedule, step) -> the rate of a step. parts: in how many a batch passes, one after the other; the loss is the
+    mean of theirs, so a step costs the memory of one part and is the same step where losses are means over images.
+    """
+
+    schedule: Training
+    build: Callable[[list[dict], float], torch.optim.Optimizer]
+    clip: float | None = None
+    evaluate_every: int | None = None
+    parts: int = 1
+    rate: Callable[[Training, int], float] = learning_rate
+
+
 def train(what: str, task: Task, plan: Optimisation, compute: Compute, folder: Path, fingerprint: str) -> list[dict]:
     """Run the task to its last step, going on from the checkpoint in `folder` if there is one.
 
@@ -100,7 +102,8 @@ def train(what: str, task: Task, plan: Optimisation, compute: Compute, folder: P
     Stopped after SIGINT or SIGTERM, once the step in hand is finished and saved.
     """
     schedule = plan.schedule
-    distributed.share(schedule.batch_size)  # or refused
+    with distributed.part(0, plan.parts):
+        distributed.share(schedule.batch_size)  # or refused
     optimisers = [_optimiser(phase, plan) for phase in task.phases]
     meter = Meter()
     objects = {**task.objects, **{f"optimiser-{i}": o for i, o in enumerate(optimisers)}, "meter": meter}
@@ -112,12 +115,12 @@ def train(what: str, task: Task, plan: Optimisation, compute: Compute, folder: P
         log(f"{what}: resuming after step {start} of {schedule.steps}")
     with bar(what, schedule.steps, "step", start) as progress, processes.signals() as received:
         for step in range(start, schedule.steps):
-            rate = learning_rate(schedule, step)
+            rate = plan.rate(schedule, step)
             task.before_step(step, step / schedule.steps)
-            batch = task.batch(step)
+            parts = [_in_part(k, plan.parts, task.batch, step) for k in range(plan.parts)]
             for phase, optimiser in zip(task.phases, optimisers, strict=True):
                 if phase.due(step):
-                    meter.add(_update(phase, optimiser, batch, step, plan, compute))
+                    meter.add(_update(phase, optimiser, parts, step, plan, compute))
             task.after_step(step, (step + 1) / schedule.steps)
             done = step + 1
             stopping = distributed.anywhere(bool(received))
@@ -194,41 +197,51 @@ def _diverged(fault: str, rate: float, path: Path) -> UserError:
 
 
 def groups_of(module: torch.nn.Module) -> list[Group]:
-    """Two groups of a module's trainable parameters: matrices and kernels with decay, vectors without."""
+    """Two groups of a module's trainable parameters: matrices and kernels; vectors, without decay and trust ratio."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     return [
         Group([p for p in parameters if p.ndim > 1]),
-        Group([p for p in parameters if p.ndim <= 1], decay=False),
+        Group([p for p in parameters if p.ndim <= 1], decay=False, adapt=False),
     ]
 
 
 def _optimiser(phase: Phase, plan: Optimisation) -> torch.optim.Optimizer:
     if phase.build is not None:
         return phase.build(_torch_groups(phase.groups, 0.0))
-    return plan.build(_torch_groups(phase.groups, plan.schedule.weight_decay, plan.decay_all), plan.schedule.lr)
+    return plan.build(_torch_groups(phase.groups, plan.schedule.weight_decay), plan.schedule.lr)
 
 
-def _torch_groups(groups: list[Group], decay: float, decay_all: bool = False) -> list[dict]:
+def _torch_groups(groups: list[Group], decay: float) -> list[dict]:
     return [
         {
             "params": group.parameters,
             "lr_factor": group.lr_factor,
             "constant": group.constant,
-            "weight_decay": decay if group.decay or decay_all else 0.0,
+            "weight_decay": decay if group.decay else 0.0,
+            "always_adapt": group.adapt,  # timm's name; other optimizers do not look at it
         }
         for group in groups
     ]
 
 
-def _update(phase: Phase, optimiser, batch, step: int, plan: Optimisation, compute: Compute) -> dict:
+def _in_part(k: int, parts: int, make: Callable, *given: Any) -> Any:
+    with distributed.part(k, parts):
+        return make(*given)
+
+
+def _update(phase: Phase, optimiser, parts: list, step: int, plan: Optimisation, compute: Compute) -> dict:
     if phase.build is None:
-        rate = learning_rate(plan.schedule, step)
+        rate = plan.rate(plan.schedule, step)
         for group in optimiser.param_groups:
             group["lr"] = (plan.schedule.lr if group["constant"] else rate) * group["lr_factor"]
-    with arithmetic.autocast(compute):
-        losses = phase.loss(batch, step)
     optimiser.zero_grad(set_to_none=True)
-    losses["loss"].backward()
+    found = []
+    for k, batch in enumerate(parts):
+        with arithmetic.autocast(compute):
+            losses = _in_part(k, len(parts), phase.loss, batch, step)
+        (losses["loss"] / len(parts)).backward()
+        found.append({name: value.detach() for name, value in losses.items()})
+    losses = {name: sum(each[name] for each in found) / len(found) for name in found[0]}
     parameters = [p for group in phase.groups for p in group.parameters]
     distributed.average_gradients(parameters)
     norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if plan.clip is None else plan.clip)

@@ -8,7 +8,7 @@ a masked autoencoder are nearly alike, and a layer that learns from nothing woul
 from pipeline.augment import recipes
 from pipeline.core.errors import UserError
 from pipeline.data import shards
-from pipeline.evaluation import linear_eval
+from pipeline.evaluation import label_free, linear_eval
 from pipeline.measures import probes
 from pipeline.networks import backbones
 from pipeline.params.schema import Compute, FineTune, Training
@@ -20,11 +20,13 @@ def judge(
 ) -> tuple[dict[str, float], dict]:
     """Metrics of an encoder trained on with `share` of the fixed labelled images, and their protocol."""
     rows, held_out = linear_eval.share_of(real, share), linear_eval.held_out(real)
+    if not len(real.rows(shards.VALIDATION)):
+        del held_out["validation"]
     for name, found in {"labelled": rows, **held_out}.items():
         if len(found) < 2:
             raise UserError(f"{len(found)} {name} images have a label", "data/real", "set finetune.labels to []")
     schedule = Training(**{name: getattr(params, name) for name in Training.model_fields})
-    recipe = recipes.recipe(linear_eval.at_strength(encoder, params.strength), 0)
+    recipe = recipes.recipe(label_free.at_strength(encoder, params.strength), 0)
     labelled, classes = (real.images[rows], real.labels[rows]), len(real.classes)
 
     def accuracies(what: str, start: backbones.Encoder) -> dict[str, float]:
@@ -39,22 +41,17 @@ def judge(
     tuned, scratch = accuracies("the encoder", encoder), accuracies("from scratch", before)
     n = len(held_out["test"])
     low, high = probes.wilson(round(tuned["test"] * n / 100), n)
-    metrics = {
-        "top1": tuned["test"],
-        "top1_low": low,
-        "top1_high": high,
-        "validation_top1": tuned["validation"],
-        "from_scratch": scratch["test"],
-        "validation_from_scratch": scratch["validation"],
-        "labels": len(rows),
-    }
+    metrics = {"top1": tuned["test"], "top1_low": low, "top1_high": high, "from_scratch": scratch["test"]}
+    if "validation" in held_out:
+        metrics |= {"validation_top1": tuned["validation"], "validation_from_scratch": scratch["validation"]}
+    metrics["labels"] = len(rows)
     protocol = {
         "labels": f"the first {len(rows):,} of {len(real.labelled_rows()):,} fixed ones, {share:g} asked for",
         "training": "all weights, a linear layer of standardised features, cross-entropy, AdamW, "
         f"{params.steps:,} steps of {min(params.batch_size, len(rows))} images; the last step's weights",
         "from_scratch": "the same training, from the encoder's weights before its first step",
         "test_images": n,
-        "validation_images": len(held_out["validation"]),
+        "validation_images": len(held_out.get("validation", ())),
         "top1_interval": "Wilson, 95 %",
         "encoder_sha256": encoder.card["sha256"],
     }

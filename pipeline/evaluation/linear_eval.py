@@ -1,7 +1,7 @@
 """The protocol of a linear evaluation: which features, which labels, which numbers.
 
 The train images' labels, or a number of labels that does not depend on train_size; regularisation chosen on
-validation; the test images are used once, for the number.
+validation or, without one, in cross-validation on train images; the test images are used once, for the number.
 """
 
 import hashlib
@@ -14,21 +14,18 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from pipeline.augment import recipes
-from pipeline.core import files, seeds, sources, store
+from pipeline.core import files, sources, store
 from pipeline.core.progress import bar
 from pipeline.data import shards
 from pipeline.engine import arithmetic
+from pipeline.evaluation import label_free, offline_probe
 from pipeline.measures import clsp_probe, linear_probe, probes
 from pipeline.networks import backbones
-from pipeline.params.schema import Augment, Compute, LinearEval
+from pipeline.params.schema import Compute, LinearEval
 
 BUDGETS = {"train": "top1", "labelled": "top1_labelled", "1pct": "top1_1pct", "10pct": "top1_10pct"}  # labels: metric
 FEW = {"1pct": 0.01, "10pct": 0.1}  # of the fixed labelled images
-CLEAN, OBJECTS, VIEWS = 2_000, 1_000, 10  # for measures without labels: validation images, those seen in views, views
-CHUNK = 500  # images whose views are drawn together
 YARDSTICKS = 3  # measures of `compare` beside a probe for each budget
-KEPT = ("family", "form", "interpolation", "seed")  # of an encoder's own augmentation, where the strength is another
 LARGEST = 32  # pixels a side of the raw-pixel probe
 PER_CLASS, CONFUSION = ["class", "top1"], ["actual", "predicted", "count"]  # columns
 WHOLE, LISTED = 20, 30  # classes whose confusion has all cells; of more classes, so many pairs of two
@@ -36,8 +33,8 @@ WHOLE, LISTED = 20, 30  # classes whose confusion has all cells; of more classes
 
 @dataclass
 class Judged:
-    """metrics: at most ten numbers, none without labels; label_free: those that want no labels; protocol: how each came
-    about; tables: name -> (columns, rows) for plots/."""
+    """metrics: ten numbers and one of each further protocol, none without labels; label_free: those that want none;
+    protocol: how each came about; tables: name -> (columns, rows) for plots/."""
 
     metrics: dict[str, float]
     label_free: dict[str, float]
@@ -49,17 +46,27 @@ class Judged:
 class Compared:
     """An encoder beside its yardsticks. Of the test images: predicted[features, labels] -> int64 (n,), l2 likewise.
 
-    metrics: common to all sets; protocol: how they came about; validation: features (n, D) of the validation images.
+    metrics: common to all sets; protocol: how they came about; validation, test: features (n, D) of these images.
     """
 
     predicted: dict[tuple[str, str], torch.Tensor]
     metrics: dict[str, float]
     protocol: dict
     validation: torch.Tensor
+    test: torch.Tensor
 
 
-def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, compute: Compute) -> Judged:
-    """All numbers of one encoder; the label-free ones alone where there is nothing to tell apart."""
+def judge(
+    encoder: backbones.Encoder,
+    online: linear_probe.Weights | None,
+    real: shards.RealSet,
+    params: LinearEval,
+    compute: Compute,
+) -> Judged:
+    """All numbers of one encoder; the label-free ones alone where there is nothing to tell apart.
+
+    online: the layer that learned labels while the encoder was pretrained, if one did.
+    """
     card = encoder.card
     point = {"ratio": round(card["n_generated"] / card["n_real"], 4), "strength": card["augment"]["strength"]}
     rows = {
@@ -72,23 +79,29 @@ def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, 
     if nothing:
         empty = {"per_class": PER_CLASS, "confusion": CONFUSION, "grid": [*point, "top1"]}
         note = {"note": f"no linear probe: {nothing}", "encoder_sha256": card["sha256"]}
-        seen = probes.features(encoder, real.part(shards.VALIDATION)[0][:CLEAN], compute)
-        unlabelled = label_free(encoder, real, seen, params, compute)
+        unlabelled, _ = label_free.measures(encoder, real, None, params, compute)
         return Judged({}, unlabelled, note, {name: (columns, []) for name, columns in empty.items()})
     with bar("linear evaluation", len(BUDGETS) + YARDSTICKS + 1, "measure") as progress:
         found = compare(encoder, real, rows, tuple(BUDGETS), params, compute, progress)
-        clean = found.validation[:CLEAN]
-        unlabelled = label_free(encoder, real, clean, params, compute)
+        unlabelled, images = label_free.measures(encoder, real, found.validation, params, compute)
         progress.update()
     actual = real.labels[rows["test"]]
     top1 = {name: probes.accuracy(found.predicted["encoder", labels], actual) for labels, name in BUDGETS.items()}
     metrics = found.metrics | top1
-    objects = min(OBJECTS, len(clean))
+    further = {}
+    if online is not None:
+        metrics["online"] = probes.accuracy(linear_probe.predict(online, found.test), actual)
+        further["online"] = "the layer that learned the train labels beside the pretraining, of all views; last"
+    if params.offline:
+        labelled = real.images[rows["train"]], real.labels[rows["train"]]
+        layer = offline_probe.train(encoder, labelled, len(real.classes), params, compute)
+        metrics["offline"] = probes.accuracy(linear_probe.predict(layer, found.test), actual)
+        further["offline"] = offline_probe.told(params)
     protocol = found.protocol | {
         "fixed_labels": len(rows["labelled"]),
         "few_labels": {name: len(rows[name]) for name in FEW},
-        "label_free": f"{len(clean):,} validation images as they are (rankme, uniformity), {objects:,} in {VIEWS} "
-        f"views of strength {params.view_strength:g} (lidar; alignment and connectivity: in two)",
+        **further,
+        "label_free": images,
     }
     tables, told = _tables(real.classes, actual, found.predicted["encoder", "train"].numpy())
     tables["grid"] = ([*point, "top1"], [{**point, "top1": metrics["top1"]}])
@@ -96,8 +109,12 @@ def judge(encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, 
 
 
 def untold(real: shards.RealSet, rows: dict[str, np.ndarray]) -> str:
-    """Why no probe can be trained or judged on these rows (name -> int64); empty if one can."""
-    few = [name for name, found in rows.items() if len(found) < 2]
+    """Why no probe can be trained or judged on these rows (name -> int64); empty if one can.
+
+    Without any validation image one can, if there is none without a label either.
+    """
+    spared = [] if len(real.rows(shards.VALIDATION)) else ["validation"]
+    few = [name for name, found in rows.items() if len(found) < 2 and name not in spared]
     if few:
         return f"fewer than two images of {', '.join(few)} have a label"
     alike = np.unique(real.labels[np.concatenate(list(rows.values()))])
@@ -183,7 +200,7 @@ def compare(
     protocol = _protocol(rows, right, l2, params, real.images.shape[1:3])
     if classes > 5:
         protocol["clsp_top5"] = round(clsp_probe.top(clsp, labels["test"], 5), 4)
-    return Compared(predicted, metrics, protocol | {"encoder_sha256": encoder.card["sha256"]}, validation)
+    return Compared(predicted, metrics, protocol | {"encoder_sha256": encoder.card["sha256"]}, validation, test)
 
 
 def _protocol(rows: dict, right: dict, l2: dict, params: LinearEval, size: tuple[int, int]) -> dict:
@@ -198,7 +215,7 @@ def _protocol(rows: dict, right: dict, l2: dict, params: LinearEval, size: tuple
         "train_labels": len(rows["train"]),
         "validation_images": len(rows["validation"]),
         "probe": "multinomial logistic regression, mean cross-entropy + l2/2 |W|^2, features standardised; "
-        "l2 by validation top-1",
+        f"l2 {_chosen(rows, params)}",
         "l2": l2,
         "pixels": f"averaged to {LARGEST} x {LARGEST}" if max(size) > LARGEST else "as they are",
         "knn": {"k": probes.KNN_K, "temperature": probes.KNN_TEMPERATURE, "bank": "train"},
@@ -208,6 +225,15 @@ def _protocol(rows: dict, right: dict, l2: dict, params: LinearEval, size: tuple
         "over_untrained": over("untrained"),
         "differences": "paired by test image, normal, 95 %",
     }
+
+
+def _chosen(rows: dict, params: LinearEval) -> str:
+    """How the regularisation was chosen."""
+    if len(params.l2) == 1:
+        return "as given"
+    if len(rows["validation"]):
+        return "by validation top-1"
+    return f"by top-1 in {linear_probe.FOLDS}-fold cross-validation on the images learned from; no validation"
 
 
 def _once(probe: Callable[[], tuple[torch.Tensor, float]], of: dict, compute: Compute) -> tuple[torch.Tensor, float]:
@@ -221,38 +247,6 @@ def _once(probe: Callable[[], tuple[torch.Tensor, float]], of: dict, compute: Co
 
     found = files.read_json(store.once("baseline", {"probe": probe.__name__, **parts}, make) / "probe.json")
     return torch.tensor(found["predicted"]), found["l2"]
-
-
-def label_free(
-    encoder: backbones.Encoder, real: shards.RealSet, clean: torch.Tensor, params: LinearEval, compute: Compute
-) -> dict[str, float]:
-    """Measures without labels on the first validation images, whose features are `clean` (n, D).
-
-    Views are those of the encoder's own family of augmentations at strength `params.view_strength`, so that encoders
-    trained at different strengths are looked at alike.
-    """
-    batch = torch.from_numpy(real.part(shards.VALIDATION)[0][: min(len(clean), OBJECTS)])
-    chosen = [recipes.recipe(at_strength(encoder, params.view_strength), view % 2) for view in range(VIEWS)]
-    seen = []
-    for first in range(0, len(batch), CHUNK):
-        draw = seeds.generator(params.seed, "label-free views", first)
-        views = recipes.views(batch[first : first + CHUNK], chosen, draw)
-        seen.append(torch.stack([probes.embed(encoder, view, compute) for view in views], dim=1))
-    views = torch.cat(seen)  # images views D
-    return {
-        "rankme": probes.rankme(clean),
-        "lidar": probes.lidar(views),
-        "alignment": probes.alignment(views[:, 0], views[:, 1]),
-        "uniformity": probes.uniformity(clean),
-        "connectivity": probes.connectivity(views[:, 0], views[:, 1]),
-    }
-
-
-def at_strength(encoder: backbones.Encoder, strength: float) -> Augment:
-    """The family and form of augmentation that an encoder was trained with, at this strength and as that gives it."""
-    own = {"interpolation": "bicubic"} | encoder.card["augment"]  # which older encoders' cards do not name
-    kept = {name: own[name] for name in KEPT} | {"replace": 0.0, "replaced": "second"}  # every view is of the image
-    return Augment(**dict.fromkeys(own) | kept | {"strength": strength})
 
 
 def small(images: np.ndarray) -> np.ndarray:

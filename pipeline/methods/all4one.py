@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.core import seeds
-from pipeline.engine.distributed import gather
+from pipeline.engine.distributed import gather, of_part
 from pipeline.engine.loop import Phase, groups_of
 from pipeline.methods import MomentumMethod
 from pipeline.methods.losses import of_neighbours, symmetric, unit_rows
@@ -52,7 +52,7 @@ class All4One(MomentumMethod):
         z = gather([each.float() for each in z])
         keys = unit_rows(map(self.momentum_encoder, batch))
         near = [nearest(each, self.queue.keys[0], NEIGHBOURS) for each in keys]  # B 5 D
-        with seeds.scope(self.seed, "dropout", step):  # every process draws the masks of all rows
+        with seeds.scope(self.seed, "dropout", of_part(step)):  # every process draws the masks of all rows
             centroids = [self.centroid(each) for each in near]
             moved = [
                 self.centroid(torch.cat([one[:, None], five[:, :-1]], dim=1))
@@ -67,6 +67,11 @@ class All4One(MomentumMethod):
         }
         self.queue.add(keys[0][None])
         return {"loss": sum(terms.values()) / 2, **terms, "agreement": neighbours["agreement"]}
+
+    def after_step(self, step: int, progress: float) -> None:
+        """Update the momentum encoder, and let the keys of the step join the queue."""
+        super().after_step(step, progress)
+        self.queue.advance()
 
     def centroid(self, sequence: torch.Tensor) -> torch.Tensor:
         """The output of attention at the first of five vectors (B, 5, D): unit vectors, float32 (B, D)."""

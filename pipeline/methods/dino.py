@@ -56,6 +56,7 @@ class DINO(MomentumMethod):
         self.projector = Head(encoder.width, params.hidden_dim, params.bottleneck_dim, params.output_dim)
         self.momentum_encoder = MomentumEncoder(self.network, params.momentum_start, params.momentum_end)
         self.register_buffer("center", torch.zeros(params.output_dim))
+        self.seen: list[torch.Tensor] = []  # the teacher's mean scores in this step, which move the centre after it
 
     def phases(self) -> list[Phase]:
         """The last layer is a separate group: fused optimizers want gradients for all or none of a group."""
@@ -63,15 +64,22 @@ class DINO(MomentumMethod):
         return [Phase([*usual, Group([self.projector.last.weight])], self.loss)]
 
     def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
-        """batch: two large views, then the small ones, float (B, C, h, w) each. The centre moves afterwards."""
+        """batch: two large views, then the small ones, float (B, C, h, w) each. The centre moves after the step."""
         params = self.params
         student = self.projector(multi_crop(self.encoder, batch), frozen=step < params.freeze_steps)
         student = gather(student.chunk(len(batch)))
         teacher = gather(self.momentum_encoder(torch.cat(batch[:2])).chunk(2))
         sharp = teacher_temperature(params, step)
         targets = [((scores - self.center) / sharp).softmax(dim=1) for scores in teacher]
-        self.center.lerp_(torch.cat(teacher).mean(dim=0), 1 - params.center_momentum)  # equation 4
+        self.seen.append(torch.cat(teacher).mean(dim=0))
         return distillation(student, targets, params.temperature)
+
+    def after_step(self, step: int, progress: float) -> None:
+        """Update the teacher, and move the centre (equation 4)."""
+        super().after_step(step, progress)
+        if self.seen:
+            self.center.lerp_(torch.stack(self.seen).mean(dim=0), 1 - self.params.center_momentum)
+            self.seen.clear()
 
 
 def teacher_temperature(params: Params, step: int) -> float:

@@ -79,8 +79,8 @@ class MixedAE(Method):
         params = self.params
         images = self.encoder.normalised(batch[0])
         if len(images) % self.together:
-            what = f"{len(images)} images a process are no whole groups of mixed_ae.sources {self.together}"
-            raise UserError(what, "PIPELINE_LAUNCH", "start fewer processes")
+            what = f"{len(images)} images a process or part are no whole groups of mixed_ae.sources {self.together}"
+            raise UserError(what, "PIPELINE_LAUNCH", "start fewer processes, or lower pretrain.accumulate")
         maps = self.maps(len(images) // self.together, self.encoder.backbone.patch_embed.num_patches, step)
         maps = maps.to(images.device)
         if params.mix == "full":

@@ -27,7 +27,7 @@ class MoCo(MomentumMethod):
         return self.contrast(unit_rows(map(self.network, batch)), batch)
 
     def contrast(self, queries: list[torch.Tensor], batch: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """InfoNCE of the first two views in both directions. Their keys join the queues afterwards.
+        """InfoNCE of the first two views in both directions. Their keys join the queues after the step.
 
         queries: unit vectors, float32 (B, D), of each view.
         """
@@ -36,3 +36,8 @@ class MoCo(MomentumMethod):
         found = symmetric(lambda i, j: info_nce(queries[i], keys[j], queues[j], temperature))
         self.queue.add(torch.stack(keys))
         return found
+
+    def after_step(self, step: int, progress: float) -> None:
+        """Update the momentum encoder, and let the keys of the step join the queues."""
+        super().after_step(step, progress)
+        self.queue.advance()

@@ -24,7 +24,7 @@ class NNCLR(Method):
         self.queue = Queue(1, params.queue_size, out, seeds.generator(seed, "queue"))
 
     def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
-        """batch: two views, float (B, C, H, W) each. Equation 3, mean of both ways; view 0 joins the queue after."""
+        """batch: two views, float (B, C, H, W) each. Equation 3, mean of both ways; view 0 joins the queue."""
         z = [self.network(view) for view in batch]
         p = unit_rows(map(self.predictor, z))
         z = unit_rows(each.detach() for each in z)
@@ -32,3 +32,7 @@ class NNCLR(Method):
         found = symmetric(lambda i, j: of_neighbours(neighbours[i], p[j], self.params.temperature))
         self.queue.add(z[0][None])
         return found
+
+    def after_step(self, step: int, progress: float) -> None:
+        """Let the projections of the step join the queue."""
+        self.queue.advance()

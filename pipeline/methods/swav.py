@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.core import seeds
-from pipeline.engine.distributed import gather
+from pipeline.engine.distributed import gather, parts
 from pipeline.engine.loop import Group, Phase, groups_of
 from pipeline.methods import Method, multi_crop_views
 from pipeline.methods.losses import cross_prediction
@@ -42,9 +42,14 @@ class SwAV(Method):
         return [Phase([*usual, Group([self.prototypes.weight])], self.loss)]
 
     def after_step(self, step: int, progress: float) -> None:
-        """Normalise the prototypes again if they moved; a second normalisation could change their last bits."""
+        """Normalise the prototypes again if they moved, and let the step's projections join the queue.
+
+        A second normalisation could change the prototypes' last bits.
+        """
         if step >= self.params.freeze_steps:
             self.normalise()
+        if self.queue is not None:
+            self.queue.advance()
 
     @torch.no_grad()
     def normalise(self) -> None:
@@ -52,13 +57,13 @@ class SwAV(Method):
         self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
 
     def loss(self, batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
-        """batch: two large views, then the small ones, float (B, C, h, w) each. Projections join the queue after."""
+        """batch: two large views, then the small ones, float (B, C, h, w) each. Projections join the queue."""
         params, prototypes = self.params, self.prototypes.weight  # K D
         if step < params.freeze_steps:
             prototypes = prototypes.detach()
         z = self.projector(multi_crop(self.encoder, batch)).float()
         z = gather(F.normalize(z, dim=1).chunk(len(batch)))
-        full = step * len(z[0]) >= params.queue_size
+        full = step * parts() * len(z[0]) >= params.queue_size
         with torch.autocast(z[0].device.type, enabled=False):  # which would round the similarities to bf16
             scores = [each @ prototypes.T for each in z]  # B K
             rows = scores[:2]

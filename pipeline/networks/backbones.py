@@ -1,20 +1,22 @@
-"""Encoders: a ResNet of torchvision's blocks with the small-image stem, or timm's ViT; saved with a card.
+"""Encoders: a ResNet of torchvision's blocks and any width, or timm's ViT; saved with a card.
 
-The ResNet's width 64 with blocks 2-2-2-2 and 3 channels has the parameters of torchvision's `resnet18` (stem: 3x3,
-stride 1, no max-pool; no classifier). vit.py has the ViT.
+Width 64 and 3 channels with blocks 2-2-2-2 have the parameters of torchvision's `resnet18` but for stem and classifier,
+with bottlenecks 3-4-6-3 those of `resnet50`; with stem 7x7 all but the classifier. vit.py has the ViT.
 """
 
 import math
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
-from torchvision.models.resnet import BasicBlock
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from pipeline.core import files, seeds, weights
 from pipeline.core.errors import UserError
+from pipeline.networks.heads import ONLINE
 from pipeline.params.schema import Backbone
 from pipeline.params.training import unfit
 
@@ -23,23 +25,46 @@ _BEYOND = 0.01  # how far a view's values may leave [0, 1] by rounding
 _CARD = {"kind": str, "width": int, "mean": list, "std": list, "seed": int, "sha256": str}
 
 
-class SmallResNet(nn.Module):
-    """ResNet of basic blocks for images of about 32 pixels: (N, C, H, W) -> (N, 8 width).
+_BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
+_OLDER = {"stem": "3x3", "block": "basic"}  # of a ResNet whose card does not say
+
+
+@dataclass(frozen=True)
+class Stem:
+    """How a ResNet begins: kernel, stride and padding of its first convolution, and whether max-pooling follows."""
+
+    kernel: int
+    stride: int
+    padding: int
+    pool: bool
+
+
+STEMS = {
+    "3x3": Stem(3, 1, 1, pool=False),  # keeps the size (CLSP on CIFAR)
+    "3x3-pad2": Stem(3, 1, 2, pool=False),  # H + 2 (solo-learn and AdaInf on CIFAR)
+    "3x3-pool": Stem(3, 1, 1, pool=True),  # H / 2 (CLSP on STL-10)
+    "7x7": Stem(7, 2, 3, pool=True),  # H / 4 (He et al., CVPR 2016, on ImageNet)
+}
+
+
+class ResNet(nn.Module):
+    """ResNet: (N, C, H, W) -> (N, 8 width) with basic blocks, (N, 32 width) with bottlenecks.
 
     torchvision's `ResNet` builds width 64 only; its blocks have any width, and modules and first weights here are in
     the same order.
     """
 
-    def __init__(self, width: int, blocks: list[int], channels: int):
+    def __init__(self, width: int, blocks: list[int], channels: int, block: str, stem: str):
         super().__init__()
-        # Padding 1 keeps the size, as in CLSP; solo-learn and AdaInf pad by 2 and get H + 2 (decisions-computation.md).
-        self.conv1 = nn.Conv2d(channels, width, kernel_size=3, padding=1, bias=False)
+        kind, first = _BLOCKS[block], STEMS[stem]
+        self.conv1 = nn.Conv2d(channels, width, first.kernel, first.stride, first.padding, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = _stage(width, width, blocks[0], stride=1)
-        self.layer2 = _stage(width, 2 * width, blocks[1], stride=2)
-        self.layer3 = _stage(2 * width, 4 * width, blocks[2], stride=2)
-        self.layer4 = _stage(4 * width, 8 * width, blocks[3], stride=2)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if first.pool else nn.Identity()
+        self.layer1 = _stage(kind, width, width, blocks[0], stride=1)
+        self.layer2 = _stage(kind, kind.expansion * width, 2 * width, blocks[1], stride=2)
+        self.layer3 = _stage(kind, kind.expansion * 2 * width, 4 * width, blocks[2], stride=2)
+        self.layer4 = _stage(kind, kind.expansion * 4 * width, 8 * width, blocks[3], stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -48,18 +73,18 @@ class SmallResNet(nn.Module):
             self.to(memory_format=torch.channels_last)  # 1.4 times the steps a second on a CPU in bf16; same values
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.avgpool(x).flatten(1)
 
 
-def _stage(fan_in: int, fan_out: int, blocks: int, stride: int) -> nn.Sequential:
-    """Basic blocks of one resolution, the first with a projection of its input where the shapes differ."""
-    projection = None
-    if stride != 1:
+def _stage(kind: type[BasicBlock | Bottleneck], fan_in: int, planes: int, blocks: int, stride: int) -> nn.Sequential:
+    """Blocks of one resolution, the first with a projection of its input where the shapes differ."""
+    fan_out, projection = kind.expansion * planes, None
+    if stride != 1 or fan_in != fan_out:
         projection = nn.Sequential(nn.Conv2d(fan_in, fan_out, 1, stride, bias=False), nn.BatchNorm2d(fan_out))
-    first = BasicBlock(fan_in, fan_out, stride, projection)
-    return nn.Sequential(first, *[BasicBlock(fan_out, fan_out) for _ in range(blocks - 1)])
+    first = kind(fan_in, planes, stride, projection)
+    return nn.Sequential(first, *[kind(fan_out, planes) for _ in range(blocks - 1)])
 
 
 def _checked(x: torch.Tensor, channels: int, look: bool) -> torch.Tensor:
@@ -96,7 +121,9 @@ class Encoder(nn.Module):
     @property
     def width(self) -> int:
         """Length of a feature vector."""
-        return {"resnet": 8, "vit": 1}[self.card["kind"]] * self.card["width"]
+        if self.card["kind"] == "vit":
+            return self.card["width"]
+        return 8 * _BLOCKS[self.card["block"]].expansion * self.card["width"]
 
     def normalised(self, x: torch.Tensor) -> torch.Tensor:
         """What the backbone sees of images, float (N, C, H, W) in [0, 1]."""
@@ -109,14 +136,16 @@ class Encoder(nn.Module):
         return self.backbone(self.normalised(x))
 
 
-def resnet(width: int, blocks: list[int]) -> Backbone:
+def resnet(width: int, blocks: list[int], block: str = "basic", stem: str = "3x3") -> Backbone:
     """The parameters of a ResNet."""
-    return Backbone(kind="resnet", width=width, blocks=blocks, depth=None, heads=None, patch=None)
+    none = dict.fromkeys(("depth", "heads", "patch"))
+    return Backbone(kind="resnet", width=width, stem=stem, block=block, blocks=blocks, **none)
 
 
 def vit(width: int, depth: int, heads: int, patch: int) -> Backbone:
     """The parameters of a ViT."""
-    return Backbone(kind="vit", width=width, blocks=None, depth=depth, heads=heads, patch=patch)
+    none = dict.fromkeys(("stem", "block", "blocks"))
+    return Backbone(kind="vit", width=width, depth=depth, heads=heads, patch=patch, **none)
 
 
 def build(params: Backbone, mean: list[float], std: list[float], seed: int, size: int | None = None) -> Encoder:
@@ -148,7 +177,7 @@ def _network(card: dict) -> nn.Module:
     if faults:
         raise ValueError("; ".join(faults))
     if params.kind == "resnet":
-        return SmallResNet(params.width, params.blocks, channels)
+        return ResNet(params.width, params.blocks, channels, params.block, params.stem)
     from pipeline.networks.vit import SmallViT  # and with it timm, which takes its time
 
     return SmallViT(params.width, params.depth, params.heads, params.patch, size, channels)
@@ -178,12 +207,22 @@ def save(encoder: Encoder, folder: Path, **facts: object) -> None:
     files.write_sealed(Path(folder) / "card.json", {**encoder.card, **facts, "sha256": digest})
 
 
+def load_online_head(folder: Path, encoder: Encoder, classes: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """(classes, width) and (classes,) of the layer that learned labels beside an encoder; None if there is none."""
+    path = Path(folder) / ONLINE
+    if not path.exists():
+        return None
+    layer = weights.load(path, lambda: nn.Linear(encoder.width, classes))
+    return layer.weight.detach(), layer.bias.detach()
+
+
 def load(folder: Path) -> Encoder:
     """The encoder in a folder that `save` wrote, in evaluation mode; refuses other weights than the card's."""
     folder = Path(folder)
     if not (folder / "card.json").exists():
         raise UserError("no encoder yet", folder, "run `dvc repro pretrain`, or `python -m stages.pretrain`")
     card = files.read_sealed(folder / "card.json", "pretrain", _CARD)
+    card = (_OLDER if card["kind"] == "resnet" else dict.fromkeys(_OLDER)) | card
     files.check_digests(folder, {"encoder.safetensors": card["sha256"]}, "card.json", "pretrain")
     numbers = [*card["mean"], *card["std"]]
     if len(card["mean"]) != len(card["std"]) or not all(isinstance(x, float) and math.isfinite(x) for x in numbers):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+ONLINE = "online_head.safetensors"  # beside an encoder, if a linear layer learned the labels while it was pretrained
 COLLAPSED = 0.03  # a `spread` of features; untrained encoders of the default have about .1
 
 
@@ -69,14 +70,21 @@ class Queue(nn.Module):
         drawn = torch.randn((kinds, size, dim), generator=draw)
         self.register_buffer("keys", nn.functional.normalize(drawn, dim=2))
         self.register_buffer("place", torch.zeros((), dtype=torch.int64))
+        self.waiting: list[torch.Tensor] = []
+
+    def add(self, keys: torch.Tensor) -> None:
+        """Have these keys, float (kinds, B, D), join at the end of the step; its loss still needs the old ones."""
+        self.waiting.append(keys.detach())
 
     @torch.no_grad()
-    def add(self, keys: torch.Tensor) -> None:
-        """Replace the oldest keys by these, float (kinds, B, D)."""
-        size = self.keys.shape[1]
+    def advance(self) -> None:
+        """After a step: replace the oldest keys by those that were added in it."""
+        if not self.waiting:
+            return
+        keys, size = torch.cat(self.waiting, dim=1), self.keys.shape[1]
+        self.waiting.clear()
         places = (self.place + torch.arange(keys.shape[1], device=keys.device)) % size
-        # Not in place: the gradient of the current loss still needs the old keys.
-        self.keys = self.keys.index_copy(1, places, keys)
+        self.keys.index_copy_(1, places, keys)
         self.place.add_(keys.shape[1]).remainder_(size)
 
 

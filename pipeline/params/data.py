@@ -58,8 +58,8 @@ class Dataset(Section):
     """Test images taken from a folder; null if it has train/ and test/, and for a named set."""
     train_size: Count
     """Real images that the generator and the encoder are trained on."""
-    validation_size: Several
-    """Validation images, for every choice; no generator or encoder sees them."""
+    validation_size: CountOrZero
+    """Validation images, for every choice, that no generator or encoder sees; 0: the probe cross-validates on train."""
     labelled_size: Count
     """Labelled images of the second linear probe, the same whatever `train_size` is."""
     spare_size: CountOrZero
@@ -98,8 +98,9 @@ class Dataset(Section):
     @rule
     def spread(self) -> Faults:
         """One image has no spread."""
-        if self.spare_size == 1:
-            yield "spare_size", "must be 0 or at least 2, not 1"
+        for name in ("validation_size", "spare_size"):
+            if getattr(self, name) == 1:
+                yield name, "must be 0 or at least 2, not 1"
 
 
 class Inflation(Section):

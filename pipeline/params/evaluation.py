@@ -1,11 +1,13 @@
 """How generated images and encoders are judged."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from pipeline.params.data import Dataset, SetName, its_own, labelled
 from pipeline.params.ranges import Count, CountOrZero, Positive, Seed, Several, Share, Strength
 from pipeline.params.training import Training
-from pipeline.params.types import Faults, Section, rule
+from pipeline.params.types import Faults, Section, rule, told
 
 
 class Quality(Section):
@@ -31,13 +33,28 @@ class LinearEval(Section):
     """The linear probe on frozen features, and measures without labels."""
 
     l2: list[Positive] = Field(min_length=1)
-    """Regularisation strengths of the probe; the best on validation is taken."""
+    """Regularisation strengths of the probe; the best on validation is taken, without one in cross-validation."""
     clsp_lr: Positive
     """Learning rate of CLSP's protocol (1; 10 for CLSP's MoCo on CIFAR-100)."""
     view_strength: Strength
     """`augment.strength` of the views that measures without labels look at: one for all encoders to be compared."""
+    offline: Literal["sgd", "lars"] | None
+    """Also solo-learn's protocol: a linear layer trained by this on features of random crops and flips; null: not."""
+    offline_lr: Positive | None
+    """Its learning rate, of batches of 256 (solo-learn's SGD: 0.3 to 1; AdaInf's LARS: 0.2)."""
+    offline_epochs: Count | None
+    """Its epochs (100)."""
     seed: Seed
-    """Seed of these views and of CLSP's protocol."""
+    """Seed of these views, of CLSP's and of the offline protocol."""
+
+    @rule
+    def offline_numbers(self) -> Faults:
+        """The offline protocol has its rate and length, if it is asked for."""
+        for name in ("offline_lr", "offline_epochs"):
+            given = getattr(self, name)
+            if (self.offline is None) != (given is None):
+                wanted = f"a number with offline {self.offline}" if self.offline else "null without offline"
+                yield name, f"must be {wanted}, not {told(given)}"
 
 
 class TransferSet(Section):
@@ -49,12 +66,18 @@ class TransferSet(Section):
     """Where its files are; a dependency, so it must exist."""
     train_size: Count
     """Images with labels to learn from."""
-    validation_size: Several
-    """Validation images, for the choice of the regularisation."""
+    validation_size: CountOrZero
+    """Validation images, for the choice of the regularisation; 0: by cross-validation on the train images."""
     test_size: Several | None
     """Test images taken from a folder; null if it has train/ and test/, and for a named set."""
     seed: Seed
     """Seed of the split."""
+
+    @rule
+    def spread(self) -> Faults:
+        """One image chooses nothing."""
+        if self.validation_size == 1:
+            yield "validation_size", "must be 0 or at least 2, not 1"
 
     @rule
     def test_part(self) -> Faults:

@@ -8,6 +8,8 @@ from pipeline.params.parts import Queue
 from pipeline.params.positives import KINDS
 from pipeline.params.types import Faults, told
 
+ALONE = ("moco", "clsp_moco", "dino")  # on a ViT no image of a batch changes what another one adds to the loss
+
 
 def chosen(p) -> tuple[str, object]:
     """The method's name and its section."""
@@ -46,6 +48,21 @@ def long_queue(p) -> str:
         return ""
     what = f"{method}.queue_size {own.queue_size} is long for so few images"
     return f"warning: {what}: {100 * chance:.0f} % of the anchors meet an old key of their own image in the queue"
+
+
+def parted(p) -> str:
+    """A warning where a batch in parts is not the same step as the batch at once; "" otherwise."""
+    method, parts = p.pretrain.method, p.pretrain.accumulate
+    alone = p.pretrain.backbone.kind == "vit" and (method in ALONE or (method == "mixed_ae" and not p.mixed_ae.mixing))
+    if parts == 1 or alone:
+        return ""
+    each = p.pretrain.batch_size // parts
+    return f"warning: pretrain.accumulate {parts}: batch statistics, negatives and codes are of {each} images at a time"
+
+
+def warnings(p) -> list[str]:
+    """What may surprise, though it runs."""
+    return [said for warn in (long_queue, parted) if (said := warn(p))]
 
 
 def third_view(p) -> Faults:
@@ -97,6 +114,9 @@ def mixed_ae(p) -> Faults:
         yield ("compute", "compile"), "must be false with method mixed_ae, whose forward pass is not the one compiled"
     if p.augment.replace > 0 and p.augment.replaced == "second":
         yield ("augment", "replaced"), "must be both with method mixed_ae, which has no second view, not second"
+    if p.pretrain.online_head is not None:
+        what = f"whose encoder sees no whole image, not {p.pretrain.online_head}"
+        yield ("pretrain", "online_head"), f"must be null with method mixed_ae, {what}"
 
 
 def mixing(p) -> Faults:
@@ -106,6 +126,9 @@ def mixing(p) -> Faults:
     own, batch = p.mixed_ae, p.pretrain.batch_size
     if own.mixing and batch % own.sources:
         yield ("pretrain", "batch_size"), f"{batch} is not a multiple of mixed_ae.sources {own.sources}"
+    elif own.mixing and batch % (own.sources * p.pretrain.accumulate):
+        parts = f"{p.pretrain.accumulate} parts of pretrain.batch_size {batch}"
+        yield ("pretrain", "accumulate"), f"{parts} are no whole groups of mixed_ae.sources {own.sources}"
     for name in () if own.mixing else ("attention", "segments", "contrast"):
         given = getattr(own, name)
         if given:
@@ -154,6 +177,9 @@ def joint(p) -> Faults:
         yield ("joint_gan", "margin_start"), f"{own.margin_start} > joint_gan.margin_end {own.margin_end}"
     if own.monitor_images > p.dataset.train_size:
         yield ("joint_gan", "monitor_images"), f"{own.monitor_images} > dataset.train_size {p.dataset.train_size}"
+    if p.pretrain.accumulate > 1:
+        what = f"must be 1 with joint_gan, whose players share a batch, not {p.pretrain.accumulate}"
+        yield ("pretrain", "accumulate"), what
     if own.snapshots > p.pretrain.steps + 1:
         yield ("joint_gan", "snapshots"), f"{own.snapshots} > pretrain.steps {p.pretrain.steps} + 1"
 

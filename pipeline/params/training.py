@@ -65,18 +65,25 @@ class Training(Section):
             yield "warmup_lr", f"must be null with warmup_steps 0, not {self.warmup_lr}"
 
 
-OF_KIND = {"resnet": ("blocks",), "vit": ("depth", "heads", "patch")}  # fields that one kind of backbone has alone
+OF_KIND = {
+    "resnet": ("stem", "block", "blocks"),
+    "vit": ("depth", "heads", "patch"),
+}  # fields that one kind of backbone has alone
 
 
 class Backbone(Section):
-    """The encoder's network: a ResNet with the small-image stem, or a vision Transformer."""
+    """The encoder's network: a ResNet or a vision Transformer."""
 
     kind: Literal["resnet", "vit"]
     """Which of the two."""
     width: Count
-    """Channels of the ResNet's first stage (ResNet-18: 64), or width of the ViT's tokens."""
+    """Channels of the ResNet's first stage (ResNet-18 and -50: 64), or width of the ViT's tokens."""
+    stem: Literal["3x3", "3x3-pad2", "3x3-pool", "7x7"] | None
+    """First layers of the ResNet: 3x3 (CLSP on CIFAR), -pad2 (solo-learn), -pool (STL-10), 7x7 (ImageNet)."""
+    block: Literal["basic", "bottleneck"] | None
+    """Blocks of the ResNet: `basic` (ResNet-18), or `bottleneck` (ResNet-50), with four times the features."""
     blocks: Annotated[list[Depth], Field(min_length=4, max_length=4)] | None
-    """Basic blocks in each of the ResNet's four stages (ResNet-18: 2, 2, 2, 2); null with a ViT."""
+    """Blocks in each of the ResNet's four stages (ResNet-18: 2, 2, 2, 2; ResNet-50: 3, 4, 6, 3)."""
     depth: Depth | None
     """Blocks of the ViT; null with a ResNet."""
     heads: Count | None
@@ -142,6 +149,10 @@ class Pretrain(Training):
     """Whether LARS takes no longer step than the rate itself (solo-learn: clip_lr); null with the others."""
     decay_vectors: bool
     """Decay biases and normalisation too, as solo-learn and CLSP do under SGD; under LARS adapt their steps, too."""
+    accumulate: Count
+    """Parts in which a batch passes, so that memory holds one; negatives and batch statistics are of a part."""
+    online_head: Positive | None
+    """Rate, a multiple of `lr`, of a linear layer that learns labels beside the encoder, to be logged; null: none."""
     evaluate_every: Count
     """Steps between kNN measurements on the validation images, a multiple of `log_every`."""
 
@@ -156,11 +167,13 @@ class Pretrain(Training):
                 yield name, f"must be {wanted}, not {told(value)}"
 
     @rule
-    def decay(self) -> Faults:
-        """timm's LARS adapts the steps of decayed weights only."""
-        if self.optimizer == "lars" and self.weight_decay == 0:
-            what = f"which scales the steps of decayed weights alone, not {self.weight_decay}"
-            yield "weight_decay", f"must be above 0 with lars, {what}"
+    def parts(self) -> Faults:
+        """Parts of a batch are equal, and of two images at least."""
+        each, rest = divmod(self.batch_size, self.accumulate)
+        if rest:
+            yield "accumulate", f"{self.accumulate} does not divide batch_size {self.batch_size}"
+        elif each < 2:
+            yield "accumulate", f"{self.accumulate} leaves {each} image of batch_size {self.batch_size} to a part"
 
     @rule
     def measurements(self) -> Faults:

@@ -88,6 +88,7 @@ def _curves() -> list[Markup]:
         ("generator", "loss", "Training the generator: loss"),
         ("pretrain", "loss", "Pretraining: loss"),
         ("validation", "validation_knn", "Pretraining: kNN on validation images, %"),
+        ("validation", "validation_online", "Pretraining: a linear layer beside on validation images, %"),
         ("validation", "rankme", "Pretraining: RankMe of train images, without labels"),
         ("validation", "feature_spread", "Pretraining: spread of the features, 0 where they have collapsed"),
     )
@@ -123,6 +124,8 @@ def _seen() -> list[Markup]:
     real = shards.read_real(Path("data/real"))
     encoder = backbones.load(Path("data/encoder")).to(params.compute.device)
     unseen, labels = (part[:ON_MAP] for part in real.part(shards.VALIDATION))
+    if not len(unseen):
+        return []
     train = real.part(shards.TRAIN)[0][:BANK]
     bank = np.concatenate([train, *shards.map_generated(Path("data/generated/inflation"))])[: len(train) + BANK]
     x = torch.nn.functional.normalize(probes.features(encoder, np.concatenate([unseen, bank]), params.compute), dim=1)

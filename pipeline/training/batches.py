@@ -56,6 +56,12 @@ class Batches:
         whole = self.draw.batch_size, local
         return recipes.views([images[found.tobytes()] for found in rows], self.recipes, random, whole)
 
+    def labels(self, step: int, answers: torch.Tensor) -> torch.Tensor:
+        """Of this process's rows of a step, int64 (b,): `answers` (n_real,) of real images, -1 of generated ones."""
+        drawn = torch.from_numpy(self.draw.rows(step)[distributed.share(self.draw.batch_size)])
+        real = drawn < self.draw.n_real
+        return torch.where(real, answers[drawn.where(real, 0)], -1)
+
     def _rows(self, drawn: np.ndarray, k: int, step: int) -> np.ndarray:
         """Rows of the bank that view k shows of the whole batch, int64 (B,)."""
         there = self.draw.n_real, self.draw.n_generated, self.candidates, self.augmentation.seed, step

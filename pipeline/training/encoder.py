@@ -2,7 +2,7 @@
 
 import collections
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pipeline import methods
-from pipeline.core import sources
+from pipeline.core import sources, weights
 from pipeline.core.errors import UserError
 from pipeline.core.progress import log
 from pipeline.data import mixture, shards
@@ -20,7 +20,7 @@ from pipeline.measures import probes
 from pipeline.networks import backbones, heads
 from pipeline.params.schema import Augment, Compute, Inflation, Pretrain
 from pipeline.params.types import Section
-from pipeline.training import stored
+from pipeline.training import online_head, stored
 from pipeline.training.batches import Batches, Images, replaced_views
 
 
@@ -54,6 +54,7 @@ def pretrain(
     method = methods.load(params.method).build(setting.method, encoder, params.seed, *given)
     candidates = _candidates(setting, method, images)
     positives = images.positives if candidates else []
+    head = _online_head(params, method, real)
 
     # The batches
     draw = mixture.mixture(len(train[0]), n_generated, setting.inflation, params.batch_size)
@@ -71,19 +72,25 @@ def pretrain(
             encoder.backbone.compile()
         distributed.synchronise(method)
         bank = shards.ImageBank(train[0], [*images.generated, *positives], compute.device)
+        batches = Batches(draw, bank, candidates, method.views, setting.augment)
+        phases, objects = phases_of(method, params.decay_vectors), {"method": method}
+        if head is not None:
+            answers = torch.from_numpy(train[1])
+            phases[-1] = head.beside(phases[-1], lambda step: batches.labels(step, answers), params.online_head)
+            objects["head"] = head.to(compute.device)
         task = loop.Task(
-            phases=method.phases(),
-            batch=Batches(draw, bank, candidates, method.views, setting.augment),
-            objects={"method": method},
+            phases=phases,
+            batch=batches,
+            objects=objects,
             before_step=method.before_step,
             after_step=method.after_step,
-            evaluate=lambda step: online(encoder, train, validation, compute),
+            evaluate=lambda step: validate(encoder, head, train, validation, compute),
         )
         plan = loop.Optimisation(
             params,
             lambda groups, lr: optimiser(params, groups, lr),
             evaluate_every=params.evaluate_every,
-            decay_all=params.decay_vectors,
+            parts=params.accumulate,
         )
         method.train()
         rows = loop.train(f"pretraining ({params.method})", task, plan, compute, folder, fingerprint)
@@ -91,7 +98,12 @@ def pretrain(
             return [], rows
         made_by = {"method": params.method, "augment": setting.augment.model_dump(), "fingerprint": fingerprint}
         backbones.save(encoder, folder, **made_by, candidates=candidates, **facts)
-        return ["encoder.safetensors", "card.json", *method.save_artifacts(folder, validation[0])], rows
+        names = ["encoder.safetensors", "card.json"]
+        if head is not None:
+            weights.save(folder / heads.ONLINE, head.layer)
+            names.append(heads.ONLINE)
+        shown = validation[0] if len(validation[0]) else train[0]
+        return [*names, *method.save_artifacts(folder, shown)], rows
 
     decided = {
         "params": params.model_dump(),
@@ -120,6 +132,23 @@ def _given(setting: Setting, train: np.ndarray, generator: Path | None) -> tuple
         fault = f"is a {kind} of source {source}, and {setting.pretrain.method} wants a trained {wanted}"
         raise UserError(fault, generator, "run `dvc repro generator`")
     return [methods.Given(generator, train, setting.augment)], card["files"]
+
+
+def _online_head(params: Pretrain, method: methods.Method, real: shards.RealSet) -> online_head.OnlineHead | None:
+    """The layer that learns labels beside, if one is asked for."""
+    if params.online_head is None:
+        return None
+    if not len(real.with_labels(real.rows(shards.TRAIN))):
+        raise UserError("no train image has a label", "pretrain.online_head", "set it to null")
+    return online_head.OnlineHead(method.encoder, method.views, len(real.classes), params.seed)
+
+
+def phases_of(method: methods.Method, decay_vectors: bool) -> list[loop.Phase]:
+    """What a step of the method optimises; decay_vectors: biases and normalisation are decayed and adapted, too."""
+    if not decay_vectors:
+        return method.phases()
+    alike = {"decay": True, "adapt": True}
+    return [replace(p, groups=[replace(group, **alike) for group in p.groups]) for p in method.phases()]
 
 
 def _candidates(setting: Setting, method: methods.Method, images: Images) -> int:
@@ -167,14 +196,21 @@ def optimiser(params: Pretrain, groups: list[dict], lr: float) -> torch.optim.Op
     return Lars(groups, lr=lr, momentum=params.momentum, **trust)
 
 
-def online(encoder: backbones.Encoder, train: shards.Part, validation: shards.Part, compute: Compute) -> dict:
-    """Top-1 of weighted kNN on the validation images, in percent, or RankMe where there are no labels; and the spread.
+def validate(
+    encoder: backbones.Encoder,
+    head: online_head.OnlineHead | None,
+    train: shards.Part,
+    validation: shards.Part,
+    compute: Compute,
+) -> dict:
+    """Top-1 of weighted kNN on the validation images, in percent, and of the online head, if there is one.
 
-    The neighbours are train images that have a label.
+    Where validation is empty or has no labels, RankMe of the train images. And the spread of the features. The
+    neighbours are train images that have a label.
     """
     images, labels = train
     known = labels >= 0
-    if not known.any() or validation[1].min() < 0:
+    if not known.any() or validation[1].min(initial=0) < 0 or not len(validation[1]):
         seen = probes.features(encoder, images, compute)
         judged = {"rankme": probes.rankme(seen)}
     else:
@@ -182,6 +218,8 @@ def online(encoder: backbones.Encoder, train: shards.Part, validation: shards.Pa
         bank, seen = x.split([int(known.sum()), len(validation[0])])
         votes = probes.knn(bank, torch.from_numpy(labels[known]), seen)
         judged = {"validation_knn": probes.accuracy(votes, validation[1])}
+        if head is not None:
+            judged["validation_online"] = probes.accuracy(head.predict(seen), validation[1])
     spread = float(heads.spread(seen))
     if spread < heads.COLLAPSED:
         log(f"COLLAPSED: features of all images are alike, their spread is {spread:.2f} (an untrained encoder's: 0.1)")

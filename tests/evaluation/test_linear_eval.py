@@ -12,7 +12,8 @@ from pipeline.networks import backbones
 from pipeline.params.schema import LinearEval
 from tests.toys import COMPUTE
 
-PARAMS = LinearEval(l2=[1e-3, 1e-1], clsp_lr=1.0, view_strength=2.0, seed=0)
+OFFLINE = dict.fromkeys(("offline", "offline_lr", "offline_epochs"))
+PARAMS = LinearEval(l2=[1e-3, 1e-1], clsp_lr=1.0, view_strength=2.0, seed=0, **OFFLINE)
 NO_AUGMENTATION = {
     "family": "symmetric",
     "form": "grey",
@@ -65,13 +66,13 @@ def store_of_its_own(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def judged(encoder, real):
-    return linear_eval.judge(encoder, real, PARAMS, COMPUTE)
+    return linear_eval.judge(encoder, None, real, PARAMS, COMPUTE)
 
 
 def judge_with(encoder, real, rows, change):
     labels = real.labels.copy()
     labels[rows] = change(labels[rows])
-    return linear_eval.judge(encoder, dataclasses.replace(real, labels=labels), PARAMS, COMPUTE)
+    return linear_eval.judge(encoder, None, dataclasses.replace(real, labels=labels), PARAMS, COMPUTE)
 
 
 def turn(labels):
@@ -86,7 +87,7 @@ def test_there_are_at_most_ten_numbers_and_all_are_finite(judged):
 
 def test_a_vit_is_judged_as_a_resnet_is_and_beside_its_own_self_untrained(real, judged, tmp_path):
     vit = make(tmp_path, backbones.vit(16, 1, 2, 4))
-    found = linear_eval.judge(vit, real, PARAMS, COMPUTE)
+    found = linear_eval.judge(vit, None, real, PARAMS, COMPUTE)
     assert set(found.metrics) == set(judged.metrics)
     assert all(math.isfinite(value) for value in (found.metrics | found.label_free).values())
     assert found.metrics["pixels"] == judged.metrics["pixels"]
@@ -183,10 +184,10 @@ def test_the_tables_agree_with_the_numbers(judged):
 def test_measures_of_views_see_every_encoder_in_the_same_ones(judged, encoder, real, tmp_path):
     """Whatever it was trained with: its own strength, and numbers set alone, do not count."""
     assert judged.label_free["alignment"] > 1e-3
-    assert linear_eval.judge(make(tmp_path, strength=2.0), real, PARAMS, COMPUTE).label_free == judged.label_free
+    assert linear_eval.judge(make(tmp_path, strength=2.0), None, real, PARAMS, COMPUTE).label_free == judged.label_free
     alone = make(tmp_path, crop_min=0.01, blur=1.0)
-    assert linear_eval.judge(alone, real, PARAMS, COMPUTE).label_free == judged.label_free
-    still = linear_eval.judge(encoder, real, PARAMS.model_copy(update={"view_strength": 0.0}), COMPUTE).label_free
+    assert linear_eval.judge(alone, None, real, PARAMS, COMPUTE).label_free == judged.label_free
+    still = linear_eval.judge(encoder, None, real, PARAMS.model_copy(update={"view_strength": 0.0}), COMPUTE).label_free
     assert still["alignment"] == pytest.approx(0, abs=1e-6)
     assert still["connectivity"] == 0
     assert still["rankme"] == judged.label_free["rankme"]  # of the clean images
@@ -201,13 +202,13 @@ def test_what_does_not_depend_on_the_training_is_computed_once(judged, encoder, 
         return probe(train, *rest)
 
     monkeypatch.setattr(linear_probe, "linear_probe", counted)
-    assert linear_eval.judge(encoder, real, PARAMS, COMPUTE).metrics == judged.metrics
+    assert linear_eval.judge(encoder, None, real, PARAMS, COMPUTE).metrics == judged.metrics
     assert asked == [encoder.width] * 4  # all budgets of the encoder; not the untrained one, not the pixels
     asked.clear()
     judge_with(encoder, real, TRAIN, turn)
     assert sorted(asked) == [encoder.width] * 5 + [144]  # other labels, other baselines
     asked.clear()
-    linear_eval.judge(encoder, real, PARAMS.model_copy(update={"l2": [1e-2]}), COMPUTE)
+    linear_eval.judge(encoder, None, real, PARAMS.model_copy(update={"l2": [1e-2]}), COMPUTE)
     assert sorted(asked) == [encoder.width] * 5 + [144]
 
 
@@ -215,7 +216,7 @@ def test_train_images_without_a_label_are_passed_over(judged, encoder, real):
     found = judge_with(encoder, real, slice(0, 30, 3), lambda labels: -1)
     kept = np.setdiff1d(np.arange(150), np.arange(0, 30, 3))
     fewer = {name: getattr(real, name)[kept] for name in ("images", "labels", "split", "orig_index")}
-    expected = linear_eval.judge(encoder, dataclasses.replace(real, **fewer), PARAMS, COMPUTE)
+    expected = linear_eval.judge(encoder, None, dataclasses.replace(real, **fewer), PARAMS, COMPUTE)
     assert found.protocol["train_labels"] == 20
     assert found.metrics == pytest.approx(expected.metrics, rel=1e-5, abs=1e-6)
     assert found.metrics["top1"] != judged.metrics["top1"]
@@ -291,7 +292,7 @@ def test_large_images_are_averaged_for_the_pixel_probe_and_small_ones_left_alone
 
 
 def test_judging_twice_gives_the_same(judged, encoder, real):
-    again = linear_eval.judge(encoder, real, PARAMS, COMPUTE)
+    again = linear_eval.judge(encoder, None, real, PARAMS, COMPUTE)
     assert (again.metrics, again.protocol, again.tables) == (judged.metrics, judged.protocol, judged.tables)
 
 
@@ -302,7 +303,7 @@ def test_an_encoder_that_has_collapsed_is_judged_and_no_number_is_lost(judged, r
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.zero_()
-    found = linear_eval.judge(encoder, real, PARAMS, COMPUTE)
+    found = linear_eval.judge(encoder, None, real, PARAMS, COMPUTE)
     assert set(found.metrics) == set(judged.metrics)
     assert all(math.isfinite(value) for value in (found.metrics | found.label_free).values())
     assert found.metrics["top1"] == pytest.approx(100 / 3, abs=2)

@@ -71,6 +71,7 @@ def test_the_three_terms_are_those_of_the_description_and_the_first_views_keys_j
     assert found["centroids"].item() == pytest.approx(centroids, rel=1e-4)
     assert found["features"].item() == pytest.approx(features, rel=1e-4)
     assert found["loss"].item() == pytest.approx((neighbours + centroids + features) / 2, rel=1e-4)
+    built.after_step(0, 0.0)
     assert torch.allclose(built.queue.keys[0, :6], keys[0], atol=1e-6)
     assert torch.equal(built.queue.keys[:, 6:], queue[:, 6:])
 

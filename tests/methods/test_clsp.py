@@ -56,6 +56,7 @@ def test_clsp_moco_is_moco_of_two_views_and_lambda_times_the_distance_of_the_thi
     assert found["contrast"].item() == pytest.approx(contrast, rel=1e-5)
     assert found["alignment"].item() == pytest.approx(distance, rel=1e-5)
     assert found["loss"].item() == pytest.approx(contrast + 0.5 * distance, rel=1e-5)
+    method.after_step(0, 0.0)
     assert torch.allclose(
         method.queue.keys[:, :6], torch.stack(keys).float(), atol=1e-6
     )  # of two views, never of the third

@@ -118,6 +118,8 @@ def test_all_views_predict_what_the_teacher_says_of_the_others_large_ones_and_th
     found = method.loss(views, 1)
     assert found["loss"].item() == pytest.approx(loss, rel=1e-4)
     assert found["entropy"].item() == pytest.approx(entropy / math.log(9), rel=1e-4)
+    assert torch.equal(method.center, center)
+    method.after_step(1, 0.5)
     moved = 0.8 * center.double() + 0.2 * teacher.double().mean(dim=(0, 1))
     assert torch.allclose(method.center.double(), moved, atol=1e-6)
 

@@ -523,7 +523,7 @@ def test_groups_in_another_order_with_their_maps_are_the_same_loss(monkeypatch):
 
 def test_a_process_whose_images_are_no_whole_groups_is_refused():
     """The rule refuses such a batch, but two processes may share twelve images."""
-    with pytest.raises(UserError, match=r"6 images a process are no whole groups of mixed_ae\.sources 4"):
+    with pytest.raises(UserError, match=r"6 images a process or part are no whole groups of mixed_ae\.sources 4"):
         built().loss([images(6)], 0)
 
 

@@ -68,6 +68,8 @@ def test_the_loss_crosses_the_views_and_sees_the_queue_before_it_grows():
     first = by_the_paper(queries[0], keys[1], queue[1], 0.2)[0]  # the queue of the view that the keys are of
     second = by_the_paper(queries[1], keys[0], queue[0], 0.2)[0]
     assert built.loss(views, 0)["loss"].item() == pytest.approx((first + second) / 2, rel=1e-4)
+    assert torch.equal(built.queue.keys, queue)
+    built.after_step(0, 0.0)
     assert torch.allclose(built.queue.keys[:, :4], torch.stack(keys), atol=1e-6)
     assert torch.equal(built.queue.keys[:, 4:], queue[:, 4:])
 
@@ -77,6 +79,7 @@ def test_the_queue_is_first_in_first_out_and_goes_round():
     batches = [torch.full((2, 4, built.queue.keys.shape[2]), float(i)) for i in range(5)]
     for batch in batches:
         built.queue.add(batch)
+        built.queue.advance()
     assert built.queue.keys[0, :, 0].tolist() == [3.0] * 4 + [4.0] * 4 + [2.0] * 4
     assert torch.equal(*built.queue.keys)
     assert built.queue.place == 8

@@ -59,6 +59,7 @@ def test_a_view_agrees_with_the_neighbour_of_the_other_and_the_first_joins_the_q
     halves = [by_the_paper(slow_nearest(z[i], queue[0]), p[1 - i], 1.0)[0] for i in (0, 1)]
     assert halves[0] != pytest.approx(halves[1])
     assert built.loss(views, 0)["loss"].item() == pytest.approx(sum(halves) / 2, rel=1e-4)
+    built.after_step(0, 0.0)
     assert torch.allclose(built.queue.keys[0, :4], z[0], atol=1e-6)
     assert torch.equal(built.queue.keys[:, 4:], queue[:, 4:])
 

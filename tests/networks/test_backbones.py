@@ -195,6 +195,7 @@ OF_A_VIT = {"size": 12}  # as it is
         ({"blocks": [2**30, 1, 1, 1]}, r"do not fit"),
         ({"width": "4"}, r"width as int"),
         ({"blocks": None}, r"do not fit: blocks: must be given with kind resnet, not null"),
+        ({"stem": "5x5"}, r"do not fit"),
         ({"kind": "vit"}, r"do not fit: a ViT for images of None pixels"),
         ({"kind": "cnn"}, r"do not fit"),
         ({"kind": None}, r"kind as str"),
@@ -209,7 +210,7 @@ OF_A_VIT = {"size": 12}  # as it is
         (OF_A_VIT | {"size": 4 * 10**9}, r"do not fit"),
         (OF_A_VIT | {"size": -12}, r"do not fit: a ViT for images of -12 pixels"),
         (OF_A_VIT | {"heads": 3}, r"do not fit: heads: 3 do not divide width 8"),
-        (OF_A_VIT | {"kind": "resnet"}, r"do not fit: blocks: must be given with kind resnet"),
+        (OF_A_VIT | {"kind": "resnet"}, r"do not fit: stem: must be given with kind resnet"),
     ],
 )
 def test_weights_of_another_form_than_the_cards_are_refused_before_memory_is_taken(tmp_path, monkeypatch, change, says):

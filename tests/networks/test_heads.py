@@ -85,6 +85,7 @@ def test_a_queue_is_random_unit_vectors_of_its_seed_and_then_what_was_added_last
     assert not torch.equal(queue.keys[0], queue.keys[1])
     for i in range(4):
         queue.add(torch.full((2, 2, 3), float(i)))
+        queue.advance()
     assert queue.keys[1, :, 0].tolist() == [2.0, 3.0, 3.0, 1.0, 2.0]  # places 0 1 | 2 3 | 4 0 | 1 2
     assert queue.place == 3
     twin = made(1)

@@ -32,9 +32,10 @@ JOINT = GAN | {"pretrain.method": "joint_gan", "inflation.ratio": 0.0}
 SWAV, DINO = {"pretrain.method": "swav"}, {"pretrain.method": "dino"}
 LARS = {"pretrain.optimizer": "lars", "pretrain.trust_coefficient": 0.02, "pretrain.trust_clip": True}
 ADAMW = {"pretrain.optimizer": "adamw", "pretrain.beta2": 0.95}
-VIT = {"kind": "vit", "width": 24, "blocks": None, "depth": 2, "heads": 3, "patch": 4}
+VIT = {"kind": "vit", "width": 24, "stem": None, "block": None, "blocks": None, "depth": 2, "heads": 3, "patch": 4}
 VIT = {f"pretrain.backbone.{name}": value for name, value in VIT.items()}
 REPLACED = {"augment.replace": 0.5}
+OFFLINE = {"linear_eval.offline": "lars", "linear_eval.offline_lr": 0.2, "linear_eval.offline_epochs": 100}
 MIXED = VIT | {"pretrain.method": "mixed_ae"}
 MAE = MIXED | dict.fromkeys(("mixed_ae.mixing", "mixed_ae.attention", "mixed_ae.segments"), False)
 MAE |= {"mixed_ae.contrast": 0.0}
@@ -214,6 +215,10 @@ TRIPS = [
     (STL10 | {"dataset.labelled_size": 4001}, "dataset.labelled_size", ["1000 > 5000 images with labels"]),
     (STL10 | {"dataset.train_size": 104_001}, "dataset.train_size", ["1000 > 105000 images"]),
     (FOLDER | {"dataset.spare_size": 1}, "dataset.spare_size", ["at least 2"]),
+    ({"dataset.validation_size": 1, "quality.images": 0}, "dataset.validation_size", ["0 or at least 2", "not 1"]),
+    ({"dataset.validation_size": 0, "dataset.train_size": 60_000, "quality.images": 0}, None, []),
+    ({"transfer.one": DIGITS | {"validation_size": 1}}, "transfer.one.validation_size", ["0 or at least 2", "not 1"]),
+    ({"transfer.one": DIGITS | {"validation_size": 0}}, None, []),
     ({"quality.images": 2501}, "quality.images", ["2 x 2501", "validation_size is 5000"]),
     ({"quality.images": 0, "dataset.validation_size": 2}, None, []),
     ({"quality.images": 1}, "quality.images", ["at least 2"]),
@@ -343,7 +348,21 @@ TRIPS = [
         ["a number with lars", "not null"],
     ),
     ({"pretrain.trust_coefficient": 0.02}, "pretrain.trust_coefficient", ["null with sgd", "not 0.02"]),
-    (LARS | {"pretrain.weight_decay": 0.0}, "pretrain.weight_decay", ["above 0 with lars", "not 0.0"]),
+    (LARS | {"pretrain.weight_decay": 0.0}, None, []),
+    ({"pretrain.accumulate": 2}, None, []),
+    ({"pretrain.accumulate": 3}, "pretrain.accumulate", ["3 does not divide batch_size 256"]),
+    ({"pretrain.accumulate": 256}, "pretrain.accumulate", ["256 leaves 1 image of batch_size 256"]),
+    ({"pretrain.accumulate": 128}, None, []),
+    (JOINT | {"pretrain.accumulate": 2}, "pretrain.accumulate", ["must be 1 with joint_gan", "not 2"]),
+    (MIXED | {"pretrain.accumulate": 64}, None, []),
+    (MIXED | {"pretrain.accumulate": 128}, "pretrain.accumulate", ["128 parts", "mixed_ae.sources 4"]),
+    (MIXED | {"pretrain.online_head": 0.25}, "pretrain.online_head", ["null with method mixed_ae", "not 0.25"]),
+    ({"pretrain.online_head": 0.25}, None, []),
+    ({"pretrain.backbone.block": "bottleneck", "pretrain.backbone.stem": "7x7"}, None, []),
+    ({"linear_eval.offline": "sgd", "linear_eval.offline_epochs": 9}, "linear_eval.offline_lr", ["a number with offline sgd", "not null"]),
+    ({"linear_eval.offline_epochs": 9}, "linear_eval.offline_epochs", ["null without offline", "not 9"]),
+    (OFFLINE, None, []),
+    (OFFLINE | {"linear_eval.offline_lr": None}, "linear_eval.offline_lr", ["a number with offline lars"]),
     (LARS, None, []),
     (LARS | {"pretrain.trust_clip": None}, "pretrain.trust_clip", ["true or false with lars", "not null"]),
     ({"pretrain.trust_clip": False}, "pretrain.trust_clip", ["null with sgd", "not false"]),
@@ -451,11 +470,9 @@ TRIPS = [
 # values that are never possible
 ALONE = [
     ({"finetune.batch_size": 1}, "finetune.batch_size", ["at least 2"]),
-    ({"dataset.validation_size": 1}, "dataset.validation_size", ["at least 2"]),
     (FOLDER | {"dataset.test_size": 1}, "dataset.test_size", ["at least 2"]),
     ({"pretrain.batch_size": 1}, "pretrain.batch_size", ["at least 2"]),
     ({"transfer.one": DIGITS | {"test_size": 1}}, "transfer.one.test_size", ["at least 2"]),
-    ({"transfer.one": DIGITS | {"validation_size": 1}}, "transfer.one.validation_size", ["at least 2"]),
 ]
 
 

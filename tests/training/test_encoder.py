@@ -155,13 +155,13 @@ def test_features_that_are_all_alike_are_told_and_those_of_an_encoder_are_not(re
     network = backbones.build(backbones.resnet(4, [1, 1, 1, 1]), [0.5], [0.25], 0)
     (images, labels), validation = real.part(shards.TRAIN), real.part(shards.VALIDATION)
     train = (images, labels if labelled else np.full_like(labels, -1))
-    found = encoder.online(network, train, validation, COMPUTE)
+    found = encoder.validate(network, None, train, validation, COMPUTE)
     assert found["feature_spread"] > heads.COLLAPSED
     assert "COLLAPSED" not in capsys.readouterr().err
     with torch.no_grad():
         network.backbone.conv1.weight.zero_()  # biases alone speak
         network.backbone.bn1.bias.fill_(1.0)
-    found = encoder.online(network, train, validation, COMPUTE)
+    found = encoder.validate(network, None, train, validation, COMPUTE)
     assert found["feature_spread"] < heads.COLLAPSED
     assert "COLLAPSED: features of all images are alike, their spread is 0" in capsys.readouterr().err
 
@@ -171,8 +171,8 @@ def test_neighbours_are_the_train_images_that_have_labels(real):
     (images, labels), validation = real.part(shards.TRAIN), real.part(shards.VALIDATION)
     some = labels.copy()
     some[::2] = -1
-    found = encoder.online(network, (images, some), validation, COMPUTE)
-    assert found == encoder.online(network, (images[1::2], labels[1::2]), validation, COMPUTE)
+    found = encoder.validate(network, None, (images, some), validation, COMPUTE)
+    assert found == encoder.validate(network, None, (images[1::2], labels[1::2]), validation, COMPUTE)
     assert "validation_knn" in found
 
 
@@ -207,18 +207,11 @@ def one_step(optimizer, gradients, rate, **changes):
         optimizer=optimizer, lr=rate, steps=1, warmup_steps=0, momentum=0.0, weight_decay=0.1, **changes
     )
     module = torch.nn.ParameterList([matrix, vector])
-    task = loop.Task(
-        phases=[
-            loop.Phase(
-                loop.groups_of(module),
-                lambda batch, step: {"loss": (gradients[0] * matrix).sum() + (gradients[1] * vector).sum()},
-            )
-        ],
-        batch=lambda step: None,
-        objects={},
-    )
+    loss = lambda batch, step: {"loss": (gradients[0] * matrix).sum() + (gradients[1] * vector).sum()}  # noqa: E731
+    method = SimpleNamespace(phases=lambda: [loop.Phase(loop.groups_of(module), loss)])
+    task = loop.Task(encoder.phases_of(method, chosen.decay_vectors), batch=lambda step: None, objects={})
     build = lambda groups, lr: encoder.optimiser(chosen, groups, lr)  # noqa: E731
-    plan = loop.Optimisation(chosen, build=build, decay_all=chosen.decay_vectors)
+    plan = loop.Optimisation(chosen, build=build)
     return matrix, vector, task, plan
 
 

@@ -1,0 +1,65 @@
+"""Measures of an encoder without labels, on validation images or, where there are none, on train images."""
+
+import numpy as np
+import torch
+
+from pipeline.augment import recipes
+from pipeline.core import seeds
+from pipeline.data import shards
+from pipeline.measures import probes
+from pipeline.networks import backbones
+from pipeline.params.schema import Augment, Compute, LinearEval
+
+CLEAN, OBJECTS, VIEWS = 2_000, 1_000, 10  # images as they are, those of them that are seen in views, views of each
+CHUNK = 500  # images whose views are drawn together
+KEPT = ("family", "form", "interpolation", "seed")  # of an encoder's own augmentation, where the strength is another
+
+
+def measures(
+    encoder: backbones.Encoder,
+    real: shards.RealSet,
+    validation: torch.Tensor | None,
+    params: LinearEval,
+    compute: Compute,
+) -> tuple[dict[str, float], str]:
+    """The measures by their names, and which images they are of; validation: features (n, D) of these if at hand.
+
+    Views are those of the encoder's own family of augmentations at strength `params.view_strength`, so that encoders
+    trained at different strengths are looked at alike.
+    """
+    whose, images = images_of(real)
+    given = validation if whose == "validation" else None
+    clean = probes.features(encoder, images[:CLEAN], compute) if given is None else given[:CLEAN]
+    batch = torch.from_numpy(images[: min(len(clean), OBJECTS)])
+    chosen = [recipes.recipe(at_strength(encoder, params.view_strength), view % 2) for view in range(VIEWS)]
+    seen = []
+    for first in range(0, len(batch), CHUNK):
+        draw = seeds.generator(params.seed, "label-free views", first)
+        views = recipes.views(batch[first : first + CHUNK], chosen, draw)
+        seen.append(torch.stack([probes.embed(encoder, view, compute) for view in views], dim=1))
+    views = torch.cat(seen)  # images views D
+    found = {
+        "rankme": probes.rankme(clean),
+        "lidar": probes.lidar(views),
+        "alignment": probes.alignment(views[:, 0], views[:, 1]),
+        "uniformity": probes.uniformity(clean),
+        "connectivity": probes.connectivity(views[:, 0], views[:, 1]),
+    }
+    of = (
+        f"{len(clean):,} {whose} images as they are (rankme, uniformity), {len(batch):,} in {VIEWS} views of strength "
+        f"{params.view_strength:g} (lidar; alignment and connectivity: in two)"
+    )
+    return found, of
+
+
+def images_of(real: shards.RealSet) -> tuple[str, np.ndarray]:
+    """What images the measures are of, and they, uint8 (N, H, W, C): validation or, where there is none, train."""
+    unseen = real.part(shards.VALIDATION)[0]
+    return ("validation", unseen) if len(unseen) else ("train", real.part(shards.TRAIN)[0])
+
+
+def at_strength(encoder: backbones.Encoder, strength: float) -> Augment:
+    """The family and form of augmentation that an encoder was trained with, at this strength and as that gives it."""
+    own = {"interpolation": "bicubic"} | encoder.card["augment"]  # which older encoders' cards do not name
+    kept = {name: own[name] for name in KEPT} | {"replace": 0.0, "replaced": "second"}  # every view is of the image
+    return Augment(**dict.fromkeys(own) | kept | {"strength": strength})
