@@ -38,7 +38,8 @@ def everything(folder: Path) -> dict:
     found |= {f"ddpm {name}": of_a_generator(name, folder) for name in PREDICTIONS}
     found["gan"] = of_an_adversarial_one(folder)
     norms = {1: nn.BatchNorm1d(5), 2: nn.BatchNorm2d(5), "plain": nn.BatchNorm1d(5, affine=False)}
-    return found | {f"norm {kind}": of_a_norm(norm) for kind, norm in norms.items()} | {"views": of_views()}
+    found |= {f"norm {kind}": of_a_norm(norm) for kind, norm in norms.items()}
+    return found | {"views": of_views(), "parts": of_parts(folder)}
 
 
 def of_a_method(name: str, folder: Path) -> dict:
@@ -116,6 +117,19 @@ def of_views() -> dict:
     return dict(zip("ab", distributed.gather(views), strict=True))
 
 
+def of_parts(folder: Path) -> dict:
+    """Weights and log of a method whose batches pass in two parts, of which each process has its share."""
+    built = contract.build("simclr")
+    distributed.synchronise(built)
+
+    def batch(step: int) -> list[torch.Tensor]:
+        return [view[distributed.share(N)] for view in contract.views(N, step, "simclr")]
+
+    task = loop.Task(built.phases(), batch, {"method": built}, built.before_step, built.after_step)
+    rows = trained(task, folder / "parts", parts=2)
+    return {**{f"after {key}": value for key, value in built.state_dict().items()}, **rows}
+
+
 def gradients(module: nn.Module, loss: torch.Tensor) -> dict:
     """Of every parameter that has one, averaged as the loop averages them."""
     loss.backward()
@@ -124,11 +138,10 @@ def gradients(module: nn.Module, loss: torch.Tensor) -> dict:
     return {f"gradient {name}": p.grad for name, p in named.items()}
 
 
-def trained(task: loop.Task, folder: Path) -> dict:
+def trained(task: loop.Task, folder: Path, parts: int = 1) -> dict:
     """The rows of the log of a few steps, as tensors."""
-    plan = loop.Optimisation(
-        Training(steps=STEPS, seed=0, **SCHEDULE), lambda groups, lr: torch.optim.SGD(groups, lr, momentum=0.9)
-    )
+    schedule = Training(steps=STEPS, seed=0, **SCHEDULE)
+    plan = loop.Optimisation(schedule, lambda groups, lr: torch.optim.SGD(groups, lr, momentum=0.9), parts=parts)
     rows = loop.train("toy", task, plan, COMPUTE, folder, "work")
     return {f"row {row['step']} {key}": torch.tensor(value) for row in rows for key, value in row.items()}
 

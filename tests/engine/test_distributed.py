@@ -19,7 +19,7 @@ COMPUTED = [
     *(f"method {name}" for name in contract.METHODS),
     *(f"ddpm {name}" for name in ranks.PREDICTIONS),
     "gan",
-    *("norm 1", "norm 2", "norm plain", "views"),
+    *("norm 1", "norm 2", "norm plain", "views", "parts"),
 ]
 PROCESSES = 2
 
