@@ -28,7 +28,8 @@ SETS, TABLED = ("cifar10", "cifar100", "tiny-imagenet"), ("simclr", "moco", "byo
 CELLS = list(itertools.product(SETS, TABLED, ("none", "vanilla", "adainf")))  # of AdaInf's main table
 ROWS = {(row["dataset"], row["method"], row["arm"]): row for row in presets.cells()}
 NEIGHBOURS = [key for key in ROWS if key not in CELLS]
-ALONE = [key for key in NEIGHBOURS if key[2] not in ("headline", "clsp")]
+ALONE = [key for key in NEIGHBOURS if key[2] not in ("headline", "clsp", "clsp-r50")]
+CLSP, DEEP = ("clsp_simclr", "clsp_moco"), "-r50"
 
 
 def composed(name: str) -> dict:
@@ -258,10 +259,13 @@ def test_adainf_preset_is_the_paper_s_setting():
     assert of["pretrain.lr"] == 0.4
     assert of["pretrain.trust_coefficient"] == 0.02
     assert of["inflation.real_weight"] == 10
-    # beta = N n / (N n + m) = 1/3 with 1M generated to 50,000 real images; here 45,000 are real and the ratio is kept
+    # beta = N n / (N n + m) = 1/3 with 1M generated to all 50,000 real images, of which none is for validation
+    assert (of["dataset.train_size"], of["dataset.validation_size"]) == (50_000, 0)
     assert of["inflation.ratio"] == 1_000_000 / 50_000
     real = of["inflation.real_weight"] * of["dataset.train_size"]
     assert real / (real + of["inflation.ratio"] * of["dataset.train_size"]) == pytest.approx(1 / 3)
+    assert of["pretrain.backbone.stem"] == "3x3-pad2"  # solo/methods/base.py
+    assert of["pretrain.online_head"] == 0.05 / 0.2  # classifier_lr over lr
     assert of["augment.strength"] == 1  # AdaInf's weak
     assert (of["pretrain.backbone.width"], of["pretrain.backbone.blocks"]) == (64, [2, 2, 2, 2])  # ResNet-18
     assert (of["simclr.hidden_dim"], of["simclr.output_dim"]) == (2048, 256)
@@ -314,23 +318,27 @@ def test_the_table_says_in_what_the_presets_of_a_cell_differ():
     lines = presets.table().splitlines()
     at = next(i for i, line in enumerate(lines) if line.split()[:3] == ["cifar10", "clsp_simclr", "candidates"])
     assert "94.45 (linear, offline; github.com/dewenzeng/clsp@91c8f9e README.md)" in lines[at]
-    assert lines[at + 2].startswith(
-        "    adainf-cifar10 differs: validation takes 5,000 images, the stem pads by 1, not 2, and"
-    )
-    assert lines[at + 3].startswith(
-        "    clsp_simclr differs: 5,000 images fewer (validation), batch statistics of all three"
-    )
+    assert lines[at + 2] == "    adainf-cifar10 differs: the generated images are of another model"
+    assert lines[at + 3].startswith("    clsp_simclr differs: batch statistics of all three")
     assert lines[at + 3].endswith("positives rounded to uint8 and not truncated")
     at = next(i for i, line in enumerate(lines) if line.split()[:3] == ["cifar10", "simclr", "headline"])
     assert "94.70" in lines[at]
 
 
-@pytest.mark.parametrize(("dataset", "top1"), [("cifar10", ("91.45", "92.29")), ("cifar100", ("68.10", "68.91"))])
-def test_clsps_own_baselines_are_its_runs_without_the_third_view(dataset, top1):
+@pytest.mark.parametrize(
+    ("dataset", "arm", "top1"),
+    [
+        ("cifar10", "clsp", ("91.45", "92.29")),
+        ("cifar100", "clsp", ("68.10", "68.91")),
+        ("cifar10", "clsp-r50", ("93.03", "94.62")),
+        ("cifar100", "clsp-r50", ("70.16", "72.68")),
+    ],
+)
+def test_clsps_own_baselines_are_its_runs_without_the_third_view(dataset, arm, top1):
     for method, number in zip(("simclr", "moco"), top1, strict=True):
-        row = ROWS[dataset, method, "clsp"]
+        row = ROWS[dataset, method, arm]
         found = checked(presets.compose(row["presets"].split()))
-        further = [] if dataset == "cifar10" else [dataset]
+        further = ([] if dataset == "cifar10" else [dataset]) + ["resnet50"] * arm.endswith(DEEP)
         with_third = checked(presets.compose(["adainf-cifar10", f"clsp_{method}", *further]))
         assert (row["top1"], found.dataset.name, found.positives.kind) == (number, dataset, "none")
         assert found.augment == with_third.augment
@@ -348,8 +356,11 @@ def test_every_neighbours_cell_passes_schema_and_rules_and_is_what_it_says(key):
     assert (found.inflation.ratio, found.augment.strength) == (0, 2)
     assert found.pretrain.backbone.width == 64
     third = getattr(getattr(found, method), "third_view", None)
-    assert third == {"candidates": "candidate", "augmented": "augmented", "none": None}[arm]
-    assert (found.positives.kind == "anchored") == (arm == "candidates")
+    assert third == {"candidates": "candidate", "augmented": "augmented", "none": None}[arm.removesuffix(DEEP)]
+    assert (found.positives.kind == "anchored") == (arm.removesuffix(DEEP) == "candidates")
+    assert (found.pretrain.backbone.block == "bottleneck") == arm.endswith(DEEP)
+    assert found.pretrain.backbone.stem == ("3x3" if method in CLSP else "3x3-pad2")
+    assert (found.pretrain.online_head is None) == (method in CLSP)
 
 
 def test_mixed_aes_preset_and_its_arms():
