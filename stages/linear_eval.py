@@ -7,19 +7,20 @@ from pipeline.core import files, outputs, sources, store
 from pipeline.data import shards
 from pipeline.engine import arithmetic
 from pipeline.evaluation import linear_eval
-from pipeline.networks import backbones
+from pipeline.networks import backbones, heads
 from pipeline.run import machine, stage
 
-REAL = Path("data/real")
+REAL, ENCODER = Path("data/real"), Path("data/encoder")
 
 
 def main(params: SimpleNamespace) -> None:
     arithmetic.prepare(params.compute)
-    folder = Path("data/encoder")
-    encoder = backbones.load(folder).to(params.compute.device)
+    encoder = backbones.load(ENCODER).to(params.compute.device)
+    beside = ENCODER / heads.ONLINE
     decided = {
         "real": store.verify(REAL, "prepare")["files"],
         "encoder": encoder.card,
+        "online": files.sha256(beside) if beside.exists() else None,
         "params": params.linear_eval.model_dump(),
         "code": sources.digest("evaluation/linear_eval"),
         "arithmetic": arithmetic.facts(params.compute),
@@ -28,7 +29,7 @@ def main(params: SimpleNamespace) -> None:
 
     def make(folder: Path, fingerprint: str) -> list[str]:
         real = shards.read_real(REAL)
-        online = backbones.load_online_head(folder, encoder, len(real.classes))
+        online = backbones.load_online_head(ENCODER, encoder, len(real.classes))
         judged = linear_eval.judge(encoder, online, real, params.linear_eval, params.compute)
         outputs.metrics(folder / "linear_eval.json", judged.metrics)
         outputs.metrics(folder / "label_free.json", judged.label_free)
