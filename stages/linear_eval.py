@@ -7,7 +7,7 @@ from pipeline.core import files, outputs, sources, store
 from pipeline.data import shards
 from pipeline.engine import arithmetic
 from pipeline.evaluation import linear_eval
-from pipeline.networks import backbones, heads
+from pipeline.networks import backbones
 from pipeline.run import machine, stage
 
 REAL, ENCODER = Path("data/real"), Path("data/encoder")
@@ -16,11 +16,9 @@ REAL, ENCODER = Path("data/real"), Path("data/encoder")
 def main(params: SimpleNamespace) -> None:
     arithmetic.prepare(params.compute)
     encoder = backbones.load(ENCODER).to(params.compute.device)
-    beside = ENCODER / heads.ONLINE
     decided = {
         "real": store.verify(REAL, "prepare")["files"],
         "encoder": encoder.card,
-        "online": files.sha256(beside) if beside.exists() else None,
         "params": params.linear_eval.model_dump(),
         "code": sources.digest("evaluation/linear_eval"),
         "arithmetic": arithmetic.facts(params.compute),
