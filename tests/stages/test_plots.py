@@ -22,14 +22,8 @@ GAN = {("generator", "kind"): "gan", ("generate", "sampler"): "direct", ("genera
 SMALL = {("pretrain", "backbone", name): size for name, size in (("width", 16), ("depth", 1), ("heads", 2))}
 MIXED = presets.compose(["vit"]) | SMALL | {("augment", "family"): "crop", ("pretrain", "method"): "mixed_ae"}
 NONE = {("generator", "source"): "none"}
-ONLINE = NONE | {("pretrain", "online_head"): 0.5}
-OFFLINE = {
-    ("linear_eval", name): value for name, value in (("offline", "lars"), ("offline_lr", 0.2), ("offline_epochs", 1))
-}
 MODES = {
     "labels": (True, NONE),
-    "online head": (True, ONLINE),
-    "no validation": (True, ONLINE | OFFLINE | {("dataset", "validation_size"): 0, ("quality", "images"): 0}),
     "no labels": (False, NONE | {("quality", "images"): 0}),
     "mixed_ae": (True, NONE | MIXED),
     "joint_gan": (True, GAN | {("pretrain", "method"): "joint_gan"}),
@@ -52,8 +46,7 @@ def run(folder: Path, labelled: bool, changes: dict) -> None:
     params = reader.load(folder / "params.yaml")
     images = np.random.default_rng(0).integers(0, 256, (90, 12, 12, 1), np.uint8)
     labels = np.arange(90) % 3 if labelled else np.full(90, -1)
-    unseen = shards.VALIDATION if params.dataset.validation_size else shards.SPARE
-    split = np.repeat(np.array([shards.TRAIN, unseen, shards.TEST], np.uint8), 30)
+    split = np.repeat(np.array([shards.TRAIN, shards.VALIDATION, shards.TEST], np.uint8), 30)
     shards.write_real(
         folder / "data/real", shards.RealSet(images, labels, split, np.arange(90), ("a", "b", "c"), "toy", 30)
     )
@@ -99,12 +92,4 @@ def test_what_dvc_yaml_plots_is_in_what_is_written(tmp_path, monkeypatch, mode):
     with open("plots/validation.csv", newline="") as file:
         measures = set(csv.DictReader(file).fieldnames) - {"step"}
     assert measures <= set(template["transform"][0]["fold"])
-    judged = {
-        "no labels": {"rankme"},
-        "no validation": {"rankme"},
-        "online head": {"validation_knn", "validation_online"},
-    }
-    assert measures == judged.get(mode, {"validation_knn"}) | {"feature_spread"}
-    metrics = json.loads(Path("metrics/linear_eval.json").read_text())
-    assert ("online" in metrics) == (("pretrain", "online_head") in MODES[mode][1])
-    assert ("offline" in metrics) == (mode == "no validation")
+    assert measures == {"validation_knn" if labelled else "rankme", "feature_spread"}
