@@ -55,7 +55,7 @@ def _drop(share: float, params: LinearEval) -> int:
 
 
 def schedule(params: LinearEval, images: int) -> Training:
-    """The steps and numbers of a training on so many images; the last, smaller batch of an epoch is left out."""
+    """The steps and numbers of a training on so many images; an epoch has as many steps as they fill batches."""
     batch = min(BATCH, images)
     each = images // batch
     steps = each * params.offline_epochs

@@ -41,7 +41,7 @@ class LinearEval(Section):
     offline: Literal["sgd", "lars"] | None
     """Also solo-learn's protocol: a linear layer trained by this on features of random crops and flips; null: not."""
     offline_lr: Positive | None
-    """Its learning rate, of batches of 256 (solo-learn's SGD: 0.3 to 1; AdaInf's LARS: 0.2)."""
+    """Its learning rate, of batches of 256 (solo-learn's SGD: 1 for SimCLR; AdaInf's LARS: 0.2)."""
     offline_epochs: Count | None
     """Its epochs (100)."""
     seed: Seed

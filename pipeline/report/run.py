@@ -125,7 +125,7 @@ def _seen() -> list[Markup]:
     encoder = backbones.load(Path("data/encoder")).to(params.compute.device)
     unseen, labels = (part[:ON_MAP] for part in real.part(shards.VALIDATION))
     if not len(unseen):
-        return []
+        raise UserError("has no validation images", "data/real")
     train = real.part(shards.TRAIN)[0][:BANK]
     bank = np.concatenate([train, *shards.map_generated(Path("data/generated/inflation"))])[: len(train) + BANK]
     x = torch.nn.functional.normalize(probes.features(encoder, np.concatenate([unseen, bank]), params.compute), dim=1)

@@ -53,12 +53,14 @@ def words_for(proof: dict) -> dict[str, str]:
     """Accuracies of metrics/linear_eval.json, and what to call them by its protocol; {} where older code wrote that."""
     if "few_labels" not in proof:
         return {}
+    published = {"online": "encoder, layer trained beside it", "offline": "encoder, solo-learn's offline protocol"}
     return {
         "top1": f"encoder, labels of {proof['train_labels']:,} images",
         "top1_labelled": f"encoder, labels of {proof['fixed_labels']:,} images",
         "top1_10pct": f"encoder, labels of {proof['few_labels']['10pct']:,} images",
         "top1_1pct": f"encoder, labels of {proof['few_labels']['1pct']:,} images",
         "clsp": "encoder, CLSP's protocol",
+        **{name: words for name, words in published.items() if name in proof},
         "knn": "encoder, weighted kNN",
         "untrained": "untrained encoder",
         "pixels": "raw pixels",

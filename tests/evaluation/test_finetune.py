@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import signal
 
@@ -136,3 +137,14 @@ def test_without_labels_it_is_refused_by_what_lacks_them(encoder, rows, name):
     labels[rows] = -1
     with pytest.raises(UserError, match=f"0 {name} images have a label"):
         judge(encoder, 0.1, split(labels))
+
+
+def test_without_validation_images_there_are_no_numbers_of_them_and_the_others_are_the_same(encoder, tmp_path):
+    real = split()
+    kept = np.setdiff1d(np.arange(200), real.rows(shards.VALIDATION))
+    columns = {name: getattr(real, name)[kept] for name in ("images", "labels", "split", "orig_index")}
+    whole, _ = judge(encoder, steps=2)
+    metrics, protocol = judge(made(tmp_path / "again"), real=dataclasses.replace(real, **columns), steps=2)
+    assert metrics == {name: value for name, value in whole.items() if not name.startswith("validation")}
+    assert len(metrics) == len(whole) - 2
+    assert protocol["validation_images"] == 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pipeline.data import shards
-from pipeline.evaluation import linear_eval
+from pipeline.evaluation import linear_eval, offline_probe
 from pipeline.measures import clsp_probe, linear_probe, probes
 from pipeline.networks import backbones
 from pipeline.params.schema import LinearEval
@@ -330,3 +330,94 @@ def test_a_rare_class_lengthens_the_prefix_until_it_is_met():
     split = np.full(100, shards.TRAIN, np.uint8)
     real = shards.RealSet(np.zeros((100, 2, 2, 1), np.uint8), labels, split, np.arange(100), ("a", "b"), "toy", 100)
     assert [len(linear_eval.share_of(real, share)) for share in (0.01, 0.1, 0.31, 0.5)] == [31, 31, 31, 50]
+
+
+# ---- without validation images
+
+
+@pytest.fixture(scope="module")
+def unvalidated(real):
+    kept = np.setdiff1d(np.arange(150), real.rows(shards.VALIDATION))
+    return dataclasses.replace(
+        real, **{name: getattr(real, name)[kept] for name in ("images", "labels", "split", "orig_index")}
+    )
+
+
+def test_without_validation_all_numbers_are_there_and_l2_is_of_the_labels_learned_from(judged, encoder, unvalidated):
+    found = linear_eval.judge(encoder, None, unvalidated, PARAMS, COMPUTE)
+    assert set(found.metrics) == set(judged.metrics)
+    assert set(found.label_free) == set(judged.label_free)
+    assert all(math.isfinite(value) for value in (found.metrics | found.label_free).values())
+    assert found.metrics["knn"] == judged.metrics["knn"]  # which chooses nothing
+    x, y = probes.features(encoder, unvalidated.images, COMPUTE), torch.from_numpy(unvalidated.labels)
+    nothing, test = (torch.zeros(0, encoder.width), torch.zeros(0, dtype=torch.int64)), slice(70, 120)
+    of = {"train": ("top1", 30), "labelled": ("top1_labelled", 60), "10pct": ("top1_10pct", 6)}
+    for budget, (name, n) in of.items():
+        expected, l2 = linear_probe.linear_probe((x[:n], y[:n]), nothing, x[test], 3, PARAMS.l2)
+        assert found.metrics[name] == pytest.approx(100 * float((expected == y[test]).float().mean()))
+        assert found.protocol["l2"][f"encoder, {budget}"] == l2
+    assert found.protocol["probe"].endswith(
+        "l2 by top-1 in 5-fold cross-validation on the images learned from; no validation"
+    )
+    assert (found.protocol["validation_images"], found.protocol["test_images"]) == (0, 50)
+
+
+def test_without_validation_what_wants_no_labels_is_measured_on_train_images(encoder, unvalidated):
+    found = linear_eval.judge(encoder, None, unvalidated, PARAMS, COMPUTE)
+    x = probes.features(encoder, unvalidated.images[TRAIN], COMPUTE)
+    assert found.label_free["rankme"] == pytest.approx(probes.rankme(x), rel=1e-5)
+    assert found.label_free["uniformity"] == pytest.approx(probes.uniformity(x), rel=1e-5)
+    assert found.protocol["label_free"].startswith("30 train images as they are (rankme, uniformity), 30 in 10 views")
+    unlabelled = dataclasses.replace(unvalidated, labels=np.full(120, -1))
+    alone = linear_eval.judge(encoder, None, unlabelled, PARAMS, COMPUTE)
+    assert alone.metrics == {}
+    assert "train, labelled, test have a label" in alone.protocol["note"]  # of validation there is nothing to say
+    for name, value in alone.label_free.items():  # other images share a batch, which moves the last bits
+        assert value == pytest.approx(found.label_free[name], rel=1e-4, abs=1e-6)
+
+
+def test_the_protocol_says_how_l2_came_about(judged, encoder, real, unvalidated):
+    assert judged.protocol["probe"].endswith("l2 by validation top-1")
+    for of in (real, unvalidated):
+        found = linear_eval.judge(encoder, None, of, PARAMS.model_copy(update={"l2": [1e-2]}), COMPUTE)
+        assert found.protocol["probe"].endswith("l2 as given")
+        assert set(found.protocol["l2"].values()) == {1e-2}
+
+
+# ---- published protocols
+
+
+def by_hand(layer, encoder, real):
+    """Test top-1 of a linear layer, by a matrix product."""
+    weight, bias = (part.numpy() for part in layer)
+    logits = probes.features(encoder, real.images[TEST], COMPUTE).numpy() @ weight.T + bias
+    return 100 * float((logits.argmax(axis=1) == real.labels[TEST]).mean())
+
+
+def test_the_layer_that_learned_beside_the_encoder_is_a_number_more(judged, encoder, real):
+    random = np.random.default_rng(0)
+    layers = [
+        tuple(torch.from_numpy(random.normal(size=shape)).float() for shape in ((3, encoder.width), (3,)))
+        for _ in range(3)
+    ]
+    for layer in layers:
+        found = linear_eval.judge(encoder, layer, real, PARAMS, COMPUTE)
+        assert found.metrics == judged.metrics | {"online": pytest.approx(by_hand(layer, encoder, real))}
+        assert found.protocol == judged.protocol | {"online": found.protocol["online"]}
+    assert "learned the train labels beside the pretraining" in found.protocol["online"]
+    assert len({by_hand(layer, encoder, real) for layer in layers}) > 1
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "lars"])
+def test_solo_learn_s_offline_protocol_is_a_number_more_where_it_is_asked_for(judged, encoder, real, optimizer):
+    numbers = {"offline": optimizer, "offline_lr": 0.3, "offline_epochs": 2}
+    params = PARAMS.model_copy(update=numbers)
+    found = linear_eval.judge(encoder, None, real, params, COMPUTE)
+    layer = offline_probe.train(encoder, (real.images[TRAIN], real.labels[TRAIN]), 3, params, COMPUTE)
+    assert found.metrics == judged.metrics | {"offline": pytest.approx(by_hand(layer, encoder, real))}
+    assert found.protocol == judged.protocol | {"offline": offline_probe.told(params)}
+    assert f"2 epochs of {optimizer.upper()} from rate 0.3" in found.protocol["offline"]
+
+
+def test_published_protocols_leave_no_trace_where_nobody_asked(judged):
+    assert not {"online", "offline"} & {*judged.metrics, *judged.protocol}

@@ -1,4 +1,5 @@
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -125,3 +126,29 @@ def test_yardsticks_are_computed_once_for_all_encoders_of_one_origin(mine, tmp_p
     monkeypatch.setattr(linear_eval.linear_probe, "linear_probe", counted)
     assert transfer.judge("mine", trained, real, PARAMS, COMPUTE)[0] == first
     assert len(asked) == 1
+
+
+def test_a_set_without_validation_is_judged_with_an_l2_of_cross_validation(mine, tmp_path):
+    """With the parameters that the stage is given, which has none of the offline protocol's."""
+    real = transfer.load(TransferSet(path=str(mine), **ASKED | {"validation_size": 0}), SIZE, 1)
+    assert len(real.rows(shards.VALIDATION)) == 0
+    trained = encoder(tmp_path, 1)
+    given = SimpleNamespace(l2=PARAMS.l2, clsp_lr=PARAMS.clsp_lr, seed=PARAMS.seed)
+    metrics, protocol = transfer.judge("mine", trained, real, given, COMPUTE)
+    x, y = probes.features(trained, real.images, COMPUTE), torch.from_numpy(real.labels)
+    train, test = real.rows(shards.TRAIN), real.rows(shards.TEST)
+    nothing = torch.zeros(0, trained.width), torch.zeros(0, dtype=torch.int64)
+    found, l2 = linear_probe.linear_probe((x[train], y[train]), nothing, x[test], 3, PARAMS.l2)
+    assert metrics["top1"] == pytest.approx(100 * float((found == y[test]).float().mean()))
+    assert protocol["l2"]["encoder, train"] == l2
+    assert "5-fold cross-validation" in protocol["probe"]
+    assert (protocol["train_labels"], protocol["validation_images"]) == (60, 0)
+
+
+@pytest.mark.parametrize("validation", [0, 20])
+def test_validation_images_without_labels_are_refused_and_none_at_all_are_not_missed(mine, tmp_path, validation):
+    real = transfer.load(TransferSet(path=str(mine), **ASKED | {"validation_size": validation}), SIZE, 1)
+    real.labels[real.rows(shards.TRAIN, shards.VALIDATION)] = -1
+    named = "train, validation" if validation else "train"
+    with pytest.raises(UserError, match=f"fewer than two images of {named} have"):
+        transfer.judge("mine", encoder(tmp_path, 1), real, PARAMS, COMPUTE)

@@ -127,3 +127,97 @@ def test_the_probe_never_sees_the_other_test_images():
     assert not torch.equal(predicted[20:], again[20:])
     alone, _ = linear_probe.linear_probe(train, validation, test[0][:1], 3, grid)
     assert alone[0] == predicted[0]
+
+
+# ---- without validation: cross-validation on the train images
+
+
+def without(dim):
+    """A validation that is empty."""
+    return torch.zeros(0, dim).double(), torch.zeros(0, dtype=torch.int64)
+
+
+def slowly_chosen(x, y, grid):
+    """By the definition: images are dealt out to five folds class by class; of equals the stronger, by right ones."""
+    dealt = [i for c in sorted(set(y.tolist())) for i in range(len(y)) if y[i] == c]
+    right = dict.fromkeys(grid, 0)
+    for out in range(5):
+        held, kept = dealt[out::5], [i for i in range(len(y)) if i not in dealt[out::5]]
+        mean = x[kept].mean(dim=0)
+        scale = math.sqrt(((x[kept] - mean) ** 2).mean())
+        for l2 in grid:
+            model = sklearn_fit((x[kept] - mean) / scale, y[kept], l2)
+            right[l2] += int((model.predict(((x[held] - mean) / scale).numpy()) == y[held].numpy()).sum())
+    return max(grid, key=lambda l2: (right[l2], l2)), right
+
+
+@pytest.mark.parametrize(("n", "seed", "spread"), [(60, 4, 3.0), (83, 12, 2.0), (41, 20, 2.0)])
+def test_without_validation_the_choice_is_that_of_a_slow_cross_validation_with_scikit_learn(n, seed, spread):
+    (x, y), test = clusters(n, 30, 4, seed, spread), clusters(80, 30, 4, seed + 1, spread)[0]
+    grid = [1e-2, 10.0, 1e-4, 1.0, 0.1]
+    best, right = slowly_chosen(x, y, grid)
+    assert best not in (1e-4, 10.0)  # or the choice would be none
+    assert len(set(right.values())) > 2
+    predicted, l2 = linear_probe.linear_probe((x, y), without(30), test, 4, grid)
+    assert l2 == best
+    mean = x.mean(dim=0)
+    scale = math.sqrt(((x - mean) ** 2).mean())
+    whole = sklearn_fit((x - mean) / scale, y, best)  # of all train images, no fold left out
+    assert (predicted.numpy() == whole.predict(((test - mean) / scale).numpy())).all()
+
+
+@pytest.mark.parametrize("counts", [(10, 10, 10), (7, 1, 13, 4), (1, 1), (3,), (6, 0, 9)], ids=str)
+def test_every_fold_has_as_many_of_each_class_up_to_one(counts):
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+    fold = linear_probe.folds(labels)
+    for rows in (labels >= 0, *(labels == c for c in labels.unique())):
+        each = torch.bincount(fold[rows], minlength=linear_probe.FOLDS)
+        assert each.max() - each.min() <= 1
+        assert len(each) == 5
+
+
+def test_the_order_of_classes_among_each_other_changes_no_fold():
+    one, two = torch.tensor([0, 0, 0, 0, 1, 1, 1, 2, 2, 2]), torch.tensor([2, 1, 0, 0, 1, 2, 0, 2, 1, 0])
+    for c in range(3):
+        assert torch.equal(linear_probe.folds(one)[one == c], linear_probe.folds(two)[two == c])
+
+
+def test_without_validation_test_images_choose_nothing_and_the_order_of_the_grid_neither():
+    train, test = clusters(60, 30, 4, 4, 3.0), clusters(40, 30, 4, 5, 3.0)[0]
+    grid = [1e-3, 1e-1, 10.0]
+    predicted, l2 = linear_probe.linear_probe(train, without(30), test, 4, grid)
+    assert l2 != max(grid)
+    changed = torch.cat([test[:20], 1e3 * test[20:].flip(0)])
+    again, l2_again = linear_probe.linear_probe(train, without(30), changed, 4, grid[::-1])
+    assert l2_again == l2
+    assert torch.equal(again[:20], predicted[:20])
+    assert not torch.equal(again[20:], predicted[20:])
+
+
+def test_without_validation_too_the_strongest_of_equally_good_regularisations_is_taken():
+    x, y = clusters(60, 5, 3, seed=7, spread=0.01)
+    assert linear_probe.linear_probe((x, y), without(5), x, 3, [1e-2, 1e-1, 1e-3])[1] == 1e-1
+
+
+def test_without_validation_a_single_regularisation_is_taken_as_it_is(monkeypatch):
+    def refused(labels):
+        raise AssertionError("nothing is to be chosen")
+
+    monkeypatch.setattr(linear_probe, "folds", refused)
+    (x, y), test = clusters(60, 8, 3, 8, 2.0), clusters(40, 8, 3, 9, 2.0)[0]
+    predicted, l2 = linear_probe.linear_probe((x, y), without(8), test, 3, [0.02])
+    mean = x.mean(dim=0)
+    scale = math.sqrt(((x - mean) ** 2).mean())
+    expected = sklearn_fit((x - mean) / scale, y, 0.02).predict(((test - mean) / scale).numpy())
+    assert l2 == 0.02
+    assert (predicted.numpy() == expected).all()
+
+
+def test_without_validation_two_labelled_images_are_enough():
+    """Each is left out once, and the other says nothing of it."""
+    x, y = torch.tensor([[1.0, 0.0, 2.0], [-1.0, 0.5, 0.0]]), torch.tensor([2, 0])
+    empty = torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)
+    predicted, l2 = linear_probe.linear_probe((x, y), empty, x + 0.1, 3, [1e-3, 1e-1])
+    assert predicted.tolist() == [2, 0]
+    assert l2 == 1e-1

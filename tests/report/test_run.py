@@ -107,6 +107,14 @@ def test_too_few_images_for_a_map_have_neighbours_all_the_same(made):
     assert neighbours(html).height == 2 * 12 + 6
 
 
+def test_without_validation_images_the_page_says_why_no_features_are_drawn(made):
+    made(generated=10, validation=0)
+    html = run.section()
+    assert "t-SNE" not in html
+    assert "Not drawn here, data/real: has no validation images" in html
+    assert "81.25" in html
+
+
 def test_features_of_another_encoder_or_data_than_the_numbers_are_not_drawn(made):
     made(generated=10)
     seals = {name: files.read_json(Path(f"data/{name}.json")) for name in ("encoder/card", "real/manifest")}

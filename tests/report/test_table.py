@@ -129,7 +129,7 @@ def test_the_summary_names_the_numbers_of_the_metrics_files(tmp_path, monkeypatc
     ):
         files.write_json(tmp_path / f"store/records/{stage}.json", {"seconds": seconds, "params": record})
     judged = {"top1": 81.234, "top1_labelled": 83.5, "knn": 78.1, "untrained": 70.2, "pixels": 79.9}
-    judged |= {"top1_10pct": 77.5, "top1_1pct": 66.25, "clsp": 80.75}
+    judged |= {"top1_10pct": 77.5, "top1_1pct": 66.25, "clsp": 80.75, "online": 79.5, "offline": 82.5}
     for name, content in {
         "pretrain": {"beta": 0.5, "real_passes": 12.34},
         "linear_eval": judged | {"top1_low": 80.1, "top1_high": 82.2},
@@ -137,6 +137,8 @@ def test_the_summary_names_the_numbers_of_the_metrics_files(tmp_path, monkeypatc
             "train_labels": 5000,
             "fixed_labels": 10_000,
             "few_labels": {"10pct": 1000, "1pct": 100},
+            "online": "last",
+            "offline": "100 epochs",
         },
     }.items():
         (tmp_path / "metrics" / f"{name}.json").write_text(json.dumps(content))
@@ -153,6 +155,8 @@ def test_the_summary_names_the_numbers_of_the_metrics_files(tmp_path, monkeypatc
         "encoder, labels of 1,000 images 77.50",
         "encoder, labels of 100 images 66.25",
         "encoder, CLSP's protocol 80.75",
+        "encoder, layer trained beside it 79.50",
+        "encoder, solo-learn's offline protocol 82.50",
         "encoder, weighted kNN 78.10",
         "untrained encoder 70.20",
         "raw pixels 79.90",
