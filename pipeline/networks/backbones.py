@@ -208,11 +208,12 @@ def save(encoder: Encoder, folder: Path, **facts: object) -> None:
 
 
 def load_online_head(folder: Path, encoder: Encoder, classes: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """(classes, width) and (classes,) of the layer that learned labels beside an encoder; None if there is none."""
-    path = Path(folder) / ONLINE
-    if not path.exists():
+    """(classes, width) and (classes,) of the layer that learned labels beside an encoder; None if its card has none."""
+    digest = encoder.card.get("online_sha256")
+    if digest is None:
         return None
-    layer = weights.load(path, lambda: nn.Linear(encoder.width, classes))
+    files.check_digests(folder, {ONLINE: digest}, "card.json", "pretrain")
+    layer = weights.load(Path(folder) / ONLINE, lambda: nn.Linear(encoder.width, classes))
     return layer.weight.detach(), layer.bias.detach()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pipeline import methods
-from pipeline.core import sources, weights
+from pipeline.core import files, sources, weights
 from pipeline.core.errors import UserError
 from pipeline.core.progress import log
 from pipeline.data import mixture, shards
@@ -96,12 +96,13 @@ def pretrain(
         rows = loop.train(f"pretraining ({params.method})", task, plan, compute, folder, fingerprint)
         if not distributed.first():
             return [], rows
-        made_by = {"method": params.method, "augment": setting.augment.model_dump(), "fingerprint": fingerprint}
-        backbones.save(encoder, folder, **made_by, candidates=candidates, **facts)
         names = ["encoder.safetensors", "card.json"]
+        made_by = {"method": params.method, "augment": setting.augment.model_dump(), "fingerprint": fingerprint}
         if head is not None:
             weights.save(folder / heads.ONLINE, head.layer)
             names.append(heads.ONLINE)
+            made_by["online_sha256"] = files.sha256(folder / heads.ONLINE)
+        backbones.save(encoder, folder, **made_by, candidates=candidates, **facts)
         shown = validation[0] if len(validation[0]) else train[0]
         return [*names, *method.save_artifacts(folder, shown)], rows
 
