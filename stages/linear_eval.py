@@ -10,13 +10,12 @@ from pipeline.evaluation import linear_eval
 from pipeline.networks import backbones
 from pipeline.run import machine, stage
 
-REAL = Path("data/real")
+REAL, ENCODER = Path("data/real"), Path("data/encoder")
 
 
 def main(params: SimpleNamespace) -> None:
     arithmetic.prepare(params.compute)
-    folder = Path("data/encoder")
-    encoder = backbones.load(folder).to(params.compute.device)
+    encoder = backbones.load(ENCODER).to(params.compute.device)
     decided = {
         "real": store.verify(REAL, "prepare")["files"],
         "encoder": encoder.card,
@@ -28,7 +27,7 @@ def main(params: SimpleNamespace) -> None:
 
     def make(folder: Path, fingerprint: str) -> list[str]:
         real = shards.read_real(REAL)
-        online = backbones.load_online_head(folder, encoder, len(real.classes))
+        online = backbones.load_online_head(ENCODER, encoder, len(real.classes))
         judged = linear_eval.judge(encoder, online, real, params.linear_eval, params.compute)
         outputs.metrics(folder / "linear_eval.json", judged.metrics)
         outputs.metrics(folder / "label_free.json", judged.label_free)
