@@ -359,7 +359,11 @@ TRIPS = [
     (MIXED | {"pretrain.online_head": 0.25}, "pretrain.online_head", ["null with method mixed_ae", "not 0.25"]),
     ({"pretrain.online_head": 0.25}, None, []),
     ({"pretrain.backbone.block": "bottleneck", "pretrain.backbone.stem": "7x7"}, None, []),
-    ({"linear_eval.offline": "sgd", "linear_eval.offline_epochs": 9}, "linear_eval.offline_lr", ["a number with offline sgd", "not null"]),
+    (
+        {"linear_eval.offline": "sgd", "linear_eval.offline_epochs": 9},
+        "linear_eval.offline_lr",
+        ["a number with offline sgd", "not null"],
+    ),
     ({"linear_eval.offline_epochs": 9}, "linear_eval.offline_epochs", ["null without offline", "not 9"]),
     (OFFLINE, None, []),
     (OFFLINE | {"linear_eval.offline_lr": None}, "linear_eval.offline_lr", ["a number with offline lars"]),
