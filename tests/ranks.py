@@ -12,6 +12,7 @@ from pipeline.core import seeds
 from pipeline.engine import arithmetic, distributed, loop
 from pipeline.generators import ddpm, gan
 from pipeline.params.schema import Training
+from pipeline.training.online_head import OnlineHead
 from tests import batches
 from tests.methods import contract
 from tests.toys import COMPUTE, ddpm_params, gan_params
@@ -37,6 +38,7 @@ def everything(folder: Path) -> dict:
     found = {f"method {name}": of_a_method(name, folder) for name in contract.METHODS}
     found |= {f"ddpm {name}": of_a_generator(name, folder) for name in PREDICTIONS}
     found["gan"] = of_an_adversarial_one(folder)
+    found["layer beside"] = of_a_layer_beside(folder)
     norms = {1: nn.BatchNorm1d(5), 2: nn.BatchNorm2d(5), "plain": nn.BatchNorm1d(5, affine=False)}
     found |= {f"norm {kind}": of_a_norm(norm) for kind, norm in norms.items()}
     return found | {"views": of_views(), "parts": of_parts(folder)}
@@ -61,6 +63,19 @@ def of_a_method(name: str, folder: Path) -> dict:
     task = loop.Task(built.phases(), batch, {"method": built}, built.before_step, built.after_step)
     rows = trained(task, folder / name)
     return {**losses, **first, **{f"after {key}": value for key, value in built.state_dict().items()}, **rows}
+
+
+def of_a_layer_beside(folder: Path) -> dict:
+    """A layer that learns labels beside MoCo, of which the first process has fewer: its weights after some steps."""
+    built = contract.build("moco")
+    distributed.synchronise(built)
+    head = OnlineHead(built.encoder, built.views, 3, 0)
+    answers, own = torch.tensor([-1, 2, -1, -1, 0, 1, 2, 1, 0, 0, 2, -1]), distributed.share(N)
+    phase = head.beside(built.phases()[0], lambda step: answers[own], 2.0)
+    batch = lambda step: [view[own] for view in contract.views(N, step, "moco")]  # noqa: E731
+    task = loop.Task([phase], batch, {"method": built, "head": head}, built.before_step, built.after_step)
+    rows = trained(task, folder / "beside")
+    return {**{f"after {key}": value for key, value in head.state_dict().items()}, **rows}
 
 
 def of_a_generator(prediction: str, folder: Path) -> dict:

@@ -101,7 +101,7 @@ class Method(nn.Module):
     def save_artifacts(self, folder: Path, images: np.ndarray) -> list[str]:
         """Write what belongs beside the trained encoder; returns the files' names.
 
-        images: those of validation, uint8 (N, H, W, C).
+        images: those of validation, or of train where there are none, uint8 (N, H, W, C).
         """
         return []
 

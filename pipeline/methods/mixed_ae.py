@@ -176,11 +176,11 @@ class MixedAE(Method):
 
     @staticmethod
     def pictures(made: dict[str, Path]) -> list[tuple[str, np.ndarray]]:
-        """Validation images, the encoder's input, and the reconstructions."""
+        """The images, the encoder's input, and the reconstructions."""
         with shards.open_file(made[RECONSTRUCTIONS]) as file:
             found = {name: shards.dataset_of(file, name)[:] for name in file}
             known = " and each unseen patch's own mean and deviation" if file.attrs["normalised"] else ""
-        sets = [("validation images", found["images"])]
+        sets = [("images", found["images"])]
         if "mixed" in found:
             together = len(found["images"]) // len(found["mixed"])
             what = f"every {together} of them mixed into one, as the encoder sees it"

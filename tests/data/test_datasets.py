@@ -115,6 +115,37 @@ def test_every_prefix_of_train_and_all_of_validation_hold_the_classes_in_proport
     assert np.bincount(real.part(shards.VALIDATION)[1]).tolist() == [50] * 10
 
 
+def test_without_validation_all_images_may_be_learned_from(load):
+    real = load(validation_size=0, train_size=60_000, labelled_size=60_000)
+    counted = shards.counts(real)
+    names = ("train", "labelled_only", "validation", "spare", "test")
+    assert [counted[name] for name in names] == [60_000, 0, 0, 0, 10_000]
+    images, labels = real.part(shards.VALIDATION)
+    assert (images.shape, labels.shape) == ((0, 28, 28, 1), (0,))
+    assert np.array_equal(np.sort(rows(real, shards.TRAIN)), np.arange(60_000))
+    assert len(real.labelled_rows()) == 60_000
+    few = load(validation_size=0, train_size=1000)
+    assert np.array_equal(rows(few, shards.TRAIN), rows(real, shards.TRAIN)[:1000])
+    with pytest.raises(UserError, match=r"train_size 60001 \+ validation_size 0 > 60000"):
+        load(validation_size=0, train_size=60_001)
+
+
+@pytest.mark.parametrize("known", [0, 40, 100])
+def test_a_split_without_validation_holds_every_image_with_and_without_labels(known):
+    """And those of which there are copies, which judge nothing."""
+    labels, alone = np.full(100, -1), np.arange(100) >= 10
+    labels[:known] = np.arange(known) % 4
+    sizes = {"train_size": 100, "validation_size": 0, "labelled_size": known or 100}
+    parts = dict(datasets.split(params(**sizes), labels, alone))
+    assert {code: len(found) for code, found in parts.items()} == {
+        shards.TRAIN: 100,
+        shards.LABELLED: 0,
+        shards.VALIDATION: 0,
+        shards.SPARE: 0,
+    }
+    assert sorted(parts[shards.TRAIN]) == list(range(100))
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_prefixes_of_a_stratified_order_are_proportional_for_uneven_classes_too(seed):
     labels = np.repeat([4, 0, 7], [700, 90, 10])

@@ -18,7 +18,7 @@ REPOSITORY = Path(pipeline.__file__).parent.parent
 COMPUTED = [
     *(f"method {name}" for name in contract.METHODS),
     *(f"ddpm {name}" for name in ranks.PREDICTIONS),
-    "gan",
+    *("gan", "layer beside"),
     *("norm 1", "norm 2", "norm plain", "views", "parts"),
 ]
 PROCESSES = 2

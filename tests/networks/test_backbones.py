@@ -1,17 +1,22 @@
+import copy
 import json
 
 import numpy as np
 import pytest
 import torch
-from torchvision.models import resnet18
+from torchvision.models import resnet18, resnet50
 
-from pipeline.core import files
+from pipeline.core import files, weights
 from pipeline.core.errors import UserError
-from pipeline.networks import backbones
+from pipeline.measures import probes
+from pipeline.networks import backbones, heads
+from tests.toys import COMPUTE
 
 SMALL = backbones.resnet(4, [1, 2, 1, 1])
 VIT = backbones.vit(8, 2, 2, 4)  # of 9 patches
 BOTH = pytest.mark.parametrize("form", [SMALL, VIT], ids=["resnet", "vit"])
+FORMS = {f"{stem} {block}": (stem, block) for stem in backbones.STEMS for block in ("basic", "bottleneck")}
+EVERY = pytest.mark.parametrize(("stem", "block"), FORMS.values(), ids=FORMS)
 
 
 def build(params=SMALL, channels=1, seed=0):
@@ -38,20 +43,54 @@ def disturb(encoder):
     optimiser.step()
 
 
-def test_width_64_is_torchvisions_resnet18_with_the_small_stem():
-    ours = build(backbones.resnet(64, [2, 2, 2, 2]), channels=3).backbone.eval()
-    theirs = resnet18()
-    theirs.conv1 = torch.nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
-    theirs.maxpool = theirs.fc = torch.nn.Identity()
+def conv1(padding):
+    """The first layer that CLSP (padding 1) and solo-learn (2) give torchvision's ResNet for small images."""
+    return torch.nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=padding, bias=False)
+
+
+NOTHING = torch.nn.Identity()
+REPLACED = {  # what each stem puts in place of torchvision's own layers
+    "3x3": {"conv1": conv1(1), "maxpool": NOTHING},  # github.com/dewenzeng/clsp@91c8f9e utils/utils.py, "small"
+    "3x3-pad2": {"conv1": conv1(2), "maxpool": NOTHING},  # github.com/PKU-ML/adainf@233a6bd solo/methods/base.py
+    "3x3-pool": {"conv1": conv1(1)},  # CLSP's "mid", which keeps the max-pool
+    "7x7": {},
+}
+TORCHVISIONS = {"resnet18": (resnet18, "basic", [2, 2, 2, 2]), "resnet50": (resnet50, "bottleneck", [3, 4, 6, 3])}
+
+
+@pytest.mark.parametrize("name", TORCHVISIONS)
+def test_width_64_is_torchvisions_resnet_with_every_stem(name):
+    """Its parameters by name and shape but for the classifier, and its features of the same weights."""
+    make, block, blocks = TORCHVISIONS[name]
+    theirs = make().eval()
+    theirs.fc = NOTHING
     generator = torch.Generator().manual_seed(1)
-    values = {k: torch.rand(v.shape, generator=generator).to(v.dtype) + 0.1 for k, v in ours.state_dict().items()}
-    ours.load_state_dict(values, strict=True)
-    theirs.load_state_dict(values, strict=True)
-    x = images(2, 3, 16)
-    with torch.no_grad():
-        expected = theirs.eval()(x)
-        assert expected.shape == (2, 512)
-        assert torch.allclose(ours(x), expected, rtol=1e-4)
+    for value in theirs.state_dict().values():  # normalisation that is no identity
+        if value.ndim == 1:
+            value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+    x = torch.rand(2, 3, 36, 36, generator=generator)
+    for stem, replaced in REPLACED.items():
+        own = copy.deepcopy(theirs)
+        for layer, module in replaced.items():
+            setattr(own, layer, module)
+        built = build(backbones.resnet(64, blocks, block, stem), channels=3)
+        ours = built.backbone.eval()
+        assert list(ours.state_dict()) == list(own.state_dict())
+        ours.load_state_dict(own.state_dict(), strict=True)
+        with torch.no_grad():
+            expected, found = own(x), ours(x)
+        assert expected.shape == (2, built.width) == (2, 512 if block == "basic" else 2048)
+        assert expected.std() > 0.01
+        assert torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max())), stem
+
+
+@pytest.mark.parametrize(("stem", "sides"), [("3x3", 32), ("3x3-pad2", 34), ("3x3-pool", 16), ("7x7", 8)])
+def test_a_stem_gives_maps_of_its_size(stem, sides):
+    network, seen = build(backbones.resnet(4, [1, 1, 1, 1], stem=stem)).backbone, []
+    network.layer1.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape))
+    network.layer4.register_forward_hook(lambda _, given, made: seen.append(made.shape))
+    network(images(2, size=32))
+    assert seen == [(2, 4, sides, sides), (2, 32, -(-sides // 8), -(-sides // 8))]
 
 
 def test_width_64_is_initialised_with_the_variances_of_torchvision():
@@ -74,11 +113,69 @@ def test_the_encoder_normalises_by_channel_before_the_backbone(channels, form):
         assert torch.allclose(encoder(x), encoder.backbone(torch.from_numpy(by_hand)), atol=1e-5)
 
 
-@pytest.mark.parametrize("width", [1, 4, 6])
-def test_a_feature_vector_is_eight_times_the_width(width):
-    encoder = build(backbones.resnet(width, [1, 1, 1, 1])).eval()
+@EVERY
+@pytest.mark.parametrize("width", [1, 6])
+def test_a_feature_vector_is_8_or_32_times_the_width_and_may_be_of_any(width, stem, block):
+    encoder = build(backbones.resnet(width, [1, 1, 1, 1], block, stem)).eval()
+    times = {"basic": 8, "bottleneck": 32}[block]
     with torch.no_grad():
-        assert encoder(images(3)).shape == (3, 8 * width) == (3, encoder.width)
+        assert encoder(images(3)).shape == (3, times * width) == (3, encoder.width)
+
+
+@EVERY
+def test_a_resnet_of_each_stem_and_block_learns_and_comes_back_from_its_folder(tmp_path, stem, block):
+    """And its features without batch normalisation of their own, which the probes fold away, are the same numbers."""
+    encoder = build(backbones.resnet(5, [1, 2, 1, 1], block, stem), channels=3, seed=2)
+    before = state(encoder)
+    encoder.train()(images(4, 3)).square().mean().backward()
+    assert all(weight.grad.any() for weight in encoder.parameters())
+    torch.optim.SGD(encoder.parameters(), lr=0.1).step()
+    backbones.save(encoder, tmp_path)
+    found = backbones.load(tmp_path)
+    assert (found.card["stem"], found.card["block"], found.width) == (stem, block, encoder.width)
+    assert same(state(encoder), state(found))
+    assert same(before, state(backbones.untrained(found)))
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 12, 12, 3), dtype=np.uint8)
+    with torch.no_grad():
+        expected = encoder.eval()(torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255)
+    assert torch.allclose(probes.features(found, pixels, COMPUTE), expected, rtol=1e-5, atol=1e-5)
+
+
+@BOTH
+def test_a_card_of_before_stems_and_blocks_is_of_3x3_and_basic_ones(tmp_path, form):
+    encoder = build(form)
+    backbones.save(encoder, tmp_path)
+    path = tmp_path / "card.json"
+    card = files.read_sealed(path, "pretrain", {})
+    assert {"stem", "block"} <= card.keys()
+    files.write_sealed(path, {name: value for name, value in card.items() if name not in ("stem", "block")})
+    found = backbones.load(tmp_path)
+    assert found.card == card
+    assert same(state(encoder), state(found))
+    with torch.no_grad():
+        assert torch.equal(found(images()), encoder.eval()(images()))
+        assert torch.equal(backbones.untrained(found).eval()(images()), build(form).eval()(images()))
+
+
+def test_the_layer_that_learned_labels_beside_is_read_if_there_is_one_and_fits(tmp_path):
+    encoder, layer, path = build(), torch.nn.Linear(32, 3), tmp_path / heads.ONLINE
+    assert backbones.load_online_head(tmp_path, encoder, 3) is None
+    weights.save(path, layer)
+    encoder.card["online_sha256"] = files.sha256(path)
+    matrix, bias = backbones.load_online_head(tmp_path, encoder, 3)
+    assert torch.equal(matrix, layer.weight)
+    assert torch.equal(bias, layer.bias)
+    assert not matrix.requires_grad
+    with pytest.raises(
+        UserError, match=r"online_head\.safetensors: its weights do not fit: bias is \(3,\), not \(4,\)"
+    ):
+        backbones.load_online_head(tmp_path, encoder, 4)
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(UserError, match=r"sha256 is not that in card\.json"):
+        backbones.load_online_head(tmp_path, encoder, 3)
+    path.unlink()
+    with pytest.raises(UserError, match="missing"):
+        backbones.load_online_head(tmp_path, encoder, 3)
 
 
 @BOTH
@@ -196,6 +293,9 @@ OF_A_VIT = {"size": 12}  # as it is
         ({"width": "4"}, r"width as int"),
         ({"blocks": None}, r"do not fit: blocks: must be given with kind resnet, not null"),
         ({"stem": "5x5"}, r"do not fit"),
+        ({"stem": None}, r"do not fit: stem: must be given with kind resnet, not null"),
+        ({"stem": "7x7"}, r"conv1\.weight is \(4, 1, 3, 3\), not \(4, 1, 7, 7\)"),
+        ({"block": "bottleneck"}, r"layer1\.0\.bn3\.bias is missing, not \(16,\)"),
         ({"kind": "vit"}, r"do not fit: a ViT for images of None pixels"),
         ({"kind": "cnn"}, r"do not fit"),
         ({"kind": None}, r"kind as str"),

@@ -630,3 +630,31 @@ def test_a_queue_in_which_more_than_one_anchor_in_eight_meets_itself_is_warned_o
     params, _ = reader.validate(changed(edits))
     said = method_rules.long_queue(params)
     assert (f": {chance} of the anchors meet an old key" in said) if chance else said == ""
+
+
+TWO = {"pretrain.accumulate": 2}
+
+
+@pytest.mark.parametrize(
+    ("edits", "parted"),
+    [
+        ({}, False),
+        (VIT, False),
+        (TWO, True),
+        (TWO | MOCO, True),  # batch normalisation is of a part
+        (TWO | VIT, True),  # negatives are
+        (TWO | VIT | SWAV, True),  # codes are
+        (TWO | VIT | ALL4ONE, True),
+        (TWO | VIT | CLSP | ANCHORED, True),
+        (TWO | VIT | MOCO, False),
+        (TWO | VIT | CLSP_MOCO | ANCHORED, False),
+        (TWO | VIT | DINO, False),
+        (TWO | MAE, False),
+        (TWO | MIXED, True),
+    ],
+)
+def test_parts_of_a_batch_that_are_another_step_than_the_batch_at_once_are_warned_of(edits, parted):
+    params, _ = reader.validate(changed(edits))
+    said = method_rules.warnings(params)
+    assert len(said) == parted
+    assert all("pretrain.accumulate 2: batch statistics, negatives and codes are of 128 images" in one for one in said)

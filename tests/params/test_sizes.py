@@ -27,8 +27,16 @@ def of_a_folder(**dataset):
 
 @pytest.mark.parametrize("drawn", [True, False])
 @pytest.mark.parametrize("images", [5, 6, 11, 30, 300, 3_000, 17_000, 20_000, 100_000])
-def test_what_is_named_makes_parameters_that_pass_and_fit(images, drawn):
+@pytest.mark.parametrize("validation", [5000, 0])
+def test_what_is_named_makes_parameters_that_pass_and_fit(images, drawn, validation):
     params = of_a_folder(**({} if drawn else {"test_size": None}))
+    without = {} if validation else {("dataset", "validation_size"): 0, ("quality", "images"): 0}
+    params = params.model_copy(
+        update={
+            section: getattr(params, section).model_copy(update={name: value})
+            for (section, name), value in without.items()
+        }
+    )
     values = changed(params.model_dump(), sizes.fitting(params, images, drawn))
     params, faults = reader.validate(values)
     assert not faults
@@ -37,6 +45,7 @@ def test_what_is_named_makes_parameters_that_pass_and_fit(images, drawn):
     assert drawn == (d.test_size is not None)
     assert list(d.beyond(left, left)) == []
     assert d.train_size >= min(5000, images // 2 - 1)
+    assert (d.validation_size > 0) == (validation > 0)
 
 
 def test_values_that_fit_are_left_as_they_are_and_three_thousand_pictures_give_the_guides_numbers():

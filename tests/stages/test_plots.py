@@ -22,8 +22,11 @@ GAN = {("generator", "kind"): "gan", ("generate", "sampler"): "direct", ("genera
 SMALL = {("pretrain", "backbone", name): size for name, size in (("width", 16), ("depth", 1), ("heads", 2))}
 MIXED = presets.compose(["vit"]) | SMALL | {("augment", "family"): "crop", ("pretrain", "method"): "mixed_ae"}
 NONE = {("generator", "source"): "none"}
+WITHOUT = {("dataset", "validation_size"): 0, ("quality", "images"): 0}
 MODES = {
     "labels": (True, NONE),
+    "labels beside": (True, NONE | {("pretrain", "online_head"): 0.5}),
+    "no validation": (True, NONE | WITHOUT | {("pretrain", "online_head"): 0.5}),
     "no labels": (False, NONE | {("quality", "images"): 0}),
     "mixed_ae": (True, NONE | MIXED),
     "joint_gan": (True, GAN | {("pretrain", "method"): "joint_gan"}),
@@ -46,7 +49,8 @@ def run(folder: Path, labelled: bool, changes: dict) -> None:
     params = reader.load(folder / "params.yaml")
     images = np.random.default_rng(0).integers(0, 256, (90, 12, 12, 1), np.uint8)
     labels = np.arange(90) % 3 if labelled else np.full(90, -1)
-    split = np.repeat(np.array([shards.TRAIN, shards.VALIDATION, shards.TEST], np.uint8), 30)
+    unseen = shards.VALIDATION if params.dataset.validation_size else shards.TRAIN
+    split = np.repeat(np.array([shards.TRAIN, unseen, shards.TEST], np.uint8), 30)
     shards.write_real(
         folder / "data/real", shards.RealSet(images, labels, split, np.arange(90), ("a", "b", "c"), "toy", 30)
     )
@@ -92,4 +96,9 @@ def test_what_dvc_yaml_plots_is_in_what_is_written(tmp_path, monkeypatch, mode):
     with open("plots/validation.csv", newline="") as file:
         measures = set(csv.DictReader(file).fieldnames) - {"step"}
     assert measures <= set(template["transform"][0]["fold"])
-    assert measures == {"validation_knn" if labelled else "rankme", "feature_spread"}
+    judged = {"validation_knn"} if labelled and mode != "no validation" else {"rankme"}
+    judged |= {"validation_online"} if mode == "labels beside" else set()
+    assert measures == judged | {"feature_spread"}
+    told, evaluated = (json.loads(Path(f"metrics/{name}.json").read_text()) for name in ("pretrain", "linear_eval"))
+    assert {"validation_knn", "rankme", "validation_online"} & told.keys() == judged
+    assert ("online" in evaluated) == (mode in ("labels beside", "no validation"))

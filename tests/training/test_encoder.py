@@ -14,7 +14,8 @@ from pipeline.core.errors import UserError
 from pipeline.data import mixture, shards
 from pipeline.engine import loop
 from pipeline.generators import gan
-from pipeline.methods import View, clsp_simclr, joint_gan, simclr
+from pipeline.measures import probes
+from pipeline.methods import View, clsp_simclr, joint_gan, mixed_ae, simclr
 from pipeline.networks import backbones, heads
 from pipeline.params.methods import CLSPSimCLR, SimCLR
 from pipeline.params.schema import Augment, Inflation
@@ -26,6 +27,7 @@ from tests.toys import COMPUTE, contents, pretrain_params
 NONE, NOWHERE = [], Path("no generator")
 OWN = SimCLR(hidden_dim=8, output_dim=4, temperature=0.2, views_together=True)
 MIXING = Inflation(ratio=1.0, real_weight=2.0, order="slots", seed=0)
+TRUST = {"trust_coefficient": 0.02, "trust_clip": True}
 OPTIONAL = "crop_min jitter_probability brightness contrast saturation hue grayscale blur solarize flip"
 AUGMENT = Augment(
     family="symmetric",
@@ -149,6 +151,90 @@ def test_a_set_without_labels_to_learn_or_to_judge_from_is_watched_by_rankme(rea
     assert all(1 <= row["rankme"] <= 12.01 for row in rows[1:])  # twelve train images
 
 
+@pytest.mark.parametrize("head", [None, 0.5])
+def test_a_set_without_validation_is_watched_by_rankme_of_its_train_images(real, generated, head):
+    """The last measurement is that of the encoder that is saved."""
+    without = dataclasses.replace(
+        real, **{name: getattr(real, name)[real.split != shards.VALIDATION] for name in ("images", "labels", "split")}
+    )
+    made, rows, _ = pretrain(without, generated, online_head=head)
+    assert ["rankme" in row for row in rows] == [False, True, True]
+    assert not any({"validation_knn", "validation_online"} & row.keys() for row in rows)
+    features = probes.features(backbones.load(made["card.json"].parent), real.images[:12], COMPUTE)
+    assert rows[-1]["rankme"] == pytest.approx(probes.rankme(features), rel=1e-6)
+    assert rows[-1]["feature_spread"] == pytest.approx(float(heads.spread(features)), rel=1e-6)
+    assert (heads.ONLINE in made) == (head is not None)
+
+
+def test_without_validation_reconstructions_are_of_train_images(real):
+    """Of noise, so that no other image passes for one of them."""
+    kept = real.split != shards.VALIDATION
+    without = dataclasses.replace(real, **{name: getattr(real, name)[kept] for name in ("images", "labels", "split")})
+    own, vit = contract.METHODS["mixed_ae"], backbones.vit(8, 1, 2, 4)
+    named = {"method": "mixed_ae", "own": own, "backbone": vit, "optimizer": "adamw", "beta2": 0.95, "lr": 0.001}
+    for given, first in ((without, 0), (real, 12)):
+        made, *_ = pretrain(given, NONE, steps=2, **named)
+        titles, shown = zip(*mixed_ae.MixedAE.pictures(made), strict=True)
+        assert titles[0] == "images"
+        assert np.array_equal(shown[0][:4], real.images[first : first + 4])
+
+
+def test_a_layer_that_learns_labels_beside_leaves_the_same_encoder_and_is_saved(real, generated):
+    plain, rows, facts = pretrain(real, generated)
+    made, beside, same = pretrain(real, generated, online_head=0.5)
+    assert made.keys() - plain.keys() == {heads.ONLINE}
+    assert contents(made)["encoder.safetensors"] == contents(plain)["encoder.safetensors"]
+    assert same == facts
+    added = {"online_loss", "online_agreement"}
+    assert [set(two) - set(one) for one, two in zip(rows, beside, strict=True)] == [
+        added,
+        added | {"validation_online"},
+        added | {"validation_online"},
+    ]
+    for one, two in zip(rows, beside, strict=True):  # the norm is of all gradients
+        assert {k: two[k] for k in one if k != "gradient_norm"} == {
+            k: v for k, v in one.items() if k != "gradient_norm"
+        }
+    folder = made["card.json"].parent
+    network = backbones.load(folder)
+    matrix, bias = backbones.load_online_head(folder, network, 3)
+    images, labels = real.part(shards.VALIDATION)
+    found = (probes.features(network, images, COMPUTE) @ matrix.T + bias).argmax(dim=1)
+    assert beside[-1]["validation_online"] == probes.accuracy(found, labels)
+    assert backbones.load_online_head(plain["card.json"].parent, network, 3) is None
+
+
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "optimizer": "lars", **TRUST}], ids=["sgd", "lars in parts"])
+def test_the_layer_that_learns_labels_goes_on_from_crashes_to_the_same_bytes(
+    real, generated, steps, monkeypatch, tmp_path, changes
+):
+    named = {"online_head": 0.5, **changes}
+    made, *rest = pretrain(real, generated, **named)
+    straight = contents(made)
+    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "other"))
+    for crash in (1, 3):
+        steps.crash = crash
+        with pytest.raises(KeyboardInterrupt):
+            pretrain(real, generated, **named)
+    steps.crash = None
+    again, *others = pretrain(real, generated, **named)
+    assert contents(again) == straight
+    assert others == rest
+
+
+def test_a_layer_to_learn_labels_wants_a_label(real, generated):
+    """One of a train image; those of validation are not learned from."""
+    labels = real.labels.copy()
+    labels[:12] = -1
+    with pytest.raises(UserError, match=r"pretrain\.online_head: no train image has a label - .*null") as caught:
+        pretrain(dataclasses.replace(real, labels=labels), generated, online_head=0.5)
+    assert (caught.value.code, len(str(caught.value).splitlines())) == (2, 1)
+    labels[3] = 1
+    _, rows, _ = pretrain(dataclasses.replace(real, labels=labels), generated, online_head=0.5)
+    assert all(math.isfinite(row["online_loss"]) for row in rows)
+    assert "validation_online" in rows[-1]
+
+
 @pytest.mark.fault(15)
 @pytest.mark.parametrize("labelled", [True, False])
 def test_features_that_are_all_alike_are_told_and_those_of_an_encoder_are_not(real, labelled, capsys):
@@ -231,9 +317,6 @@ def test_lars_never_takes_a_longer_step_than_the_rate_allows(tmp_path):
     loop.train("toy", task, plan, COMPUTE, tmp_path, "work")
     assert matrix.detach().flatten().tolist() == pytest.approx([2 - 0.05 * (0.003 + 0.1 * 2)] * 4, rel=1e-6)
     assert vector.detach().tolist() == pytest.approx([1 - 0.05 * 0.005] * 3, rel=1e-6)
-
-
-TRUST = {"trust_coefficient": 0.02, "trust_clip": True}
 
 
 def test_lars_without_clipping_steps_by_the_trust_ratio_times_the_rate(tmp_path):
