@@ -201,7 +201,8 @@ def test_a_layer_that_learns_labels_beside_leaves_the_same_encoder_and_is_saved(
     images, labels = real.part(shards.VALIDATION)
     found = (probes.features(network, images, COMPUTE) @ matrix.T + bias).argmax(dim=1)
     assert beside[-1]["validation_online"] == probes.accuracy(found, labels)
-    assert backbones.load_online_head(plain["card.json"].parent, network, 3) is None
+    folder = plain["card.json"].parent
+    assert backbones.load_online_head(folder, backbones.load(folder), 3) is None
 
 
 @pytest.mark.parametrize("changes", [{}, {"accumulate": 2, "optimizer": "lars", **TRUST}], ids=["sgd", "lars in parts"])
