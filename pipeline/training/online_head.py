@@ -1,7 +1,7 @@
 """A linear layer that learns the train images' labels while the encoder learns without them (solo-learn's online head).
 
-It sees the features of the large views that the method's own passes make, and its gradient stops there: the encoder is
-the same, bit for bit, with and without it. Its accuracy is logged, and nothing is chosen by it.
+It sees the features of the image's own large views, which the method's passes make, and its gradient stops there: the
+encoder is the same, bit for bit, with and without it. Its accuracy is logged, and nothing is chosen by it.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,8 @@ class OnlineHead(nn.Module):
 
     def __init__(self, encoder: Encoder, views: tuple[View, ...], classes: int, seed: int):
         super().__init__()
-        self.large = [view.size is None and view.recipe is not None for view in views].count(True)  # the first ones
+        large = [view.size is None and view.recipe is not None and view.source == "anchor" for view in views]
+        self.large = large.count(True)  # the first ones
         with seeds.scope(seed, "online head"):
             self.layer = nn.Linear(encoder.width, classes)
         self.seen: list[torch.Tensor] = []
