@@ -23,6 +23,7 @@ ANCHORED = {"positives__kind": "anchored"}
 TIED = {"weight": {}, "guidance": {"positives__weight": "null", "positives__guidance": "2.0"}}
 VERSIONS = TIED["guidance"] | {"augment__replace": "0.5"}
 UNCLIP = VERSIONS | {"positives__kind": "unclip", "positives__clip": "false"}
+OFFLINE = {"linear_eval__offline": "lars", "linear_eval__offline_lr": "0.2", "linear_eval__offline_epochs": "2"}
 # Run -> what it changes: every method, kind of positives, kind of generator and arm of a game; a kind that any method
 # takes stands beside one that has no other run.
 RUNS = {
@@ -34,6 +35,7 @@ RUNS = {
     "conditioned": {"pretrain__method": "barlow_twins", "positives__kind": "conditioned"} | VERSIONS,
     "unclip": {"pretrain__method": "byol"} | UNCLIP,
     "gan": {"pretrain__method": "moco"} | GAN,
+    "resnet50": {"pretrain__accumulate": "2", "pretrain__online_head": "0.25"} | OFFLINE,
     "joint_gan": {"pretrain__method": "joint_gan", "inflation__ratio": "0.0", "joint_gan__game_lr": "0.05"} | GAN,
 }
 RUNS |= {
@@ -45,7 +47,8 @@ for kind, row in KINDS.items():
         RUNS[kind] = {"positives__kind": kind, "augment__replace": "0.5"} | TIED[row.uses]
 # It wants patches; the others run on the committed ResNet. The preset's own size would take a minute to judge.
 SMALL = {("pretrain", "backbone", name): size for name, size in (("width", 24), ("depth", 1), ("heads", 2))}
-PRESETS = {"mixed_ae": presets.compose(["vit"]) | SMALL}
+DEEP = {("pretrain", "backbone", "width"): 8, ("pretrain", "backbone", "stem"): "3x3-pool"}
+PRESETS = {"mixed_ae": presets.compose(["vit"]) | SMALL, "resnet50": presets.compose(["resnet50"]) | DEEP}
 # One of every kind of state: queues, momentum encoders, dropout, frozen parameters, positives, AdamW's. The contract's
 # tests resume all methods.
 KILLED = ("all4one", "swav", "clsp_moco", "mixed_ae")
@@ -217,6 +220,17 @@ def test_a_vit_pretrained_by_mixing_is_fine_tuned(walk):
     tuned = made.metrics["finetune/0.5.json"]
     assert tuned["labels"] == 250
     assert tuned["top1"] != tuned["from_scratch"]
+
+
+@pytest.mark.slow
+def test_a_resnet_50_learns_in_parts_beside_an_online_head_and_is_judged_offline(walk):
+    made = walk("resnet50")
+    judged, trained = made.metrics["linear_eval.json"], made.metrics["pretrain.json"]
+    assert (made.card["block"], made.card["stem"], made.card["blocks"]) == ("bottleneck", "3x3-pool", [3, 4, 6, 3])
+    assert "data/encoder/online_head.safetensors" in made.data
+    assert all(0 < number < 100 for number in (judged["online"], judged["offline"], trained["validation_online"]))
+    assert judged["online"] != judged["top1"] != judged["offline"]
+    assert "online_agreement" in made.columns
 
 
 @pytest.mark.fault(4)

@@ -161,7 +161,7 @@ WRONG = [
     ("linear_eval.l2", [0.1, -0.1], "above 0"),
     ("transfer.digits", {"name": "folder"}, None),
     ("transfer.digits", DIGITS, "digits.path: data/nowhere does not exist"),
-    ("transfer.digits", DIGITS | {"path": "data", "validation_size": 1}, "validation_size: must be at least 2"),
+    ("transfer.digits", DIGITS | {"path": "data", "validation_size": 1}, "validation_size: must be 0 or at least 2"),
     ("transfer.Digits", DIGITS | {"path": "data"}, "of the form"),
     ("transfer", None, "named entries"),
     ("finetune.labels", [0.1, 0], "above 0"),

@@ -68,7 +68,7 @@ parts:
       finetune: {labels: [0.1, 0.02]}
       pretrain:
         method: mixed_ae
-        backbone: {kind: vit, width: 24, blocks: null, depth: 1, heads: 2, patch: 4}
+        backbone: {kind: vit, width: 24, stem: null, block: null, blocks: null, depth: 1, heads: 2, patch: 4}
       augment: {family: crop, strength: 1.0}
     arms:
       all: {mixed_ae: {mix: full}}
