@@ -71,7 +71,7 @@ def of_a_layer_beside(folder: Path) -> dict:
     distributed.synchronise(built)
     head = OnlineHead(built.encoder, built.views, 3, 0)
     answers, own = torch.tensor([-1, 2, -1, -1, 0, 1, 2, 1, 0, 0, 2, -1]), distributed.share(N)
-    phase = head.beside(built.phases()[0], lambda step: answers[own], 2.0)
+    phase = head.beside(built.phases()[0], lambda step: answers, 2.0)
     batch = lambda step: [view[own] for view in contract.views(N, step, "moco")]  # noqa: E731
     task = loop.Task([phase], batch, {"method": built, "head": head}, built.before_step, built.after_step)
     rows = trained(task, folder / "beside")

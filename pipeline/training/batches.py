@@ -12,6 +12,7 @@ from pipeline.data import mixture, shards
 from pipeline.engine import distributed
 from pipeline.methods import View
 from pipeline.params.schema import Augment
+from pipeline.training.online_head import UNLABELLED
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,10 @@ class Batches:
         return recipes.views([images[found.tobytes()] for found in rows], self.recipes, random, whole)
 
     def labels(self, step: int, answers: torch.Tensor) -> torch.Tensor:
-        """Of this process's rows of a step, int64 (b,): `answers` (n_real,) of real images, -1 of generated ones."""
-        drawn = torch.from_numpy(self.draw.rows(step)[distributed.share(self.draw.batch_size)])
+        """Of the whole batch, int64 (B,): `answers` (n_real,) of the real images, UNLABELLED of generated ones."""
+        drawn = torch.from_numpy(self.draw.rows(step))
         real = drawn < self.draw.n_real
-        return torch.where(real, answers[drawn.where(real, 0)], -1)
+        return torch.where(real, answers[drawn.where(real, 0)], UNLABELLED)
 
     def _rows(self, drawn: np.ndarray, k: int, step: int) -> np.ndarray:
         """Rows of the bank that view k shows of the whole batch, int64 (B,)."""

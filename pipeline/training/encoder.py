@@ -114,6 +114,7 @@ def pretrain(
         "images": [stored.digest(part) for part in (*train, *validation)],
         "made": [stored.digest(*parts) for parts in (images.generated, positives)],
         "generator": origin,
+        "classes": None if head is None else len(real.classes),
         "code": sources.digest("training/encoder", f"methods/{params.method}"),
         "arithmetic": arithmetic.facts(compute),
         "versions": backbones.versions(),
@@ -140,7 +141,7 @@ def _online_head(params: Pretrain, method: methods.Method, real: shards.RealSet)
     if params.online_head is None:
         return None
     if not len(real.with_labels(real.rows(shards.TRAIN))):
-        raise UserError("no train image has a label", "pretrain.online_head", "set it to null")
+        raise UserError("no train image has a label", "online_head", "set it to null")
     return online_head.OnlineHead(method.encoder, method.views, len(real.classes), params.seed)
 
 
@@ -204,10 +205,9 @@ def validate(
     validation: shards.Part,
     compute: Compute,
 ) -> dict:
-    """Top-1 of weighted kNN on the validation images, in percent, and of the online head, if there is one.
+    """Top-1 of weighted kNN on validation images, in percent, that of the online head if there is one, and the spread.
 
-    Where validation is empty or has no labels, RankMe of the train images. And the spread of the features. The
-    neighbours are train images that have a label.
+    The neighbours are train images that have a label. Without validation labels: RankMe of the train images instead.
     """
     images, labels = train
     known = labels >= 0

@@ -1,7 +1,7 @@
 """A linear layer that learns the train images' labels while the encoder learns without them (solo-learn's online head).
 
-It sees the features of the image's own large views, which the method's passes make, and its gradient stops there: the
-encoder is the same, bit for bit, with and without it. Its accuracy is logged, and nothing is chosen by it.
+It sees the features of the large views that are not of a positive, as the method's passes make them, and its gradient
+stops there: the encoder is the same, bit for bit, with and without it. It is logged, and nothing is chosen by it.
 """
 
 from collections.abc import Callable
@@ -39,7 +39,7 @@ class OnlineHead(nn.Module):
     def beside(self, phase: Phase, labels: Callable[[int], torch.Tensor], lr_factor: float) -> Phase:
         """A method's phase with this layer learning in it, without weight decay, at `lr_factor` times its rate.
 
-        labels(step) -> int64 (b,), those of this process's rows of the batch, UNLABELLED where there is none.
+        labels(step) -> int64 (B,), those of the whole batch, UNLABELLED where there is none.
         """
 
         def loss(batch: list[torch.Tensor], step: int) -> dict[str, torch.Tensor]:
@@ -59,12 +59,16 @@ class OnlineHead(nn.Module):
         return self.layer(features.to(self.layer.weight.device)).argmax(dim=1).cpu()
 
     def loss(self, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross-entropy, mean over all labelled rows of the large views that were seen last, and their accuracy."""
-        features = torch.cat(self.seen)[: self.large * len(labels)]
+        """Cross-entropy and accuracy of the large views that were seen last, of all labelled rows of the batch (B,).
+
+        Of a batch in parts, the part's share of both, so that their mean over the parts is that of the batch.
+        """
+        rows = labels[distributed.of_part(0) :: distributed.parts()]  # of all processes
+        features = torch.cat(self.seen)[: self.large * len(rows) // distributed.size()]
         self.seen.clear()
-        answers = labels.repeat(self.large).to(features.device)
-        logits, answers = distributed.gather([self.layer(features).float(), answers])
-        known = answers != UNLABELLED
-        n = known.sum().clamp(min=1)  # a batch of generated images alone has no label
-        right = ((logits.detach().argmax(dim=1) == answers) & known).sum() / n
+        logits = torch.cat(distributed.gather(self.layer(features).float().chunk(self.large)))
+        answers = rows.repeat(self.large).to(logits.device)
+        known = int((labels != UNLABELLED).sum()) or 1  # a batch of generated images alone has no label
+        n = self.large * known / distributed.parts()
+        right = (logits.detach().argmax(dim=1) == answers).sum() / n
         return F.cross_entropy(logits, answers, ignore_index=UNLABELLED, reduction="sum") / n, right

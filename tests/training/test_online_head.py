@@ -265,7 +265,7 @@ def drawn(n_real, n_generated, batch_size):
 @pytest.mark.parametrize("n_generated", [0, 10])
 @pytest.mark.parametrize("parts", [1, 3])
 def test_labels_are_those_of_the_images_that_the_batch_shows(n_generated, parts):
-    """None of a generated image, and of a real one without; part by part too."""
+    """None of a generated image, and of a real one without; of the whole batch, whichever part is at hand."""
     found = drawn(12, n_generated, 6)
     answers = torch.tensor([5, 4, 3, 2, 1, 0, -1, 7, 8, 9, 10, 11])
     of = torch.cat([answers, torch.full((n_generated,), -1)])
@@ -275,26 +275,28 @@ def test_labels_are_those_of_the_images_that_the_batch_shows(n_generated, parts)
             with distributed.part(k, parts):
                 labels, views = found.labels(step, answers), found(step)
             shown = (255 * views[0][:, 0, 0, 0]).round().long()
-            assert torch.equal(labels, of[shown])
+            assert torch.equal(labels[k::parts], of[shown])
             assert labels.dtype == torch.int64
             seen |= set(labels.tolist())
     assert seen == set(of.tolist())
 
 
-def test_in_parts_it_takes_the_mean_of_theirs(tmp_path):
-    """Two parts are every other row each; momentum and decay are off, so that one step tells the gradient."""
+def test_in_parts_every_label_counts_alike(tmp_path):
+    """Two parts of every other row, with two labels and with one; momentum and decay are off: one step tells it."""
+    known, labels = (2, 1), torch.tensor([2, -1, 0, 1, -1, -1])
     built = contract.build("moco")
     head = head_of(built)
     views = contract.views(N, name="moco")
     own = copy.deepcopy(built)
-    gradients = []
+    found = []
     for k in range(2):
         x = features_by_hand(own, [view[k::2] for view in views], False)
-        gradients.append(by_hand(x, head.layer, np.tile(LABELS.numpy()[k::2], 2))[2:])
+        found.append(by_hand(x, head.layer, np.tile(labels.numpy()[k::2], 2)))
+    loss, right, *gradients = (np.average(each, axis=0, weights=known) for each in zip(*found, strict=True))
     before = [p.detach().double().numpy() for p in head.layer.parameters()]
     part = lambda step: [view[distributed.share(N)] for view in views]  # noqa: E731
-    labels = lambda step: LABELS[distributed.share(N)]  # noqa: E731
     once = {"steps": 1, "warmup_steps": 0, "momentum": 0.0, "accumulate": 2, "method": "moco", "lr": 0.1}
-    train(built, tmp_path, head, labels, part, online_head=2.0, **once)
-    for p, was, g in zip(head.layer.parameters(), before, zip(*gradients, strict=True), strict=True):
-        assert p.detach().double().numpy() - was == pytest.approx(-0.2 * (g[0] + g[1]) / 2, rel=1e-3, abs=1e-6)
+    (row,) = train(built, tmp_path, head, lambda step: labels, part, online_head=2.0, **once)
+    assert (row["online_loss"], row["online_agreement"]) == pytest.approx((loss, right), rel=1e-5)
+    for p, was, g in zip(head.layer.parameters(), before, gradients, strict=True):
+        assert p.detach().double().numpy() - was == pytest.approx(-0.2 * g, rel=1e-3, abs=1e-6)
