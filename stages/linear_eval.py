@@ -43,4 +43,4 @@ def main(params: SimpleNamespace) -> None:
 
 
 if __name__ == "__main__":
-    stage.run("linear_eval", main, machine.holding(shards.VALIDATION, shards.TEST))
+    stage.run("linear_eval", main, machine.holding(shards.TRAIN, shards.VALIDATION, shards.TEST))

@@ -22,14 +22,16 @@ def measures(
     params: LinearEval,
     compute: Compute,
 ) -> tuple[dict[str, float], str]:
-    """The measures by their names, and which images they are of; validation: features (n, D) of these if at hand.
+    """The measures by their names, and which images they are of.
+
+    validation: features (n, D) of the validation images, where they are known already.
 
     Views are those of the encoder's own family of augmentations at strength `params.view_strength`, so that encoders
     trained at different strengths are looked at alike.
     """
     whose, images = images_of(real)
     given = validation if whose == "validation" else None
-    clean = probes.features(encoder, images[:CLEAN], compute) if given is None else given[:CLEAN]
+    clean = probes.features(encoder, images, compute) if given is None else given[:CLEAN]
     batch = torch.from_numpy(images[: min(len(clean), OBJECTS)])
     chosen = [recipes.recipe(at_strength(encoder, params.view_strength), view % 2) for view in range(VIEWS)]
     seen = []
@@ -53,9 +55,10 @@ def measures(
 
 
 def images_of(real: shards.RealSet) -> tuple[str, np.ndarray]:
-    """What images the measures are of, and they, uint8 (N, H, W, C): validation or, where there is none, train."""
-    unseen = real.part(shards.VALIDATION)[0]
-    return ("validation", unseen) if len(unseen) else ("train", real.part(shards.TRAIN)[0])
+    """The part that the measures are of, and its first CLEAN images, uint8 (N, H, W, C): train without validation."""
+    unseen = real.rows(shards.VALIDATION)
+    whose, rows = ("validation", unseen) if len(unseen) else ("train", real.rows(shards.TRAIN))
+    return whose, real.images[rows[:CLEAN]]
 
 
 def at_strength(encoder: backbones.Encoder, strength: float) -> Augment:

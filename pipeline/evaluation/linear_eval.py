@@ -33,7 +33,7 @@ WHOLE, LISTED = 20, 30  # classes whose confusion has all cells; of more classes
 
 @dataclass
 class Judged:
-    """metrics: ten numbers and one of each further protocol, none without labels; label_free: those that want none;
+    """metrics: ten numbers and one for each further protocol, none without labels; label_free: those that want none;
     protocol: how each came about; tables: name -> (columns, rows) for plots/."""
 
     metrics: dict[str, float]
@@ -91,7 +91,7 @@ def judge(
     further = {}
     if online is not None:
         metrics["online"] = probes.accuracy(linear_probe.predict(online, found.test), actual)
-        further["online"] = "the layer that learned the train labels beside the pretraining, of all views; last"
+        further["online"] = "a linear layer trained beside the encoder on its large views; last step"
     if params.offline:
         labelled = real.images[rows["train"]], real.labels[rows["train"]]
         layer = offline_probe.train(encoder, labelled, len(real.classes), params, compute)
@@ -111,7 +111,7 @@ def judge(
 def untold(real: shards.RealSet, rows: dict[str, np.ndarray]) -> str:
     """Why no probe can be trained or judged on these rows (name -> int64); empty if one can.
 
-    Without any validation image one can, if there is none without a label either.
+    An empty validation part is allowed; one with images must have two labels.
     """
     spared = [] if len(real.rows(shards.VALIDATION)) else ["validation"]
     few = [name for name, found in rows.items() if len(found) < 2 and name not in spared]

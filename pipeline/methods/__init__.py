@@ -6,8 +6,9 @@ step, and what it saves beside the encoder. A method that sets GENERATOR needs a
 
 All state (heads, momentum encoders, queues) is parameters and persistent buffers, so that checkpoints hold it. A
 method has no loop, logging or device call of its own, and an optimizer only as `Phase.build`. The batch that reaches
-a loss is a list of float tensors (B, C, H, W), one for each view, with this process's rows. A loss compares rows only
-after `distributed.gather`, and draws random numbers only from (seed, purpose, step).
+a loss is a list of float tensors (B, C, H, W), one for each view, with this process's rows, of the part at hand where
+a batch passes in parts. So a loss changes no state that it reads: queues and centres move in `after_step`. It compares
+rows only after `distributed.gather`, and draws random numbers only from (seed, purpose, `distributed.of_part(step)`).
 """
 
 import importlib

@@ -52,12 +52,18 @@ def long_queue(p) -> str:
 
 def parted(p) -> str:
     """A warning where a batch in parts is not the same step as the batch at once; "" otherwise."""
-    method, parts = p.pretrain.method, p.pretrain.accumulate
-    alone = p.pretrain.backbone.kind == "vit" and (method in ALONE or (method == "mixed_ae" and not p.mixed_ae.mixing))
-    if parts == 1 or alone:
-        return ""
-    each = p.pretrain.batch_size // parts
-    return f"warning: pretrain.accumulate {parts}: batch statistics, negatives and codes are of {each} images at a time"
+    method, trained = p.pretrain.method, {"pretrain": p.pretrain}
+    if p.pretrain.backbone.kind == "vit" and (method in ALONE or (method == "mixed_ae" and not p.mixed_ae.mixing)):
+        trained = {}
+    if p.positives.kind == "conditioned":
+        trained["conditioned.encoder"] = p.conditioned.encoder  # SimCLR
+    said = [
+        f"{name}.accumulate {given.accumulate} is not the step of the whole batch: statistics, negatives and codes are "
+        f"of {given.batch_size // given.accumulate} images"
+        for name, given in trained.items()
+        if given.accumulate > 1
+    ]
+    return f"warning: {'; '.join(said)}" if said else ""
 
 
 def warnings(p) -> list[str]:

@@ -31,8 +31,10 @@ def fitting(params: Params, images: int, drawn: bool) -> dict[str, int]:
     for _ in range(20):  # halvings of a batch
         for path, value in found.items():
             _put(values, path, value)
-        too_large = {where for where, _ in reader.validate(values)[1] if where[-1] == "batch_size"}
+        wrong = {where for where, _ in reader.validate(values)[1]}
+        too_large = {where for where in wrong if where[-1] == "batch_size"}
         if not too_large:
+            found |= {where: 1 for where in wrong if where[-1] == "accumulate"}  # parts of what is a batch no longer
             break
         found |= {where: max(1, _at(values, where) // 2) for where in too_large}
     before = params.model_dump()

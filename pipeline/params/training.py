@@ -79,11 +79,11 @@ class Backbone(Section):
     width: Count
     """Channels of the ResNet's first stage (ResNet-18 and -50: 64), or width of the ViT's tokens."""
     stem: Literal["3x3", "3x3-pad2", "3x3-pool", "7x7"] | None
-    """First layers of the ResNet: 3x3 (CLSP on CIFAR), -pad2 (solo-learn), -pool (STL-10), 7x7 (ImageNet)."""
+    """First layers of a ResNet: 3x3 (CLSP), -pad2 (solo-learn), -pool (STL-10), 7x7 (ImageNet); null with a ViT."""
     block: Literal["basic", "bottleneck"] | None
-    """Blocks of the ResNet: `basic` (ResNet-18), or `bottleneck` (ResNet-50), with four times the features."""
+    """Blocks of the ResNet: `basic` (18), `bottleneck` (50, with four times the features); null with a ViT."""
     blocks: Annotated[list[Depth], Field(min_length=4, max_length=4)] | None
-    """Blocks in each of the ResNet's four stages (ResNet-18: 2, 2, 2, 2; ResNet-50: 3, 4, 6, 3)."""
+    """Blocks in each of the ResNet's four stages (18: 2, 2, 2, 2; 50: 3, 4, 6, 3); null with a ViT."""
     depth: Depth | None
     """Blocks of the ViT; null with a ResNet."""
     heads: Count | None
@@ -154,7 +154,7 @@ class Pretrain(Training):
     online_head: Positive | None
     """Rate, a multiple of `lr`, of a linear layer that learns labels beside the encoder, to be logged; null: none."""
     evaluate_every: Count
-    """Steps between kNN measurements on the validation images, a multiple of `log_every`."""
+    """Steps between measurements (kNN on validation, or RankMe without it), a multiple of `log_every`."""
 
     @rule
     def options(self) -> Faults:

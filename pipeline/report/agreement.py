@@ -24,6 +24,7 @@ _LAST = (
     ("generator", "generator", "loss"),
     ("pretrain", "pretrain", "loss"),
     ("validation", "pretrain", "validation_knn"),
+    ("validation", "pretrain", "rankme"),
     ("grid", "linear_eval", "top1"),
 )
 _REMEDY = "run `dvc checkout`, or `dvc repro`"

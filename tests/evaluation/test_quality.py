@@ -240,6 +240,20 @@ def test_positives_are_taken_for_their_images_class_or_not(real):
     assert quality.same_class([train], dataclasses.replace(real, labels=np.full(580, -1)), PARAMS, COMPUTE) == {}
 
 
+def test_positives_of_a_set_without_validation_are_judged_by_the_same_network(real):
+    """Of validation it tells nothing but its own accuracy."""
+    train, _ = real.part(shards.TRAIN)
+    kept = real.split != shards.VALIDATION
+    columns = ("images", "labels", "split", "orig_index")
+    without = dataclasses.replace(real, **{name: getattr(real, name)[kept] for name in columns})
+    assert not len(without.rows(shards.VALIDATION))
+    _, facts = quality.feature_network(without, PARAMS, COMPUTE)
+    assert facts["of"] == quality.CLASSES
+    assert "validation_top1" not in facts
+    found = quality.same_class([train], without, PARAMS, COMPUTE)
+    assert found == quality.same_class([train], real, PARAMS, COMPUTE)
+
+
 @pytest.mark.parametrize("most", [1, 60, 199])
 def test_the_first_positives_are_asked_alone(real, monkeypatch, most):
     monkeypatch.setattr(quality, "MOST", most)

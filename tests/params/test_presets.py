@@ -318,7 +318,7 @@ def test_the_table_says_in_what_the_presets_of_a_cell_differ():
     lines = presets.table().splitlines()
     at = next(i for i, line in enumerate(lines) if line.split()[:3] == ["cifar10", "clsp_simclr", "candidates"])
     assert "94.45 (linear, offline; github.com/dewenzeng/clsp@91c8f9e README.md)" in lines[at]
-    assert lines[at + 2] == "    adainf-cifar10 differs: the generated images are of another model"
+    assert lines[at + 2] == "    adainf-cifar10 differs: what is generated is of another model"
     assert lines[at + 3].startswith("    clsp_simclr differs: batch statistics of all three")
     assert lines[at + 3].endswith("positives rounded to uint8 and not truncated")
     at = next(i for i, line in enumerate(lines) if line.split()[:3] == ["cifar10", "simclr", "headline"])

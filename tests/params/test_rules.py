@@ -651,10 +651,21 @@ TWO = {"pretrain.accumulate": 2}
         (TWO | VIT | DINO, False),
         (TWO | MAE, False),
         (TWO | MIXED, True),
+        ({"conditioned.encoder.accumulate": 2}, False),  # which nobody trains
     ],
 )
 def test_parts_of_a_batch_that_are_another_step_than_the_batch_at_once_are_warned_of(edits, parted):
     params, _ = reader.validate(changed(edits))
     said = method_rules.warnings(params)
     assert len(said) == parted
-    assert all("pretrain.accumulate 2: batch statistics, negatives and codes are of 128 images" in one for one in said)
+    assert all("pretrain.accumulate 2 is not the step of the whole batch" in one for one in said)
+    assert all("negatives and codes are of 128 images" in one for one in said)
+
+
+def test_parts_of_a_conditions_encoder_are_warned_of_too():
+    params, _ = reader.validate(changed(CONDITIONED | {"conditioned.encoder.accumulate": 4}))
+    (said,) = method_rules.warnings(params)
+    assert "conditioned.encoder.accumulate 4 is not the step of the whole batch" in said
+    both, _ = reader.validate(changed(CONDITIONED | TWO | {"conditioned.encoder.accumulate": 4}))
+    (said,) = method_rules.warnings(both)
+    assert said.count("accumulate") == 2

@@ -59,3 +59,13 @@ def test_values_that_fit_are_left_as_they_are_and_three_thousand_pictures_give_t
     }
     assert sizes.fitting(of_a_folder(), 100_000, drawn=True) == {}
     assert sizes.fitting(of_a_folder(), 4, drawn=True) == {}
+
+
+def test_a_batch_that_is_halved_is_no_longer_taken_in_parts_that_do_not_divide_it():
+    values = of_a_folder().model_dump()
+    values["pretrain"]["accumulate"] = 64
+    params, faults = reader.validate(values)
+    assert not faults
+    named = sizes.fitting(params, 40, drawn=True)
+    assert (named["pretrain.batch_size"], named["pretrain.accumulate"]) == (32, 1)
+    assert not reader.validate(changed(values, named))[1]

@@ -227,7 +227,7 @@ def test_a_layer_to_learn_labels_wants_a_label(real, generated):
     """One of a train image; those of validation are not learned from."""
     labels = real.labels.copy()
     labels[:12] = -1
-    with pytest.raises(UserError, match=r"pretrain\.online_head: no train image has a label - .*null") as caught:
+    with pytest.raises(UserError, match=r"online_head: no train image has a label - .*null") as caught:
         pretrain(dataclasses.replace(real, labels=labels), generated, online_head=0.5)
     assert (caught.value.code, len(str(caught.value).splitlines())) == (2, 1)
     labels[3] = 1
