@@ -30,14 +30,13 @@ class Ours:
     def __init__(self, params, pixels: torch.Tensor, compute):
         self.training, self.compute, self.step = ddpm.Training(params, pixels), compute, 0
         (self.phase,) = self.training.task.phases
-        groups = loop._torch_groups(self.phase.groups, params.weight_decay)
-        self.optimiser, self.meter = self.training.plan.build(groups, params.lr), loop.Meter()
+        self.optimiser, self.meter = loop._optimiser(self.phase, self.training.plan), loop.Meter()
 
     def __call__(self) -> None:
-        task, clip = self.training.task, self.training.plan.clip
+        task, plan = self.training.task, self.training.plan
         for _ in range(STEPS):
-            batch = task.batch(self.step)
-            self.meter.add(loop._update(self.phase, self.optimiser, batch, self.step, 1e-4, clip, self.compute))
+            parts = [task.batch(self.step)]
+            self.meter.add(loop._update(self.phase, self.optimiser, parts, self.step, plan, self.compute))
             task.after_step(self.step, 0.5)
             self.step += 1
 

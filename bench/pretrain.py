@@ -29,7 +29,7 @@ from pipeline.params.schema import Compute
 from pipeline.training import encoder as training
 
 BATCH, WORKERS, RATE, TEMPERATURE = 128, 2, 0.05, 0.2
-HEAD = SimCLR(hidden_dim=512, output_dim=128, temperature=TEMPERATURE)
+HEAD = SimCLR(hidden_dim=512, output_dim=128, temperature=TEMPERATURE, views_together=True)
 MEAN, STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
 MADE_EQUAL = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.0, "lr": RATE, "warmup_steps": 1}
 """Steps of one timing, by the network's width: a few seconds each."""

@@ -39,9 +39,9 @@ def same_update(ours: Ours, compute) -> None:
     """One step of the loop and one bare step on its views leave the same weights."""
     a, b = (simclr.SimCLR.build(HEAD, encoder(ours.width), 0).train() for _ in range(2))
     (phase,) = a.phases()
-    groups = loop._torch_groups(phase.groups, 0.0)
+    plan = loop.Optimisation(ours.schedule, lambda groups, lr: training.optimiser(ours.schedule, groups, lr))
     views = ours.batch(0)
-    loop._update(phase, training.optimiser(ours.schedule, groups, RATE), views, 0, RATE, None, compute)
+    loop._update(phase, loop._optimiser(phase, plan), [views], 0, plan, compute)
     with arithmetic.autocast(compute):
         loss = b.loss(views, 0)["loss"]
     loss.backward()

@@ -3,12 +3,17 @@
 import itertools
 import json
 import statistics
+import time
 
 import pytest
 import torch
 
 from bench import __main__ as everything
-from bench import cost, pairs
+from bench import cost, ddpm_train, pairs, pretrain, step, views
+from bench.gpu import __main__ as everything_on_gpu
+from bench.gpu import rung
+from pipeline.params import reader
+from tests import toys
 
 
 @pytest.fixture
@@ -108,3 +113,60 @@ def test_costs_on_paper_are_those_of_the_work_that_the_parameters_ask_for():
 def test_flops_are_two_a_multiplication_and_addition():
     a, b = torch.ones(3, 5), torch.ones(5, 7)
     assert cost.counted(lambda: a @ b) == 2 * 3 * 5 * 7
+
+
+# --- the benches beside the code that they time
+
+
+def test_a_bench_that_times_our_step_takes_the_step_that_it_says(monkeypatch):
+    """Of the loop's own update and of the peer's, at sizes that take no time: they stop if the work is not the same."""
+    monkeypatch.setattr(pretrain, "BATCH", 8)
+    compute = reader.load().compute.model_copy(update={"threads": 1})
+    ours = pretrain.Ours(views.images()[:64], 16, compute)
+    step.same_update(ours, compute)
+    params = toys.ddpm_params()
+    pixels = ddpm_train.gray()[:12, :8, :8].contiguous()
+    ddpm_train.same_gradient(params, pixels, compute)
+    monkeypatch.setattr(ddpm_train, "STEPS", 2)
+    timed = ddpm_train.Ours(params, pixels, compute)
+    before = [p.clone() for p in timed.training.unet.parameters()]
+    timed()
+    assert timed.step == 2
+    assert not any(torch.equal(a, b) for a, b in zip(before, timed.training.unet.parameters(), strict=True) if a.any())
+
+
+# --- the ladder onto a GPU
+
+
+def test_a_rung_goes_on_after_a_fault_ends_in_its_time_and_leaves_what_it_found(tmp_path, capsys):
+    def right(setting):
+        return {"device": setting.device, "four": 4}
+
+    def wrong(setting):
+        raise ValueError("no such thing")
+
+    def slow(setting):
+        time.sleep(0.2)
+        return {}
+
+    path = tmp_path / "out/rung.json"
+    rows = rung.climb([right, wrong, slow, right], rung.Setting("cpu", True), 0.1, path)
+    assert [bool(row["fault"]) for row in rows] == [False, True, False, True]
+    assert rows[0]["facts"] == {"device": "cpu", "four": 4}
+    assert rows[1]["fault"].endswith("ValueError: no such thing")
+    assert rows[3]["fault"] == "not started: 0.1 s are over"
+    written = json.loads(path.read_text())
+    assert written["rows"] == rows
+    assert written["machine"]["device"] == "cpu"
+    assert "4 checks in 0 s, 2 with a fault" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", everything_on_gpu.RUNGS)
+def test_a_rung_runs_on_a_cpu_at_toy_sizes(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
+    checks, seconds = everything_on_gpu.RUNGS[name]
+    assert seconds <= 240
+    rows = rung.climb(checks, rung.Setting("cpu", True), seconds, tmp_path / f"{name}.json")
+    assert [row["fault"] for row in rows] == [""] * len(checks)
+    assert all(row["facts"] for row in rows)
+    torch.use_deterministic_algorithms(False)

@@ -404,7 +404,7 @@ def test_the_layer_that_learned_beside_the_encoder_is_a_number_more(judged, enco
         found = linear_eval.judge(encoder, layer, real, PARAMS, COMPUTE)
         assert found.metrics == judged.metrics | {"online": pytest.approx(by_hand(layer, encoder, real))}
         assert found.protocol == judged.protocol | {"online": found.protocol["online"]}
-    assert "learned the train labels beside the pretraining" in found.protocol["online"]
+    assert "a linear layer trained beside the encoder" in found.protocol["online"]
     assert len({by_hand(layer, encoder, real) for layer in layers}) > 1
 
 

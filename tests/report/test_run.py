@@ -144,11 +144,12 @@ def test_features_of_another_encoder_or_data_than_the_numbers_are_not_drawn(made
         ("plots/grid.csv", "ratio,strength,top1\n1,2,81.3\n", "another top1 than metrics/linear_eval.json"),
         ("plots/pretrain.csv", "step,loss\n1,3.7002\n", "another loss than metrics/pretrain.json"),
         ("plots/generator.csv", "step,loss\n", "another loss than metrics/generator.json"),
+        ("plots/validation.csv", "step,rankme\n1,6\n", "another rankme than metrics/pretrain.json"),
     ],
 )
 def test_what_does_not_belong_together_is_told_a_file_each(made, name, content, said):
     made(generated=10)
-    files.write_json(Path("metrics/pretrain.json"), {"loss": 3.7})
+    files.write_json(Path("metrics/pretrain.json"), {"loss": 3.7, "rankme": 5.0})
     files.write_json(Path("metrics/generator.json"), {"loss": 0.5})
     files.write_json(Path("metrics/prepare.json"), {"train": 30, "validation": 20})
     for curve, last in (("grid", "top1\n1,81.25"), ("pretrain", "loss\n1,3.70004"), ("validation", "rankme\n1,5")):

@@ -23,6 +23,12 @@ SGD = {"optimizer": "sgd"}
 LARS = {"optimizer": "lars", "trust_coefficient": 0.02, "trust_clip": True}
 ADAMW = {"optimizer": "adamw", "beta2": 0.95}
 WHOLE = [name for name in contract.METHODS if name != "mixed_ae"]  # methods whose encoder sees whole images
+FIRST = (
+    "simclr",
+    "moco",
+    "swav",
+    "joint_gan",
+)  # together, one by one, with small views, in a game: the others are slow
 
 
 def head_of(method, seed=0):
@@ -60,7 +66,7 @@ def train(built, folder, head=None, labels=lambda step: LABELS, batch=None, made
 @pytest.mark.parametrize(
     ("name", "optimizer"),
     [
-        (name, kind)
+        pytest.param(name, kind, marks=[pytest.mark.slow] * (name not in FIRST))
         for name in WHOLE
         for kind in (SGD, LARS, ADAMW)
         if kind is SGD or name in ("simclr", "moco", "swav")

@@ -1,0 +1,239 @@
+"""How fast a GPU is kept busy: our step beside the bare network, views, sampling, the UNet's step, and a profile."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from bench.gpu.rung import Setting
+from pipeline.augment import recipes
+from pipeline.core import seeds
+from pipeline.data import mixture, shards
+from pipeline.engine import arithmetic, loop
+from pipeline.evaluation.quality import plain
+from pipeline.generators import ddpm
+from pipeline.methods import simclr
+from pipeline.networks import backbones
+from pipeline.params import presets, reader
+from pipeline.params.methods import SimCLR
+from pipeline.params.schema import Augment, Compute, Training
+from pipeline.training.batches import Batches
+
+HEAD = SimCLR(hidden_dim=2048, output_dim=256, temperature=0.2, views_together=True)
+
+
+def floor(setting: Setting) -> dict:
+    """Seconds of a step that no trainer can do without: the bare network's, on views that lie in memory."""
+    found = {}
+    for batch in sizes(setting):
+        views = list(torch.rand(2, batch, 3, 32, 32, device=setting.device))
+        found[f"batch {batch}"] = bare(setting, views) / steps(setting)
+    return found
+
+
+def whole_step(setting: Setting) -> dict:
+    """Our loop's step, from drawing the batch to the log, over the bare network's; 1.10 is the goal."""
+    found = {}
+    for batch in sizes(setting):
+        ours = Ours(setting, batch)
+        own = setting.seconds(ours) / steps(setting)
+        least = bare(setting, ours.batches(0)) / steps(setting)
+        found[f"batch {batch}"] = {"ours": own, "bare": least, "ratio": own / least, "images a second": batch / own}
+    return found
+
+
+def without_determinism(setting: Setting) -> dict:
+    """The same step where nondeterministic kernels may be taken: what exact resume costs."""
+    batch = sizes(setting)[-1]
+    ours, seconds = Ours(setting, batch), {}
+    for exact in (True, False):
+        torch.use_deterministic_algorithms(exact)
+        try:
+            seconds[exact] = setting.seconds(ours)
+        finally:
+            torch.use_deterministic_algorithms(setting.device == "cuda")
+    return {"times as long with deterministic algorithms": seconds[True] / seconds[False]}
+
+
+def channels_last_and_compiled(setting: Setting) -> dict:
+    """The bare step with the other memory format, and with torch.compile, over the one that we take."""
+    views = list(torch.rand(2, sizes(setting)[0], 3, 32, 32, device=setting.device))
+    base = bare(setting, views)
+    found = {"contiguous": bare(setting, views, torch.contiguous_format) / base}
+    if not setting.toy:
+        found["compiled"] = bare(setting, views, compiled=True) / base
+    return found
+
+
+def views(setting: Setting) -> dict:
+    """Views a second, two of each image at full strength, beside torchvision v2's, which draws once a batch."""
+    from torchvision.transforms import v2
+
+    batch = sizes(setting)[0]
+    images = torch.randint(0, 256, (batch, 32, 32, 3), dtype=torch.uint8, device=setting.device)
+    recipe = recipes.recipe(plain(3, strength=2.0), 0)
+    numbers = (recipe.brightness, recipe.contrast, recipe.saturation, recipe.hue)
+    theirs = v2.Compose(
+        [
+            v2.RandomResizedCrop(32, (recipe.crop_min, 1.0), antialias=True),
+            v2.RandomApply([v2.ColorJitter(*numbers)], recipe.jitter_probability),
+            v2.RandomGrayscale(recipe.grayscale),
+            v2.RandomApply([v2.GaussianBlur(5, (0.1, 2.0))], recipe.blur),
+            v2.RandomHorizontalFlip(),
+        ]
+    )
+    x = images.permute(0, 3, 1, 2).float() / 255
+    draw = seeds.generator(0, "bench views", device=setting.device)
+    ours = setting.seconds(lambda: recipes.views(images, [recipe, recipe], draw))
+    other = setting.seconds(lambda: [theirs(x), theirs(x)])
+    return {"ours": 2 * batch / ours, "torchvision, one draw a batch": 2 * batch / other, "share of a step": ours}
+
+
+def sampling(setting: Setting) -> dict:
+    """Images a second of our sampler and of diffusers' pipeline, the same UNet and the same DDIM steps."""
+    from diffusers import DDIMPipeline, DDIMScheduler
+
+    n, count = (4, 2) if setting.toy else (500, 10)
+    model = ddpm.unet(published(setting), 32, 3).eval()
+    noise = ddpm.scheduler(published(setting))
+    how = reader.load().generate.model_copy(update={"steps": count, "eta": 0.0, "sampler": "ddim"})
+    model = ddpm.for_sampling(model, arithmetic_of(setting))
+    ours = setting.seconds(lambda: ddpm.sample(model, noise, how, range(n), 0, "ddim"), 1)
+    scheduler = DDIMScheduler.from_config(noise.config, clip_sample=True, timestep_spacing="trailing")
+    made = DDIMPipeline(model, scheduler)
+    made.set_progress_bar_config(disable=True)
+    other = setting.seconds(lambda: made(batch_size=n, num_inference_steps=count, output_type="pt"), 1)
+    return {"ours": n / ours, "diffusers": n / other, "times as fast": other / ours, "steps": count}
+
+
+def unet_step(setting: Setting) -> dict:
+    """Our training step of the published UNet over the bare one on a batch in memory."""
+    params, count = published(setting), 2 if setting.toy else 8
+    images = torch.randint(0, 256, (4 * params.batch_size, 32, 32, 3), dtype=torch.uint8, device=setting.device)
+    compute = arithmetic_of(setting)
+    params = params.model_copy(update={"steps": count, "warmup_steps": 0, "log_every": count})
+    params = params.model_copy(update={"checkpoint_every": count})
+
+    def ours() -> None:
+        training = ddpm.Training(params, images)
+        with tempfile.TemporaryDirectory() as folder:
+            loop.train("bench", training.task, training.plan, compute, Path(folder), "bench")
+
+    network = ddpm.unet(params, 32, 3).to(setting.device)
+    optimiser = torch.optim.AdamW(network.parameters(), 1e-4, fused=True)
+    x, t = torch.rand(params.batch_size, 3, 32, 32, device=setting.device), torch.arange(params.batch_size)
+    t = t.to(setting.device)
+
+    def least() -> None:
+        for _ in range(count):
+            with arithmetic.autocast(compute):
+                loss = F.mse_loss(network(x, t).sample.float(), x)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+
+    own, other = setting.seconds(ours, 1) / count, setting.seconds(least, 1) / count
+    return {"ours": own, "bare": other, "ratio": own / other}
+
+
+def profile(setting: Setting) -> dict:
+    """Where a step's time goes: the kernels that take most, and how much of the time the device is at work."""
+    from torch.profiler import ProfilerActivity, profile
+
+    ours = Ours(setting, sizes(setting)[0])
+    ours()
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (setting.device == "cuda")
+    with profile(activities=activities) as seen:
+        took = setting.seconds(ours, 1)
+    key = "self_device_time_total" if setting.device == "cuda" else "self_cpu_time_total"
+    events = sorted(seen.key_averages(), key=lambda event: -getattr(event, key))
+    busy = sum(getattr(event, key) for event in events) / 1e6 / 2  # a turn to warm up was seen as well
+    most = {event.key[:70]: f"{getattr(event, key) / 2e3 / steps(setting):.3f} ms a step" for event in events[:15]}
+    return {"share of the time at work": min(1.0, busy / took), **most}
+
+
+CHECKS = [floor, whole_step, without_determinism, channels_last_and_compiled, views, sampling, unet_step, profile]
+
+
+# --- what the checks are made of
+
+
+def arithmetic_of(setting: Setting) -> Compute:
+    """bf16 on a GPU; on a CPU, where it may be slow, fp32."""
+    return setting.compute("bf16" if setting.device == "cuda" else "fp32")
+
+
+def sizes(setting: Setting) -> tuple[int, ...]:
+    """Batches, in images."""
+    return (8,) if setting.toy else (512, 1024)
+
+
+def steps(setting: Setting) -> int:
+    """Steps of one timing."""
+    return 2 if setting.toy else 30
+
+
+def published(setting: Setting):
+    """The published DDPM's section, or one that takes no time."""
+    values = {where[-1]: value for where, value in presets.load("adainf-cifar10").items() if where[0] == "ddpm"}
+    small = {"channels": [8, 16], "layers": 1, "groups": 4, "attention": [], "batch_size": 4}
+    values = values | {"batch_size": 256} | (small if setting.toy else {})
+    return reader.load().ddpm.model_copy(update=values)
+
+
+def network(setting: Setting) -> simclr.SimCLR:
+    """SimCLR on ResNet-18."""
+    form = backbones.resnet(8, [1, 1, 1, 1]) if setting.toy else backbones.resnet(64, [2, 2, 2, 2])
+    return simclr.SimCLR.build(HEAD, backbones.build(form, [0.5] * 3, [0.25] * 3, 0), 0).train().to(setting.device)
+
+
+def sgd(groups: list[dict], lr: float) -> torch.optim.Optimizer:
+    """Momentum, fused."""
+    return torch.optim.SGD(groups, lr, momentum=0.9, fused=True)
+
+
+def bare(
+    setting: Setting,
+    views: list[torch.Tensor],
+    memory: torch.memory_format = torch.channels_last,
+    compiled: bool = False,
+) -> float:
+    """Seconds of `steps` bare steps."""
+    method, compute = network(setting), arithmetic_of(setting)
+    method.encoder.backbone.to(memory_format=memory)
+    if compiled:
+        method.encoder.backbone.compile()
+    optimiser = sgd(list(method.parameters()), 0.05)
+
+    def turn() -> None:
+        for _ in range(steps(setting)):
+            with arithmetic.autocast(compute):
+                loss = method.loss(views, 0)["loss"]
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+
+    return setting.seconds(turn)
+
+
+class Ours:
+    """`steps` steps of the real loop on real and generated images that lie on the device."""
+
+    def __init__(self, setting: Setting, batch: int):
+        self.setting, self.method = setting, network(setting)
+        n = 4 * batch
+        real, made = (np.random.default_rng(k).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8) for k in range(2))
+        bank = shards.ImageBank(real, [made], setting.device)
+        numbers: Augment = plain(3, strength=2.0)
+        self.batches = Batches(mixture.Mixture(n, n, 1.0, batch, 0), bank, 0, self.method.views, numbers)
+        count = steps(setting)
+        given = {"lr": 0.05, "min_lr": 0.0, "warmup_steps": 0, "warmup_lr": None, "weight_decay": 0.0, "seed": 0}
+        self.schedule = Training(steps=count, batch_size=batch, log_every=count, checkpoint_every=count, **given)
+
+    def __call__(self) -> None:
+        task = loop.Task(self.method.phases(), self.batches, {"method": self.method})
+        plan, compute = loop.Optimisation(self.schedule, sgd), arithmetic_of(self.setting)
+        with tempfile.TemporaryDirectory() as folder:
+            loop.train("bench", task, plan, compute, Path(folder), "bench")
