@@ -23,12 +23,7 @@ SGD = {"optimizer": "sgd"}
 LARS = {"optimizer": "lars", "trust_coefficient": 0.02, "trust_clip": True}
 ADAMW = {"optimizer": "adamw", "beta2": 0.95}
 WHOLE = [name for name in contract.METHODS if name != "mixed_ae"]  # methods whose encoder sees whole images
-FIRST = (
-    "simclr",
-    "moco",
-    "swav",
-    "joint_gan",
-)  # together, one by one, with small views, in a game: the others are slow
+FIRST = ("simclr", "moco", "swav", "joint_gan")  # views together, one by one, small ones, a game; the others are slow
 
 
 def head_of(method, seed=0):
