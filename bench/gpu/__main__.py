@@ -14,6 +14,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or deterministic 
 
 from bench.gpu import fast, works
 from bench.gpu.rung import Setting, climb
+from pipeline.engine import arithmetic
 
 RUNGS = {"works": (works.CHECKS, 240), "fast": (fast.CHECKS, 240)}  # the checks, and seconds
 
@@ -27,8 +28,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, help="after which no check starts")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder of RUNG.json")
     asked = parser.parse_args()
-    checks, seconds = RUNGS[asked.rung]
-    found = climb(checks, Setting(asked.device, asked.toy), asked.seconds or seconds, asked.out / f"{asked.rung}.json")
+    (checks, seconds), setting = RUNGS[asked.rung], Setting(asked.device, asked.toy)
+    arithmetic.prepare(setting.compute())  # threads and determinism, as a stage has them
+    found = climb(checks, setting, asked.seconds or seconds, asked.out / f"{asked.rung}.json")
     raise SystemExit(any(row["fault"] for row in found))
 
 

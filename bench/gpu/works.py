@@ -22,7 +22,7 @@ from bench.gpu.rung import Setting
 from pipeline import methods
 from pipeline.augment import recipes, transforms
 from pipeline.core import seeds
-from pipeline.engine import arithmetic, loop
+from pipeline.engine import loop
 from pipeline.evaluation.quality import plain
 from pipeline.generators import ddpm, gan
 from pipeline.measures import probes
@@ -52,7 +52,6 @@ def workspace(setting: Setting) -> dict:
 
 def every_method(setting: Setting) -> dict:
     """Loss and gradients of each method for the same views; what deterministic algorithms refuse stands in place."""
-    arithmetic.prepare(setting.compute())
     found, far = {}, []
     for name in METHODS:
         built = method(name)
@@ -109,7 +108,6 @@ def views_and_features(setting: Setting) -> dict:
 
 def twice_and_on(setting: Setting) -> dict:
     """Pretraining twice, and on from a crash, in both precisions: are all weights the same bits?"""
-    arithmetic.prepare(setting.compute())
     found = {}
     for precision in ("fp32",) if setting.toy else ("fp32", "bf16"):
         straight, again = (trained(setting, precision) for _ in range(2))
@@ -143,7 +141,8 @@ def out_of_memory(setting: Setting) -> dict:
     if setting.device != "cuda":
         return {"left out": "no card whose memory could be held"}
     with checkout() as folder:
-        configure(folder, {("compute", "device"): "cuda", ("ddpm", "batch_size"): 400})
+        large = {("ddpm", "channels"): [128, 256], ("ddpm", "batch_size"): 400}
+        configure(folder, {("compute", "device"): "cuda"} | large)
         for name in STAGES[:2]:
             stage(folder, name)
         free, _ = torch.cuda.mem_get_info()
