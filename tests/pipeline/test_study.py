@@ -29,6 +29,8 @@ base:
     backbone:
       kind: vit
       width: 24
+      stem: null
+      block: null
       blocks: null
       depth: 1
       heads: 2
