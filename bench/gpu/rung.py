@@ -55,7 +55,7 @@ def climb(checks: list[Check], setting: Setting, seconds: float, path: Path) -> 
 
     No check starts after `seconds`. Prints the table, and writes it with the machine's facts to `path`.
     """
-    start, rows = time.monotonic(), []
+    facts, rows, start = machine(setting), [], time.monotonic()
     for check in checks:
         began = time.monotonic()
         row = {"check": check.__name__, "facts": {}, "fault": "", "seconds": 0.0, "memory": 0}
@@ -72,7 +72,7 @@ def climb(checks: list[Check], setting: Setting, seconds: float, path: Path) -> 
             row["memory"] = torch.cuda.max_memory_allocated() if setting.device == "cuda" else 0
         rows.append(row)
         print(told(row), flush=True)
-        files.write_text(path, json.dumps({"machine": machine(setting), "rows": rows}, indent=1) + "\n")
+        files.write_text(path, json.dumps({"machine": facts, "rows": rows}, indent=1) + "\n")
     print(f"{len(rows)} checks in {time.monotonic() - start:.0f} s, {sum(bool(r['fault']) for r in rows)} with a fault")
     return rows
 

@@ -16,6 +16,8 @@ from tests.evaluation.test_quality import images
 from tests.pipeline import clones
 from tests.toys import COMPUTE
 
+pytestmark = pytest.mark.slow  # its table is made once, in a minute
+
 RADII, COUNTS = (0.4, 0.6, 0.8, 1.2, 1.6), (25, 50, 100, 200, 400, 800)
 
 

@@ -91,6 +91,7 @@ def test_training_that_diverges_stops_with_its_step_and_leaves_the_encoder_befor
     assert clones.digests(clone) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.fault(31)
 def test_an_object_of_dvcs_cache_that_was_changed_in_place_is_found_by_its_reader(clone, whole):
     """Of the same size and time: DVC puts it into the workspace without a word."""

@@ -283,6 +283,7 @@ def test_a_set_goes_version_by_version_more_versions_add_shards_and_lost_ones_ar
     assert {name: path.read_bytes() for name, path in fill(saved)[0].items()} == whole
 
 
+@pytest.mark.slow
 def test_whatever_decides_the_pixels_makes_another_set_and_the_folders_place_does_not(saved, folder):
     found = [fill(saved)[1], fill(saved, pictures(seed=1))[1], fill(saved, names=np.arange(N))[1]]
     assert fill(folder)[1] == found[0]

@@ -83,6 +83,7 @@ def test_fitting_goes_on_from_the_encoder_that_it_is_given_and_trains_all_of_it(
     assert len(list(store.glob("classifier/*/manifest.json"))) == len(fitted)
 
 
+@pytest.mark.slow
 def test_a_standardised_layer_tells_features_apart_that_are_nearly_alike():
     nearly, labelled = start(), bars(40)
     with torch.no_grad():

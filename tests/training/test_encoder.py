@@ -589,6 +589,7 @@ def trained_gan(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_game_goes_on_from_crashes_to_the_same_files_snapshots_and_all(real, trained_gan, monkeypatch, tmp_path):
     own = contract.METHODS["joint_gan"]
     named = {"method": "joint_gan", "own": own, "folder": trained_gan}
