@@ -171,6 +171,7 @@ def generator(folder):
 FOLDERS = [real_set, generated_set, encoder, diffusion_model, generator]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", FOLDERS, ids=lambda make: make.__name__)
 def test_folders(tmp_path, make):
     """Any of their files."""

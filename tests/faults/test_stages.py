@@ -58,6 +58,7 @@ def test_a_full_disk_while_sampling_leaves_no_shard_and_what_was_made_before(clo
     assert clones.digests(clone) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.fault(12)
 def test_a_full_disk_at_a_checkpoint_keeps_the_one_before(clone, whole):
     """The encoder's checkpoint has some 900 KB; there is none before the first."""

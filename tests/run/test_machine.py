@@ -232,6 +232,7 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_dvcs_cache_is_where_any_level_of_its_configuration_says(here, monkeypatch):
     monkeypatch.undo()
     clone = here / "clone"
