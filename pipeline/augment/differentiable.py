@@ -8,39 +8,42 @@ import torch
 
 from pipeline.augment import transforms
 from pipeline.augment.transforms import CONTRAST, HUE, SATURATION, AugmentationParameters
+from pipeline.core.devices import sent
 
 GREYISH = 1e-6  # a pixel of less chroma has no hue to rotate
 SHIFT, CUTOUT = 1 / 8, 1 / 2  # largest shift, side of the cut-out square: shares of the image's side (section 3.2)
 
 
 def apply(images: torch.Tensor, drawn: AugmentationParameters, kernel: str = "bicubic") -> torch.Tensor:
-    """images: float (n, C, H, W) in [0, 1]; drawn: of n rows, or of 2 n for two views each, and so on.
+    """images: float (n, C, H, W) in [0, 1]; drawn: of n rows, or of 2 n for two views each, and so on, on the CPU.
 
     kernel: of transforms.KERNELS, for the crop. Returns float (rows, C, H, W) in [0, 1], in the dtype of the images
     even under autocast.
     """
     with torch.autocast(images.device.type, enabled=False):
         x = images[torch.arange(len(drawn.flip), device=images.device) % len(images)]
-        down, across = (m.to(x.dtype)[:, None] for m in transforms.crop_matrices(drawn, x.shape[2:], None, kernel))
+        there = drawn.to(x.device)
+        down, across = (m.to(x.dtype)[:, None] for m in transforms.crop_matrices(there, x.shape[2:], None, kernel))
         x = _jitter((down @ x @ across.transpose(2, 3)).clamp(0, 1), drawn)
-        x = torch.where(_of_image(drawn.grey), transforms.luma(x), x)
-        rows = drawn.sigma.nonzero()[:, 0]
+        x = torch.where(_of_image(there.grey), transforms.luma(x), x)
+        rows = sent(drawn.sigma.nonzero()[:, 0], x.device)
         if len(rows):
-            x = x.index_copy(0, rows, transforms.blur(x[rows], drawn.sigma[rows]))
-        return torch.where(_of_image(drawn.solarize), transforms.solarized(x), x)
+            x = x.index_copy(0, rows, transforms.blur(x[rows], there.sigma[rows]))
+        return torch.where(_of_image(there.solarize), transforms.solarized(x), x)
 
 
 def _jitter(x: torch.Tensor, drawn: AugmentationParameters) -> torch.Tensor:
     """Brightness, contrast, saturation and hue in each image's own order."""
+    factors = drawn.factors.gather(1, drawn.order)
     for place in range(4):
-        which = drawn.order[:, place]
-        factor = drawn.factors.gather(1, which[:, None])[:, 0].to(x.dtype)
+        changed = (drawn.order[:, place] == HUE) & (factors[:, place] != 0)
+        rows = sent(changed.nonzero()[:, 0], x.device)
+        which, factor = sent(drawn.order[:, place], x.device), sent(factors[:, place], x.device).to(x.dtype)
         grey = transforms.luma(x)
         mean = grey.mean(dim=(2, 3), keepdim=True)
         other = torch.where(_of_image(which == CONTRAST), mean, torch.where(_of_image(which == SATURATION), grey, 0.0))
         by = _of_image(factor)
         mixed = torch.where(_of_image((which != HUE) & (factor != 1)), (by * x + (1 - by) * other).clamp(0, 1), x)
-        rows = ((which == HUE) & (factor != 0)).nonzero()[:, 0]
         x = mixed.index_copy(0, rows, _hue(mixed[rows], factor[rows])) if len(rows) else mixed
     return x
 

@@ -103,12 +103,14 @@ def _between(s: float, values) -> float:
 
 
 def draw(recipes: list[Recipe], n: int, size: tuple[int, int], generator: torch.Generator) -> AugmentationParameters:
-    """Random parameters for n images of `size` (H, W), n rows for each recipe, on the generator's device."""
-    device = generator.device
-    numbers = torch.tensor([_columns(recipe) for recipe in recipes], device=device).repeat_interleave(n, dim=0)
+    """Random parameters for n images of `size` (H, W), n rows for each recipe.
+
+    generator: of the CPU, as `apply` wants them; so a run on a GPU has the views that a CPU draws.
+    """
+    numbers = torch.tensor([_columns(recipe) for recipe in recipes]).repeat_interleave(n, dim=0)
     crop, low, span, chance = numbers.split([2, 4, 4, 5], dim=1)
     sizes = [_TRIES, _TRIES, 2, 4, 4, 1, 5]
-    u = torch.rand(len(numbers), sum(sizes), generator=generator, device=device)
+    u = torch.rand(len(numbers), sum(sizes), generator=generator)
     areas, aspects, corner, ranks, factors, sigma, decisions = u.split(sizes, dim=1)
     jitter, grey, blur, solarize, flip = (decisions < chance).unbind(1)
     return AugmentationParameters(
@@ -158,7 +160,7 @@ def views(
     sources = [images] * len(recipes) if isinstance(images, torch.Tensor) else images
     n, rows = whole or (len(sources[0]), slice(None))
     drawn = draw(recipes, n, tuple(sources[0].shape[1:3]), generator)
-    places = torch.arange(len(drawn.flip), device=generator.device).view(-1, n)
+    places = torch.arange(len(drawn.flip)).view(-1, n)
     found = {}
     for size in {recipe.size for recipe in recipes}:
         alike = [k for k, recipe in enumerate(recipes) if recipe.size == size]

@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields
 
 import torch
 
+from pipeline.core.devices import constant, sent
+
 LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601, as in torchvision
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 IDENTITY = (1.0, 1.0, 1.0, 0.0)  # the factors of these four that change nothing
@@ -46,29 +48,35 @@ class AugmentationParameters:
         """The parameters of some of the images."""
         return AugmentationParameters(*(getattr(self, f.name)[rows] for f in fields(self)))
 
+    def to(self, device: torch.device) -> "AugmentationParameters":
+        """The same on a device."""
+        return AugmentationParameters(*(sent(getattr(self, f.name), device) for f in fields(self)))
+
 
 def apply(
     images: torch.Tensor, drawn: AugmentationParameters, size: int | None = None, kernel: str = "bicubic"
 ) -> torch.Tensor:
-    """Augment images, uint8 (n, H, W, C). drawn: n rows, or 2 n for two views of each image, and so on.
+    """Augment images, uint8 (n, H, W, C). drawn: n rows, or 2 n for two views of each image, and so on, on the CPU:
+    which rows want what is known there, and nobody waits for a GPU to tell.
 
     size: pixels of the crops' sides; None: those of the images. kernel: of KERNELS, for the crop. Returns float32
     (rows, C, H, W) in [0, 1].
     """
     order, begins = _sorted_for_jitter(drawn)
     drawn = drawn.of(order)
-    x = _crop(images.index_select(0, order % len(images)), drawn, size, kernel)
-    _jitter(x, drawn, begins)
-    rows = drawn.grey.nonzero()[:, 0]
-    if len(rows):
-        x[rows] = luma(x.index_select(0, rows)).expand(-1, x.shape[1], -1, -1)
-    rows = drawn.sigma.nonzero()[:, 0]
-    if len(rows):
-        x[rows] = blur(x.index_select(0, rows), drawn.sigma[rows])
-    rows = drawn.solarize.nonzero()[:, 0]
-    if len(rows):
-        x[rows] = solarized(x[rows])
-    return x.index_select(0, order.argsort())
+    device, there = images.device, drawn.to(images.device)
+    x = _crop(images.index_select(0, sent(order % len(images), device)), there, size, kernel)
+    _jitter(x, there, begins, hue=bool(drawn.factors[: begins[4], HUE].any()))
+    for chosen, change in (
+        (drawn.grey, lambda x, rows: luma(x).expand(-1, x.shape[1], -1, -1)),
+        (drawn.sigma, lambda x, rows: blur(x, there.sigma[rows])),
+        (drawn.solarize, lambda x, rows: solarized(x)),
+    ):
+        rows = chosen.nonzero()[:, 0]
+        if len(rows):
+            rows = sent(rows, device)
+            x[rows] = change(x.index_select(0, rows), rows)
+    return x.index_select(0, sent(order.argsort(), device))
 
 
 def crop_matrices(
@@ -117,9 +125,10 @@ def _sorted_for_jitter(drawn: AugmentationParameters) -> tuple[torch.Tensor, lis
     return group.argsort(stable=True), list(itertools.accumulate(counts, initial=0))
 
 
-def _jitter(x: torch.Tensor, drawn: AugmentationParameters, begins: list[int]) -> None:
+def _jitter(x: torch.Tensor, drawn: AugmentationParameters, begins: list[int], hue: bool) -> None:
     """Colour jitter in place: for each image the operations before hue, then hue, then those after it.
 
+    hue: whether that of any image changes.
     As the rows are sorted, each operation is one call on adjacent rows, and hue, the costly one, is a single call.
     """
     weights = luma_weights(x)
@@ -137,7 +146,7 @@ def _jitter(x: torch.Tensor, drawn: AugmentationParameters, begins: list[int]) -
 
     for place in range(3):
         blend(slice(0, begins[3 - place]), place)
-    if drawn.factors[: begins[4], HUE].any():
+    if hue:
         _hue(x[: begins[4]], drawn.factors[: begins[4], HUE])
     for place in range(1, 4):
         blend(slice(begins[4 - place], begins[4]), place)
@@ -171,7 +180,7 @@ def solarized(x: torch.Tensor) -> torch.Tensor:
 
 def luma_weights(x: torch.Tensor) -> torch.Tensor:
     """The weight of each channel of RGB or grey images (n, C, H, W) in the luma, in their dtype: (C,)."""
-    return x.new_ones(1) if x.shape[1] == 1 else x.new_tensor(LUMA)
+    return constant((1.0,) if x.shape[1] == 1 else LUMA, x.device, x.dtype)
 
 
 def luma(x: torch.Tensor) -> torch.Tensor:
@@ -200,7 +209,7 @@ def crop_matrix(
     if made < size:
         weight, taps = _wide_weights(centre, scale.clamp(min=1), size, kernel)
     else:  # four pixels, or two, are enough: a box is never larger than the line
-        before, table = centre.floor(), centre.new_tensor(KERNELS[kernel])
+        before, table = centre.floor(), constant(KERNELS[kernel], centre.device)
         t, reach = centre - before, len(table) // 2
         powers = torch.stack([torch.ones_like(t), t, t * t, t * t * t][: len(table)], dim=2)
         weight = powers @ table  # n made 4, or 2

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from pipeline.core import access, files, store
+from pipeline.core.devices import sent
 from pipeline.core.errors import UserError
 
 SCHEMA = 1  # of an HDF5 file
@@ -251,13 +252,14 @@ class ImageBank:
     def __getitem__(self, rows: np.ndarray) -> torch.Tensor:
         """uint8 (len(rows), H, W, C) on the device."""
         first = self.parts[0]
+        if len(self.parts) == 1:
+            return first.index_select(0, sent(torch.from_numpy(rows), first.device))
         which = np.searchsorted(self.starts, rows, side="right") - 1
         found = first.new_empty((len(rows), *first.shape[1:]))
         for k in np.unique(which):
             here = np.flatnonzero(which == k)
-            local = torch.from_numpy(rows[here] - self.starts[k]).to(first.device)
-            picked = self.parts[k].index_select(0, local)
+            picked = self.parts[k].index_select(0, torch.from_numpy(rows[here] - self.starts[k]))
             if len(here) == len(rows):
                 return picked
-            found[torch.from_numpy(here).to(first.device)] = picked
+            found[torch.from_numpy(here)] = picked
         return found

@@ -1,6 +1,7 @@
 """What a machine computes with: threads, precision, determinism, memory, and the facts that decide a result's bits."""
 
 import ctypes
+import os
 import platform
 import timeit
 from importlib.metadata import version
@@ -29,6 +30,7 @@ def prepare(compute: Compute) -> None:
     _keep_freed_memory()
     torch.set_num_threads(compute.threads)
     if compute.device == "cuda":  # on a CPU all is deterministic anyway, and asking costs an import of seconds
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
         torch.use_deterministic_algorithms(True)
     if compute.device == "cpu" and compute.precision == "bf16":
         slower = product_seconds(torch.bfloat16) / product_seconds(torch.float32)

@@ -184,7 +184,7 @@ class Meter:
 def _check_weights(what: str, phases: list[Phase], step: int, rate: float, path: Path) -> None:
     # The losses of a step are those before its update: the last update shows in the weights alone.
     weights = [p for phase in phases for group in phase.groups for p in group.parameters]
-    if not all(bool(torch.isfinite(p).all()) for p in weights):
+    if not torch.stack([torch.isfinite(p).all() for p in weights]).all():
         raise _diverged(f"{what}: weights not finite after step {step}", rate, path)
     if distributed.apart(weights):
         raise RuntimeError(f"{what}: the processes' weights differ after step {step}")
@@ -244,7 +244,9 @@ def _update(phase: Phase, optimiser, parts: list, step: int, plan: Optimisation,
     losses = {name: sum(each[name] for each in found) / len(found) for name in found[0]}
     parameters = [p for group in phase.groups for p in group.parameters]
     distributed.average_gradients(parameters)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, math.inf if plan.clip is None else plan.clip)
+    norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if plan.clip is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, plan.clip, norm)
     optimiser.step()
     logged = {**losses, "gradient_norm": norm}
     return {f"{phase.name}_{name}": value for name, value in logged.items()} if phase.name else logged

@@ -15,6 +15,7 @@ from torch import nn
 
 from pipeline.augment import recipes
 from pipeline.core import seeds, sources, store, weights
+from pipeline.core.devices import sent
 from pipeline.data import mixture, shards
 from pipeline.engine import arithmetic, loop
 from pipeline.measures.linear_probe import Weights
@@ -126,9 +127,9 @@ def _task(
 
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rows = walk.rows(step)
-        draw = seeds.generator(plan.seed, "offline views", step, device=device.type)
+        draw = seeds.generator(plan.seed, "offline views", step)
         (views,) = recipes.views(bank[rows], [recipe()], draw)
-        return views, answers[torch.from_numpy(rows).to(device)]
+        return views, answers[sent(torch.from_numpy(rows), device)]
 
     def loss(batch: tuple[torch.Tensor, torch.Tensor], step: int) -> dict[str, torch.Tensor]:
         views, right = batch

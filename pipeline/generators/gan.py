@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from pipeline.augment import differentiable
 from pipeline.core import files, seeds, weights
+from pipeline.core.devices import sent
 from pipeline.core.errors import UserError
 from pipeline.data import mixture
 from pipeline.engine import arithmetic, distributed, loop
@@ -188,6 +189,11 @@ class Training:
         )
         self.plan = loop.Optimisation(params, build=adam)
 
+    def compile(self) -> None:
+        """Train what torch.compile makes of the networks."""
+        self.gan.generator.compile()
+        self.gan.discriminator.compile()
+
     def due(self, step: int) -> bool:
         """Whether the generator is updated in this step."""
         return (step + 1) % self.params.discriminator_steps == 0
@@ -195,7 +201,7 @@ class Training:
     def batch(self, step: int) -> torch.Tensor:
         """This process's real images of a step, float (b, C, H, W) in [-1, 1]."""
         rows = self.walk.rows(step)[distributed.share(self.params.batch_size)]
-        return pixels.to_float(self.images[torch.from_numpy(rows).to(self.images.device)])
+        return pixels.to_float(self.images[sent(torch.from_numpy(rows), self.images.device)])
 
     def discriminator_loss(self, x: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
         """The hinge loss on as many generated images as real ones; also the mean score of each."""

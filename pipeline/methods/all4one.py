@@ -87,7 +87,8 @@ def decorrelation(keys: list[torch.Tensor], z: list[torch.Tensor]) -> torch.Tens
         found = [F.normalize(keys[i], dim=0).T @ F.normalize(z[1 - i], dim=0) for i in (0, 1)]
     both = torch.stack(found)  # 2 D D
     same = torch.eye(both.shape[1], dtype=torch.bool, device=both.device)
-    return ((both[:, same] - 1).square().mean().sqrt() + both[:, ~same].square().mean().sqrt()) / 2
+    others = both.square().masked_fill(same, 0).sum() / (len(both) * len(same) * (len(same) - 1))
+    return ((both.diagonal(dim1=1, dim2=2) - 1).square().mean().sqrt() + others.sqrt()) / 2
 
 
 def positions(tokens: int, dim: int) -> torch.Tensor:

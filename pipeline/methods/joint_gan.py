@@ -231,10 +231,9 @@ class JointGAN(Method):
         images = to_unit(images)
         n, rows = whole(len(images[0]))
         views = [image for image in images for _ in self.recipes]
-        device = self.ramped.device
-        draw = seeds.generator(self.view_seed, f"synthetic views of the {phase}", step, device=device.type)
+        draw = seeds.generator(self.view_seed, f"synthetic views of the {phase}", step)
         drawn = recipes.draw(self.recipes * len(images), n, tuple(images[0].shape[2:]), draw)
-        local = torch.arange(len(drawn.flip), device=device).view(-1, n)[:, rows].flatten()
+        local = torch.arange(len(drawn.flip)).view(-1, n)[:, rows].flatten()
         kernel = self.recipes[0].interpolation
         return list(differentiable.apply(torch.cat(views), drawn.of(local), kernel).chunk(len(views)))
 

@@ -16,6 +16,7 @@ from timm.models.vision_transformer import Block
 from torch import nn
 
 from pipeline.core import seeds
+from pipeline.core.devices import sent
 from pipeline.core.errors import UserError
 from pipeline.data import shards
 from pipeline.engine import distributed
@@ -82,7 +83,7 @@ class MixedAE(Method):
             what = f"{len(images)} images a process or part are no whole groups of mixed_ae.sources {self.together}"
             raise UserError(what, "PIPELINE_LAUNCH", "start fewer processes, or lower pretrain.accumulate")
         maps = self.maps(len(images) // self.together, self.encoder.backbone.patch_embed.num_patches, step)
-        maps = maps.to(images.device)
+        maps = sent(maps, images.device)
         if params.mix == "full":
             images, maps = complementary(images, maps, params.sources)
         predicted, seen, terms = self.predict(images, maps)

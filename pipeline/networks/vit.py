@@ -11,6 +11,8 @@ from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from pipeline.core.devices import sent
+
 Attend = Callable[[Attention, torch.Tensor], torch.Tensor]
 
 
@@ -36,7 +38,7 @@ class SmallViT(VisionTransformer):
         """Images (n, C, H, W) -> a token a patch, row by row, with its position: (n, N, width)."""
         grid = tuple(side // patch for side, patch in zip(x.shape[2:], self.patch_embed.patch_size, strict=True))
         own = grid == self.patch_embed.grid_size
-        positions = self.pos_embed[:, 1:] if own else code(grid, self.embed_dim).to(self.pos_embed.device)
+        positions = self.pos_embed[:, 1:] if own else sent(code(grid, self.embed_dim), self.pos_embed.device)
         return self.patch_embed(x) + positions
 
     def encode(self, tokens: torch.Tensor, attend: Attend | None = None) -> torch.Tensor:

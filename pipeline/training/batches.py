@@ -43,7 +43,7 @@ class Batches:
         augmentation: Augment,
     ):
         self.draw, self.bank, self.candidates, self.views = draw, bank, candidates, views
-        self.augmentation, self.device = augmentation, bank.parts[0].device.type
+        self.augmentation = augmentation
         self.recipes = [view_recipe(augmentation, view) for view in views]
         self.replaced = replaced_views(augmentation, views)
 
@@ -53,7 +53,7 @@ class Batches:
         rows = [self._rows(drawn, k, step)[local] for k in range(len(self.views))]
         apart = {found.tobytes(): found for found in rows}  # views of the same images look them up once
         images = {key: self.bank[found] for key, found in apart.items()}
-        random = seeds.generator(draw.seed, "views", step, device=self.device)
+        random = seeds.generator(draw.seed, "views", step)
         whole = self.draw.batch_size, local
         return recipes.views([images[found.tobytes()] for found in rows], self.recipes, random, whole)
 

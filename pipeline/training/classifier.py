@@ -11,6 +11,7 @@ from torch import nn
 
 from pipeline.augment import recipes
 from pipeline.core import access, files, seeds, sources, store
+from pipeline.core.devices import sent
 from pipeline.data import mixture, shards
 from pipeline.engine import arithmetic, loop
 from pipeline.networks import backbones
@@ -116,9 +117,9 @@ def _task(
 
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rows = walk.rows(step)
-        draw = seeds.generator(schedule.seed, "classifier views", step, device=device.type)
+        draw = seeds.generator(schedule.seed, "classifier views", step)
         (views,) = recipes.views(bank[rows], [recipe], draw)
-        return views, answers[torch.from_numpy(rows).to(device)]
+        return views, answers[sent(torch.from_numpy(rows), device)]
 
     def loss(batch: tuple[torch.Tensor, torch.Tensor], step: int) -> dict[str, torch.Tensor]:
         views, right = batch

@@ -16,7 +16,7 @@ def train(
 ) -> tuple[dict[str, Path], list[dict]]:
     """Train a generator on uint8 images (N, H, W, C), or find it trained; interrupted training resumes.
 
-    kind: the class `Training` of the generator's module. conditions: what else it learns from, a row an image. Returns
+    kind: the class `Training` of the generator's module: task, plan, compile() and save(folder). conditions: what else it learns from, a row an image. Returns
     (name -> file of its folder, the rows of the log); of several processes, only the first gets them.
     """
     name = kind.__module__.removeprefix("pipeline.").replace(".", "/")
@@ -31,6 +31,8 @@ def train(
 
     def train_in(folder: Path, fingerprint: str) -> tuple[list[str], list[dict]]:
         training = kind(params, *(torch.from_numpy(part).to(compute.device) for part in parts))
+        if compute.compile:
+            training.compile()
         what = f"training {name.rpartition('/')[2]}"
         rows = loop.train(what, training.task, training.plan, compute, folder, fingerprint)
         return training.save(folder) if distributed.first() else [], rows

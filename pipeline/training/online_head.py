@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.core import seeds
+from pipeline.core.devices import sent
 from pipeline.engine import distributed
 from pipeline.engine.loop import Phase, groups_of
 from pipeline.methods import View
@@ -67,7 +68,7 @@ class OnlineHead(nn.Module):
         features = torch.cat(self.seen)[: self.large * len(rows) // distributed.size()]
         self.seen.clear()
         logits = torch.cat(distributed.gather(self.layer(features).float().chunk(self.large)))
-        answers = rows.repeat(self.large).to(logits.device)
+        answers = sent(rows.repeat(self.large), logits.device)
         known = int((labels != UNLABELLED).sum()) or 1  # a batch of generated images alone has no label
         n = self.large * known / distributed.parts()
         right = (logits.detach().argmax(dim=1) == answers).sum() / n

@@ -1,5 +1,6 @@
 """The contract of pipeline/methods/__init__.py, for every method."""
 
+import contextlib
 from typing import get_args
 
 import numpy as np
@@ -7,9 +8,12 @@ import pytest
 import torch
 
 from pipeline import methods
+from pipeline.data import mixture, shards
 from pipeline.engine import loop
 from pipeline.networks import backbones, heads, vit
 from pipeline.params.schema import Pretrain, Training
+from pipeline.training.batches import Batches
+from tests import batches
 from tests.methods import contract
 from tests.toys import COMPUTE
 
@@ -55,6 +59,25 @@ def test_the_gradient_reaches_every_parameter_that_is_trained_and_no_copy(name):
     for path, parameter in built.named_parameters():
         assert (id(parameter) in trained) == (not path.startswith(COPIES)), path
         assert parameter.requires_grad == (not path.startswith(COPIES)), path
+
+
+@EVERY
+@STEPS
+def test_a_step_asks_the_device_for_no_value(name, step, monkeypatch):
+    """A question would make the next step's drawing wait for a GPU. Meta tensors have no values and cannot answer."""
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())  # knows no such device
+    built = contract.build(name).to("meta")
+    if built.GENERATOR and step == LATE:
+        pytest.skip("its game draws noise on the device, as meta tensors cannot")
+    real, made = np.zeros((2, 8, contract.SIZE, contract.SIZE, 1), np.uint8)
+    bank = shards.ImageBank(real, [made, made], "meta")
+    draw = mixture.Mixture(len(real), len(made), 1.0, 6, 0)
+    views = Batches(draw, bank, 1, built.views, batches.section("asymmetric", "grey", 2.0))(step)
+    assert {view.device.type for view in views} == {"meta"}
+    for phase in built.phases():
+        if phase.due(step):
+            phase.loss(views, step)["loss"].backward()
+    built.after_step(step, 0.5)
 
 
 @EVERY

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.core.errors import UserError
-from pipeline.generators import ddpm, diffusers_folder
+from pipeline.generators import ddpm, diffusers_folder, gan
 from pipeline.training import generator
 from tests import toys
 from tests.toys import COMPUTE, contents, ddpm_params
@@ -58,6 +58,30 @@ def test_finished_work_is_found_and_no_step_is_taken(images, steps):
     again, rows_again = generator.train(ddpm.Training, own(), images, COMPUTE)
     assert (again, rows_again) == (made, rows)
     assert steps.seen == list(range(5))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "params", "networks"),
+    [
+        (ddpm.Training, own(dropout=0.0, patch=2), ["UNet2DModel"]),
+        (gan.Training, toys.gan_params(steps=4), ["Generator", "Discriminator"]),
+    ],
+)
+def test_compiled_networks_learn_what_plain_ones_learn(kind, params, networks, images, monkeypatch):
+    """Traced, that is: what a compiler makes of the trace is torch's affair."""
+    _, rows = generator.train(kind, params, images, COMPUTE)
+    traced, compiling = [], torch.nn.Module.compile
+
+    def tracing(module):
+        traced.append(type(module).__name__)
+        compiling(module, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", tracing)
+    _, again = generator.train(kind, params, images, COMPUTE.model_copy(update={"compile": True}))
+    assert traced == networks
+    for one, other in zip(rows, again, strict=True):
+        assert other == pytest.approx(one, rel=1e-4)
 
 
 @pytest.mark.fault(7)
