@@ -85,7 +85,7 @@ def views(setting: Setting) -> dict:
         ]
     )
     x = images.permute(0, 3, 1, 2).float() / 255
-    draw = seeds.generator(0, "bench views", device=setting.device)
+    draw = seeds.generator(0, "bench views")
     ours = setting.seconds(lambda: recipes.views(images, [recipe, recipe], draw))
     other = setting.seconds(lambda: [theirs(x), theirs(x)])
     return {"ours": 2 * batch / ours, "torchvision, one draw a batch": 2 * batch / other, "share of a step": ours}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -22,6 +23,7 @@ from bench.gpu.rung import Setting
 from pipeline import methods
 from pipeline.augment import recipes, transforms
 from pipeline.core import seeds
+from pipeline.data import mixture, shards
 from pipeline.engine import loop
 from pipeline.evaluation.quality import plain
 from pipeline.generators import ddpm, gan
@@ -31,6 +33,7 @@ from pipeline.networks import backbones
 from pipeline.params import presets, reader
 from pipeline.params.methods import METHODS
 from pipeline.params.schema import Params, Training
+from pipeline.training.batches import Batches
 
 REPOSITORY = Path(pipeline.__file__).parent.parent
 STAGES = ("check", "prepare", "generator", "generate", "positives", "quality", "pretrain", "linear_eval")
@@ -94,16 +97,45 @@ def views_and_features(setting: Setting) -> dict:
     images = (255 * torch.rand(16, 32, 32, 3, generator=seeds.generator(0, "images"))).to(torch.uint8)
     recipe = recipes.recipe(plain(3, strength=2.0), 0)
     drawn = recipes.draw([recipe, recipe], 16, (32, 32), seeds.generator(0, "views"))
-    moved = type(drawn)(**{name: value.to(setting.device) for name, value in vars(drawn).items()})
     both = torch.cat([images, images])
     one = transforms.apply(both, drawn, None, recipe.interpolation)
-    two = transforms.apply(both.to(setting.device), moved, None, recipe.interpolation).cpu()
+    two = transforms.apply(both.to(setting.device), drawn, None, recipe.interpolation).cpu()
     network = backbones.build(backbones.resnet(16, [1, 1, 1, 1]), [0.5] * 3, [0.25] * 3, 0)
     seen = [
         probes.features(copy.deepcopy(network).to(device), images.numpy(), setting.compute(device=device))
         for device in ("cpu", setting.device)
     ]
     return {"views": f"{255 * (one - two).abs().max().item():.4f} of 255", "features": f"{apart_by(*seen):.1e}"}
+
+
+def waits(setting: Setting) -> dict:
+    """Where a step of each method makes the program wait for the card; nowhere, if the next batch is to be drawn."""
+    if setting.device != "cuda":
+        return {"left out": "no card to wait for"}
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, SIZE, SIZE, 1), dtype=np.uint8)
+    bank, draw = shards.ImageBank(images[0], [images[1], images[0]], "cuda"), mixture.Mixture(64, 64, 1.0, 32, 0)
+    found, waiting = {}, False
+    for name in METHODS:
+        built = method(name).to("cuda")
+        batches = Batches(draw, bank, 1, built.views, plain(1, strength=2.0))
+        optimiser = torch.optim.SGD(built.parameters(), 0.01, fused=True)
+        places = []
+        for step in (0, LATE, LATE + 1):  # the first ones make what is kept
+            with warnings.catch_warnings(record=True) as seen:
+                warnings.simplefilter("always")
+                torch.cuda.set_sync_debug_mode("warn")
+                try:
+                    for phase in built.phases():
+                        phase.loss(batches(step), step)["loss"].backward()
+                    optimiser.step()
+                    optimiser.zero_grad(set_to_none=True)
+                finally:
+                    torch.cuda.set_sync_debug_mode("default")
+            places = sorted({f"{Path(w.filename).name}:{w.lineno}" for w in seen})
+        found[name], waiting = ", ".join(places) or "nowhere", waiting or bool(places)
+    if waiting:
+        raise AssertionError(f"waits: {found}")
+    return found
 
 
 def twice_and_on(setting: Setting) -> dict:
@@ -153,7 +185,7 @@ def out_of_memory(setting: Setting) -> dict:
         return {"exit code": done.returncode, "last lines": done.stderr.strip().splitlines()[-3:]}
 
 
-CHECKS = [workspace, every_method, unet_and_samplers, views_and_features, twice_and_on, smoke, out_of_memory]
+CHECKS = [workspace, every_method, unet_and_samplers, views_and_features, waits, twice_and_on, smoke, out_of_memory]
 
 
 # --- what the checks are made of

@@ -58,6 +58,7 @@ BASE = {
     "generator.hub": None,
     "generator.revision": None,
     "generator.sha256": None,
+    "ddpm.patch": 1,
     "ddpm.channels": [16, 48, 64],
     "ddpm.groups": 8,
     "ddpm.timesteps": 1000,
@@ -80,6 +81,7 @@ BASE = {
     "positives.weight": 0.1,
     "positives.guidance": None,
     "positives.clip": False,
+    "conditioned.patch": 1,
     "conditioned.channels": [16, 48],
     "conditioned.groups": 8,
     "conditioned.timesteps": 1000,
@@ -232,10 +234,10 @@ TRIPS = [
     ({"ddpm.channels": [16, 20, 64]}, "ddpm.groups", ["8 does not divide 20 of channels"]),
     ({"ddpm.attention": [0, 3]}, "ddpm.attention.1", ["no level 3", "0 to 2"]),
     ({"ddpm.attention": [-3]}, None, []),
-    ({"ddpm.channels": [8, 8, 8, 8], "ddpm.patch": 1}, "ddpm.channels", ["4 levels", "3 times", "28 pixels"]),
+    ({"ddpm.channels": [8, 8, 8, 8]}, "ddpm.channels", ["4 levels", "3 times", "28 pixels"]),
     ({"ddpm.channels": [8, 8, 8], "ddpm.patch": 2}, "ddpm.channels", ["3 levels", "2 times", "14 pixels"]),
     ({"ddpm.patch": 3}, "ddpm.patch", ["3 does not divide the image's 28 pixels"]),
-    (CIFAR | {"ddpm.channels": [8] * 6, "ddpm.patch": 1}, None, []),  # 32 = 2**5 allows six levels
+    (CIFAR | {"ddpm.channels": [8] * 6}, None, []),  # 32 = 2**5 allows six levels
     ({"ddpm.channels": [8, 8, 8, 8], "generator.source": "pretrained"}, None, []),  # the UNet is another
     ({"ddpm.batch_size": 5001}, "ddpm.batch_size", ["5001", "train_size 5000"]),
     ({"ddpm.batch_size": 5000}, None, []),
@@ -297,7 +299,7 @@ TRIPS = [
     (CONDITIONED | {"conditioned.batch_size": 5001}, "conditioned.batch_size", ["5001"]),
     (CONDITIONED | {"conditioned.encoder.batch_size": 5001}, "conditioned.encoder.batch_size", ["5001"]),
     ({"conditioned.batch_size": 5001, "conditioned.encoder.batch_size": 5001}, None, []),
-    (CONDITIONED | {"conditioned.channels": [8, 8, 8, 8]}, "conditioned.channels", ["4 levels", "14 pixels"]),
+    (CONDITIONED | {"conditioned.channels": [8, 8, 8, 8]}, "conditioned.channels", ["4 levels", "28 pixels"]),
     ({"conditioned.channels": [16, 20]}, "conditioned.groups", ["8 does not divide 20 of"]),
     ({"conditioned.warmup_steps": 1000}, "conditioned.warmup_steps", ["1000 >= steps 1000"]),
     ({"conditioned.encoder.warmup_steps": 900}, "conditioned.encoder.warmup_steps", ["900 >="]),
