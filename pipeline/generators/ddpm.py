@@ -203,10 +203,11 @@ def solver(name: str, noise: DDPMScheduler, eta: float, clip: bool) -> tuple[obj
 
     name: "ddpm" (ancestral), "ddim" (Song et al. 2021; eta 0 deterministic, 1 ancestral), "dpmsolver++" (Lu et al.
     2022, second order, multistep) or "sde-dpmsolver++", its form that adds fresh noise at each step. clip: clamp
-    predicted images to [-1, 1]. Sampling begins at the last timestep of training ("trailing" spacing): few steps, too,
-    begin at as much noise as the network was trained on.
+    predicted images to [-1, 1]. Sampling begins at the last timestep of training: few steps, too, begin at as much
+    noise as the network was trained on. "ddpm" and "ddim" go on evenly in time; the others in the noise levels of Karras
+    et al. (NeurIPS 2022, equation 5, rho 7), which leave most of a few steps to where detail is decided.
     """
-    common = {"timestep_spacing": "trailing"}
+    common = {"timestep_spacing": "trailing"}  # evenly, and the first is the last of training
     if name == "ddpm":
         return DDPMScheduler.from_config(noise.config, clip_sample=clip, **common), {}
     if name == "ddim":
@@ -217,7 +218,8 @@ def solver(name: str, noise: DDPMScheduler, eta: float, clip: bool) -> tuple[obj
     from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
 
     # DPM-Solver++ has no plain clamp, but its dynamic threshold is one when it must lie between 1 (built in) and 1.
-    dpm = {"algorithm_type": name, "thresholding": clip, "sample_max_value": 1.0, "final_sigmas_type": "zero"}
+    dpm = {"algorithm_type": name, "thresholding": clip, "sample_max_value": 1.0}
+    dpm |= {"use_karras_sigmas": True, "final_sigmas_type": "zero"}
     config = {k: v for k, v in noise.config.items() if k != "variance_type"}
     return DPMSolverMultistepScheduler.from_config(config, **dpm, **common), {}
 
