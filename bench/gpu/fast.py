@@ -109,7 +109,7 @@ def sampling(setting: Setting) -> dict:
 
 
 def unet_step(setting: Setting) -> dict:
-    """Our training step of the published UNet over the bare one on a batch in memory; that in other forms over itself."""
+    """Our training step of the published UNet over the bare one on a batch in memory; other forms of that."""
     params, count = published(setting), 2 if setting.toy else 8
     images = torch.randint(0, 256, (4 * params.batch_size, 32, 32, 3), dtype=torch.uint8, device=setting.device)
     compute = arithmetic_of(setting)
