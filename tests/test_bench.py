@@ -5,6 +5,7 @@ import itertools
 import json
 import statistics
 import sys
+import tarfile
 import time
 import zipfile
 from types import SimpleNamespace
@@ -12,12 +13,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bench import __main__ as everything
 from bench import cost, ddpm_train, pairs, pretrain, step, views
 from bench.gpu import __main__ as everything_on_gpu
-from bench.gpu import diffusion, encoders, rung
+from bench.gpu import diffusion, encoders, images, rung
 from pipeline.core.errors import Stopped, UserError
+from pipeline.data import datasets
 from pipeline.generators import ddpm
 from pipeline.params import reader
 from tests import toys
@@ -219,6 +222,29 @@ def test_a_rung_without_its_images_says_so_in_a_line(data, monkeypatch, capsys):
     assert "cifar10-jpeg.tar.xz" in said
 
 
+def test_the_archive_of_images_is_read_as_the_folder_in_it_would_be(tmp_path):
+    random = np.random.default_rng(0)
+    for name in ("train/cat/1", "train/ape/2", "train/ape/0", "test/cat/3", "test/ape/4"):
+        path = tmp_path / f"{name}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    with tarfile.open(tmp_path / images.ARCHIVE, "w:xz") as packed:
+        packed.add(tmp_path / "test", "test")
+        packed.add(tmp_path / "train", "train")
+    parts, classes = images.unpacked(tmp_path / images.ARCHIVE)
+    sizes = {"train_size": 3, "validation_size": 0, "labelled_size": 3, "spare_size": 0}
+    kind = {"name": "folder", "path": str(tmp_path), "image_size": 32, "channels": 3}
+    real = datasets.load(rung.defaults().dataset.model_copy(update=sizes | kind))
+    order = np.argsort(real.orig_index[:3])
+    assert classes == list(real.classes)
+    for (seen, labels), rows in zip(parts, (order, [3, 4]), strict=True):
+        np.testing.assert_array_equal(seen, real.images[rows])
+        np.testing.assert_array_equal(labels, real.labels[rows])
+    (tmp_path / images.ARCHIVE).write_bytes((tmp_path / images.ARCHIVE).read_bytes()[:-200])
+    with pytest.raises(UserError, match="copy it again"):
+        images.unpacked(tmp_path / images.ARCHIVE)
+
+
 def test_a_generator_goes_on_from_the_weights_that_a_rung_left_in_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(diffusion, "LIMIT", 40_000)
     params = diffusion.section(rung.Setting("cpu", True))
@@ -240,8 +266,7 @@ def test_a_generator_goes_on_from_the_weights_that_a_rung_left_in_parts(tmp_path
 
 def test_images_come_back_in_archives_below_a_size(monkeypatch):
     monkeypatch.setattr(diffusion, "LIMIT", 20_000)
-    images = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 3), dtype=np.uint8)
-    packed = diffusion.archives(images)
+    packed = diffusion.archives(np.random.default_rng(0).integers(0, 256, (30, 32, 32, 3), dtype=np.uint8))
     assert max(map(len, packed)) < 24_000
     names = [name for archive in packed for name in zipfile.ZipFile(io.BytesIO(archive)).namelist()]
     assert names == [f"{k:05d}.jpg" for k in range(30)]

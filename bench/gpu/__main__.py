@@ -7,7 +7,7 @@ python -m bench.gpu paper            SimCLR on all of CIFAR-10 for as long as th
 python -m bench.gpu diffusion        a DDPM of 15 M parameters on CIFAR-10: distance by steps, 20,000 images, weights
 python -m bench.gpu RUNG --toy       the same at toy sizes, with --device cpu a dry run
 python -m bench.gpu RUNG --out DIR   where RUNG.json and files go (bench/gpu); written anew after every check
-python -m bench.gpu RUNG --data DIR  CIFAR-10 for the last three: cifar10-jpeg.tar.xz, or its train/ and test/
+python -m bench.gpu RUNG --data DIR  CIFAR-10 for the last three: cifar10-jpeg.tar.xz, of train/ and test/
 
 Trainings of `ceiling` and `paper` lie in the store (LEAVEN_STORE): if a rung was stopped, the same command goes on.
 `diffusion` goes on from the weights of an earlier one if they are in the folder of --data. A rung starts no check

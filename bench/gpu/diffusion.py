@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from bench.gpu.fast import arithmetic_of, published
 from bench.gpu.images import cifar10
-from bench.gpu.rung import Check, Setting
+from bench.gpu.rung import Check, Setting, defaults
 from pipeline.core import files
 from pipeline.core.errors import UserError
 from pipeline.data import shards
@@ -29,7 +29,6 @@ from pipeline.engine import loop
 from pipeline.evaluation import quality
 from pipeline.generators import ddpm, pixels
 from pipeline.measures import probes
-from pipeline.params import reader
 from pipeline.params.schema import DDPM, Quality
 
 TRAIN, VALIDATION = 45_000, 5_000
@@ -81,7 +80,7 @@ class Work:
         model = copy.deepcopy(self.training.unet)
         self.training.average.copy_to(model.parameters())
         model = ddpm.for_sampling(model, self.compute)
-        how = reader.load().generate.model_copy(update={"steps": 2 if self.setting.toy else 25, "eta": 0.0})
+        how = defaults().generate.model_copy(update={"steps": 2 if self.setting.toy else 25, "eta": 0.0})
         start, made = time.perf_counter(), []
         for first in range(numbers.start, numbers.stop, BATCH):
             some = range(first, min(first + BATCH, numbers.stop))
@@ -163,7 +162,7 @@ def section(setting: Setting) -> DDPM:
 def judging(setting: Setting) -> Quality:
     """The parameters of the judges."""
     numbers = {"images": 2500, "steps": 4 if setting.toy else 1000, "inception": None}
-    return reader.load().quality.model_copy(update=numbers)
+    return defaults().quality.model_copy(update=numbers)
 
 
 def started(setting: Setting, params: DDPM) -> tuple[torch.nn.Module, int]:

@@ -11,13 +11,12 @@ import numpy as np
 import torch
 
 from bench.gpu.fast import arithmetic_of
-from bench.gpu.rung import Setting
+from bench.gpu.rung import Setting, defaults
 from pipeline.core import files, sources, store
 from pipeline.data import shards
 from pipeline.engine import arithmetic
 from pipeline.measures import linear_probe, probes
 from pipeline.networks import backbones
-from pipeline.params import reader
 from pipeline.params.methods import SimCLR
 from pipeline.training import encoder
 from pipeline.training.batches import Images
@@ -40,7 +39,7 @@ class Recipe:
 
     def sections(self, setting: Setting, steps: int) -> encoder.Setting:
         """The parameters of `steps` steps on ResNet-18."""
-        given, batch = reader.load(), 8 if setting.toy else self.batch
+        given, batch = defaults(), 8 if setting.toy else self.batch
         small = backbones.resnet(8, [1, 1, 1, 1])
         every = max(1, min(100, steps // 10))
         numbers = {

@@ -1,28 +1,27 @@
-"""CIFAR-10 for a rung: JPEG copies in a folder of the user's, or at toy sizes random images."""
+"""CIFAR-10 for a rung: JPEG copies in an archive of the user's, or at toy sizes random images."""
 
 import lzma
 import tarfile
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from bench.gpu.rung import Setting
-from pipeline.core import access, seeds
+from bench.gpu.rung import Setting, defaults
+from pipeline.core import access
 from pipeline.core.errors import UserError
 from pipeline.data import datasets, shards
-from pipeline.params import reader
 
-ARCHIVE = "cifar10-jpeg.tar.xz"  # of train/ and test/, a folder a class in each
+ARCHIVE = "cifar10-jpeg.tar.xz"  # of train/CLASS/NAME.jpg and test/CLASS/NAME.jpg
 
 
 def refuse_absent(data: Path | None) -> None:
     """A UserError where there are no images."""
     if data is None:
-        raise UserError("this rung wants CIFAR-10", "--data", f"name a folder with {ARCHIVE} or its train/ and test/")
-    if not (data / "train").is_dir() and not (data / ARCHIVE).is_file():
-        raise UserError(f"holds neither {ARCHIVE} nor train/", data, "name the folder that does")
+        raise UserError("this rung wants CIFAR-10", "--data", f"name a folder with {ARCHIVE}")
+    if not (data / ARCHIVE).is_file():
+        raise UserError("not found", data / ARCHIVE, "name the folder that holds it")
 
 
 @cache
@@ -31,30 +30,41 @@ def cifar10(setting: Setting, train: int, validation: int = 0) -> shards.RealSet
 
     At toy sizes both numbers are divided by 250.
     """
-    sizes = {"train_size": train, "validation_size": validation, "spare_size": 0}
-    sizes["labelled_size"] = 50_000 - validation
     if setting.toy:
-        return noise({name: size // 250 for name, size in sizes.items()})
-    refuse_absent(setting.data)
-    kind = {"name": "folder", "image_size": 32, "channels": 3, "test_size": None}
-    with tempfile.TemporaryDirectory(prefix="leaven-") as place:
-        folder = setting.data
-        if not (folder / "train").is_dir():
-            folder, archive = Path(place), folder / ARCHIVE
-            damage = tarfile.TarError, lzma.LZMAError, EOFError
-            with access.reading(archive, "not readable", "copy it again", *damage), tarfile.open(archive) as packed:
-                packed.extractall(folder, filter="data")
-        return datasets.load(reader.load().dataset.model_copy(update={**kind, **sizes, "path": str(folder)}))
+        (parts, classes), train, validation = noise(), train // 250, validation // 250
+    else:
+        refuse_absent(setting.data)
+        parts, classes = unpacked(setting.data / ARCHIVE)
+    (images, labels), test = parts
+    sizes = {"train_size": train, "validation_size": validation, "spare_size": 0}
+    sizes["labelled_size"] = len(labels) - validation
+    found = datasets.split(defaults().dataset.model_copy(update=sizes), labels)
+    rows = np.concatenate([some for _, some in found] + [len(labels) + np.arange(len(test[1]))])
+    codes = [*found, (shards.TEST, test[1])]
+    return shards.RealSet(
+        images=np.concatenate([images, test[0]])[rows],
+        labels=np.concatenate([labels, test[1]])[rows],
+        split=np.concatenate([np.full(len(some), code, np.uint8) for code, some in codes]),
+        orig_index=rows,
+        classes=tuple(classes),
+        source="cifar10",
+        labelled_size=sizes["labelled_size"],
+    )
 
 
-def noise(sizes: dict[str, int]) -> shards.RealSet:
-    """Random images of ten classes, split as `datasets` splits."""
-    random, (n, n_test) = np.random.default_rng(seeds.key(0, "toy images")), (200, 60)
-    images = random.integers(0, 256, (n + n_test, 32, 32, 3), dtype=np.uint8)
-    labels = np.arange(n + n_test) % 10
-    parts = datasets.split(reader.load().dataset.model_copy(update=sizes), labels[:n])
-    parts.append((shards.TEST, np.arange(n, n + n_test)))
-    rows = np.concatenate([found for _, found in parts])
-    split = np.concatenate([np.full(len(found), code, np.uint8) for code, found in parts])
-    classes = tuple(str(k) for k in range(10))
-    return shards.RealSet(images[rows], labels[rows], split, rows, classes, "noise", sizes["labelled_size"])
+def unpacked(archive: Path) -> tuple[list[shards.Part], list[str]]:
+    """Train and test images in the order of their names, and the classes. In memory: 60,000 files take minutes."""
+    damage = tarfile.TarError, lzma.LZMAError, EOFError
+    with access.reading(archive, "not readable", "copy it again", *damage), tarfile.open(archive) as packed:
+        read = {m.name: np.asarray(Image.open(packed.extractfile(m)).convert("RGB")) for m in packed if m.isfile()}
+    names, classes = sorted(read), sorted({name.split("/")[-2] for name in read})
+    parts = [[name for name in names if name.split("/")[-3] == part] for part in ("train", "test")]
+    numbers = [np.array([classes.index(name.split("/")[-2]) for name in part]) for part in parts]
+    return [(np.stack([read[name] for name in part]), y) for part, y in zip(parts, numbers, strict=True)], classes
+
+
+def noise() -> tuple[list[shards.Part], list[str]]:
+    """Random images of ten classes, 200 and 60."""
+    random = np.random.default_rng(0)
+    sizes = {n: random.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8) for n in (200, 60)}
+    return [(images, np.arange(n) % 10) for n, images in sizes.items()], [str(k) for k in range(10)]

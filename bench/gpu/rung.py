@@ -11,13 +11,15 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
 
 from pipeline.core import files
 from pipeline.core.errors import Stopped, UserError
-from pipeline.params.schema import Compute
+from pipeline.params import reader
+from pipeline.params.schema import Compute, Params
 from pipeline.study.rows import commit
 
 LAST = 12  # lines of a traceback that are kept
@@ -80,6 +82,12 @@ class Setting:
 
 
 Check = Callable[[Setting], dict]
+
+
+@cache
+def defaults() -> Params:
+    """params.yaml, of which reading takes a moment."""
+    return reader.load()
 
 
 def climb(checks: list[Check], setting: Setting, seconds: float, path: Path) -> list[dict]:
