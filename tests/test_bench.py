@@ -1,17 +1,27 @@
 """The harness of the benches; the benches themselves are run by hand, with nothing beside them."""
 
+import io
 import itertools
 import json
 import statistics
+import sys
+import tarfile
 import time
+import zipfile
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bench import __main__ as everything
 from bench import cost, ddpm_train, pairs, pretrain, step, views
 from bench.gpu import __main__ as everything_on_gpu
-from bench.gpu import rung
+from bench.gpu import diffusion, encoders, images, rung
+from pipeline.core.errors import Stopped, UserError
+from pipeline.data import datasets
+from pipeline.generators import ddpm
 from pipeline.params import reader
 from tests import toys
 
@@ -165,8 +175,98 @@ def test_a_rung_goes_on_after_a_fault_ends_in_its_time_and_leaves_what_it_found(
 def test_a_rung_runs_on_a_cpu_at_toy_sizes(name, tmp_path, monkeypatch):
     monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
     checks, seconds = everything_on_gpu.RUNGS[name]
-    assert seconds <= 240
+    assert seconds <= 540
     rows = rung.climb(checks, rung.Setting("cpu", True), seconds, tmp_path / f"{name}.json")
     assert [row["fault"] for row in rows] == [""] * len(checks)
     assert all(row["facts"] for row in rows)
     torch.use_deterministic_algorithms(False)
+
+
+def test_what_runs_when_the_time_is_over_is_stopped_and_another_signal_ends_the_rung(tmp_path):
+    def endless(setting):
+        with setting.stopped():
+            time.sleep(60)
+
+    def interrupted(setting):
+        raise Stopped("by hand", 2)
+
+    toy, path = rung.Setting("cpu", True), tmp_path / "rung.json"
+    rows = rung.climb([endless, endless], toy, 0.2, path)
+    assert [row["fault"] for row in rows] == ["stopped, as the time is over", "not started: 0.2 s are over"]
+    with pytest.raises(Stopped, match="by hand"):
+        rung.climb([interrupted, endless], toy, 60, path)
+
+
+def test_what_a_rung_planned_stays_as_long_as_its_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
+    plans = iter([{"steps": 7}, {"steps": 5}])
+    for _ in range(2):
+        assert encoders.planned(rung.Setting("cpu", True), "toy", lambda: next(plans)) == {"steps": 7}
+
+
+def test_steps_that_are_planned_take_the_time_that_there_is():
+    cost = encoders.Cost(step=0.1, beside=3.0, judge=2.0)
+    each = cost.steps(100, trainings=4) * cost.step + cost.beside + cost.judge
+    assert 0.9 * 25 < each < 25
+    assert cost.steps(1.0) == 1
+
+
+@pytest.mark.parametrize("data", [[], ["--data", "nowhere"]])
+def test_a_rung_without_its_images_says_so_in_a_line(data, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["bench.gpu", "paper", "--device", "cpu", *data])
+    with pytest.raises(SystemExit) as end:
+        everything_on_gpu.stage.command(everything_on_gpu.main)
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "cifar10-jpeg.tar.xz" in said
+
+
+def test_the_archive_of_images_is_read_as_the_folder_in_it_would_be(tmp_path):
+    random = np.random.default_rng(0)
+    for name in ("train/cat/1", "train/ape/2", "train/ape/0", "test/cat/3", "test/ape/4"):
+        path = tmp_path / f"{name}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    with tarfile.open(tmp_path / images.ARCHIVE, "w:xz") as packed:
+        packed.add(tmp_path / "test", "test")
+        packed.add(tmp_path / "train", "train")
+    parts, classes = images.unpacked(tmp_path / images.ARCHIVE)
+    sizes = {"train_size": 3, "validation_size": 0, "labelled_size": 3, "spare_size": 0}
+    kind = {"name": "folder", "path": str(tmp_path), "image_size": 32, "channels": 3}
+    real = datasets.load(rung.defaults().dataset.model_copy(update=sizes | kind))
+    order = np.argsort(real.orig_index[:3])
+    assert classes == list(real.classes)
+    for (seen, labels), rows in zip(parts, (order, [3, 4]), strict=True):
+        np.testing.assert_array_equal(seen, real.images[rows])
+        np.testing.assert_array_equal(labels, real.labels[rows])
+    (tmp_path / images.ARCHIVE).write_bytes((tmp_path / images.ARCHIVE).read_bytes()[:-200])
+    with pytest.raises(UserError, match="copy it again"):
+        images.unpacked(tmp_path / images.ARCHIVE)
+
+
+def test_a_generator_goes_on_from_the_weights_that_a_rung_left_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(diffusion, "LIMIT", 40_000)
+    params = diffusion.section(rung.Setting("cpu", True))
+    training = ddpm.Training(params, torch.zeros(8, 32, 32, 3, dtype=torch.uint8))
+    for value in training.average.shadow_params:
+        value.add_(0.1)
+    left = SimpleNamespace(training=training, setting=rung.Setting("cpu", True, out=tmp_path), before=3, step=4)
+    sizes = diffusion.write_weights(left)
+    assert len(sizes) > 2
+    assert max(sizes.values()) < 48_000
+    network, steps = diffusion.started(rung.Setting("cpu", True, data=tmp_path), params)
+    assert steps == 7
+    for mine, theirs in zip(network.parameters(), training.average.shadow_params, strict=True):
+        torch.testing.assert_close(mine.data, theirs, rtol=1e-3, atol=1e-6)
+    (tmp_path / next(iter(sizes))).unlink()
+    with pytest.raises(UserError, match="bring all of them"):
+        diffusion.started(rung.Setting("cpu", True, data=tmp_path), params)
+
+
+def test_images_come_back_in_archives_below_a_size(monkeypatch):
+    monkeypatch.setattr(diffusion, "LIMIT", 20_000)
+    packed = diffusion.archives(np.random.default_rng(0).integers(0, 256, (30, 32, 32, 3), dtype=np.uint8))
+    assert max(map(len, packed)) < 24_000
+    names = [name for archive in packed for name in zipfile.ZipFile(io.BytesIO(archive)).namelist()]
+    assert names == [f"{k:05d}.jpg" for k in range(30)]

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from bench.gpu.rung import Setting
+from bench.gpu.rung import Setting, defaults
 from pipeline.augment import recipes
 from pipeline.core import seeds
 from pipeline.data import mixture, shards
@@ -16,7 +16,7 @@ from pipeline.evaluation.quality import plain
 from pipeline.generators import ddpm
 from pipeline.methods import simclr
 from pipeline.networks import backbones
-from pipeline.params import presets, reader
+from pipeline.params import presets
 from pipeline.params.methods import SimCLR
 from pipeline.params.schema import Augment, Compute, Training
 from pipeline.training.batches import Batches
@@ -98,7 +98,7 @@ def sampling(setting: Setting) -> dict:
     n, count = (4, 2) if setting.toy else (500, 10)
     model = ddpm.unet(published(setting), 32, 3).eval()
     noise = ddpm.scheduler(published(setting))
-    how = reader.load().generate.model_copy(update={"steps": count, "eta": 0.0, "sampler": "ddim"})
+    how = defaults().generate.model_copy(update={"steps": count, "eta": 0.0, "sampler": "ddim"})
     model = ddpm.for_sampling(model, arithmetic_of(setting))
     ours = setting.seconds(lambda: ddpm.sample(model, noise, how, range(n), 0, "ddim"), 1)
     scheduler = DDIMScheduler.from_config(noise.config, clip_sample=True, timestep_spacing="trailing")
@@ -186,7 +186,7 @@ def published(setting: Setting):
     values = {where[-1]: value for where, value in presets.load("adainf-cifar10").items() if where[0] == "ddpm"}
     small = {"channels": [8, 16], "layers": 1, "groups": 4, "attention": [], "batch_size": 4}
     values = values | {"batch_size": 256} | (small if setting.toy else {})
-    return reader.load().ddpm.model_copy(update=values)
+    return defaults().ddpm.model_copy(update=values)
 
 
 def network(setting: Setting) -> simclr.SimCLR:

@@ -1,18 +1,25 @@
 """How a rung runs: check by check, whatever one of them does, within its time; the JSON grows with every check."""
 
 import json
+import math
+import os
 import platform
+import signal
+import threading
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
 
 from pipeline.core import files
-from pipeline.core.errors import UserError
-from pipeline.params.schema import Compute
+from pipeline.core.errors import Stopped, UserError
+from pipeline.params import reader
+from pipeline.params.schema import Compute, Params
 from pipeline.study.rows import commit
 
 LAST = 12  # lines of a traceback that are kept
@@ -20,14 +27,41 @@ LAST = 12  # lines of a traceback that are kept
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a rung runs, and whether at sizes that take no time."""
+    """Where a rung runs, and whether at sizes that take no time.
+
+    data: the folder of real images; out: where files go; until: when its time is over, by time.monotonic.
+    """
 
     device: str
     toy: bool
+    data: Path | None = None
+    out: Path = Path()
+    until: float = math.inf
 
     def compute(self, precision: str = "fp32", device: str | None = None) -> Compute:
         """The section `compute` for a check."""
         return Compute(device=device or self.device, precision=precision, threads=1 if self.toy else 8, compile=False)
+
+    def left(self) -> float:
+        """Seconds until the time is over."""
+        return self.until - time.monotonic()
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Raise Stopped inside the block once the time is over; a training saves its checkpoint before."""
+
+        def over(number: int, frame: object) -> None:
+            raise Stopped("stopped, as the time is over", number)
+
+        before = signal.signal(signal.SIGTERM, over)
+        timer = threading.Timer(min(self.left(), 1e6), os.kill, (os.getpid(), signal.SIGTERM))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            signal.signal(signal.SIGTERM, before)
 
     def wait(self) -> None:
         """Until the device has done what it was told."""
@@ -50,22 +84,33 @@ class Setting:
 Check = Callable[[Setting], dict]
 
 
+@cache
+def defaults() -> Params:
+    """params.yaml, of which reading takes a moment."""
+    return reader.load()
+
+
 def climb(checks: list[Check], setting: Setting, seconds: float, path: Path) -> list[dict]:
     """A row a check: its facts or its fault, its seconds, and the most GPU memory that it held, in bytes.
 
     No check starts after `seconds`. Prints the table, and writes it with the machine's facts to `path`.
     """
     facts, rows, start = machine(setting), [], time.monotonic()
+    setting = replace(setting, until=start + seconds, out=path.parent)
     for check in checks:
         began = time.monotonic()
         row = {"check": check.__name__, "facts": {}, "fault": "", "seconds": 0.0, "memory": 0}
-        if began - start > seconds:
+        if setting.left() < 0:
             row["fault"] = f"not started: {seconds:g} s are over"
         else:
             if setting.device == "cuda":
                 torch.cuda.reset_peak_memory_stats()
             try:
                 row["facts"] = check(setting)
+            except Stopped as stop:
+                if setting.left() > 0:
+                    raise
+                row["fault"] = str(stop)
             except Exception:
                 row["fault"] = "\n".join(traceback.format_exc().splitlines()[-LAST:])
             row["seconds"] = round(time.monotonic() - began, 2)
