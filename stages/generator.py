@@ -20,6 +20,7 @@ def needs(params: SimpleNamespace) -> machine.Needs:
 
 def main(params: SimpleNamespace) -> None:
     arithmetic.prepare(params.compute)
+    arithmetic.advise(params.compute)  # here, where torch is imported first, and anew after each change of `compute`
     real = shards.read_real(Path("data/real"))
     source, rows, made, imported = params.generator.source, [], {}, None
     if source == "train":

@@ -1,7 +1,7 @@
 """Encoders: a ResNet of any width, or timm's ViT; saved with a card.
 
 Width 64 and 3 channels with blocks 2-2-2-2 have the parameters of torchvision's `resnet18` but for stem and classifier,
-with bottlenecks 3-4-6-3 those of `resnet50`; with stem 7x7 all but the classifier. resnet.py and vit.py have the networks.
+with bottlenecks 3-4-6-3 those of `resnet50`; with stem 7x7 all but the classifier. (resnet.py and vit.py.)
 """
 
 import math

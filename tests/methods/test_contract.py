@@ -8,7 +8,7 @@ import torch
 
 from pipeline import methods
 from pipeline.engine import loop
-from pipeline.networks import backbones, heads, resnet, vit
+from pipeline.networks import heads, resnet, vit
 from pipeline.params.schema import Pretrain, Training
 from tests.methods import contract
 from tests.toys import COMPUTE
