@@ -1,5 +1,6 @@
 """Train a generator, load a pretrained one, import images, or none -> data/generator/: its files and card.json."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,18 +9,23 @@ from pipeline.data import imports, shards
 from pipeline.engine import arithmetic, distributed
 from pipeline.generators import module
 from pipeline.run import machine, stage
-from pipeline.training import generator
+from pipeline.training import generator, generator_memory
 
 
 def needs(params: SimpleNamespace) -> machine.Needs:
-    source, (train, image) = params.generator.source, machine.images(Path("data/real"), shards.TRAIN)
+    source, (train, shape) = params.generator.source, machine.pictured(Path("data/real"), shards.TRAIN)
+    image = math.prod(shape or (0,))
     made = image * imports.count(Path(params.generator.path)) if source == "import" else 0
     memory = made + (train * image if source in ("train", "import") else 0)
-    return machine.Needs(params.outs, made=made, memory=memory, device=params.compute.device)
+    gpu = 0.0
+    if params.compute.device == "cuda" and source == "train" and train:
+        gpu = train * image + generator_memory.of_step(params.generator.kind, params.kind_params, shape, params.compute)
+    return machine.Needs(params.outs, made=made, memory=memory, device=params.compute.device, gpu=gpu)
 
 
 def main(params: SimpleNamespace) -> None:
     arithmetic.prepare(params.compute)
+    arithmetic.advise(params.compute)  # here, where torch is imported first, and anew after each change of `compute`
     real = shards.read_real(Path("data/real"))
     source, rows, made, imported = params.generator.source, [], {}, None
     if source == "train":

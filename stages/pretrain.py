@@ -1,5 +1,6 @@
 """Real and generated images + a method -> data/encoder/: encoder.safetensors, its card, what else the method leaves."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,11 +11,21 @@ from pipeline.data import mixture, shards
 from pipeline.engine import arithmetic, distributed
 from pipeline.networks import heads
 from pipeline.run import machine, stage
-from pipeline.training import encoder
+from pipeline.training import encoder, encoder_memory
 from pipeline.training.batches import Images
 
 SET = Path("data/generated/inflation")
 POSITIVES = Path("data/generated/positives")
+
+
+def needs(params: SimpleNamespace) -> machine.Needs:
+    found, (train, shape) = machine.holding(shards.TRAIN)(params), machine.pictured(Path("data/real"), shards.TRAIN)
+    if params.compute.device != "cuda" or not train:
+        return found
+    # On a GPU are all images; here the generated ones are mapped.
+    bank = found.memory + mixture.generated_count(train, params.inflation.ratio) * math.prod(shape)
+    step = encoder_memory.of_step(params.pretrain, params.method_params, shape, params.compute)
+    return found._replace(gpu=bank + step)
 
 
 def main(params: SimpleNamespace) -> None:
@@ -50,5 +61,4 @@ def main(params: SimpleNamespace) -> None:
 
 
 if __name__ == "__main__":
-    # Generated images are mapped.
-    stage.run("pretrain", main, machine.holding(shards.TRAIN), parallel=True)
+    stage.run("pretrain", main, needs, parallel=True)

@@ -37,7 +37,7 @@ class UserErrors(UserError):
         return "\n".join(map(str, self.faults))
 
 
-_NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")  # torch's words
+_NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory", "STATUS_ALLOC_FAILED")  # torch's words
 
 
 def out_of_memory(fault: Exception) -> bool:

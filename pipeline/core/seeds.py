@@ -6,9 +6,12 @@ There is no random state to save, so a resumed run draws what an uninterrupted o
 import contextlib
 import functools
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch  # three seconds, and the stage `prepare` needs none of it
 
 
 def key(seed: int, purpose: str, *index: int) -> int:
@@ -21,24 +24,30 @@ def _digest(seed: int, purpose: str, index: tuple[int, ...]) -> bytes:
     return hashlib.blake2b(words.encode(), digest_size=16).digest()
 
 
-def noise(shape: tuple[int, ...], seed: int, purpose: str, *index: int) -> torch.Tensor:
+def noise(shape: tuple[int, ...], seed: int, purpose: str, *index: int) -> "torch.Tensor":
     """Standard normal float32 numbers of one purpose at one index, from a 128-bit key (Philox).
 
     For what is drawn a million times: torch's generator on a CPU keeps 32 bits of its seed, so that among a million
     images a hundred pairs would start from the same noise.
     """
+    import torch
+
     philox = np.random.Philox(key=int.from_bytes(_digest(seed, purpose, index), "little"))
     return torch.from_numpy(np.random.Generator(philox).standard_normal(shape, dtype=np.float32))
 
 
-def generator(seed: int, purpose: str, *index: int, device: str = "cpu") -> torch.Generator:
+def generator(seed: int, purpose: str, *index: int, device: str = "cpu") -> "torch.Generator":
     """A fresh torch generator for one purpose at one index (a step, an image, ...); on a CPU, of 32 bits of the key."""
+    import torch
+
     return torch.Generator(device=device).manual_seed(key(seed, purpose, *index))
 
 
 @contextlib.contextmanager
 def scope(seed: int, purpose: str, *index: int):
     """Seed torch's global generators inside the block, for what takes no generator (initialisation, dropout)."""
+    import torch
+
     with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
         torch.manual_seed(key(seed, purpose, *index))
         yield

@@ -30,6 +30,8 @@ FASHION_MNIST = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 
+_CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+
 TINY_IMAGENET = (64, 3, 100_000, 10_000)  # pixels, channels, pictures in train/ and in val/
 
 
@@ -117,8 +119,6 @@ def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _fashion_mnist(params: Dataset) -> Source:
-    from torchvision.datasets import FashionMNIST
-
     found = []
     for name, digest in FASHION_MNIST.items():
         archive = Path(params.path) / "raw" / f"{name}.gz"
@@ -128,7 +128,7 @@ def _fashion_mnist(params: Dataset) -> Source:
             raise UserError("its content is not Fashion-MNIST's (sha256)", archive, "restore it: git checkout -- data")
         found.append(np.frombuffer(payload, np.uint8, offset=16 if "images" in name else 8))  # after the idx header
     train, test = ((x.reshape(-1, 28, 28, 1), y.astype(np.int64)) for x, y in (found[:2], found[2:]))
-    return Source(train, test, FashionMNIST.classes)
+    return Source(train, test, list(_CLOTHES))
 
 
 _TORCHVISION = {  # set -> its class in torchvision, which of its images are ours to learn from, and which to test

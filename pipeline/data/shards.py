@@ -9,14 +9,17 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
-import torch
 
 from pipeline.core import access, files, store
 from pipeline.core.devices import sent
 from pipeline.core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch  # three seconds, and the stage `prepare` needs none of it
 
 SCHEMA = 1  # of an HDF5 file
 FILE = "images.h5"  # in data/real and, of imported images, in data/generator
@@ -223,6 +226,8 @@ def map_file(path: Path) -> np.ndarray:
                 raise UserError(f"claims {size:,} bytes of images in a file of {there:,}", path)
             return images[:]
     # Not numpy's memory map, which keeps the file open: a thousand shards would be a thousand open files.
+    import torch
+
     with access.reading(path, _UNREADABLE, _AGAIN, RuntimeError):
         whole = torch.from_file(str(path), size=path.stat().st_size, dtype=torch.uint8)
         return whole[place : place + math.prod(shape)].view(shape).numpy()
@@ -240,6 +245,8 @@ class ImageBank:
             if len(part) and real.shape[1:] != part.shape[1:]:
                 what = f"real images are {real.shape[1:]}, generated ones {part.shape[1:]} (H, W, C)"
                 raise UserError(what, "data/generated", "use a generator of the data's size and channels")
+        import torch
+
         self.n_real, self.n_generated = len(real), sum(map(len, generated))
         parts = [torch.from_numpy(part) for part in (real, *generated) if len(part)]
         if device != "cpu":
@@ -249,8 +256,10 @@ class ImageBank:
             parts = [whole]
         self.parts, self.starts = parts, np.cumsum([0, *map(len, parts)])
 
-    def __getitem__(self, rows: np.ndarray) -> torch.Tensor:
+    def __getitem__(self, rows: np.ndarray) -> "torch.Tensor":
         """uint8 (len(rows), H, W, C) on the device."""
+        import torch
+
         first = self.parts[0]
         if len(self.parts) == 1:
             return first.index_select(0, sent(torch.from_numpy(rows), first.device))

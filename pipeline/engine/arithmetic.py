@@ -7,14 +7,15 @@ import timeit
 from importlib.metadata import version
 
 import torch
+import torch.nn.functional as F
 
-from pipeline.core import store
+from pipeline.core import processes, store
 from pipeline.core.progress import log
 from pipeline.engine import distributed
 from pipeline.params.schema import Compute
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h of glibc
-_NOTABLY = 1.25  # times: a product's time varies by a tenth
+_NOTABLY = 1.25  # times: a step's time varies by a tenth
 
 
 def autocast(compute: Compute) -> torch.autocast:
@@ -23,7 +24,7 @@ def autocast(compute: Compute) -> torch.autocast:
 
 
 def prepare(compute: Compute) -> None:
-    """Set threads, determinism and what malloc keeps; warn where bf16 does not pay; meet the job's other processes.
+    """Set threads, determinism and what malloc keeps; meet the job's other processes.
 
     To be called before any tensor.
     """
@@ -32,20 +33,46 @@ def prepare(compute: Compute) -> None:
     if compute.device == "cuda":  # on a CPU all is deterministic anyway, and asking costs an import of seconds
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
         torch.use_deterministic_algorithms(True)
-    if compute.device == "cpu" and compute.precision == "bf16":
-        slower = product_seconds(torch.bfloat16) / product_seconds(torch.float32)
-        if slower > _NOTABLY:
-            log(f"warning: bf16 takes {slower:.1f} times fp32's time on this processor; see compute.precision")
     distributed.join(compute)
 
 
-def product_seconds(dtype: torch.dtype) -> float:
-    """The least time of a product of two matrices of 256 x 256, which tells what training in that arithmetic costs.
+def advise(compute: Compute) -> None:
+    """Say so where the other precision is notably the better one here; once, which a note in the store remembers.
 
-    Having bf16 instructions does not make it fast: Intel's of AVX-512 without AMX work at half the rate of fp32's.
+    Nothing is changed by it: what runs is what params.yaml says. On a CPU a small step is measured.
     """
-    square = torch.ones(256, 256, dtype=dtype)
-    return min(timeit.repeat(lambda: square @ square, number=1, repeat=6))  # the first makes the kernel
+    name = f"precision-{store.fingerprint(**facts(compute))[:16]}.txt"
+    if processes.rank() or (store.place() / name).exists():
+        return
+    other = {"fp32": "bf16", "bf16": "fp32"}[compute.precision]
+    if compute.device == "cuda":
+        has = torch.cuda.is_bf16_supported(including_emulation=False)
+        better, why = has == (other == "bf16"), f"this GPU has {'' if has else 'no '}bf16"
+    else:
+        gain = step_seconds(compute) / step_seconds(compute.model_copy(update={"precision": other}))
+        better, why = gain > _NOTABLY, f"{other} is {gain:.1f} times as fast as {compute.precision} on this processor"
+    if better:
+        log(f"{'warning: ' if other == 'fp32' else ''}{why}; to use {other}: leaven run -S compute.precision={other}")
+    store.note(name, [why])
+
+
+def step_seconds(compute: Compute) -> float:
+    """The least time of two small convolutions, forwards and backwards, in the arithmetic of training.
+
+    Instructions do not tell: Intel's for bf16 of AVX-512 without AMX work at half the rate of fp32's. Nor does a
+    product of matrices: where bf16 is emulated it takes a hundred times as long, a step eight times.
+    """
+    x = torch.ones(2, 32, 14, 14).to(memory_format=torch.channels_last)
+    kernels = [torch.ones(32, 32, 3, 3, requires_grad=True) for _ in range(2)]
+
+    def step() -> None:
+        with autocast(compute):
+            h = x
+            for kernel in kernels:
+                h = F.conv2d(h, kernel, padding=1).relu()
+        h.float().mean().backward()
+
+    return min(timeit.repeat(step, number=1, repeat=4))  # the first makes the kernels
 
 
 def _keep_freed_memory() -> None:

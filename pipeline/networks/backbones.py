@@ -1,90 +1,28 @@
-"""Encoders: a ResNet of torchvision's blocks and any width, or timm's ViT; saved with a card.
+"""Encoders: a ResNet of any width, or timm's ViT; saved with a card.
 
 Width 64 and 3 channels with blocks 2-2-2-2 have the parameters of torchvision's `resnet18` but for stem and classifier,
-with bottlenecks 3-4-6-3 those of `resnet50`; with stem 7x7 all but the classifier. vit.py has the ViT.
+with bottlenecks 3-4-6-3 those of `resnet50`; with stem 7x7 all but the classifier. (resnet.py and vit.py.)
 """
 
 import math
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from pipeline.core import files, seeds, weights
 from pipeline.core.errors import UserError
 from pipeline.networks.heads import ONLINE
+from pipeline.networks.resnet import BLOCKS, ResNet
 from pipeline.params.schema import Backbone
 from pipeline.params.training import unfit
 
 MADE_FROM = (*Backbone.model_fields, "size", "mean", "std", "seed")  # of a card: the encoder before its first step
 _BEYOND = 0.01  # how far a view's values may leave [0, 1] by rounding
 _CARD = {"kind": str, "width": int, "mean": list, "std": list, "seed": int, "sha256": str}
-
-
-_BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
 _OLDER = {"stem": "3x3", "block": "basic"}  # of a ResNet whose card does not say
-
-
-@dataclass(frozen=True)
-class Stem:
-    """How a ResNet begins: kernel, stride and padding of its first convolution, and whether max-pooling follows."""
-
-    kernel: int
-    stride: int
-    padding: int
-    pool: bool
-
-
-STEMS = {
-    "3x3": Stem(3, 1, 1, pool=False),  # keeps the size (CLSP on CIFAR)
-    "3x3-pad2": Stem(3, 1, 2, pool=False),  # H + 2 (solo-learn and AdaInf on CIFAR)
-    "3x3-pool": Stem(3, 1, 1, pool=True),  # H / 2 (CLSP on STL-10)
-    "7x7": Stem(7, 2, 3, pool=True),  # H / 4 (He et al., CVPR 2016, on ImageNet)
-}
-
-
-class ResNet(nn.Module):
-    """ResNet: (N, C, H, W) -> (N, 8 width) with basic blocks, (N, 32 width) with bottlenecks.
-
-    torchvision's `ResNet` builds width 64 only; its blocks have any width, and modules and first weights here are in
-    the same order.
-    """
-
-    def __init__(self, width: int, blocks: list[int], channels: int, block: str, stem: str):
-        super().__init__()
-        kind, first = _BLOCKS[block], STEMS[stem]
-        self.conv1 = nn.Conv2d(channels, width, first.kernel, first.stride, first.padding, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if first.pool else nn.Identity()
-        self.layer1 = _stage(kind, width, width, blocks[0], stride=1)
-        self.layer2 = _stage(kind, kind.expansion * width, 2 * width, blocks[1], stride=2)
-        self.layer3 = _stage(kind, kind.expansion * 2 * width, 4 * width, blocks[2], stride=2)
-        self.layer4 = _stage(kind, kind.expansion * 4 * width, 8 * width, blocks[3], stride=2)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if width % 8 == 0:  # of others oneDNN's AVX2 kernels write past the gradient of a strided 1 x 1 convolution
-            self.to(memory_format=torch.channels_last)  # 1.4 times the steps a second on a CPU in bf16; same values
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.avgpool(x).flatten(1)
-
-
-def _stage(kind: type[BasicBlock | Bottleneck], fan_in: int, planes: int, blocks: int, stride: int) -> nn.Sequential:
-    """Blocks of one resolution, the first with a projection of its input where the shapes differ."""
-    fan_out, projection = kind.expansion * planes, None
-    if stride != 1 or fan_in != fan_out:
-        projection = nn.Sequential(nn.Conv2d(fan_in, fan_out, 1, stride, bias=False), nn.BatchNorm2d(fan_out))
-    first = kind(fan_in, planes, stride, projection)
-    return nn.Sequential(first, *[kind(fan_out, planes) for _ in range(blocks - 1)])
 
 
 def _checked(x: torch.Tensor, channels: int, look: bool) -> torch.Tensor:
@@ -123,7 +61,7 @@ class Encoder(nn.Module):
         """Length of a feature vector."""
         if self.card["kind"] == "vit":
             return self.card["width"]
-        return 8 * _BLOCKS[self.card["block"]].expansion * self.card["width"]
+        return 8 * BLOCKS[self.card["block"]].expansion * self.card["width"]
 
     def normalised(self, x: torch.Tensor) -> torch.Tensor:
         """What the backbone sees of images, float (N, C, H, W) in [0, 1]."""

@@ -17,7 +17,7 @@ class Compute(Section):
     device: Literal["cpu", "cuda"]
     """Processor or GPU."""
     precision: Literal["fp32", "bf16"]
-    """Arithmetic of networks; bf16 is slow on some processors, of which a warning tells."""
+    """Arithmetic of networks; where the other one is notably faster, the first training says so."""
     threads: Count
     """Threads of the processor; another number gives other bits."""
     compile: bool

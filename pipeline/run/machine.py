@@ -28,7 +28,8 @@ class Needs(NamedTuple):
 
     made: in the workspace, where they must fit; DVC's cache takes as many again, unless it links. kept: in the store,
     where some may be already; with LEAVEN_STORE=off in the folder of temporary files, where they must fit too. memory:
-    held at once, beside the program itself. faults: what else is not there.
+    held at once, beside the program itself. gpu: what a step takes of a GPU beside CUDA's own kernels. faults: what
+    else is not there.
     """
 
     writes: tuple[str, ...]
@@ -36,6 +37,7 @@ class Needs(NamedTuple):
     kept: float = 0
     memory: float = 0
     device: str = "cpu"
+    gpu: float = 0
     faults: tuple[UserError, ...] = ()
 
 
@@ -49,7 +51,21 @@ def holding(*splits: int) -> Callable[[SimpleNamespace], Needs]:
     return needs
 
 
-def lacking(needs: Needs) -> list[UserError]:
+_LOWER = {  # what a stage's memory depends on beside the number of images
+    "generator": "lower batch_size or the channels of ddpm or gan",
+    "generate": "lower generate.batch_size",
+    "positives": "lower positives.batch_size or conditioned.batch_size",
+    "pretrain": "raise pretrain.accumulate, lower pretrain.batch_size or pretrain.backbone.width",
+    "finetune": "lower finetune.batch_size",
+}
+
+
+def lower(stage: str) -> str:
+    """What to do where a stage is out of memory."""
+    return ", or ".join([*filter(None, [_LOWER.get(stage.partition("@")[0])]), "take fewer images"])
+
+
+def lacking(needs: Needs, stage: str = "") -> list[UserError]:
     """Find what is not there; one error for each."""
     unmade = (_unwritable(Path(path), file=bool(Path(path).suffix), renamed=True) for path in needs.writes)
     found = [*needs.faults, *filter(None, unmade), *_closed_store()]
@@ -57,7 +73,12 @@ def lacking(needs: Needs) -> list[UserError]:
     for place, free, least, remedy in (
         *((f"disk of {at}", free, least, "make room, or take fewer images") for at, least, free in disks(needs, True)),
         ("memory", memory, needs.memory, "take fewer images, or a larger machine"),
-        ("GPU memory", _gpu(needs.device), _LEAST_ON_GPU, "stop what else runs on the GPU, or set compute.device: cpu"),
+        (
+            "GPU memory",
+            _gpu(needs.device),
+            _LEAST_ON_GPU + needs.gpu,
+            f"stop what else runs there, set compute.device: cpu, {lower(stage)}",
+        ),
     ):
         if free is not None and free < least:
             found.append(UserError(f"{_mb(free)} free, at least {_mb(least)} needed", place, remedy, RESOURCE))
@@ -84,20 +105,27 @@ def told(needs: Needs) -> str:
     each = [f"up to {_mb(wanted)} of disk for images ({_mb(free)} free)" for _, wanted, free in disks(needs)]
     memory = f"at least {_mb(needs.memory)} of memory ({_mb(psutil.virtual_memory().available)} free)"
     gpu = _gpu(needs.device)
-    device = needs.device if gpu is None else f"{needs.device} ({_mb(gpu)} free)"
+    least = f"at least {_mb(_LEAST_ON_GPU + needs.gpu)} of {needs.device}"
+    device = needs.device if gpu is None else f"{least} ({_mb(gpu)} free)"
     return f"needs {', '.join(each)}, {memory}, {device}; writes {', '.join(needs.writes)}"
 
 
 def images(folder: Path, *splits: int) -> tuple[int, int]:
     """How many real images of these splits there are, and the bytes of one; (0, 0) where the stage will say why."""
+    rows, shape = pictured(folder, *splits)
+    return rows, math.prod(shape or (0,))
+
+
+def pictured(folder: Path, *splits: int) -> tuple[int, tuple[int, ...]]:
+    """How many real images of these splits there are, and (H, W, C); (0, ()) where the stage will say why."""
     import h5py  # not needed to check params.yaml
 
     try:
         with h5py.File(folder / "images.h5", "r", locking=False) as file:
             shape = file["images"].shape
-            return sum(int((file["split"][:] == split).sum()) for split in splits), math.prod(shape[1:])
+            return sum(int((file["split"][:] == split).sum()) for split in splits), tuple(shape[1:])
     except (OSError, KeyError, AttributeError, TypeError, ValueError):
-        return 0, 0
+        return 0, ()
 
 
 def disks(needs: Needs, surely: bool = False) -> list[tuple[str, float, int]]:

@@ -45,7 +45,7 @@ def run(
     gc.freeze()  # what was imported stays, and is looked through no more
     gc.enable()
     called = "@".join([name, *(word for word in sys.argv[1:2] if not word.startswith("-"))])  # finetune@0.1
-    code = _told(lambda: _run(name, main, needs, parallel), f"{called}: ")
+    code = _told(lambda: _run(name, main, needs, parallel), f"{called}: ", called)
     gc.freeze()  # or Python would look through everything once more, for a second or two, before it ends
     sys.exit(code)
 
@@ -98,7 +98,7 @@ def _ready(name: str, needs: Callable, params: SimpleNamespace, asked: argparse.
         if asked.check:
             busy = "; another process runs it here" if files.locked(place) else ""
             log(f"{name}: {machine.told(wanted)}{busy}")
-        faults = machine.lacking(wanted)
+        faults = machine.lacking(wanted, name)
         if faults:
             raise UserErrors(faults)
         warning = machine.tight(wanted)
@@ -107,7 +107,7 @@ def _ready(name: str, needs: Callable, params: SimpleNamespace, asked: argparse.
         yield
 
 
-def _told(work: Callable[[], int | None], before: str) -> int:
+def _told(work: Callable[[], int | None], before: str, stage: str = "") -> int:
     """The exit code of some work; what stopped it is told in lines that begin with `before`."""
     try:
         with ended_bars():
@@ -121,7 +121,7 @@ def _told(work: Callable[[], int | None], before: str) -> int:
     except BrokenPipeError:  # nobody reads any more, as in `| head`: the command's own main ends in silence
         raise
     except Exception as fault:
-        known = _resource(fault)
+        known = _resource(fault, stage)
         if not known:
             launch.tell(1, traceback.format_exc())
             return 1
@@ -163,11 +163,10 @@ def _record(name: str, params: Params) -> None:
     files.write_json(store.root() / "records" / f"{name}.json", facts)
 
 
-def _resource(fault: Exception) -> UserError | None:
+def _resource(fault: Exception, stage: str) -> UserError | None:
     """What to say of a fault that is the machine's and not the code's; None of any other."""
     if out_of_memory(fault):
-        remedy = "lower the batch size, or the number of images; finished parts are kept"
-        return UserError("out of memory", remedy=remedy, code=RESOURCE)
+        return UserError("out of memory", remedy=f"{machine.lower(stage)}; finished parts are kept", code=RESOURCE)
     if processes.size() > 1 and isinstance(fault, RuntimeError) and any(w in str(fault) for w in _NO_PEER):
         return UserError(launch.LOST, code=RESOURCE)
     where = getattr(fault, "filename", None)  # of a file that nobody else told of

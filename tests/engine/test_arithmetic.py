@@ -1,4 +1,4 @@
-"""What a machine computes with: the warning about bf16, a processor's name, and memory that is used again."""
+"""What a machine computes with: which precision is faster, a processor's name, and memory that is used again."""
 
 import os
 import platform
@@ -13,19 +13,82 @@ from pipeline.engine import arithmetic
 from tests.toys import COMPUTE
 
 
-@pytest.mark.parametrize(("seconds", "warned"), [(1.9, True), (1.3, True), (1.2, False), (0.4, False)])
-def test_bf16_that_is_notably_slower_here_raises_a_warning(seconds, warned, monkeypatch, capsys):
-    monkeypatch.setattr(arithmetic, "product_seconds", {torch.bfloat16: seconds, torch.float32: 1.0}.get)
+@pytest.fixture
+def told(tmp_path, monkeypatch, capsys):
+    """told(precision, **changes) -> what is said of a precision, in a store of its own."""
+    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path))
+
+    def of(precision: str, device: str = "cpu") -> str:
+        arithmetic.advise(COMPUTE.model_copy(update={"precision": precision, "device": device}))
+        return capsys.readouterr().err
+
+    return of
+
+
+def takes(monkeypatch, **seconds: float) -> list[str]:
+    """A step takes these seconds; returns the precisions that were measured, so far."""
+    measured = []
+
+    def step(compute):
+        measured.append(compute.precision)
+        return seconds[compute.precision]
+
+    monkeypatch.setattr(arithmetic, "step_seconds", step)
+    return measured
+
+
+SLOWER = (
+    "warning: fp32 is {} times as fast as bf16 on this processor; to use fp32: leaven run -S compute.precision=fp32\n"
+)
+FASTER = "bf16 is {} times as fast as fp32 on this processor; to use bf16: leaven run -S compute.precision=bf16\n"
+
+
+@pytest.mark.parametrize(
+    ("bf16", "of_bf16", "of_fp32"),
+    [(1.9, SLOWER.format(1.9), ""), (1.2, "", ""), (0.9, "", ""), (0.4, "", FASTER.format(2.5))],
+)
+def test_the_notably_faster_precision_is_proposed_once_with_its_command(bf16, of_bf16, of_fp32, told, monkeypatch):
+    measured = takes(monkeypatch, fp32=1.0, bf16=bf16)
+    assert [told("bf16"), told("fp32")] == [of_bf16, of_fp32]
+    assert len(measured) == 4
+    assert [told("bf16"), told("fp32")] == ["", ""]
+    assert len(measured) == 4  # the store remembers
+
+
+def test_of_several_processes_the_first_alone_asks(told, monkeypatch):
+    measured = takes(monkeypatch, fp32=1.0, bf16=0.1)
+    monkeypatch.setenv("RANK", "1")
+    assert told("fp32") == ""
+    assert not measured
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_a_gpu_is_asked_for_bf16_and_not_measured(has, told, monkeypatch):
+    measured = takes(monkeypatch)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "toy")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has)
+    use = "to use {0}: leaven run -S compute.precision={0}\n"
+    assert told("fp32", "cuda") == (f"this GPU has bf16; {use.format('bf16')}" if has else "")
+    assert told("bf16", "cuda") == ("" if has else f"warning: this GPU has no bf16; {use.format('fp32')}")
+    assert not measured
+
+
+def test_preparing_measures_nothing(monkeypatch):
+    measured = takes(monkeypatch, fp32=1.0, bf16=9.0)
     arithmetic.prepare(COMPUTE.model_copy(update={"precision": "bf16"}))
-    said = f"warning: bf16 takes {seconds} times fp32's time on this processor; see compute.precision\n"
-    assert capsys.readouterr().err == (said if warned else "")
-    arithmetic.prepare(COMPUTE)
-    assert capsys.readouterr().err == ""
+    assert not measured
 
 
-def test_a_product_takes_some_time():
-    # between ten teraflops and a thirtieth of a gigaflop
-    assert 2 * 256**3 / 1e13 < arithmetic.product_seconds(torch.float32) < 1
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_takes_some_time_and_draws_nothing(precision):
+    before = torch.get_rng_state()
+    # between ten teraflops and a tenth of a gigaflop
+    assert (
+        12 * 2 * 14**2 * 9 * 32**2 / 1e13
+        < arithmetic.step_seconds(COMPUTE.model_copy(update={"precision": precision}))
+        < 1
+    )
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_processors_make_and_instructions_decide_its_bits_and_its_cores_do_not(monkeypatch):

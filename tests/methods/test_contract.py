@@ -10,7 +10,7 @@ import torch
 from pipeline import methods
 from pipeline.data import mixture, shards
 from pipeline.engine import loop
-from pipeline.networks import backbones, heads, vit
+from pipeline.networks import heads, resnet, vit
 from pipeline.params.schema import Pretrain, Training
 from pipeline.training.batches import Batches
 from tests import batches
@@ -89,7 +89,7 @@ def test_the_passes_of_the_backbone_are_those_that_the_method_states(name):
         counted.append(len(y) * share * (3 if y.requires_grad else 1))
 
     for module in built.modules():
-        if isinstance(module, backbones.ResNet):
+        if isinstance(module, resnet.ResNet):
             module.register_forward_hook(lambda _, x, y: passed(y, 1))
         if isinstance(module, vit.SmallViT):
             module.norm.register_forward_hook(lambda _, x, y: passed(y, (y.shape[1] - 1) / (contract.SIZE // 4) ** 2))

@@ -9,13 +9,13 @@ from torchvision.models import resnet18, resnet50
 from pipeline.core import files, weights
 from pipeline.core.errors import UserError
 from pipeline.measures import probes
-from pipeline.networks import backbones, heads
+from pipeline.networks import backbones, heads, resnet
 from tests.toys import COMPUTE
 
 SMALL = backbones.resnet(4, [1, 2, 1, 1])
 VIT = backbones.vit(8, 2, 2, 4)  # of 9 patches
 BOTH = pytest.mark.parametrize("form", [SMALL, VIT], ids=["resnet", "vit"])
-FORMS = {f"{stem} {block}": (stem, block) for stem in backbones.STEMS for block in ("basic", "bottleneck")}
+FORMS = {f"{stem} {block}": (stem, block) for stem in resnet.STEMS for block in ("basic", "bottleneck")}
 EVERY = pytest.mark.parametrize(("stem", "block"), FORMS.values(), ids=FORMS)
 
 

@@ -210,7 +210,7 @@ def test_a_gpu_that_is_full_is_refused_and_its_room_told(monkeypatch):
     (fault,) = machine.lacking(needs)
     assert fault.code == 3
     assert str(fault).startswith("GPU memory: 400 MB free, at least 500 MB needed - ")
-    assert "cuda (400 MB free)" in machine.told(needs)
+    assert "at least 500 MB of cuda (400 MB free)" in machine.told(needs)
     assert machine.lacking(Needs(())) == []
     monkeypatch.setenv("PIPELINE_LAUNCH", "torchrun")  # its processes ask; this one would hold memory to no end
     assert machine.lacking(needs) == []
@@ -223,6 +223,29 @@ def test_a_gpu_that_is_full_is_refused_and_its_room_told(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "mem_get_info", full)
     assert str(*machine.lacking(needs)).startswith("GPU memory: 0 MB free")
+
+
+def test_a_step_that_does_not_fit_on_the_gpu_is_refused_with_what_to_lower(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (8_000_000_000, 9_000_000_000))
+    needs = Needs((), device="cuda", gpu=7.4e9)
+    assert "at least 7,900 MB of cuda (8,000 MB free)" in machine.told(needs)
+    assert machine.lacking(needs, "pretrain") == []
+    (fault,) = machine.lacking(needs._replace(gpu=7.6e9), "pretrain")
+    assert fault.code == 3
+    assert str(fault) == (
+        "GPU memory: 8,000 MB free, at least 8,100 MB needed - stop what else runs there, set compute.device: cpu, "
+        "raise pretrain.accumulate, lower pretrain.batch_size or pretrain.backbone.width, or take fewer images"
+    )
+
+
+def test_what_to_lower_are_parameters():
+    names = set(map(".".join, reader.keys()))
+    words = {word for said in machine._LOWER.values() for word in said.replace(",", "").split() if "." in word}
+    assert words
+    assert words <= names
+    assert machine.lower("finetune@0.1") == "lower finetune.batch_size, or take fewer images"
+    assert machine.lower("prepare") == "take fewer images"
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch):

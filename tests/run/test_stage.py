@@ -117,12 +117,17 @@ def test_good_stage_ends_with_0_without_a_word_and_is_recorded_outside_the_works
         (
             "raise MemoryError",
             3,
-            "tiny: out of memory - lower the batch size, or the number of images; finished parts are kept\n",
+            "tiny: out of memory - take fewer images; finished parts are kept\n",
         ),
         (
             "raise RuntimeError('CUDA out of memory. Tried to allocate 2 GiB')",
             3,
-            "tiny: out of memory - lower the batch size, or the number of images; finished parts are kept\n",
+            "tiny: out of memory - take fewer images; finished parts are kept\n",
+        ),
+        (
+            "raise RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`')",
+            3,
+            "tiny: out of memory - take fewer images; finished parts are kept\n",
         ),
     ],
 )
