@@ -15,7 +15,6 @@ import h5py
 import numpy as np
 
 from pipeline.core import access, files, store
-from pipeline.core.devices import sent
 from pipeline.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -259,6 +258,8 @@ class ImageBank:
     def __getitem__(self, rows: np.ndarray) -> "torch.Tensor":
         """uint8 (len(rows), H, W, C) on the device."""
         import torch
+
+        from pipeline.core.devices import sent
 
         first = self.parts[0]
         if len(self.parts) == 1:

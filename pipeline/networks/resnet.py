@@ -1,59 +1,10 @@
-"""ResNets of any width, with the keys, first weights and values of torchvision's.
-
-The blocks are not imported from there: `import torchvision` imports all of its models and with them torch's compiler,
-which takes as long as torch itself. Who trains imports that, too, but not who finds the work done or loads an encoder.
-"""
+"""ResNets of torchvision's blocks and any width, with its keys, first weights and values."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut: (N, fan_in, H, W) -> (N, planes, H / stride, W / stride)."""
-
-    expansion = 1
-
-    def __init__(self, fan_in: int, planes: int, stride: int = 1, downsample: nn.Module | None = None):
-        super().__init__()
-        self.conv1 = nn.Conv2d(fan_in, planes, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes)
-        self.relu = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(planes)
-        self.downsample = downsample
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        out += x if self.downsample is None else self.downsample(x)
-        return self.relu(out)
-
-
-class Bottleneck(nn.Module):
-    """1x1, 3x3 (with the stride), 1x1 beside a shortcut: (N, fan_in, H, W) -> (N, 4 planes, H / stride, W / stride)."""
-
-    expansion = 4
-
-    def __init__(self, fan_in: int, planes: int, stride: int = 1, downsample: nn.Module | None = None):
-        super().__init__()
-        self.conv1 = nn.Conv2d(fan_in, planes, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = nn.Conv2d(planes, planes, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(planes)
-        self.conv3 = nn.Conv2d(planes, 4 * planes, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(4 * planes)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = downsample
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        out += x if self.downsample is None else self.downsample(x)
-        return self.relu(out)
-
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
 
@@ -95,7 +46,7 @@ class ResNet(nn.Module):
         self.layer4 = _stage(kind, kind.expansion * 4 * width, 8 * width, blocks[3], stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         for module in self.modules():
-            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:  # or torch would import its compiler
+            if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if width % 8 == 0:  # of others oneDNN's AVX2 kernels write past the gradient of a strided 1 x 1 convolution
             self.to(memory_format=torch.channels_last)  # 1.4 times the steps a second on a CPU in bf16; same values

@@ -24,8 +24,7 @@ def of_step(params: Pretrain, section: Section, image: tuple[int, int, int], com
         activations, images = 0.0, params.batch_size // params.accumulate // processes.size()
         for view, passes in zip((method or kind).views, method.passes(0) if method else (3, 3), strict=False):
             x = torch.empty(images, channels, view.size or side, view.size or side)
-            activations += min(1, passes / 3) * footprint.kept(
-                encoder, partial(encoder, x)
-            )  # below 3: of fewer patches
+            share = min(1, passes / 3)  # below 3: of fewer patches
+            activations += share * footprint.kept(encoder, partial(encoder, x))
     states = {"sgd": 1, "lars": 1, "adamw": 2}[params.optimizer]
     return footprint.step(method or encoder, states, activations, compute)

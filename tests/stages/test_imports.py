@@ -27,17 +27,12 @@ prepare.shards.write_real(Path(sys.argv[1]) / "real", prepare.datasets.load(read
     assert (tmp_path / "real/images.h5").exists()
 
 
-def test_no_stage_imports_models_or_a_compiler_before_it_trains(tmp_path):
+def test_no_stage_imports_what_another_kind_of_run_wants():
     alone(
         """
 import sys
 from stages import finetune, generate, generator, linear_eval, positives, pretrain, quality, transfer
-from pipeline.core import weights
-from pipeline.networks import backbones
-weights.save(sys.argv[1], backbones.build(backbones.resnet(4, [1] * 4), [0.5], [0.5], 0).backbone)
-weights.load(sys.argv[1], lambda: backbones.build(backbones.resnet(4, [1] * 4), [0.5], [0.5], 0).backbone)
-found = {"torchvision", "timm", "diffusers", "transformers", "scipy", "sklearn", "pandas", "sympy", "torch._dynamo"}
-assert not found & sys.modules.keys(), found & sys.modules.keys()
-        """,
-        tmp_path / "encoder.safetensors",
+found = {"timm", "diffusers", "transformers", "scipy", "sklearn", "pandas"} & sys.modules.keys()
+assert not found, found
+        """
     )
