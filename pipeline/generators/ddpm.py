@@ -204,8 +204,8 @@ def solver(name: str, noise: DDPMScheduler, eta: float, clip: bool) -> tuple[obj
     name: "ddpm" (ancestral), "ddim" (Song et al. 2021; eta 0 deterministic, 1 ancestral), "dpmsolver++" (Lu et al.
     2022, second order, multistep) or "sde-dpmsolver++", its form that adds fresh noise at each step. clip: clamp
     predicted images to [-1, 1]. Sampling begins at the last timestep of training: few steps, too, begin at as much
-    noise as the network was trained on. "ddpm" and "ddim" go on evenly in time; the others in the noise levels of Karras
-    et al. (NeurIPS 2022, equation 5, rho 7), which leave most of a few steps to where detail is decided.
+    noise as the network was trained on. "ddpm" and "ddim" go on evenly in time; the others by the noise levels of
+    Karras et al. (NeurIPS 2022, equation 5, rho 7), which leave most of a few steps to where detail is decided.
     """
     common = {"timestep_spacing": "trailing"}  # evenly, and the first is the last of training
     if name == "ddpm":

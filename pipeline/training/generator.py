@@ -16,8 +16,9 @@ def train(
 ) -> tuple[dict[str, Path], list[dict]]:
     """Train a generator on uint8 images (N, H, W, C), or find it trained; interrupted training resumes.
 
-    kind: the class `Training` of the generator's module: task, plan, compile() and save(folder). conditions: what else it learns from, a row an image. Returns
-    (name -> file of its folder, the rows of the log); of several processes, only the first gets them.
+    kind: the class `Training` of the generator's module, with task, plan, compile() and save(folder). conditions: what
+    else it learns from, a row an image. Returns (name -> file of its folder, the rows of the log); of several
+    processes, only the first gets them.
     """
     name = kind.__module__.removeprefix("pipeline.").replace(".", "/")
     parts = [np.ascontiguousarray(part) for part in (images, *conditions)]
