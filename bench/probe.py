@@ -37,7 +37,7 @@ class Data:
         images, labels = real.part(shards.TEST)
         self.test = images[:TEST], labels[:TEST]
         mean, std = backbones.statistics(self.train[0])
-        self.encoder = backbones.build(backbones.resnet(32, [1, 1, 1, 1]), mean, std, 0).eval()
+        self.encoder = backbones.build(given.pretrain.backbone, mean, std, 0).eval()
 
 
 def ours(data: Data) -> float:
