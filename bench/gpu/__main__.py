@@ -15,10 +15,7 @@ after its seconds, and plans its trainings from measured times to end within the
 """
 
 import argparse
-import os
 from pathlib import Path
-
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or deterministic matrix products are refused
 
 from bench.gpu import ceiling, diffusion, fast, images, paper, works
 from bench.gpu.rung import Setting, climb
