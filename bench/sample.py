@@ -18,11 +18,8 @@ WIDTHS = {"sample": (32, 64, 64), "sample, narrow": (16, 48, 64)}
 
 
 def networks(channels: tuple[int, ...]):
-    """The default preset's UNet at some widths (28 x 28 x 1, untrained: as fast as a trained one) and its process.
-
-    It sees pixels as they are: diffusers' pipeline knows nothing of patches.
-    """
-    params = reader.load().ddpm.model_copy(update={"channels": channels, "patch": 1})
+    """The default preset's UNet at some widths (28 x 28 x 1, untrained: as fast as a trained one) and its process."""
+    params = reader.load().ddpm.model_copy(update={"channels": channels})
     return ddpm.unet(params, 28, 1).eval(), ddpm.scheduler(params)
 
 

@@ -17,7 +17,6 @@ from pipeline.positives import Inputs
 
 COMPUTE = Compute(device="cpu", precision="fp32", threads=1, compile=False)
 _DDPM = {
-    "patch": 1,
     "channels": [4, 8],
     "layers": 1,
     "groups": 2,

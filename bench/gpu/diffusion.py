@@ -154,7 +154,7 @@ CHECKS = [start, *map(mark, MARKS), images, judged]
 def section(setting: Setting) -> DDPM:
     """The parameters of the training; at toy sizes those of the other rungs."""
     steady = {"lr": 4e-4, "min_lr": 4e-4, "warmup_steps": 0 if setting.toy else 500, "weight_decay": 0.0}
-    own = {"patch": 1, "channels": [96, 192, 192], "layers": 2, "groups": 32, "attention": [1], "dropout": 0.0}
+    own = {"channels": [96, 192, 192], "layers": 2, "groups": 32, "attention": [1], "dropout": 0.0}
     every = {"ema_decay": 0.9995, "log_every": 1 if setting.toy else 100, "checkpoint_every": 1_000_000}
     return published(setting).model_copy(update={**steady, **every, **({} if setting.toy else own)})
 

@@ -26,14 +26,14 @@ from pipeline.params.schema import DDPM, Compute, Generate, Positives
 
 def unet(params: DDPM, size: int, channels: int, **further: object) -> UNet2DModel:
     """A freshly initialised UNet for images of size x size with 1 or 3 channels; further: more of its configuration."""
-    depth, patch = len(params.channels), params.patch
+    depth = len(params.channels)
     attended = {level % depth for level in params.attention}
     blocks = ["Attn" if level in attended else "" for level in range(depth)]  # finest first
     with seeds.scope(params.seed, "unet"):
-        made = UNet2DModel(
-            sample_size=size // patch,
-            in_channels=channels * patch**2,
-            out_channels=channels * patch**2,
+        return UNet2DModel(
+            sample_size=size,
+            in_channels=channels,
+            out_channels=channels,
             block_out_channels=params.channels,
             layers_per_block=params.layers,
             norm_num_groups=params.groups,
@@ -44,29 +44,6 @@ def unet(params: DDPM, size: int, channels: int, **further: object) -> UNet2DMod
             add_attention=bool(attended),
             **further,
         )
-    return in_patches(made, patch)
-
-
-def in_patches(model: UNet2DModel, patch: int) -> UNet2DModel:
-    """The UNet, from now on for images of which it sees patch x patch pixels as the channels of one.
-
-    Pixel unshuffle (Shi et al. 2016, arXiv 1609.05158): its finest level, which takes most of the time and knows least,
-    is smaller. Noise, losses and samplers stay those of the image. diffusers' folder holds the UNet that sees patches,
-    with `patch` in its configuration.
-    """
-    model.register_to_config(patch=patch)
-    if patch > 1:
-        model.register_forward_pre_hook(lambda _, given: (F.pixel_unshuffle(given[0], patch), *given[1:]))
-        model.register_forward_hook(lambda _, given, made: type(made)(sample=F.pixel_shuffle(made.sample, patch)))
-    return model
-
-
-def form(model: UNet2DModel) -> tuple[int, int]:
-    """Side, in pixels, and channels of the images that a UNet makes."""
-    seen, patch = model.config, getattr(model.config, "patch", 1)
-    if patch == 1:
-        return seen.sample_size, seen.in_channels
-    return seen.sample_size * patch, seen.in_channels // patch**2
 
 
 def scheduler(params: DDPM) -> DDPMScheduler:
@@ -173,9 +150,8 @@ def load(folder: Path) -> tuple[UNet2DModel, DDPMScheduler]:
     """UNet (evaluation mode) and forward process of a local folder; UserError if it cannot be sampled from."""
     paths, configurations = read(folder)
     noise = _built(DDPMScheduler, configurations[SCHEDULER], paths[SCHEDULER])
-    patch = configurations[UNET].pop("patch", 1)
     model = weights.load(paths[WEIGHTS], lambda: _built(UNet2DModel, configurations[UNET], paths[UNET]))
-    return in_patches(model.eval(), patch), noise
+    return model.eval(), noise
 
 
 def _built(kind: type, config: dict, path: Path) -> UNet2DModel | DDPMScheduler:
@@ -189,7 +165,7 @@ def fit_to(size: tuple[int, int], channels: int, model: UNet2DModel, where: str)
     The channels must be equal, the data square, and the generator's images at least half and at most four times as
     wide; within that, images are resized (antialiased bicubic).
     """
-    made, found = form(model)
+    made, found = model.config.sample_size, model.config.in_channels
     if found != channels:
         fault = f"makes images of {found} channels, the data has {channels}"
         raise UserError(fault, where, "use a generator of the data's kind")
@@ -255,7 +231,7 @@ def sample(
     steps, extra = solver(sampler, noise, params.eta, params.clip)  # a new one, as solvers keep history
     steps.set_timesteps(params.steps, device=model.device)
     draws = [seeds.generator(seed, "sample", i) for i in numbers]
-    size, channels = form(model)
+    size, channels = model.config.sample_size, model.config.in_channels
     x = torch.stack([seeds.noise((channels, size, size), seed, "image", i) for i in numbers]).to(model.device)
     x = x * steps.init_noise_sigma
     with torch.inference_mode():

@@ -13,7 +13,7 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
 LEARNED = ("learned", "learned_range")  # variances
 SCHEDULERS = ("DDPMScheduler", "DDIMScheduler", "DPMSolverMultistepScheduler", "PNDMScheduler")
-TIMESTEPS, LAYERS, LEVELS, PATCH, CONFIGURATION = 100_000, 100, 10, 16, 100_000  # upper limits; the last in bytes
+TIMESTEPS, LAYERS, LEVELS, CONFIGURATION = 100_000, 100, 10, 100_000  # upper limits; the last in bytes
 
 
 def paths_of(folder: Path) -> dict[str, Path]:
@@ -60,11 +60,8 @@ def read(folder: Path) -> tuple[dict[str, Path], dict[str, dict]]:
     for name, value, most, where in (
         ("num_train_timesteps", noise.get("num_train_timesteps", 1000), TIMESTEPS, SCHEDULER),
         ("layers_per_block", unet.get("layers_per_block", 2), LAYERS, UNET),
-        ("patch", unet.get("patch", 1), PATCH, UNET),
         ("levels", len(levels) if isinstance(levels, list) else levels, LEVELS, UNET),
     ):
         if type(value) is not int or not 1 <= value <= most:  # more would take endless memory or time
             raise UserError(f"{name} is {str(value)[:40]}, not a number from 1 to {most:,}", paths[where])
-    if unet.get("in_channels", 3) % unet.get("patch", 1) ** 2:
-        raise UserError(f"patches of {unet['patch']} do not make {unet.get('in_channels', 3)} channels", paths[UNET])
     return paths, configurations

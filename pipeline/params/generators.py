@@ -15,8 +15,6 @@ PUBLISHED = 1000  # timesteps of published diffusion models
 class DDPM(Training):
     """The diffusion model: its network, its noise schedule, its training."""
 
-    patch: Annotated[int, Field(ge=1, le=16)]
-    """Side of the squares of pixels that the UNet sees as channels of one (pixel unshuffle); 1: pixels as they are."""
     channels: list[Count] = Field(min_length=1, max_length=6)
     """Channels of the UNet's levels, finest first; each level is half as large as the one before."""
     layers: Count
@@ -191,17 +189,12 @@ def batches(p) -> Faults:
 
 
 def levels(p) -> Faults:
-    """Patches tile the image, and a UNet's levels halve its side without a rest."""
+    """A UNet's levels halve the image's side without a rest."""
     size = side(p)
     for name, own in trained(p):
-        if not hasattr(own, "channels"):
-            continue
-        seen, rest = divmod(size, own.patch)
-        halvings = len(own.channels) - 1
-        if rest:
-            yield (name, "patch"), f"{own.patch} does not divide the image's {size} pixels"
-        elif seen % 2**halvings:
-            yield (name, "channels"), f"{halvings + 1} levels halve {halvings} times; {seen} pixels do not allow it"
+        halvings = len(own.channels) - 1 if hasattr(own, "channels") else 0
+        if size % 2**halvings:
+            yield (name, "channels"), f"{halvings + 1} levels halve {halvings} times; {size} pixels do not allow it"
 
 
 def gan(p) -> Faults:

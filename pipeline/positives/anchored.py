@@ -81,7 +81,7 @@ def start(inputs: Inputs) -> Batch:
         raise UserError(what, inputs.generator, "use another generator")
     eager = compute.model_copy(update={"compile": False})  # a compiled forward pass cannot be left half way
     model = ddpm.for_sampling(model, eager)
-    size, _ = ddpm.form(model)
+    size = model.config.sample_size
     seed, n = seeds.key(params.seed, "anchored"), len(anchors)  # not the inflation set's noise at the same seed
 
     def batch(numbers: range, weight: float) -> np.ndarray:

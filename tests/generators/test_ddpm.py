@@ -290,24 +290,6 @@ def test_diffusers_reads_what_is_saved_and_computes_the_same(saved, model):
     assert np.allclose(pipeline.scheduler.alphas_cumprod, ALPHA_BAR, rtol=1e-4)
 
 
-def test_a_network_that_sees_patches_is_diffusers_own_around_which_pixels_change_places(tmp_path):
-    """Of 8 x 8 pixels in two channels of colour, squares of 2 x 2 are eight channels of 4 x 4, colour by colour."""
-    model = ddpm.unet(params(patch=2), 8, 2).eval()
-    torch.nn.init.normal_(model.conv_out.weight)
-    x, t = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(2)), torch.tensor([3, 700, 9])
-    ddpm.save(model, ddpm.scheduler(params()), tmp_path)
-    plain = DDPMPipeline.from_pretrained(tmp_path, use_safetensors=True).unet.eval()
-    assert (plain.config.sample_size, plain.config.in_channels) == (4, 8)
-    seen = x.numpy().reshape(3, 2, 4, 2, 4, 2).transpose(0, 1, 3, 5, 2, 4).reshape(3, 8, 4, 4)
-    with torch.no_grad():
-        made = plain(torch.from_numpy(np.ascontiguousarray(seen)), t).sample.numpy()
-        expected = made.reshape(3, 2, 2, 2, 4, 4).transpose(0, 1, 4, 2, 5, 3).reshape(3, 2, 8, 8)
-        for network in (model, ddpm.load(tmp_path)[0]):
-            assert np.array_equal(network(x, t).sample.numpy(), expected)
-            assert ddpm.form(network) == (8, 2)
-            assert draw(network, range(2), "ddim", 5).shape == (2, 2, 8, 8)
-
-
 def test_the_named_files_are_all_of_the_folder_and_the_same_when_saved_again(saved, model, tmp_path):
     names = ddpm.save(model, ddpm.scheduler(params()), tmp_path)
     assert sorted(str(path.relative_to(saved)) for path in saved.rglob("*") if path.is_file()) == sorted(names)
@@ -367,8 +349,6 @@ UNET, SCHEDULER, WEIGHTS = diffusers_folder.UNET, diffusers_folder.SCHEDULER, di
         (SCHEDULER, {"variance_type": "learned"}, "wants variances of the network"),
         (UNET, {"layers_per_block": 10**9}, "layers_per_block is 1000000000, not a number"),
         (UNET, {"block_out_channels": [8] * 3000}, "levels is 3000, not a number"),
-        (UNET, {"patch": 0}, "patch is 0, not a number from 1 to 16"),
-        (UNET, {"patch": 2}, "patches of 2 do not make 1 channels"),
         (UNET, {"a note": "x" * 200_000}, "more than 100,000 bytes"),
         (SCHEDULER, {"prediction_type": "flow"}, "prediction_type flow is none of epsilon, sample, v_prediction"),
     ],

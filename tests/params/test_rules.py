@@ -58,7 +58,6 @@ BASE = {
     "generator.hub": None,
     "generator.revision": None,
     "generator.sha256": None,
-    "ddpm.patch": 1,
     "ddpm.channels": [16, 48, 64],
     "ddpm.groups": 8,
     "ddpm.timesteps": 1000,
@@ -81,7 +80,6 @@ BASE = {
     "positives.weight": 0.1,
     "positives.guidance": None,
     "positives.clip": False,
-    "conditioned.patch": 1,
     "conditioned.channels": [16, 48],
     "conditioned.groups": 8,
     "conditioned.timesteps": 1000,
@@ -235,9 +233,7 @@ TRIPS = [
     ({"ddpm.attention": [0, 3]}, "ddpm.attention.1", ["no level 3", "0 to 2"]),
     ({"ddpm.attention": [-3]}, None, []),
     ({"ddpm.channels": [8, 8, 8, 8]}, "ddpm.channels", ["4 levels", "3 times", "28 pixels"]),
-    ({"ddpm.channels": [8, 8, 8], "ddpm.patch": 2}, "ddpm.channels", ["3 levels", "2 times", "14 pixels"]),
-    ({"ddpm.patch": 3}, "ddpm.patch", ["3 does not divide the image's 28 pixels"]),
-    (CIFAR | {"ddpm.channels": [8] * 6}, None, []),  # 32 = 2**5 allows six levels
+    (CIFAR | {"ddpm.channels": [8] * 6, "dataset.name": "cifar10"}, None, []),  # 32 = 2**5 allows six levels
     ({"ddpm.channels": [8, 8, 8, 8], "generator.source": "pretrained"}, None, []),  # the UNet is another
     ({"ddpm.batch_size": 5001}, "ddpm.batch_size", ["5001", "train_size 5000"]),
     ({"ddpm.batch_size": 5000}, None, []),

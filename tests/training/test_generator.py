@@ -64,7 +64,7 @@ def test_finished_work_is_found_and_no_step_is_taken(images, steps):
 @pytest.mark.parametrize(
     ("kind", "params", "networks"),
     [
-        (ddpm.Training, own(dropout=0.0, patch=2), ["UNet2DModel"]),
+        (ddpm.Training, own(dropout=0.0), ["UNet2DModel"]),
         (gan.Training, toys.gan_params(steps=4), ["Generator", "Discriminator"]),
     ],
 )
