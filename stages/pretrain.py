@@ -1,6 +1,5 @@
 """Real and generated images + a method -> data/encoder/: encoder.safetensors, its card, what else the method leaves."""
 
-import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,10 +21,8 @@ def needs(params: SimpleNamespace) -> machine.Needs:
     found, (train, shape) = machine.holding(shards.TRAIN)(params), machine.pictured(Path("data/real"), shards.TRAIN)
     if params.compute.device != "cuda" or not train:
         return found
-    # On a GPU are all images; here the generated ones are mapped.
-    bank = found.memory + mixture.generated_count(train, params.inflation.ratio) * math.prod(shape)
-    step = encoder_memory.of_step(params.pretrain, params.method_params, shape, params.compute)
-    return found._replace(gpu=bank + step)
+    # Images that do not fit beside a step stay where they are.
+    return found._replace(gpu=encoder_memory.of_step(params.pretrain, params.method_params, shape, params.compute))
 
 
 def main(params: SimpleNamespace) -> None:

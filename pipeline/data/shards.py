@@ -235,7 +235,8 @@ def map_file(path: Path) -> np.ndarray:
 class ImageBank:
     """Real images, then generated ones, as uint8 (N, H, W, C): one tensor on a GPU, the given arrays on a CPU.
 
-    A batch is an index into the bank; rows below `n_real` are real. There are no worker processes and no decoding.
+    Where they would take more than half of what a GPU has free they stay where they are, and batches are sent. A batch
+    is an index into the bank; rows below `n_real` are real. There are no worker processes and no decoding.
     """
 
     def __init__(self, real: np.ndarray, generated: list[np.ndarray], device: str):
@@ -246,9 +247,9 @@ class ImageBank:
                 raise UserError(what, "data/generated", "use a generator of the data's size and channels")
         import torch
 
-        self.n_real, self.n_generated = len(real), sum(map(len, generated))
+        self.n_real, self.n_generated, self.device = len(real), sum(map(len, generated)), device
         parts = [torch.from_numpy(part) for part in (real, *generated) if len(part)]
-        if device != "cpu":
+        if device != "cpu" and sum(part.nbytes for part in parts) <= self._room():
             whole = torch.empty((self.n_real + self.n_generated, *real.shape[1:]), dtype=torch.uint8, device=device)
             for place, part in zip(whole.split([len(part) for part in parts]), parts, strict=True):
                 place.copy_(part)
@@ -262,7 +263,7 @@ class ImageBank:
         from pipeline.core.devices import sent
 
         first = self.parts[0]
-        if len(self.parts) == 1:
+        if first.device.type != "cpu":
             return first.index_select(0, sent(torch.from_numpy(rows), first.device))
         which = np.searchsorted(self.starts, rows, side="right") - 1
         found = first.new_empty((len(rows), *first.shape[1:]))
@@ -270,6 +271,13 @@ class ImageBank:
             here = np.flatnonzero(which == k)
             picked = self.parts[k].index_select(0, torch.from_numpy(rows[here] - self.starts[k]))
             if len(here) == len(rows):
-                return picked
-            found[torch.from_numpy(here)] = picked
-        return found
+                found = picked
+            else:
+                found[torch.from_numpy(here)] = picked
+        return sent(found, self.device)
+
+    def _room(self) -> float:
+        """Bytes that images may take of the device."""
+        import torch
+
+        return torch.cuda.mem_get_info()[0] / 2 if self.device == "cuda" else math.inf

@@ -269,6 +269,18 @@ def test_a_bank_holds_the_real_images_first_and_is_indexed_by_row():
         assert np.array_equal(bank[np.array([5, 6])].numpy(), generated[2:])
 
 
+@pytest.mark.parametrize(("room", "place"), [(28, "meta"), (27, "cpu")])
+def test_a_bank_that_would_crowd_a_device_stays_where_it_is_and_sends_batches(room, place, monkeypatch):
+    """On a device without values, of seven images of four bytes."""
+    monkeypatch.setattr(shards.ImageBank, "_room", lambda self: room)
+    real, generated = np.zeros((3, 2, 2, 1), np.uint8), np.ones((4, 2, 2, 1), np.uint8)
+    bank = shards.ImageBank(real, [generated], "meta")
+    assert {part.device.type for part in bank.parts} == {place}
+    for rows in ([6, 0, 3], [2, 1], [5]):
+        found = bank[np.array(rows)]
+        assert (found.device.type, found.shape) == ("meta", (len(rows), 2, 2, 1))
+
+
 def test_a_bank_takes_no_generated_images_and_refuses_those_of_another_shape():
     real = np.zeros((3, 2, 2, 1), np.uint8)
     for nothing in ([], [np.zeros((0, 0, 0, 0), np.uint8)]):
