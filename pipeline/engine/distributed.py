@@ -89,7 +89,8 @@ def share(n: int) -> slice:
     if rest:
         apart = f" in {parts()} parts" if parts() > 1 else ""
         what = f"a batch of {n}{apart} among {size()} processes"
-        raise UserError(what, "PIPELINE_LAUNCH", f"the number must divide the {'parts' if apart else 'batch size'}")
+        divided = f"the {n // parts()} images of a part" if apart else "the batch size"
+        raise UserError(what, "PIPELINE_LAUNCH", f"their number must divide {divided}")
     first, last = (parts() * each * place + _turn[0] for place in (rank(), rank() + 1))
     return slice(first, last, parts())
 
