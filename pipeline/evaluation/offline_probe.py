@@ -15,12 +15,12 @@ from torch import nn
 
 from pipeline.augment import recipes
 from pipeline.core import seeds, sources, store, weights
-from pipeline.data import shards
+from pipeline.core.devices import sent
+from pipeline.data import mixture, shards
 from pipeline.engine import arithmetic, loop
 from pipeline.measures.linear_probe import Weights
 from pipeline.networks import backbones
 from pipeline.params.schema import Compute, LinearEval, Training
-from pipeline.training import supervised
 
 BATCH, MOMENTUM, CROP_MIN, FLIP = 256, 0.9, 0.08, 0.5
 DROPS, DROP = (0.6, 0.8), 0.1  # SGD: shares of the epochs after which the rate falls, by this factor
@@ -121,9 +121,15 @@ def _task(
     encoder: backbones.Encoder, layer: nn.Linear, plan: Training, images: np.ndarray, labels: np.ndarray
 ) -> loop.Task:
     """What the loop trains: the layer, on features of views that are drawn anew in each epoch."""
-    batch = supervised.batches(
-        (images, labels), recipe(), plan.batch_size, plan.seed, "offline views", layer.weight.device
-    )
+    device = layer.weight.device
+    bank, answers = shards.ImageBank(images, [], device.type), torch.from_numpy(labels).to(device)
+    walk = mixture.Mixture(len(images), 0, 1.0, plan.batch_size, plan.seed)
+
+    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = walk.rows(step)
+        draw = seeds.generator(plan.seed, "offline views", step)
+        (views,) = recipes.views(bank[rows], [recipe()], draw)
+        return views, answers[sent(torch.from_numpy(rows), device)]
 
     def loss(batch: tuple[torch.Tensor, torch.Tensor], step: int) -> dict[str, torch.Tensor]:
         views, right = batch

@@ -11,11 +11,12 @@ from torch import nn
 
 from pipeline.augment import recipes
 from pipeline.core import access, files, seeds, sources, store
-from pipeline.data import shards
+from pipeline.core.devices import sent
+from pipeline.data import mixture, shards
 from pipeline.engine import arithmetic, loop
 from pipeline.networks import backbones
 from pipeline.params.schema import Compute, Training
-from pipeline.training import stored, supervised
+from pipeline.training import stored
 
 BACKBONE = backbones.resnet(16, [1, 1, 1, 1])
 _FILE = "classifier.safetensors"
@@ -109,8 +110,16 @@ def _task(
     model: Classifier, schedule: Training, labelled: shards.Part, recipe: recipes.Recipe, head_lr: float
 ) -> loop.Task:
     """What the loop trains; `head_lr`: the layer's rate, as a multiple of the schedule's."""
-    size = min(schedule.batch_size, len(labelled[0]))
-    batch = supervised.batches(labelled, recipe, size, schedule.seed, "classifier views", model.head.weight.device)
+    images, labels = labelled
+    device = model.head.weight.device
+    bank, answers = shards.ImageBank(images, [], device.type), torch.from_numpy(labels).to(device)
+    walk = mixture.Mixture(len(images), 0, 1.0, min(schedule.batch_size, len(images)), schedule.seed)
+
+    def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = walk.rows(step)
+        draw = seeds.generator(schedule.seed, "classifier views", step)
+        (views,) = recipes.views(bank[rows], [recipe], draw)
+        return views, answers[sent(torch.from_numpy(rows), device)]
 
     def loss(batch: tuple[torch.Tensor, torch.Tensor], step: int) -> dict[str, torch.Tensor]:
         views, right = batch
