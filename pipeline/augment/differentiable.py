@@ -24,7 +24,7 @@ def apply(images: torch.Tensor, drawn: AugmentationParameters, kernel: str = "bi
         x = images[torch.arange(len(drawn.flip), device=images.device) % len(images)]
         there = drawn.to(x.device)
         down, across = (m.to(x.dtype)[:, None] for m in transforms.crop_matrices(there, x.shape[2:], None, kernel))
-        x = _jitter((down @ x @ across.transpose(2, 3)).clamp(0, 1), drawn)
+        x = _jitter((down @ x @ across.transpose(2, 3)).clamp(0, 1), drawn, there)
         x = torch.where(_of_image(there.grey), transforms.luma(x), x)
         rows = sent(drawn.sigma.nonzero()[:, 0], x.device)
         if len(rows):
@@ -32,13 +32,13 @@ def apply(images: torch.Tensor, drawn: AugmentationParameters, kernel: str = "bi
         return torch.where(_of_image(there.solarize), transforms.solarized(x), x)
 
 
-def _jitter(x: torch.Tensor, drawn: AugmentationParameters) -> torch.Tensor:
-    """Brightness, contrast, saturation and hue in each image's own order."""
-    factors = drawn.factors.gather(1, drawn.order)
+def _jitter(x: torch.Tensor, drawn: AugmentationParameters, there: AugmentationParameters) -> torch.Tensor:
+    """Brightness, contrast, saturation and hue in each image's own order. drawn: on the CPU; there: beside x."""
+    turned = drawn.factors[:, HUE] != 0
+    factors = there.factors.gather(1, there.order).to(x.dtype)
     for place in range(4):
-        changed = (drawn.order[:, place] == HUE) & (factors[:, place] != 0)
-        rows = sent(changed.nonzero()[:, 0], x.device)
-        which, factor = sent(drawn.order[:, place], x.device), sent(factors[:, place], x.device).to(x.dtype)
+        rows = sent((turned & (drawn.order[:, place] == HUE)).nonzero()[:, 0], x.device)
+        which, factor = there.order[:, place], factors[:, place]
         grey = transforms.luma(x)
         mean = grey.mean(dim=(2, 3), keepdim=True)
         other = torch.where(_of_image(which == CONTRAST), mean, torch.where(_of_image(which == SATURATION), grey, 0.0))

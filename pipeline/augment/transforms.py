@@ -5,6 +5,7 @@ flipping and blurring are separable: two small matrices for each image, A_y X A_
 call is as large as its work, hence few calls on many rows (docs/performance.md).
 """
 
+import functools
 import itertools
 import math
 from dataclasses import dataclass, fields
@@ -24,6 +25,7 @@ KERNELS = {
     "bicubic": ((0.0, 1.0, 0.0, 0.0), (-0.5, 0.0, 0.5, 0.0), (1.0, -2.5, 2.0, -0.5), (-0.5, 1.5, -1.5, 0.5)),
     "bilinear": ((1.0, 0.0), (-1.0, 1.0)),
 }
+TABLE_SIZE = 32  # pixels of a line up to which all its crops are held: 8 MB, and 16 times as much at twice the size
 TINY = 1e-12  # smaller than any non-zero chroma of float pixels
 
 
@@ -66,7 +68,7 @@ def apply(
     drawn = drawn.of(order)
     device, there = images.device, drawn.to(images.device)
     x = _crop(images.index_select(0, sent(order % len(images), device)), there, size, kernel)
-    _jitter(x, there, begins, hue=bool(drawn.factors[: begins[4], HUE].any()))
+    _jitter(x, there, begins, bool(drawn.factors[: begins[4], HUE].any()))
     for chosen, change in (
         (drawn.grey, lambda x, rows: luma(x).expand(-1, x.shape[1], -1, -1)),
         (drawn.sigma, lambda x, rows: blur(x, there.sigma[rows])),
@@ -88,10 +90,21 @@ def crop_matrices(
     """
     (top, left, rows, columns), (height, width) = drawn.box.unbind(1), size
     lines = (torch.zeros_like(drawn.flip), top, rows, height, made), (drawn.flip, left, columns, width, made)
-    if height == width:  # one call for both
-        both = (torch.cat(pair) for pair in zip(*(line[:3] for line in lines), strict=True))
-        return crop_matrix(*both, height, made, kernel).chunk(2)
-    return tuple(crop_matrix(*line, kernel) for line in lines)
+    if height != width:
+        return tuple(crop_matrix(*line, kernel) for line in lines)
+    flip, start, length = (torch.cat(pair) for pair in zip(*(line[:3] for line in lines), strict=True))
+    if height > TABLE_SIZE:
+        return crop_matrix(flip, start, length, height, made, kernel).chunk(2)
+    box = (flip * height + start) * height + length - 1
+    return _all_crops(height, made or height, kernel, box.device).index_select(0, box).chunk(2)
+
+
+@functools.cache
+def _all_crops(size: int, made: int, kernel: str, device: torch.device) -> torch.Tensor:
+    """crop_matrix of every box of a line: float (2 size size, made, size), by flip, start and length - 1."""
+    axes = torch.meshgrid(*(torch.arange(n, device=device) for n in (2, size, size)), indexing="ij")
+    flip, start, length = (axis.flatten() for axis in axes)
+    return crop_matrix(flip.bool(), start, length + 1, size, made, kernel)
 
 
 def _crop(images: torch.Tensor, drawn: AugmentationParameters, size: int | None, kernel: str) -> torch.Tensor:
@@ -131,18 +144,12 @@ def _jitter(x: torch.Tensor, drawn: AugmentationParameters, begins: list[int], h
     hue: whether that of any image changes.
     As the rows are sorted, each operation is one call on adjacent rows, and hue, the costly one, is a single call.
     """
-    weights = luma_weights(x)
     factor = drawn.factors.gather(1, drawn.order)  # n 4, by place
-    of_mean, of_luma = ((drawn.order == which) * (1 - factor) for which in (CONTRAST, SATURATION))
+    contrast, saturation = ((drawn.order == which).to(x.dtype) for which in (CONTRAST, SATURATION))
 
     def blend(rows: slice, place: int) -> None:
-        """Brightness, contrast or saturation: clamp(factor x + (1 - factor) other), with black, mean luma or luma."""
-        if rows.start == rows.stop:
-            return
-        flat = x[rows].flatten(2)
-        mean = of_mean[rows, place] * (flat.mean(dim=2) @ weights)
-        other = torch.baddbmm(mean[:, None, None], of_luma[rows, place, None, None] * weights, flat)  # n 1 HW
-        flat.mul_(factor[rows, place, None, None]).add_(other).clamp_(0, 1)
+        if rows.start < rows.stop:
+            _blend(x[rows], *(numbers[rows, place, None, None] for numbers in (factor, contrast, saturation)))
 
     for place in range(3):
         blend(slice(0, begins[3 - place]), place)
@@ -150,6 +157,17 @@ def _jitter(x: torch.Tensor, drawn: AugmentationParameters, begins: list[int], h
         _hue(x[: begins[4]], drawn.factors[: begins[4], HUE])
     for place in range(1, 4):
         blend(slice(begins[4 - place], begins[4]), place)
+
+
+def _blend(x: torch.Tensor, factor: torch.Tensor, contrast: torch.Tensor, saturation: torch.Tensor) -> None:
+    """Change brightness, contrast or saturation of (n, C, H, W) in place: clamp(other + factor (x - other)).
+
+    factor, contrast, saturation: (n, 1, 1) each; other is the image's mean luma where contrast is 1, its luma where
+    saturation is 1, else black.
+    """
+    grey = _luma(x)
+    mean = contrast * grey.mean(dim=(1, 2), keepdim=True)
+    torch.lerp(grey.mul_(saturation).add_(mean)[:, None], x, factor[:, None], out=x).clamp_(0, 1)
 
 
 def _hue(x: torch.Tensor, shift: torch.Tensor) -> None:
@@ -178,14 +196,16 @@ def solarized(x: torch.Tensor) -> torch.Tensor:
     return torch.where(x >= SOLARIZE_ABOVE, 1 - x, x)
 
 
-def luma_weights(x: torch.Tensor) -> torch.Tensor:
-    """The weight of each channel of RGB or grey images (n, C, H, W) in the luma, in their dtype: (C,)."""
-    return constant((1.0,) if x.shape[1] == 1 else LUMA, x.device, x.dtype)
-
-
 def luma(x: torch.Tensor) -> torch.Tensor:
     """Grey value of RGB or grey images: (n, C, H, W) -> (n, 1, H, W)."""
-    return (luma_weights(x) @ x.flatten(2)).view(len(x), 1, *x.shape[2:])
+    return _luma(x)[:, None]
+
+
+def _luma(x: torch.Tensor) -> torch.Tensor:
+    if x.shape[1] == 1:
+        return x[:, 0].clone()
+    r, g, b = x.unbind(1)
+    return (r * LUMA[0]).add_(g, alpha=LUMA[1]).add_(b, alpha=LUMA[2])
 
 
 def crop_matrix(

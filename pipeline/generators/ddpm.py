@@ -109,7 +109,7 @@ class Training:
         draw, n = self._generator("ddpm-noise", step), len(x) * distributed.size()
         local = distributed.share(n)
         noise = torch.randn((n, *x.shape[1:]), generator=draw, device=x.device)[local]
-        t = torch.randint(0, self.params.timesteps, (n,), generator=draw, device=x.device)[local]
+        t = self.timesteps(n, draw)[local]
         target = {"epsilon": noise, "sample": x}.get(self.params.prediction)
         if target is None:
             target = self.noise.get_velocity(x, noise, t)
@@ -118,6 +118,23 @@ class Training:
             predicted = self.unet(self.noise.add_noise(x, noise, t), t, *conditions).sample
         local_mean = F.mse_loss(predicted.float(), target)
         return {"loss": distributed.gather([local_mean[None]])[0].mean()}
+
+    def timesteps(self, n: int, draw: torch.Generator) -> torch.Tensor:
+        """Random timesteps of n images, int64 (n,), as `timestep_sampling` says.
+
+        logit_normal (Esser et al., ICML 2024, section 3.1): sigmoid(N(mean, std)) of all timesteps. Their quantiles are
+        one in each n-th of (0, 1), in random order, for less variance (Kingma et al., NeurIPS 2021, appendix I.1).
+        """
+        p = self.params
+        if p.timestep_sampling == "uniform":
+            return torch.randint(0, p.timesteps, (n,), generator=draw, device=draw.device)
+        part, within = (
+            torch.randperm(n, generator=draw, device=draw.device),
+            torch.rand(n, generator=draw, device=draw.device),
+        )
+        quantile = ((part + within) / n).clamp(1e-6, 1 - 1e-6)
+        share = torch.sigmoid(p.logit_mean + p.logit_std * torch.special.ndtri(quantile))
+        return (share * p.timesteps).long().clamp(max=p.timesteps - 1)
 
     def after_step(self, step: int, progress: float) -> None:
         """Average the weights."""

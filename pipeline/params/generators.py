@@ -31,6 +31,12 @@ class DDPM(Training):
     """How the noise grows over these, in diffusers' names."""
     prediction: Literal["epsilon", "v_prediction", "sample"]
     """What the network predicts: noise, velocity, or the image."""
+    timestep_sampling: Literal["uniform", "logit_normal"]
+    """How often training shows which noise: all timesteps alike (DDPM), or mostly where images take shape."""
+    logit_mean: Annotated[float, Field(ge=-10, le=10)] | None
+    """logit_normal: the median timestep is this sigmoid's share of all; null with uniform."""
+    logit_std: Annotated[float, Field(gt=0, le=10)] | None
+    """logit_normal: how widely timesteps scatter around it, in logits; null with uniform."""
     flip: bool
     """Mirror half of the training images."""
     grad_clip: Positive
@@ -44,6 +50,15 @@ class DDPM(Training):
         for channels in self.channels:
             if channels % self.groups:
                 yield "groups", f"{self.groups} does not divide {channels} of channels"
+
+    @rule
+    def scattered(self) -> Faults:
+        """A logit-normal has a mean and a deviation."""
+        for name in ("logit_mean", "logit_std"):
+            given = getattr(self, name)
+            if (given is None) != (self.timestep_sampling == "uniform"):
+                wanted = "null" if given is not None else "a number"
+                yield name, f"must be {wanted} with timestep_sampling {self.timestep_sampling}, not {told(given)}"
 
     @rule
     def attended(self) -> Faults:

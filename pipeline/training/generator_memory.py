@@ -11,7 +11,7 @@ from pipeline.params.schema import Compute, Training
 def of_step(kind: str, params: Training, image: tuple[int, int, int], compute: Compute) -> float:
     """What a training step on images (H, W, C) takes of a GPU at least; of a GAN, that of its generator.
 
-    kind: "ddpm" or "gan". Both have AdamW's two states and an average.
+    kind: "ddpm" or "gan". Both have the two states of Adam and an average.
     """
     (side, _, channels), images, networks = image, params.batch_size // processes.size(), module(kind)
     with torch.device("meta"):

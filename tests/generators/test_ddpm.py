@@ -1,7 +1,9 @@
 import json
+import math
 import pickle
 import shutil
 from pathlib import Path
+from statistics import NormalDist
 from types import SimpleNamespace
 
 import numpy as np
@@ -92,6 +94,26 @@ def test_noise_and_times_are_new_each_step_uniform_and_the_same_when_repeated():
     times = torch.cat([t for _, t in seen[:100]])
     assert np.bincount(times // 250, minlength=4).tolist() == pytest.approx([200] * 4, abs=50)
     assert times.max() <= 999
+
+
+@pytest.mark.parametrize(("mean", "std"), [(-1.5, 1.0), (0.0, 0.5)])
+def test_logit_normal_times_have_the_quantiles_of_that_distribution_in_every_step(mean, std):
+    how = {"timestep_sampling": "logit_normal", "logit_mean": mean, "logit_std": std, "timesteps": 100_000}
+    training, n = ddpm.Training(params(**how), images(2)), 40
+    steps = [training.timesteps(n, training._generator("ddpm-noise", step)) for step in (0, 1)]
+    edges = [100_000 / (1 + math.exp(-NormalDist(mean, std).inv_cdf(k / n))) for k in range(1, n)]
+    for t in steps:
+        assert [sum(float(v) < edge for v in t) for edge in edges] == list(range(1, n))  # one in each n-th
+        assert t.tolist() != sorted(t.tolist())
+    assert not torch.equal(*steps)
+
+
+def test_no_time_is_past_the_last_however_wide_the_logits():
+    how = {"timestep_sampling": "logit_normal", "logit_mean": 10.0, "logit_std": 10.0}
+    training = ddpm.Training(params(**how), images(2))
+    t = training.timesteps(1000, training._generator("ddpm-noise", 0))
+    assert t.max() == 999
+    assert t.min() >= 0
 
 
 def test_dropout_is_a_function_of_the_step_and_differs_among_processes(monkeypatch):

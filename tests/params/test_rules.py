@@ -232,6 +232,8 @@ TRIPS = [
     ({"ddpm.channels": [16, 20, 64]}, "ddpm.groups", ["8 does not divide 20 of channels"]),
     ({"ddpm.attention": [0, 3]}, "ddpm.attention.1", ["no level 3", "0 to 2"]),
     ({"ddpm.attention": [-3]}, None, []),
+    ({"ddpm.timestep_sampling": "uniform", "ddpm.logit_std": None}, "ddpm.logit_mean", ["null with timestep_sampling uniform", "not -1.5"]),
+    ({"ddpm.logit_std": None}, "ddpm.logit_std", ["a number with timestep_sampling logit_normal", "not null"]),
     ({"ddpm.channels": [8, 8, 8, 8]}, "ddpm.channels", ["4 levels", "3 times", "28 pixels"]),
     (CIFAR | {"ddpm.channels": [8] * 6, "dataset.name": "cifar10"}, None, []),  # 32 = 2**5 allows six levels
     ({"ddpm.channels": [8, 8, 8, 8], "generator.source": "pretrained"}, None, []),  # the UNet is another
