@@ -99,6 +99,48 @@ def _fetch(parser: argparse.ArgumentParser) -> Work:
     return work
 
 
+def _dataset(parser: argparse.ArgumentParser) -> Work:
+    """Look at a folder of pictures, and write the parameters that fit it into params.yaml; then run `dvc repro`.
+
+    Prints what is there (classes, sizes, copies, what cannot be read) and draws dataset.png, a contact sheet.
+
+      leaven dataset data/mine                               class folders, or train/ and test/ with them
+      leaven dataset data/mine --labels labels.csv           a table of files and labels in the folder
+      leaven dataset cifar10                                 a published set, after `leaven fetch cifar10`
+    """
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="of pictures")
+    parser.add_argument("--labels", metavar="CSV", help="a file in the folder: a header, and a line for each picture")
+    parser.add_argument("--label-column", metavar="NAME", help="its column of labels, where there are several")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="height and width that pictures are brought to")
+    parser.add_argument("--channels", type=int, choices=(1, 3), help="1 grey, 3 colour")
+    parser.add_argument("--resize", choices=("crop", "pad", "stretch"), help="how a picture becomes square")
+    parser.add_argument("--dry-run", action="store_true", help="write nothing into params.yaml")
+
+    def work(asked: argparse.Namespace) -> None:
+        from pipeline.params import presets, reader
+        from pipeline.params.data import SETS
+        from pipeline.run import survey
+
+        wish = survey.Wish(asked.labels, asked.label_column, asked.size, asked.channels, asked.resize)
+        params = reader.load()
+        if str(asked.folder) in SETS and not asked.folder.exists():
+            values = survey.named(str(asked.folder), params)
+        else:
+            found = survey.survey(asked.folder, wish, params)
+            survey.save(found)
+            print("\n".join([*found.words, f"contact sheet: {survey.SHEET}"]))
+            values = found.values
+        before = presets.leaves(params.model_dump())
+        for where, value in values.items():
+            if before[where] != value:
+                print(f"  {'.'.join(where)}: {'null' if value is None else value}")
+        if not asked.dry_run:
+            presets.write(values)
+            print("written into params.yaml; next: dvc repro")
+
+    return work
+
+
 def _study(parser: argparse.ArgumentParser) -> Work:
     """Many experiments that answer one question: studies/NAME.yaml, remembered in studies/NAME.csv."""
     commands = parser.add_subparsers(dest="command", required=True)
@@ -195,6 +237,7 @@ COMMANDS = {
     "preset": _preset,
     "params": _params,
     "fetch": _fetch,
+    "dataset": _dataset,
     "study": _study,
     "table": _table,
     "report": _report,

@@ -61,7 +61,9 @@ def misfits(params: SimpleNamespace) -> Iterator[UserError]:
         yield from [*listing.faults, *wrong]
         if wrong and key == "dataset":
             pictures = len(listing.train)
-            words = sizes.fitting(Params.model_construct(**vars(params)), pictures, drawn=listing.test is None)
+            words = sizes.fitting(
+                Params.model_construct(**vars(params)), pictures, listing.known(), drawn=listing.test is None
+            )
             told = " ".join(f"-S {name}={value}" for name, value in words.items())
             what = f"{pictures:,} pictures; what would fit: {told}"
             yield UserError(what if words else f"{pictures} pictures are fewer than {sizes.FEWEST}", d.path)

@@ -27,15 +27,16 @@ def needs(params: SimpleNamespace) -> machine.Needs:
 
 
 def main(params: SimpleNamespace) -> None:
+    content = files.tree_sha256(Path(params.dataset.path))
     decided = {
         "params": params.dataset.model_dump(exclude={"path"}),
-        "files": files.tree_sha256(Path(params.dataset.path)),
+        "files": content,
         "code": sources.digest("data/datasets"),
         "versions": {name: version(name) for name in ("numpy", "pillow", "torchvision")},
     }
 
     def make(folder: Path, fingerprint: str) -> list[str]:
-        real = datasets.load(params.dataset)
+        real = datasets.load(params.dataset, content)
         shards.write_real(folder / "real", real)
         outputs.metrics(folder / "prepare.json", shards.counts(real))
         return ["real/images.h5", "real/manifest.json", "prepare.json"]

@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -14,9 +15,10 @@ from filelock import FileLock, Timeout
 from pipeline.core import links
 from pipeline.core.access import disk_faults, read_faults, reading
 from pipeline.core.errors import UserError
-from pipeline.core.progress import log
+from pipeline.core.progress import bar, log
 
 SEALED = 2  # the format of manifests and cards; 1 had no seal
+_MANY = 1000  # files; to look at as many may take seconds
 _AGAIN, _SILENT = 600, 20  # seconds until waiting for a lock is told again, and until a silent file system is told
 
 
@@ -140,11 +142,14 @@ def sha256(path: Path) -> str:
 def tree_sha256(path: Path) -> str:
     """Hex digest of a file, or of the names and digests of all files below a folder, links to folders followed."""
     path, digest = Path(path), hashlib.sha256()
-    for found in sorted(links.walk(path)) if path.is_dir() else [path]:
-        if os.path.isfile(found):
-            with read_faults(found):
-                line = f"{found.relative_to(path).as_posix()}\0{sha256(found)}\n"
+    found = [file for file in (sorted(links.walk(path)) if path.is_dir() else [path]) if os.path.isfile(file)]
+    told = bar(f"looking at {path}", len(found), "file") if len(found) > _MANY else contextlib.nullcontext()
+    with ThreadPoolExecutor(os.cpu_count()) as threads, told as progress:
+        for file, content in zip(found, threads.map(sha256, found), strict=True):
+            line = f"{file.relative_to(path).as_posix()}\0{content}\n"
             digest.update(line.encode(errors="surrogateescape"))  # a name may be no text
+            if progress is not None:
+                progress.update()
     return digest.hexdigest()
 
 

@@ -9,16 +9,31 @@ import gzip
 import hashlib
 import zlib
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.core import access, seeds, store
+from pipeline.core import access, files, seeds, sources, store
 from pipeline.core.errors import UserError, UserErrors
 from pipeline.core.progress import log
 from pipeline.data import folders, pictures
-from pipeline.data.shards import LABELLED, SPARE, TEST, TRAIN, VALIDATION, Part, RealSet, among, digests
+from pipeline.data.shards import (
+    FILE,
+    LABELLED,
+    SPARE,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Part,
+    RealSet,
+    among,
+    dataset_of,
+    digests,
+    open_file,
+    write_arrays,
+)
 from pipeline.params.schema import Dataset
 
 # sha256 of the four decompressed files of Fashion-MNIST, as Zalando Research published them
@@ -49,9 +64,10 @@ class Source(NamedTuple):
     alone: np.ndarray | None = None
 
 
-def load(params: Dataset) -> RealSet:
+def load(params: Dataset, content: str | None = None) -> RealSet:
     """The images that take part: train, further labelled ones, validation, spare ones, the official test set.
 
+    content: files.tree_sha256 of `params.path`, where the caller has it already.
     Rows are stored in this order; train and labelled rows in one stratified order. Of pictures that are there twice
     none is a validation, spare or drawn test image. If training images are test images too, a folder with train/ and
     test/ is refused; of published sets, whose split others report on, a message counts them.
@@ -59,7 +75,7 @@ def load(params: Dataset) -> RealSet:
     path = Path(params.path)
     if not path.exists():
         raise UserError("not found", path, "put the data set there, or set the path to where it is")
-    source = _READERS[params.name](params)
+    source = _folder(params, content) if params.name == "folder" else _READERS[params.name](params)
     (train_images, train_labels), (test_images, test_labels) = source.train, source.test
     parts = split(params, train_labels, source.alone)
     kept = np.concatenate([rows for _, rows in parts])
@@ -183,31 +199,34 @@ def _tiny_imagenet(params: Dataset) -> Source:
     for path, name in test.items():
         if name not in classes:
             raise UserError(f"says {name} of {path.name}, which is no class of train/", notes)
-    return _pictured(train, test, classes, size, channels)
+    return _pictured(train, test, classes, pictures.read_all([*train, *test], size, channels))
 
 
-def _folder(params: Dataset) -> Source:
+def _folder(params: Dataset, content: str | None) -> Source:
     """Pictures in class folders, or without classes; below train/ and test/, or with test images drawn by the seed."""
     listing = folders.read(params)
-    source = _pictured(listing.train, listing.test or {}, listing.classes, params.image_size, params.channels)
+    images = decoded(params, [*listing.train, *(listing.test or {})], content)
+    source = _pictured(listing.train, listing.test or {}, listing.classes, images)
     (images, labels), test = source.train, source.test
-    alone = _alone(images)
+    alone = without_copy(images)
     if len(alone) > alone.sum():
         log(f"{(~alone).sum():,} of {len(alone):,} pictures equal another: they are for learning alone, none judges")
     if listing.test:
         _refuse_copies(source, listing, Path(params.path))
         return source._replace(alone=alone)
     order = stratified_order(labels, params.seed)
-    drawn = order[alone[order]][: params.test_size]
+    judging = alone & (labels >= 0 if (labels >= 0).any() else True)
+    drawn = order[judging[order]][: params.test_size]
     if len(drawn) < params.test_size:
-        what = f"test_size {params.test_size} > {len(drawn)} pictures without a copy"
+        named = "" if (labels >= 0).all() or (labels < 0).all() else "with a label and "
+        what = f"test_size {params.test_size} > {len(drawn)} pictures {named}without a copy"
         raise UserError(what, params.path, "lower it, or remove the copies")
     rows = np.setdiff1d(order, drawn), np.sort(drawn)
     (train, test) = ((images[part], labels[part]) for part in rows)
     return Source(train, test, source.classes, rows, alone[rows[0]])
 
 
-def _alone(images: np.ndarray) -> np.ndarray:
+def without_copy(images: np.ndarray) -> np.ndarray:
     """Which images (N, H, W, C) equal no other byte for byte: bool (N,)."""
     _, which, count = np.unique(digests(images), return_inverse=True, return_counts=True)
     return count[which] == 1
@@ -227,16 +246,39 @@ def _refuse_copies(source: Source, listing: folders.Listing, root: Path) -> None
     raise UserError(what, root, "remove one of each pair, or the accuracy is of what was seen")
 
 
-def _pictured(train: dict[Path, str], test: dict[Path, str], classes: list[str], size: int, channels: int) -> Source:
-    """The set of these pictures, path -> class each; all are read together, since some rules look at the whole set."""
-    images = pictures.read_all([*train, *test], size, channels)
-    parts = zip(np.split(images, [len(train)]), (_numbers(part, classes) for part in (train, test)), strict=True)
+def decoded(params: Dataset, paths: list[Path], content: str | None = None) -> np.ndarray:
+    """uint8 (N, H, W, C) of these pictures of a folder: from the store, where they were read before, or read.
+
+    Sizes, seed and labels may change, and no picture is opened again.
+    """
+    root = Path(params.path)
+    how = params.image_size, params.channels, params.resize
+    names = "".join(f"{path.relative_to(root).as_posix()}\n" for path in paths)
+    decided = {
+        "folder": content or files.tree_sha256(root),
+        "pictures": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest(),
+        "how": how,
+        "code": sources.digest("data/pictures"),
+        "versions": {name: version(name) for name in ("numpy", "pillow")},
+    }
+
+    def make(folder: Path, fingerprint: str) -> list[str]:
+        write_arrays(folder / FILE, {"images": pictures.read_all(paths, *how)}, {})
+        return [FILE]
+
+    with open_file(store.once("pictures", decided, make) / FILE) as file:
+        return dataset_of(file, "images")[:]
+
+
+def _pictured(train: dict[Path, str], test: dict[Path, str], classes: list[str], images: np.ndarray) -> Source:
+    """The set of these pictures, path -> class each, and their images, those of `train` first."""
+    parts = zip(np.split(images, [len(train)]), (numbers(part, classes) for part in (train, test)), strict=True)
     return Source(*parts, [name or "no class" for name in classes])
 
 
-def _numbers(pictured: dict[Path, str], classes: list[str]) -> np.ndarray:
-    """Class numbers, int64; -1 where there are no classes."""
-    number = {name: -1 if name == "" else i for i, name in enumerate(classes)}
+def numbers(pictured: dict[Path, str], classes: list[str]) -> np.ndarray:
+    """Class numbers, int64; -1 of what has no label."""
+    number = {name: i for i, name in enumerate(classes)} | {"": -1}
     return np.array([number[name] for name in pictured.values()], np.int64)
 
 
@@ -244,5 +286,4 @@ _READERS: dict[str, Callable[[Dataset], Source]] = {
     "fashion-mnist": _fashion_mnist,
     **dict.fromkeys(_TORCHVISION, _torchvision),
     "tiny-imagenet": _tiny_imagenet,
-    "folder": _folder,
 }

@@ -32,6 +32,14 @@ _TAGS = ("TIFFFetch", "TIFFReadDirectory")  # how libtiff begins when it speaks 
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MB of text beside good pixels are no harm
 
 
+class Header(NamedTuple):
+    """What a file says of its picture before that is decoded: (width, height), its kind, and whether it is grey."""
+
+    size: tuple[int, int]
+    kind: str
+    grey: bool
+
+
 class Picture(NamedTuple):
     """image: mode L or RGB. top: the largest value, of a picture with 16 bits a channel.
 
@@ -44,12 +52,17 @@ class Picture(NamedTuple):
     odd: str
 
 
-def read(path: Path, channels: int, white: int = WHITES[-1]) -> Picture:
-    """The picture in a file; white: the value of 16-bit grey that becomes 255. UserError if it cannot be read."""
+def read(path: Path, channels: int, white: int = WHITES[-1], enough: int | None = None) -> Picture:
+    """The picture in a file; white: the value of 16-bit grey that becomes 255. UserError if it cannot be read.
+
+    enough: pixels; a JPEG is decoded at the smallest of 1/8, 1/4, 1/2 and all of its sides at which neither is below.
+    """
     said: list[str] = []
     try:
-        with warnings.catch_warnings(action="ignore"), _opened(path) as picture:  # they are about odd metadata
+        with _opened(path) as picture:
             _choose(picture, path)
+            if enough is not None:
+                picture.draft(None, (enough, enough))  # of other formats it does nothing
             deep = picture.format in ("PNG", "TIFF") and ";16" in str(picture.tile)
             with _heard(said) if picture.format == "TIFF" else contextlib.nullcontext():
                 picture.load()
@@ -72,6 +85,23 @@ def read(path: Path, channels: int, white: int = WHITES[-1]) -> Picture:
         extremes = dict(zip(image.getbands(), image.getextrema(), strict=True))
         top = max(high for band, (_, high) in extremes.items() if band != "A") << 8
     return Picture(_plain(image, channels, path), top, deep, odd or (said and "tags that libtiff cannot read") or "")
+
+
+def header(path: Path) -> Header:
+    """What a picture's file says of it; UserError if it is none."""
+    try:
+        with warnings.catch_warnings(action="ignore"), _opened(path) as picture:
+            return Header(picture.size, picture.format, picture.mode in ("1", "L", "LA", *_SIXTEEN_BITS))
+    except Exception as fault:  # a foreign file can raise anything inside Pillow
+        raise _unreadable(path, fault, []) from fault
+
+
+def speaks(path: Path) -> bool:
+    """Whether the file is a TIFF, whose reader writes to the process's standard error."""
+    try:
+        return contents.head(path)[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    except OSError:
+        return False
 
 
 def _opened(path: Path) -> Image.Image:

@@ -1,6 +1,7 @@
 """A folder of pictures as a data set: its classes and parts, what is passed over, and whether the sizes fit.
 
-Only names are looked at, so all of it is known, and every fault told at once, before the first picture is decoded.
+Only names, and a table of labels, are looked at, so all of it is known, and every fault told at once, before the first
+picture is decoded.
 """
 
 import unicodedata
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 from pipeline.core import links
 from pipeline.core.errors import UserError, UserErrors
-from pipeline.data import pictures
+from pipeline.data import labels, pictures
 from pipeline.params.schema import Dataset
 
 SHOWN = 10  # names in a message
@@ -23,27 +24,36 @@ class Listing(NamedTuple):
     """The pictures of a folder, each with its class, "" where there are none; in the order of the bytes of their paths.
 
     test: None where test images are to be drawn from `train`. passed_over: pictures that no part has, by folder.
-    faults: what is wrong with the folder, whatever the sizes.
+    lost: files that a table of labels names and that are not there. faults: what is wrong with the folder, whatever
+    the sizes.
     """
 
     train: dict[Path, str]
     test: dict[Path, str] | None
     classes: list[str]
     passed_over: dict[str, int]
+    lost: list[str]
     faults: list[UserError]
 
     def told(self) -> str:
         """What was understood, in a line."""
         test = self.test or {}
         count = Counter([*self.train.values(), *test.values()])
+        images, bare = count.total(), count.pop("", 0)
         each = ", ".join(f"{name} {n:,}" for name, n in sorted(count.items())[:SHOWN])
         each += f", ... ({min(count.values()):,} to {max(count.values()):,} a class)" if len(count) > SHOWN else ""
-        labels = f"{len(self.classes)} classes: {each}"
+        found = f"{len(self.classes)} classes: {each}"
         if self.classes == [""]:
-            labels = "no classes, since no picture lies in a class folder"
+            found, bare = "no classes, since no picture lies in a class folder", 0
         over = "".join(f", {n:,} in {name}/ passed over" for name, n in self.passed_over.items())
         parts = f" ({len(self.train):,} in train/, {len(test):,} in test/)" if test else ""
-        return f"{labels}; {count.total():,} pictures{parts}{over}"
+        without = f", {bare:,} without a label" if bare else ""
+        lost = f", {len(self.lost):,} files of the table are not there ({_some(self.lost)})" if self.lost else ""
+        return f"{found}; {images:,} pictures{parts}{without}{over}{lost}"
+
+    def known(self) -> int:
+        """Pictures to learn from that have a label; all of them where none has one."""
+        return sum(name != "" for name in self.train.values()) or len(self.train)
 
 
 def read(dataset: Dataset) -> Listing:
@@ -70,26 +80,49 @@ def look(dataset: Dataset) -> Listing:
     if dataset.test_size is not None and len(there) == 2:
         faults.append(UserError("holds train/ and test/", root, "set test_size to null: test/ is the test set"))
     drawn = not there if dataset.test_size is None else len(there) < 2
-    found, unread = [], []
-    for part in [root] if drawn else parts:
+    found, lost = _labelled(dataset, [root] if drawn else parts, faults)
+    train, test = (found[0], None) if drawn else found
+    classes = sorted(set(train.values()) - {""}) or [""]
+    strange = set((test or {}).values()) - set(classes)
+    if dataset.labels is not None and "" in strange:
+        n = sum(label == "" for label in test.values())
+        what = f"{n:,} pictures of test/ have no label"
+        faults.append(UserError(what, root / dataset.labels, "give them one, or take them out of test/"))
+        strange -= {""}
+    if strange:
+        what = f"{_some(sorted(name or 'no class' for name in strange))}: no class of train/"
+        remedy = "put pictures of it into train/ too, or move it out of test/"
+        faults.append(UserError(what, root / "test", remedy))
+    if len(classes) == 1 and classes != [""]:
+        n = sum(label != "" for label in train.values())
+        what = f"all {n:,} pictures are of one class, {classes[0]!r}, so there is nothing to tell apart"
+        inside = root / classes[0] if drawn else f"{root}/*/{classes[0]}"
+        remedy = f"if {inside} holds the class folders, or pictures without classes, let dataset.path lead there"
+        if dataset.labels is not None:
+            remedy = "let dataset.label_column name another column"
+        faults.append(UserError(what, root, remedy))
+    return Listing(train, test, classes, {} if drawn else _passed_over(root, parts), lost, faults)
+
+
+def _labelled(dataset: Dataset, parts: list[Path], faults: list[UserError]) -> tuple[list[dict[Path, str]], list[str]]:
+    """The pictures of each part with their classes, and the files of a table of labels that are none of them."""
+    root, found, unread = Path(dataset.path), [], []
+    for part in parts:
         try:
-            found.append(_with_classes(part, root, faults))
+            if dataset.labels is None:
+                found.append(_with_classes(part, root, faults))
+            else:
+                found.append(dict.fromkeys(pictures.find(part, root, root / dataset.labels), ""))
         except UserError as fault:
             unread += fault.faults
     if unread:
         raise UserErrors(faults + unread)
-    train, test = (found[0], None) if drawn else found
-    classes = sorted(set(train.values()))
-    strange = [name or "no class" for name in sorted(set((test or {}).values()) - set(classes))]
-    if strange:
-        remedy = "put pictures of it into train/ too, or move it out of test/"
-        faults.append(UserError(f"{_some(strange)}: no class of train/", root / "test", remedy))
-    if len(classes) == 1 and classes != [""]:
-        what = f"all {len(train):,} pictures are of one class, {classes[0]!r}, so there is nothing to tell apart"
-        inside = root / classes[0] if drawn else f"{root}/*/{classes[0]}"
-        remedy = f"if {inside} holds the class folders, or pictures without classes, let dataset.path lead there"
-        faults.append(UserError(what, root, remedy))
-    return Listing(train, test, classes, {} if drawn else _passed_over(root, parts), faults)
+    if dataset.labels is None:
+        return found, []
+    table = labels.Table(root / dataset.labels, dataset.label_column)
+    named, lost, wrong = table.of([path for part in found for path in part], root)
+    faults += wrong
+    return [{path: named[path] for path in part} for part in found], lost
 
 
 def misfits(listing: Listing, dataset: Dataset) -> list[UserError]:
@@ -101,8 +134,8 @@ def misfits(listing: Listing, dataset: Dataset) -> list[UserError]:
         faults.append(("test_size", f"{drawn} >= {images} pictures"))
     if listing.test is not None and len(listing.test) < 2:
         faults.append(("test_size", f"is null, and test/ holds {len(listing.test)} pictures: two at least are needed"))
-    images = max(images - drawn, 0)
-    faults += dataset.beyond(images, images)
+    known = listing.known() if dataset.labels is not None else images
+    faults += dataset.beyond(max(images - drawn, 0), max(known - drawn, 0))
     return [UserError(f"{name} {what}", dataset.path) for name, what in faults]
 
 

@@ -3,16 +3,20 @@
 A picture is turned as its EXIF orientation says. Grey of 16 bits becomes 8 bits, by the white that the whole set has:
 255, 1,023, 4,095, 16,383 or 65,535, the smallest that is no less than the largest value in any of its 16-bit pictures
 (microscopes and CT keep 12 bits in 16), so that v becomes v * 255 / white, rounded. Transparent pixels are blended with
-white. Palettes, CMYK and the like become RGB; one channel is the ITU-R 601 luma. Then the central square is cropped and
-resized to `size` (bicubic, antialiased). Files with several frames, floating-point pixels or damage are refused by
-name; a JPEG's first picture and a TIFF's only full one are read, whatever follows them.
+white. Palettes, CMYK and the like become RGB; one channel is the ITU-R 601 luma. Then it becomes a square, as `resize`
+says: `crop` takes the middle square, `pad` adds black beside the shorter side, `stretch` changes the shape; then it is
+resized to `size` (bicubic, antialiased). A large JPEG is decoded at 1/8, 1/4 or 1/2 of its sides, the smallest at which
+both are twice `size` or more. Files with several frames, floating-point pixels or damage are refused by name; a JPEG's
+first picture and a TIFF's only full one are read, whatever follows them.
 """
 
 import functools
 import os
 import re
+import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +31,20 @@ from pipeline.data.decoding import WHITES
 ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".mpo", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 SHOWN = 10  # lines of a refusal
 HOPELESS = 1000  # pictures; if all so far are refused, the rest is not tried
+_AT_ONCE = 256  # pictures that threads are given before the first of them is asked for
+_SQUARES: dict[str, Callable[[Image.Image, int], Image.Image]] = {  # `dataset.resize` -> (picture, size) -> square
+    "crop": lambda picture, size: ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC),
+    "pad": lambda picture, size: ImageOps.pad(picture, (size, size), Image.Resampling.BICUBIC),
+    "stretch": lambda picture, size: picture.resize((size, size), Image.Resampling.BICUBIC),
+}
 _once = functools.cache(log)  # a stage looks at its folder more than once
 
 
-def find(folder: Path, within: Path | None = None) -> list[Path]:
+def find(folder: Path, within: Path | None = None, table: Path | None = None) -> list[Path]:
     """All pictures below a folder, in the order of the bytes of their paths; hidden files are skipped silently.
 
-    within: the folder of which this is a part, and out of which no link may lead; None: this one.
+    within: the folder of which this is a part, and out of which no link may lead; None: this one. table: the file with
+    their labels, of which nothing need be said.
 
     Other files, by their ending, are reported and skipped. UserErrors if there is no picture, or of links that lead
     nowhere or where nobody said they may (core/links.py).
@@ -68,7 +79,7 @@ def find(folder: Path, within: Path | None = None) -> list[Path]:
         faults.append(UserError(f"a link that leads out of the folder, to {target}", path, remedy))
     if faults:
         raise refusal(faults)
-    others = Counter(path.suffix.lower() or path.name for path in found["other"])
+    others = Counter(path.suffix.lower() or path.name for path in found["other"] if path != table)
     kinds = ", ".join(f"{n:,} {ending}" for ending, n in others.most_common(SHOWN)) + ", ..." * (len(others) > SHOWN)
     if not found["picture"]:
         what = f"holds no pictures but {kinds}" if others else "holds no pictures"
@@ -120,7 +131,7 @@ def refusal(faults: list[UserError]) -> UserErrors:
     return UserErrors([*shown, UserError(f"names all {len(faults):,} that are refused", note)])
 
 
-def read_all(paths: list[Path], size: int, channels: int) -> np.ndarray:
+def read_all(paths: list[Path], size: int, channels: int, resize: str = "crop") -> np.ndarray:
     """uint8 (N, size, size, channels) of N files, 1 or 3 channels; UserErrors name all that cannot be read.
 
     Give all pictures of a set at once: the white of 16-bit pictures is that of all of them.
@@ -128,12 +139,19 @@ def read_all(paths: list[Path], size: int, channels: int) -> np.ndarray:
     images = np.empty((len(paths), size, size, channels), np.uint8)
     faults: list[UserError] = []
     read: dict[int, decoding.Picture] = {}
+
+    def put(i: int, white: int = WHITES[-1]) -> decoding.Picture:
+        """Write a picture to its place; what is known of it beside its pixels."""
+        picture = decoding.read(paths[i], channels, white, 2 * size)
+        images[i] = np.asarray(_SQUARES[resize](picture.image, size), np.uint8).reshape(images[i].shape)
+        return picture._replace(image=None)
+
     with bar("reading pictures", len(paths), "picture") as progress:
-        for i, path in enumerate(paths):
-            try:
-                read[i] = _put(decoding.read(path, channels), images[i])
-            except UserError as fault:
-                faults.append(fault)
+        for i, found in enumerate(_in_threads(put, paths)):
+            if isinstance(found, UserError):
+                faults.append(found)
+            else:
+                read[i] = found
             progress.update()
             if len(faults) == HOPELESS and not read:
                 break
@@ -149,7 +167,7 @@ def read_all(paths: list[Path], size: int, channels: int) -> np.ndarray:
     if white < WHITES[-1]:
         log(f"{len(deep):,} pictures of 16 bits hold at most {top:,}: read as {white.bit_length()} bits")
         for i in deep:  # again, since all of them may not fit in memory as they are
-            _put(decoding.read(paths[i], channels, white), images[i])
+            put(i, white)
     odd = defaultdict(list)
     for i, picture in read.items():
         odd[picture.odd].append(paths[i])
@@ -159,11 +177,28 @@ def read_all(paths: list[Path], size: int, channels: int) -> np.ndarray:
     return images
 
 
-def _put(picture: decoding.Picture, place: np.ndarray) -> decoding.Picture:
-    """Write the middle square, resized, to an image (size, size, channels); what is known of it beside its pixels."""
-    fitted = ImageOps.fit(picture.image, place.shape[:2], Image.Resampling.BICUBIC)
-    place[:] = np.asarray(fitted, np.uint8).reshape(place.shape)
-    return picture._replace(image=None)
+def _in_threads(put: Callable[[int], decoding.Picture], paths: list[Path]) -> Iterator[decoding.Picture | UserError]:
+    """What `put` makes of each picture in order, or its refusal. Pillow's decoders run beside each other.
+
+    TIFFs are for the asking thread alone: what libtiff says is heard on the process's standard error, where nobody else
+    may speak meanwhile.
+    """
+
+    def of(i: int) -> decoding.Picture | UserError:
+        try:
+            return put(i)
+        except UserError as fault:
+            return fault
+
+    with (
+        warnings.catch_warnings(action="ignore"),  # they are about odd metadata; here, since threads share the filter
+        ThreadPoolExecutor(os.cpu_count()) as threads,
+    ):
+        for first in range(0, len(paths), _AT_ONCE):
+            some = range(first, min(first + _AT_ONCE, len(paths)))
+            begun = {i: threads.submit(of, i) for i in some if not decoding.speaks(paths[i])}
+            for i in some:
+                yield begun[i].result() if i in begun else of(i)
 
 
 def resized(images: np.ndarray, size: int, channels: int) -> np.ndarray:

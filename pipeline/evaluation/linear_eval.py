@@ -27,14 +27,15 @@ BUDGETS = {"train": "top1", "labelled": "top1_labelled", "1pct": "top1_1pct", "1
 FEW = {"1pct": 0.01, "10pct": 0.1}  # of the fixed labelled images
 YARDSTICKS = 3  # measures of `compare` beside a probe for each budget
 LARGEST = 32  # pixels a side of the raw-pixel probe
-PER_CLASS, CONFUSION = ["class", "top1"], ["actual", "predicted", "count"]  # columns
+PER_CLASS, CONFUSION = ["class", "top1", "low", "high"], ["actual", "predicted", "count"]  # columns
 WHOLE, LISTED = 20, 30  # classes whose confusion has all cells; of more classes, so many pairs of two
 
 
 @dataclass
 class Judged:
-    """metrics: ten numbers and one for each further protocol, none without labels; label_free: those that want none;
-    protocol: how each came about; tables: name -> (columns, rows) for plots/."""
+    """metrics: ten numbers, two more where the test's classes are unequal, and one for each further protocol; none
+    without labels. label_free: those that want none; protocol: how each came about; tables: name -> (columns, rows)
+    for plots/."""
 
     metrics: dict[str, float]
     label_free: dict[str, float]
@@ -88,6 +89,8 @@ def judge(
     actual = real.labels[rows["test"]]
     top1 = {name: probes.accuracy(found.predicted["encoder", labels], actual) for labels, name in BUDGETS.items()}
     metrics = found.metrics | top1
+    if len(set(np.unique(actual, return_counts=True)[1])) > 1:
+        metrics |= probes.balanced(found.predicted["encoder", "train"], actual)
     further = {}
     if online is not None:
         metrics["online"] = probes.accuracy(linear_probe.predict(online, found.test), actual)
@@ -264,7 +267,8 @@ def _tables(classes: tuple[str, ...], actual: np.ndarray, predicted: np.ndarray)
     n, wrong = len(classes), actual != predicted
     images, right = (np.bincount(of, minlength=n) for of in (actual, actual[~wrong]))
     seen = np.flatnonzero(images)
-    per_class = zip([classes[c] for c in seen], (100 * right[seen] / images[seen]).tolist(), strict=True)
+    shares = [(100 * right[c] / images[c], *probes.wilson(int(right[c]), int(images[c]))) for c in seen]
+    per_class = ((classes[c], *share) for c, share in zip(seen, shares, strict=True))
     if n <= WHOLE:
         pairs, counts = np.arange(n * n), np.bincount(actual * n + predicted, minlength=n * n)
         held = "all pairs of classes"

@@ -78,6 +78,21 @@ def accuracy(predicted: torch.Tensor, labels: np.ndarray) -> float:
     return 100 * float((predicted.numpy() == labels).mean())
 
 
+def balanced(predicted: torch.Tensor, labels: np.ndarray) -> dict[str, float]:
+    """Measures in which every class counts alike, in percent; of the classes that have an image, int64 (n,) each.
+
+    balanced_accuracy: the mean of the classes' recalls; macro_f1: that of their F1, 2 TP / (2 TP + FP + FN).
+    """
+    guessed = predicted.numpy()
+    n = max(int(labels.max()), int(guessed.max())) + 1
+    hits, actual, said = (np.bincount(of, minlength=n) for of in (labels[guessed == labels], labels, guessed))
+    there = actual > 0
+    return {
+        "balanced_accuracy": 100 * float((hits[there] / actual[there]).mean()),
+        "macro_f1": 100 * float((2 * hits[there] / (actual + said)[there]).mean()),
+    }
+
+
 def wilson(correct: int, n: int) -> tuple[float, float]:
     """95 % score interval (Wilson 1927) of a proportion, in percent."""
     z = 1.959964

@@ -54,6 +54,12 @@ class Dataset(Section):
     """Height and width of a folder's pictures in pixels; null for a named set, which has its own."""
     channels: Literal[1, 3] | None
     """Channels of a folder's pictures, 1 (grey) or 3 (RGB); null for a named set."""
+    resize: Literal["crop", "pad", "stretch"] | None
+    """How a folder's picture becomes a square: its middle, black beside it, or another shape; null for a named set."""
+    labels: str | None
+    """A CSV in the folder that gives pictures their labels; null: the class folders do."""
+    label_column: str | None
+    """Its column of labels; null where it has but one."""
     test_size: Several | None
     """Test images taken from a folder; null if it has train/ and test/, and for a named set."""
     train_size: Count
@@ -70,12 +76,15 @@ class Dataset(Section):
     @rule
     def folder(self) -> Faults:
         """A folder's size and channels are chosen; those of a named set are its own."""
-        for name in ("image_size", "channels", "test_size"):
+        needed = {"image_size": "a number", "channels": "1 or 3", "resize": "crop, pad or stretch"}
+        for name in (*needed, "labels", "label_column", "test_size"):
             given = getattr(self, name)
             if self.name != "folder" and given is not None:
                 yield name, its_own(self.name, given)
-            if self.name == "folder" and given is None and name != "test_size":
-                yield name, "must be a number for a folder of pictures, not null"
+            if self.name == "folder" and given is None and name in needed:
+                yield name, f"must be {needed[name]} for a folder of pictures, not null"
+        if self.label_column is not None and self.labels is None:
+            yield "label_column", f"{self.label_column!r} is a column of dataset.labels, which is null"
 
     @rule
     def split(self) -> Faults:

@@ -95,8 +95,9 @@ class TransferSet(Section):
 
     def dataset(self, size: int | None, channels: int | None) -> Dataset:
         """The same as a data set of its own whose labels to learn from are `train_size`; a folder's at this size."""
-        pictured = {"image_size": size, "channels": channels} if self.name == "folder" else {}
-        asked = {"image_size": None, "channels": None, **self.model_dump(), **pictured}
+        its = ("image_size", "channels", "resize", "labels", "label_column")
+        pictured = {"image_size": size, "channels": channels, "resize": "crop"} if self.name == "folder" else {}
+        asked = dict.fromkeys(its) | self.model_dump() | pictured
         return Dataset(**asked, labelled_size=self.train_size, spare_size=0)
 
 

@@ -6,19 +6,19 @@ from pipeline.params.schema import Params
 FEWEST = 5  # two test images, two of validation, one to learn from
 
 
-def fitting(params: Params, images: int, drawn: bool) -> dict[str, int]:
+def fitting(params: Params, images: int, known: int, drawn: bool) -> dict[str, int]:
     """Values by the paths of their parameters, those alone that must change; of a folder of so many pictures.
 
-    A sixth at most is for choices, and a sixth for the test, if that is to be drawn from them. {} where there are fewer
-    than FEWEST pictures.
+    known: pictures that may be validation and test images, those with a label if any has one. A sixth of them at most
+    is for choices, and a sixth for the test, if that is to be drawn from them. {} where they are fewer than FEWEST.
     """
-    if images < FEWEST:
+    if known < FEWEST:
         return {}
-    d, sixth = params.dataset, max(2, images // 6)
+    d, sixth = params.dataset, max(2, known // 6)
     test = min(d.test_size or sixth, sixth) if drawn else None
     validation = min(d.validation_size, sixth)
     rest = images - (test or 0) - validation
-    train, labelled = min(d.train_size, rest), min(d.labelled_size, rest)
+    train, labelled = min(d.train_size, rest), min(d.labelled_size, known - (test or 0) - validation)
     found = {
         ("dataset", "test_size"): test,
         ("dataset", "validation_size"): validation,

@@ -22,7 +22,7 @@ PUBLISHED = {"train": 60_000, "t10k": 10_000}
 
 def params(**changes):
     given = {"name": "fashion-mnist", "path": str(FASHION), "train_size": 1000, "validation_size": 500}
-    given |= {"image_size": None, "channels": None, "test_size": None}
+    given |= dict.fromkeys(("image_size", "channels", "resize", "labels", "label_column", "test_size"))
     return Dataset(**given | {"labelled_size": 300, "spare_size": 0, "seed": 0} | changes)
 
 
@@ -376,7 +376,7 @@ def picture(path, value, size=(12, 9), mode="L"):
 
 
 def folder(tmp_path, **changes):
-    given = {"name": "folder", "path": str(tmp_path), "image_size": 8, "channels": 1, "test_size": 6}
+    given = {"name": "folder", "path": str(tmp_path), "image_size": 8, "channels": 1, "resize": "crop", "test_size": 6}
     return datasets.load(params(**given | {"train_size": 8, "validation_size": 4, "labelled_size": 10} | changes))
 
 

@@ -10,6 +10,7 @@ from pipeline.data import folders
 from pipeline.params.schema import Dataset
 
 SIZES = {"image_size": 8, "channels": 3, "test_size": 4, "train_size": 4, "validation_size": 2, "labelled_size": 4}
+SIZES |= {"resize": "crop", "labels": None, "label_column": None}
 
 
 def asked(root, **changes):

@@ -433,3 +433,58 @@ def test_images_of_named_sets_go_by_the_rule_of_pictures(size, channels, given, 
 def test_images_that_fit_are_left_alone():
     images = np.zeros((3, 20, 20, 1), np.uint8)
     assert pictures.resized(images, 20, 1) is images
+
+
+def landscape(height=40, width=80):
+    """Red on the left, green in the middle square, blue on the right."""
+    pixels = np.zeros((height, width, 3), np.uint8)
+    side = (width - height) // 2
+    pixels[:, :side, 0], pixels[:, side:-side, 1], pixels[:, -side:, 2] = 255, 255, 255
+    return pixels
+
+
+def test_a_picture_becomes_a_square_by_its_middle_by_black_beside_it_or_by_another_shape(tmp_path):
+    path = save(tmp_path / "a.png", Image.fromarray(landscape()))
+    crop, pad, stretch = (pictures.read_all([path], 8, 3, how)[0].astype(int) for how in ("crop", "pad", "stretch"))
+    assert (crop[:, 1:-1] == [0, 255, 0]).all()  # Pillow looks a little beyond a box
+    assert (pad[[0, 1, 6, 7]] == 0).all()  # 4 of 8 lines are the picture
+    for rows in (pad[2:6], stretch):
+        assert (rows[:, 0] == [255, 0, 0]).all()
+        assert (rows[:, 3:5] == [0, 255, 0]).all()
+        assert (rows[:, 7] == [0, 0, 255]).all()
+    tall = save(tmp_path / "tall.png", Image.fromarray(landscape().swapaxes(0, 1)))
+    for how, found in (("crop", crop), ("pad", pad), ("stretch", stretch)):
+        assert np.array_equal(pictures.read_all([tall], 8, 3, how)[0], found.swapaxes(0, 1))
+
+
+@pytest.mark.parametrize("how", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("width", [1200, 515, 131])
+def test_a_large_jpeg_is_decoded_small_and_is_what_it_is_when_decoded_whole(tmp_path, how, width):
+    """Colours that change from pixel to pixel of the small image; libjpeg's small decoder is 8/255 off at most."""
+    coarse = Image.fromarray(64 + noise(9, 12, 3) // 2).resize((width, 3 * width // 4), Image.Resampling.BICUBIC)
+    path = save(tmp_path / "a.jpg", coarse, quality=90)
+    found = pictures.read_all([path], 32, 3, how)[0].astype(int)
+    whole = save(tmp_path / "whole.png", Image.open(path))
+    expected = pictures.read_all([whole], 32, 3, how)[0]
+    assert np.abs(found - expected).max() <= 8
+    assert np.abs(found - expected).mean() < 1.5
+    draft = Image.open(path)
+    draft.draft(None, (64, 64))
+    scale = {1200: 8, 515: 4, 131: 1}[width]  # 1200 x 900 by 8: 150 x 112; 515 x 386 by 4: 128 x 96; 131 x 98 by 2: 49
+    assert draft.size == (-(-width // scale), -(-(3 * width // 4) // scale))
+
+
+def test_pictures_read_side_by_side_keep_their_places_and_their_faults(tmp_path, monkeypatch):
+    """More than threads are given at once; TIFFs, damaged ones too, between JPEGs and PNGs."""
+    monkeypatch.setattr(pictures, "_AT_ONCE", 7)
+    paths = []
+    for i in range(40):
+        ending = ("png", "tif", "bmp")[i % 3]
+        paths.append(save(tmp_path / f"{i:02}.{ending}", Image.new("L", (8, 8), 6 * i)))
+    assert pictures.read_all(paths, 8, 1)[:, 0, 0, 0].tolist() == [6 * i for i in range(40)]
+    for i in (4, 9, 30):
+        content = paths[i].read_bytes()
+        paths[i].write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserErrors) as told:
+        pictures.read_all(paths, 8, 1)
+    assert [line.partition(": ")[0] for line in str(told.value).split("\n")] == [str(paths[i]) for i in (4, 9, 30)]

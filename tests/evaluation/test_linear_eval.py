@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from pipeline.data import shards
 from pipeline.evaluation import linear_eval, offline_probe
@@ -79,8 +80,9 @@ def turn(labels):
     return (labels + 1) % 3
 
 
-def test_there_are_at_most_ten_numbers_and_all_are_finite(judged):
-    assert len(judged.metrics) <= 10
+def test_there_are_ten_numbers_and_two_where_classes_are_unequal_and_all_are_finite(judged):
+    assert {"balanced_accuracy", "macro_f1"} <= set(judged.metrics)  # the test has 16, 17 and 17 of its classes
+    assert len(judged.metrics) == 12
     assert all(isinstance(v, float) and math.isfinite(v) for v in (judged.metrics | judged.label_free).values())
     assert judged.metrics["top1_low"] < judged.metrics["top1"] < judged.metrics["top1_high"]
 
@@ -178,6 +180,11 @@ def test_the_tables_agree_with_the_numbers(judged):
     assert actual == {"a": 16, "b": 17, "c": 17}  # test rows 100 to 149, labelled i mod 3: 100 mod 3 = 1
     for row in judged.tables["per_class"][1]:
         assert row["top1"] == pytest.approx(100 * right[row["class"]] / actual[row["class"]])
+    recalls = [row["top1"] for row in judged.tables["per_class"][1]]
+    assert judged.metrics["balanced_accuracy"] == pytest.approx(sum(recalls) / 3)
+    said = {name: sum(row["count"] for row in confusion if row["predicted"] == name) for name in "abc"}
+    each = [2 * right[name] / (actual[name] + said[name]) for name in "abc"]
+    assert judged.metrics["macro_f1"] == pytest.approx(100 * sum(each) / 3)
     assert judged.tables["grid"][1] == [{"ratio": 1.5, "strength": 0.0, "top1": judged.metrics["top1"]}]
 
 
@@ -267,7 +274,10 @@ def test_of_a_thousand_classes_the_most_frequent_confusions_are_listed_and_not_a
     assert rows[:4] == [("c5", "c800", 7), ("c900", "c3", 2), ("c10", "c999", 1), ("c20", "c999", 1)]
     assert len(rows) == linear_eval.LISTED
     assert told["confusion"] == "the 30 most frequent of 101 confusions, as there are more than 20 classes"
-    assert tables["per_class"][1][5] == {"class": "c5", "top1": 30.0}
+    fifth = tables["per_class"][1][5]
+    by_scipy = binomtest(3, 10).proportion_ci(method="wilson")
+    assert (fifth["class"], fifth["top1"]) == ("c5", 30.0)
+    assert (fifth["low"], fifth["high"]) == pytest.approx((100 * by_scipy.low, 100 * by_scipy.high), rel=1e-5)
 
 
 def test_all_pairs_of_few_classes_are_there_also_those_that_never_come():

@@ -5,6 +5,7 @@ import pytest
 import scipy.linalg
 import torch
 from scipy.stats import binomtest
+from sklearn import metrics
 
 from pipeline.measures import probes
 from pipeline.networks import backbones
@@ -57,6 +58,25 @@ def test_a_paired_difference_of_equals_is_nothing_and_swapping_turns_its_sign():
 
 def test_accuracy_is_in_percent():
     assert probes.accuracy(torch.tensor([1, 2, 3, 4]), np.array([1, 2, 3, 0])) == 75.0
+
+
+def test_balanced_measures_by_hand():
+    """Six of class 0, of which 5 are right; two of class 1, 1 right; class 2 is guessed once and never there."""
+    labels = np.array([0, 0, 0, 0, 0, 0, 1, 1])
+    guessed = torch.tensor([0, 0, 0, 0, 0, 1, 1, 2])
+    found = probes.balanced(guessed, labels)
+    assert found["balanced_accuracy"] == pytest.approx(100 * (5 / 6 + 1 / 2) / 2)
+    assert found["macro_f1"] == pytest.approx(100 * (2 * 5 / (6 + 5) + 2 * 1 / (2 + 2)) / 2)
+
+
+@pytest.mark.filterwarnings("ignore")  # of classes that are guessed and not there
+def test_balanced_measures_are_scikit_learns():
+    draw = np.random.default_rng(0)
+    labels = draw.choice(5, 300, p=[0.6, 0.2, 0.1, 0.07, 0.03])
+    guessed = np.where(draw.random(300) < 0.6, labels, draw.integers(0, 5, 300))
+    found = probes.balanced(torch.from_numpy(guessed), labels)
+    assert found["balanced_accuracy"] == pytest.approx(100 * metrics.balanced_accuracy_score(labels, guessed))
+    assert found["macro_f1"] == pytest.approx(100 * metrics.f1_score(labels, guessed, average="macro"))
 
 
 @pytest.mark.parametrize("n", [1, 4, 16])

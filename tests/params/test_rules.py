@@ -14,7 +14,7 @@ from pipeline.params.schema import RULES, Params
 
 COMMITTED = reader.parse((Path(pipeline.__file__).parent.parent / "params.yaml").read_text(encoding="utf-8"))[0]
 CIFAR = {"dataset.name": "cifar10", "augment.form": "colour"}
-FOLDER = {"dataset.name": "folder", "dataset.image_size": 32, "dataset.channels": 1}
+FOLDER = {"dataset.name": "folder", "dataset.image_size": 32, "dataset.channels": 1, "dataset.resize": "crop"}
 STL10 = {"dataset.name": "stl10", "augment.form": "colour"}
 STL10 |= {"dataset.validation_size": 1000, "dataset.labelled_size": 4000}
 IMPORT = {"generator.source": "import"}
@@ -47,6 +47,9 @@ BASE = {
     "dataset.name": "fashion-mnist",
     "dataset.image_size": None,
     "dataset.channels": None,
+    "dataset.resize": None,
+    "dataset.labels": None,
+    "dataset.label_column": None,
     "dataset.test_size": None,
     "dataset.train_size": 5000,
     "dataset.validation_size": 5000,
@@ -209,7 +212,11 @@ TRIPS = [
     ({"dataset.channels": 1}, "dataset.channels", ["null for fashion-mnist", "not 1"]),
     ({"dataset.test_size": 100}, "dataset.test_size", ["null for fashion-mnist", "not 100"]),
     (FOLDER | {"dataset.image_size": None}, "dataset.image_size", ["a number", "not null"]),
-    (FOLDER | {"dataset.channels": None}, "dataset.channels", ["a number", "not null"]),
+    (FOLDER | {"dataset.channels": None}, "dataset.channels", ["1 or 3", "not null"]),
+    (FOLDER | {"dataset.resize": None}, "dataset.resize", ["crop, pad or stretch", "not null"]),
+    ({"dataset.resize": "pad"}, "dataset.resize", ["null for fashion-mnist", "not pad"]),
+    (FOLDER | {"dataset.label_column": "kind"}, "dataset.label_column", ["'kind' is a column of", "is null"]),
+    (FOLDER | {"dataset.label_column": "kind", "dataset.labels": "labels.csv"}, None, []),
     (FOLDER, None, []),
     ({"dataset.labelled_size": 55_001}, "dataset.labelled_size", ["55001", "5000 > 60000"]),
     ({"dataset.spare_size": 45_000}, None, []),
@@ -236,7 +243,11 @@ TRIPS = [
     ({"ddpm.channels": [16, 20, 64]}, "ddpm.groups", ["8 does not divide 20 of channels"]),
     ({"ddpm.attention": [0, 3]}, "ddpm.attention.1", ["no level 3", "0 to 2"]),
     ({"ddpm.attention": [-3]}, None, []),
-    ({"ddpm.timestep_sampling": "uniform", "ddpm.logit_std": None}, "ddpm.logit_mean", ["null with timestep_sampling uniform", "not -1.5"]),
+    (
+        {"ddpm.timestep_sampling": "uniform", "ddpm.logit_std": None},
+        "ddpm.logit_mean",
+        ["null with timestep_sampling uniform", "not -1.5"],
+    ),
     ({"ddpm.logit_std": None}, "ddpm.logit_std", ["a number with timestep_sampling logit_normal", "not null"]),
     ({"ddpm.channels": [8, 8, 8, 8]}, "ddpm.channels", ["4 levels", "3 times", "28 pixels"]),
     (CIFAR | {"ddpm.channels": [8] * 6, "dataset.name": "cifar10"}, None, []),  # 32 = 2**5 allows six levels

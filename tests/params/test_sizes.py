@@ -17,7 +17,7 @@ def changed(values, found):
 
 def of_a_folder(**dataset):
     """The committed parameters with a folder of pictures for a data set."""
-    own = {"name": "folder", "path": "mine", "image_size": 32, "channels": 1, "test_size": 2000}
+    own = {"name": "folder", "path": "mine", "image_size": 32, "channels": 1, "resize": "crop", "test_size": 2000}
     values = reader.load().model_dump()
     values["dataset"] |= own | dataset
     params, faults = reader.validate(values)
@@ -37,7 +37,7 @@ def test_what_is_named_makes_parameters_that_pass_and_fit(images, drawn, validat
             for (section, name), value in without.items()
         }
     )
-    values = changed(params.model_dump(), sizes.fitting(params, images, drawn))
+    values = changed(params.model_dump(), sizes.fitting(params, images, images, drawn))
     params, faults = reader.validate(values)
     assert not faults
     d = params.dataset
@@ -48,8 +48,20 @@ def test_what_is_named_makes_parameters_that_pass_and_fit(images, drawn, validat
     assert (d.validation_size > 0) == (validation > 0)
 
 
+@pytest.mark.parametrize("known", [5, 30, 100, 299])
+def test_of_pictures_with_few_labels_those_are_shared_out_and_all_are_learned_from(known):
+    params = of_a_folder()
+    values = changed(params.model_dump(), sizes.fitting(params, 300, known, drawn=True))
+    params, faults = reader.validate(values)
+    assert not faults
+    d = params.dataset
+    assert d.test_size + d.validation_size + d.labelled_size == known
+    assert d.test_size + d.validation_size + d.train_size == 300
+    assert list(d.beyond(300 - d.test_size, known - d.test_size)) == []
+
+
 def test_values_that_fit_are_left_as_they_are_and_three_thousand_pictures_give_the_guides_numbers():
-    named = sizes.fitting(of_a_folder(spare_size=0), 3_000, drawn=True)
+    named = sizes.fitting(of_a_folder(spare_size=0), 3_000, 3_000, drawn=True)
     assert named == {
         "dataset.test_size": 500,
         "dataset.validation_size": 500,
@@ -57,8 +69,8 @@ def test_values_that_fit_are_left_as_they_are_and_three_thousand_pictures_give_t
         "dataset.labelled_size": 2000,
         "quality.images": 250,
     }
-    assert sizes.fitting(of_a_folder(), 100_000, drawn=True) == {}
-    assert sizes.fitting(of_a_folder(), 4, drawn=True) == {}
+    assert sizes.fitting(of_a_folder(), 100_000, 100_000, drawn=True) == {}
+    assert sizes.fitting(of_a_folder(), 4, 4, drawn=True) == {}
 
 
 def test_a_batch_that_is_halved_is_no_longer_taken_in_parts_that_do_not_divide_it():
@@ -66,6 +78,6 @@ def test_a_batch_that_is_halved_is_no_longer_taken_in_parts_that_do_not_divide_i
     values["pretrain"]["accumulate"] = 64
     params, faults = reader.validate(values)
     assert not faults
-    named = sizes.fitting(params, 40, drawn=True)
+    named = sizes.fitting(params, 40, 40, drawn=True)
     assert (named["pretrain.batch_size"], named["pretrain.accumulate"]) == (32, 1)
     assert not reader.validate(changed(values, named))[1]

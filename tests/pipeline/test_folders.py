@@ -77,7 +77,8 @@ def site(root):
 def test_a_folder_as_it_comes_is_refused_at_most_once_and_then_runs(small, tmp_path, given):
     clone = clones.copy(small, tmp_path / "clone")
     values = given(clone / "data/mine")
-    clones.edit(clone, dataset__name="folder", dataset__path="data/mine", dataset__image_size="16", **values)
+    mine = {"dataset__name": "folder", "dataset__path": "data/mine", "dataset__resize": "crop"}
+    clones.edit(clone, **mine, dataset__image_size="16", **values)
     clones.edit(clone, generator__source="none", inflation__ratio="0.0", quality__images="20")
     refused = clones.run(clone, "dvc", "repro", code=None)
     lines = [line for line in refused.splitlines() if line.startswith("check: ")]
@@ -102,3 +103,35 @@ def test_a_folder_as_it_comes_is_refused_at_most_once_and_then_runs(small, tmp_p
     assert prepared["classes"] == 2
     assert prepared["passed_over"] == (10 if given is site else 0)
     assert judged["pixels"] > 80  # stripes are told from pixels
+
+
+@pytest.mark.slow
+def test_two_commands_take_a_folder_with_a_table_to_a_verdict(small, tmp_path):
+    """Odd names, unequal classes, some pictures without a label, some lines without a picture."""
+    clone, mine = clones.copy(small, tmp_path / "clone"), tmp_path / "clone/data/my own, größe"
+    lines = ["name,file,kind"]
+    for i in range(90):
+        path = mine / f"reel {i % 3}" / f"bild, {i:03} ü.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(stripes(i if i < 60 else 2 * i, 255).astype(np.uint8)).save(path, quality=95)
+        if i % 9:
+            lines.append(f'x{i},"{path.relative_to(mine).as_posix()}",{"down" if i < 60 and i % 2 else "across"}')
+    lines.append("lost,nowhere.jpg,down")
+    (mine / "sheet.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    clones.edit(clone, generator__source="none", inflation__ratio="0.0", quality__images="0")
+    said = clones.run(clone, "python", "-m", "pipeline", "dataset", mine, "--labels", "sheet.csv", code=2)
+    assert "has columns name, kind, and dataset.label_column names none" in said
+    words = ["dataset", mine, "--labels", "sheet.csv", "--label-column", "kind", "--size", "16", "--resize", "pad"]
+    before = (clone / "params.yaml").read_text()
+    dry = clones.run(clone, "python", "-m", "pipeline", *words, "--dry-run")
+    assert (clone / "params.yaml").read_text() == before
+    said = clones.run(clone, "python", "-m", "pipeline", *words)
+    assert said.startswith(dry.partition("written")[0].rstrip()[:200])
+    assert "90 pictures, 10 without a label, 1 files of the table are not there (nowhere.jpg)" in said
+    assert "classes are unequal" in said
+    assert Image.open(clone / "dataset.png").size[1] > 0
+    output = clones.run(clone, "dvc", "repro")
+    assert "reading pictures" not in output  # they are in the store
+    prepared, judged = (json.loads((clone / f"metrics/{name}.json").read_text()) for name in ("prepare", "linear_eval"))
+    assert prepared["classes"] == 2
+    assert {"balanced_accuracy", "macro_f1"} <= set(judged)

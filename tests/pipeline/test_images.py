@@ -56,7 +56,14 @@ def test_own_pictures_and_imported_images_go_through_the_whole_pipeline(small, t
     made = images(500, 1)
     np.savez(clone / "data/adainf.npz", image=made[..., ::-1])  # blue first, as AdaInf's script writes it
     np.save(clone / "data/clsp.npy", made.reshape(100, 5, SIZE, SIZE, 3))
-    sizes = {"train_size": 400, "validation_size": 50, "labelled_size": 100, "image_size": SIZE, "test_size": 100}
+    sizes = {
+        "train_size": 400,
+        "validation_size": 50,
+        "labelled_size": 100,
+        "image_size": SIZE,
+        "resize": "crop",
+        "test_size": 100,
+    }
     sizes["spare_size"] = "40"
     clones.edit(clone, **{f"dataset__{name}": str(value) for name, value in sizes.items()})
     clones.edit(clone, quality__images="25")

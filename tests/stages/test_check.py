@@ -265,7 +265,15 @@ def test_a_folder_of_pictures_is_refused_once_with_sizes_that_pass(clone, capsys
         (clone / "data/mine" / name).mkdir(parents=True)
         for i in range(n):
             (clone / f"data/mine/{name}/{i}.png").touch()
-    own = {"name": "folder", "path": "data/mine", "image_size": 32, "channels": 3, "test_size": 2000, "spare_size": 0}
+    own = {
+        "name": "folder",
+        "path": "data/mine",
+        "image_size": 32,
+        "channels": 3,
+        "resize": "crop",
+        "test_size": 2000,
+        "spare_size": 0,
+    }
     values = {f"dataset.{key}": value for key, value in own.items()} | {"augment.form": "colour"}
     set_values(clone, values)
     code, lines = outcome(capsys)

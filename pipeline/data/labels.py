@@ -1,0 +1,103 @@
+"""A table of labels beside a folder's pictures: a CSV with a header and a line for each picture (UTF-8).
+
+The column of files is the one named file, filename, file_name, path or image, else the first. A file is named from the
+folder (`a/1.jpg`), or as shortly as is clear: without its folder, without its ending. An empty label is none.
+"""
+
+import csv
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from pipeline.core import access
+from pipeline.core.errors import UserError
+
+FILES = ("file", "filename", "file_name", "path", "image")
+SHOWN = 10  # names in a message
+
+
+class Table:
+    """The labels that a CSV gives to files; `column`: which one, None where there is but one beside the files'."""
+
+    def __init__(self, path: Path, column: str | None):
+        self.path, self.labels = path, {}
+        header, *rows = _rows(path)
+        files, chosen = _columns(path, header, column)
+        wrong, lines = [], {}
+        for number, row in rows:
+            if len(row) != len(header[1]):
+                wrong.append(f"line {number} has {len(row)} columns and the header {len(header[1])}")
+                continue
+            name, label = _plain(row[files].replace("\\", "/").removeprefix("./")), _plain(row[chosen]).strip()
+            if name in self.labels and self.labels[name] != label:
+                wrong.append(f"lines {lines[name]} and {number} give {name!r} two labels")
+            self.labels[name], lines[name] = label, number
+        if wrong:
+            raise UserError(_some(wrong), path, "mend the table")
+
+    def of(self, pictures: Iterable[Path], root: Path) -> tuple[dict[Path, str], list[str], list[UserError]]:
+        """Of the pictures of a root: (picture -> label, "" for none; names that are no picture's; faults)."""
+        found, faults = dict.fromkeys(pictures, ""), []
+        whole, short, lost = {}, defaultdict(list), []
+        for path in found:
+            name = PurePosixPath(_plain(path.relative_to(root).as_posix()))
+            whole[str(name)] = [path]
+            for shorter in {str(name.with_suffix("")), name.name, name.stem}:
+                short[shorter].append(path)
+        for name, label in self.labels.items():
+            match whole.get(name) or short[name]:
+                case []:
+                    lost.append(name)
+                case [path]:
+                    if found[path] and found[path] != label:
+                        what = f"gives {path.relative_to(root)} two labels, {found[path]!r} and {label!r}"
+                        faults.append(UserError(what, self.path, "name each picture once"))
+                    found[path] = label
+                case several:
+                    what = f"{name!r} may be {_some([str(path.relative_to(root)) for path in several])}"
+                    faults.append(UserError(what, self.path, f"name files from {root} on, with their endings"))
+        if len(lost) == len(self.labels):
+            what = f"names no picture of the folder; its first file is {next(iter(self.labels), None)!r}"
+            faults.append(UserError(what, self.path, f"name files from {root} on"))
+        return found, lost, faults
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """(line number, fields) of every row that is not empty, the header first."""
+    with (
+        access.reading(
+            path, "not readable as a CSV", "save it as CSV with commas, in UTF-8", UnicodeDecodeError, csv.Error
+        ),
+        open(path, encoding="utf-8-sig", newline="") as file,
+    ):
+        reader = csv.reader(file, strict=True)
+        found = [(reader.line_num, row) for row in reader if row]
+    if len(found) < 2:
+        raise UserError("holds no labels", path, "a header, and a line for each picture: file,label")
+    return found
+
+
+def _columns(path: Path, header: tuple[int, list[str]], column: str | None) -> tuple[int, int]:
+    """The places of the files and of the labels."""
+    names = [name.strip() for name in header[1]]
+    twice = [name for name, n in Counter(names).items() if n > 1]
+    if len(names) < 2 or twice:
+        what = f"has two columns named {twice[0]!r}" if twice else f"has one column, {names[0]!r}"
+        raise UserError(what, path, "the header names a column of files and one of labels, with a comma between them")
+    files = next((i for i, name in enumerate(names) if name.casefold() in FILES), 0)
+    others = [name for i, name in enumerate(names) if i != files]
+    if column is None and len(others) > 1:
+        what = f"has columns {_some(others)}, and dataset.label_column names none"
+        raise UserError(what, path, f"-S dataset.label_column={others[0]}, or another")
+    if column is not None and column not in others:
+        raise UserError(f"has no column of labels {column!r}, but {_some(others)}", path, "set dataset.label_column")
+    return files, names.index(others[0] if column is None else column)
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f", ... ({len(names):,})" if len(names) > SHOWN else "")

@@ -1,0 +1,208 @@
+"""A folder of pictures, looked at before anything is asked of it: what is there, the parameters that fit, a picture.
+
+The pictures are decoded once, at the size that is proposed: the stage `prepare` finds them in the store.
+"""
+
+import contextlib
+import math
+import os
+import statistics
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from pipeline.core import files
+from pipeline.core.errors import UserError, UserErrors
+from pipeline.core.progress import bar
+from pipeline.data import datasets, decoding, folders
+from pipeline.params import sizes
+from pipeline.params.data import labelled, shape
+from pipeline.params.schema import Dataset, Params
+
+LARGEST = 64  # pixels of a side that is proposed; larger ones are for who asks, and has the time
+SHEET = Path("dataset.png")
+ROWS, COLUMNS, CELL, MARGIN = 12, 12, 64, 140  # of the sheet; pixels of a picture and of a class's name
+FEW_TO_TEST, FEW_TO_JUDGE = 400, 100  # below these many pictures an answer is of little use, and said to be
+
+
+class Wish(NamedTuple):
+    """What a person has decided already; None where not."""
+
+    labels: str | None = None
+    label_column: str | None = None
+    size: int | None = None
+    channels: int | None = None
+    resize: str | None = None
+
+
+@dataclass
+class Survey:
+    """What was found: words for people, the values that fit by their path in params.yaml, and the contact sheet."""
+
+    words: list[str]
+    values: dict[tuple, object]
+    sheet: Image.Image
+
+
+def survey(folder: Path, wish: Wish, params: Params) -> Survey:
+    """Look at all pictures below the folder; UserErrors that name what must be mended first.
+
+    params: the parameters that stand, whose sizes are kept where they fit.
+    """
+    asked = _asked(folder, wish, params.dataset)
+    listing = folders.look(asked)
+    if listing.faults:
+        raise UserErrors(listing.faults)
+    pictured = listing.train | (listing.test or {})
+    headers = _headers(pictured)
+    asked = asked.model_copy(update=_shape(headers, wish))
+    images, labels = datasets.decoded(asked, list(pictured)), datasets.numbers(pictured, listing.classes)
+    alone = datasets.without_copy(images)
+    judging = alone & (labels >= 0 if (labels >= 0).any() else True)
+    known = int(judging[: len(listing.train)].sum())
+    if known < sizes.FEWEST:
+        what = f"{known} pictures to share out, with labels and without a copy, are fewer than {sizes.FEWEST}"
+        raise UserError(what, folder, "it takes more pictures to learn anything")
+    values = _values(asked, params, len(listing.train), known, drawn=listing.test is None)
+    words = [f"{asked.path}: {listing.told()}", *_looks(headers, asked), *_copies(alone), *_unequal(labels)]
+    return Survey([*words, *_warnings(values, listing)], values, sheet(images, labels, listing.classes))
+
+
+def _asked(folder: Path, wish: Wish, before: Dataset) -> Dataset:
+    """The folder as a data set; its shape is not known yet."""
+    path, here = Path(os.path.abspath(folder)), Path.cwd()
+    own = all((folder / part).is_dir() for part in ("train", "test"))
+    known = {
+        "name": "folder",
+        "path": path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path),
+        "image_size": LARGEST,
+        "channels": 3,
+        "resize": wish.resize or "crop",
+        "labels": _inside(wish.labels, folder),
+        "label_column": wish.label_column,
+        "test_size": None if own else 2,
+    }
+    return Dataset(**before.model_dump() | known)
+
+
+def _headers(pictured: Collection[Path]) -> list[decoding.Header]:
+    """Of the files that are pictures; what is wrong with the others is told when all are decoded."""
+    found = []
+    with bar("looking at pictures", len(pictured), "picture") as progress:
+        for path in pictured:
+            with contextlib.suppress(UserError):
+                found.append(decoding.header(path))
+            progress.update()
+    return found
+
+
+def _shape(headers: list[decoding.Header], wish: Wish) -> dict[str, int]:
+    """Sides of a multiple of four, which the default's UNet halves twice, and channels."""
+    middle = statistics.median(min(header.size) for header in headers) if headers else LARGEST
+    side = max(8, min(LARGEST, int(middle) // 4 * 4))
+    grey = bool(headers) and all(header.grey for header in headers)
+    return {"image_size": wish.size or side, "channels": wish.channels or (1 if grey else 3)}
+
+
+def _values(asked: Dataset, params: Params, images: int, known: int, drawn: bool) -> dict[tuple, object]:
+    """Values by their path: the data set, sizes of its parts that fit, and the augmentation's form."""
+    asked = asked.model_copy(update={"test_size": None})
+    fitting = sizes.fitting(params.model_copy(update={"dataset": asked}), images, known, drawn)
+    values = {("dataset", name): value for name, value in asked.model_dump().items()}
+    _, channels, _ = shape(asked)
+    values |= {("augment", "form"): "grey" if channels == 1 else "colour"}
+    return values | {tuple(name.split(".")): value for name, value in fitting.items()}
+
+
+def named(name: str, params: Params) -> dict[tuple, object]:
+    """The values of a published set in data/NAME, with sizes that fit it."""
+    path = "data/FashionMNIST" if name == "fashion-mnist" else f"data/{name}"
+    if not Path(path).exists():
+        raise UserError("neither a folder nor a fetched set", name, f"leaven fetch {name}")
+    own = dict.fromkeys(("image_size", "channels", "resize", "labels", "label_column"))
+    asked = params.dataset.model_copy(update={"name": name, "path": path, **own})
+    _, _, images = shape(asked)
+    return _values(asked, params, images, labelled(name), drawn=False)
+
+
+def _inside(labels: str | None, folder: Path) -> str | None:
+    """The table's name as seen from the folder, also of one that was named from here."""
+    if labels is None or not Path(labels).exists() or (not Path(labels).is_absolute() and (folder / labels).exists()):
+        return labels
+    table, folder = Path(labels).resolve(), folder.resolve()
+    if not table.is_relative_to(folder):
+        raise UserError("lies outside the folder, whose changes DVC watches", labels, f"put it into {folder}")
+    return table.relative_to(folder).as_posix()
+
+
+def _looks(headers: list[decoding.Header], asked: Dataset) -> list[str]:
+    widths, heights = zip(*(header.size for header in headers), strict=True)
+    kinds = Counter(header.kind for header in headers)
+    said = ", ".join(f"{n:,} {kind}" for kind, n in kinds.most_common())
+    grey = sum(header.grey for header in headers)
+    colours = "grey" if grey == len(headers) else f"colour, {grey:,} of them grey" if grey else "colour"
+    shape = {"crop": "the middle square of each", "pad": "black beside the shorter side", "stretch": "stretched"}
+    return [
+        f"files: {said}; {colours}; {min(widths):,} to {max(widths):,} pixels wide, {min(heights):,} to "
+        f"{max(heights):,} high, the shorter side {statistics.median(map(min, widths, heights)):,.0f} at the median",
+        f"read as: {asked.image_size} x {asked.image_size} x {asked.channels}, {shape[asked.resize]}",
+    ]
+
+
+def _copies(alone: np.ndarray) -> list[str]:
+    n = int((~alone).sum())
+    return [f"copies: {n:,} pictures equal another at this size; they are learned from, and judge nothing"] * (n > 0)
+
+
+def _unequal(labels: np.ndarray) -> list[str]:
+    count = np.bincount(labels[labels >= 0]) if (labels >= 0).any() else np.ones(1)
+    if count.max() < 2 * count.min():
+        return []
+    return [f"classes are unequal, {count.min():,} to {count.max():,} pictures: look at balanced accuracy beside top-1"]
+
+
+def _warnings(values: dict[tuple, object], listing: folders.Listing) -> list[str]:
+    """What a set of this size cannot tell."""
+    test = values["dataset", "test_size"] or len(listing.test or ())
+    said = []
+    if listing.classes != [""] and test < FEW_TO_TEST:
+        seen = 100 * 1.96 * math.sqrt(2 * 0.16 / test)  # two accuracies of 80 %
+        said.append(f"warning: {test:,} test pictures: two encoders less than about {seen:.0f} points apart look alike")
+    judged = values.get(("quality", "images"))
+    if judged is not None and judged < FEW_TO_JUDGE:
+        said.append(f"warning: {judged:,} generated pictures judged: too few to trust the quality stage's numbers")
+    if values.get(("dataset", "spare_size")) == 0:
+        said.append("no picture is to spare, so the networks that judge generated images learn from train images")
+    return said
+
+
+def sheet(images: np.ndarray, labels: np.ndarray, classes: list[str]) -> Image.Image:
+    """Pictures of each class in a row with its name and their number, as the pipeline sees them; uint8 (N, H, W, C)."""
+    names = [(k, name) for k, name in enumerate(classes) if name] or [(-1, "")]
+    names += [(-1, "no label")] if names[0][0] == 0 and (labels < 0).any() else []
+    rows = [(name, np.flatnonzero(labels == k)) for k, name in names[:ROWS]]
+    if len(rows) == 1:  # of what has no labels: as many rows of all
+        shown = rows[0][1][: ROWS * COLUMNS]
+        rows = [("", part) for part in np.array_split(shown, -(-len(shown) // COLUMNS))]
+    margin = MARGIN if rows[0][0] else 0
+    paper = Image.new("RGB", (margin + COLUMNS * CELL, len(rows) * CELL), "white")
+    pen, font = ImageDraw.Draw(paper), ImageFont.load_default(13)
+    for y, (name, members) in enumerate(rows):
+        if name:
+            short = name if len(name) <= 18 else name[:17] + "…"
+            pen.text((6, y * CELL + 14), f"{short}\n{len(members):,}", fill="black", font=font)
+        evenly = members[np.linspace(0, len(members) - 1, min(COLUMNS, len(members))).astype(int)]
+        for x, i in enumerate(evenly):
+            picture = Image.fromarray(images[i, ..., 0] if images.shape[3] == 1 else images[i])
+            paper.paste(picture.resize((CELL - 2, CELL - 2), Image.Resampling.BICUBIC), (margin + x * CELL, y * CELL))
+    return paper
+
+
+def save(found: Survey, path: Path = SHEET) -> None:
+    """Write the contact sheet."""
+    files.write(path, lambda temporary: found.sheet.save(temporary, "PNG"))

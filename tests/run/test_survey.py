@@ -1,0 +1,160 @@
+"""A folder of pictures before it is anybody's parameters: what is said of it, and that what is proposed runs."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.core.errors import UserError
+from pipeline.data import datasets
+from pipeline.params import presets, reader
+from pipeline.run import survey
+from pipeline.run.survey import Wish
+
+
+@pytest.fixture(autouse=True)
+def _store(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
+
+
+def draw(folder, n, size=(40, 30), grey=False, seed=0):
+    """So many pictures of noise, each another."""
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = np.random.default_rng([seed, *folder.name.encode()])
+    for i in range(n):
+        pixels = numbers.integers(0, 256, (size[1], size[0]) if grey else (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:03}.png")
+
+
+def looked(folder, **wish):
+    return survey.survey(folder, Wish(**wish), reader.load())
+
+
+def with_values(found):
+    """The committed parameters with what was proposed."""
+    values = reader.load().model_dump()
+    for (section, *path), value in found.values.items():
+        inner = values[section]
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = value
+    params, faults = reader.validate(values)
+    assert not faults
+    return params
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_what_is_proposed_are_parameters_that_the_folder_fills(tmp_path, own):
+    for name, n in (("cat", 60), ("dog", 45)):
+        draw(tmp_path / "mine" / ("train" if own else "") / name, n)
+        if own:
+            draw(tmp_path / "mine/test" / name, 10, seed=1)
+    found = looked(tmp_path / "mine")
+    params = with_values(found)
+    real = datasets.load(params.dataset)
+    assert (params.dataset.test_size is None) == own
+    assert real.images.shape[1:] == (28, 28, 3)  # the largest multiple of 4 within 30 pixels
+    assert params.augment.form == "colour"
+    d = params.dataset
+    assert d.train_size + d.validation_size + (d.test_size or 0) == 105
+    assert d.validation_size == 17
+    assert params.quality.images <= d.validation_size // 2
+
+
+def test_pictures_are_decoded_once(tmp_path, monkeypatch):
+    draw(tmp_path / "mine/cat", 20)
+    draw(tmp_path / "mine/dog", 20)
+    found = looked(tmp_path / "mine")
+    monkeypatch.setattr(datasets.pictures, "read_all", lambda *given: pytest.fail("read again"))
+    params = with_values(found).dataset
+    for changed in ({}, {"seed": 7}, {"train_size": params.train_size - 2}):
+        datasets.load(params.model_copy(update=changed))
+    with pytest.raises(pytest.fail.Exception, match="read again"):
+        datasets.load(params.model_copy(update={"resize": "pad"}))
+
+
+def test_a_changed_picture_is_read_anew(tmp_path):
+    draw(tmp_path / "mine/cat", 20)
+    draw(tmp_path / "mine/dog", 20)
+    params = with_values(looked(tmp_path / "mine")).dataset
+    before = datasets.load(params).images
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "mine/cat/003.png")
+    after = datasets.load(params).images
+    assert (after == [[[255, 0, 0]]]).all(axis=(1, 2, 3)).sum() == 1
+    assert not (before == [[[255, 0, 0]]]).all(axis=(1, 2, 3)).any()
+
+
+def test_grey_pictures_are_read_as_grey_and_a_wish_wins(tmp_path):
+    draw(tmp_path / "mine/cat", 20, size=(100, 90), grey=True)
+    draw(tmp_path / "mine/dog", 20, size=(70, 80), grey=True)
+    found = looked(tmp_path / "mine")
+    assert (found.values["dataset", "channels"], found.values["augment", "form"]) == (1, "grey")
+    assert found.values["dataset", "image_size"] == 64
+    assert "files: 40 PNG; grey; 70 to 100 pixels wide, 80 to 90 high, the shorter side 80 at the median" in found.words
+    wished = looked(tmp_path / "mine", size=32, channels=3, resize="stretch").values
+    assert [wished["dataset", name] for name in ("image_size", "channels", "resize")] == [32, 3, "stretch"]
+    assert wished["augment", "form"] == "colour"
+
+
+def test_copies_unequal_classes_and_small_parts_are_told(tmp_path):
+    draw(tmp_path / "mine/cat", 60)
+    draw(tmp_path / "mine/dog", 20)
+    (tmp_path / "mine/dog/again.png").write_bytes((tmp_path / "mine/cat/000.png").read_bytes())
+    said = "\n".join(looked(tmp_path / "mine").words)
+    assert "2 classes: cat 60, dog 21; 81 pictures" in said
+    assert "copies: 2 pictures equal another at this size" in said
+    assert "classes are unequal, 21 to 60 pictures" in said
+    assert "warning: 13 test pictures: two encoders less than about 31 points apart look alike" in said
+    assert "too few to trust the quality stage's numbers" in said
+
+
+def test_a_table_of_labels_is_named_from_the_folder_or_from_here(tmp_path, monkeypatch):
+    draw(tmp_path / "mine", 30)
+    lines = [f"{i:03}.png,{'cat' if i < 10 else 'dog' if i < 22 else ''}" for i in range(30)]
+    (tmp_path / "mine/labels.csv").write_text("\n".join(["file,label", *lines]))
+    for name in ("labels.csv", str(tmp_path / "mine/labels.csv")):
+        found = looked(tmp_path / "mine", labels=name)
+        assert found.values["dataset", "labels"] == "labels.csv"
+        d = with_values(found).dataset
+        assert (d.test_size, d.validation_size) == (3, 3)  # sixths of the 22 with labels
+        assert d.train_size == 24
+        assert d.labelled_size == 16
+        datasets.load(d)
+    (tmp_path / "labels.csv").write_text("file,label\n")
+    with pytest.raises(UserError, match="lies outside the folder"):
+        looked(tmp_path / "mine", labels=str(tmp_path / "labels.csv"))
+
+
+def test_the_sheet_shows_every_class_in_a_row_with_its_pictures(tmp_path):
+    images = np.zeros((7, 8, 8, 3), np.uint8)
+    images[:4, ..., 0], images[4:, ..., 2] = 200, 200
+    sheet = np.asarray(survey.sheet(images, np.array([0] * 4 + [1] * 3), ["a long name that is cut somewhere", "b"]))
+    assert sheet.shape == (2 * survey.CELL, survey.MARGIN + 12 * survey.CELL, 3)
+    middle = [survey.CELL // 2, survey.CELL + survey.CELL // 2]
+    for row, (n, colour) in zip(middle, ((4, [200, 0, 0]), (3, [0, 0, 200])), strict=True):
+        shown = [sheet[row, survey.MARGIN + k * survey.CELL + 20].tolist() for k in range(12)]
+        assert shown == [colour] * n + [[255, 255, 255]] * (12 - n)
+    assert (sheet[:, : survey.MARGIN] < 128).any()
+    bare = survey.sheet(images, np.full(7, -1), [""])
+    assert bare.size == (12 * survey.CELL, survey.CELL)
+
+
+def test_what_hinders_is_told_before_anything_is_proposed(tmp_path):
+    draw(tmp_path / "mine/cat", 6)
+    with pytest.raises(UserError, match="one class, 'cat'"):
+        looked(tmp_path / "mine")
+    draw(tmp_path / "mine/dog", 6)
+    (tmp_path / "mine/dog/000.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"dog/000\.png: not readable as a picture"):
+        looked(tmp_path / "mine")
+    with pytest.raises(UserError, match="not found"):
+        looked(tmp_path / "other")
+
+
+def test_what_is_proposed_is_written_and_can_be_read_back(tmp_path):
+    draw(tmp_path / "mine/cat", 20)
+    draw(tmp_path / "mine/dog", 20)
+    path = tmp_path / "params.yaml"
+    path.write_bytes(reader.FILE.read_bytes())
+    found = looked(tmp_path / "mine")
+    presets.write(found.values, path)
+    assert reader.load(path) == with_values(found)
