@@ -16,14 +16,17 @@ def needs(params: SimpleNamespace) -> machine.Needs:
     d = params.dataset
     side, channels, whole = shape(d)
     part = d.train_size + d.labelled_size + d.validation_size + d.spare_size
-    image, faults = side * side * channels, []
+    image, decoded, faults = side * side * channels, 0, []
     if d.name == "folder" and Path(d.path).exists():
         try:
-            log(f"prepare: {d.path}: {folders.read(d).told()}")
+            listing = folders.read(d)
+            log(f"prepare: {d.path}: {listing.told()}")
+            whole = decoded = len(listing.train) + len(listing.test or ())
         except UserError as fault:
             faults = fault.faults
     size, memory = part * image, ((whole or part) + part) * image
-    return machine.Needs(params.outs, made=size, kept=size, memory=memory, faults=tuple(faults))
+    kept = size + decoded * image  # the store has all decoded pictures, and those that take part
+    return machine.Needs(params.outs, made=size, kept=kept, memory=memory, faults=tuple(faults))
 
 
 def main(params: SimpleNamespace) -> None:
