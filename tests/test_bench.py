@@ -23,7 +23,6 @@ from pipeline.core.errors import Stopped, UserError
 from pipeline.data import datasets
 from pipeline.generators import ddpm
 from pipeline.params import reader
-from tests import toys
 
 
 @pytest.fixture
@@ -134,7 +133,8 @@ def test_a_bench_that_times_our_step_takes_the_step_that_it_says(monkeypatch):
     compute = reader.load().compute.model_copy(update={"threads": 1})
     ours = pretrain.Ours(views.images()[:64], 16, compute)
     step.same_update(ours, compute)
-    params = reader.load().ddpm.model_copy(update=toys.ddpm_params().model_dump() | ddpm_train.OBJECTIVE)
+    small = {"channels": [4, 8], "groups": 2, "attention": [], "batch_size": 6}
+    params = reader.load().ddpm.model_copy(update=small | ddpm_train.OBJECTIVE)
     pixels = ddpm_train.gray()[:12, :8, :8].contiguous()
     ddpm_train.same_gradient(params, pixels, compute)
     monkeypatch.setattr(ddpm_train, "STEPS", 2)
