@@ -117,26 +117,10 @@ def _dataset(parser: argparse.ArgumentParser) -> Work:
     parser.add_argument("--dry-run", action="store_true", help="write nothing into params.yaml")
 
     def work(asked: argparse.Namespace) -> None:
-        from pipeline.params import presets, reader
-        from pipeline.params.data import SETS
         from pipeline.run import survey
 
         wish = survey.Wish(asked.labels, asked.label_column, asked.size, asked.channels, asked.resize)
-        params = reader.load()
-        if str(asked.folder) in SETS and not asked.folder.exists():
-            values = survey.named(str(asked.folder), params)
-        else:
-            found = survey.survey(asked.folder, wish, params)
-            survey.save(found)
-            print("\n".join([*found.words, f"contact sheet: {survey.SHEET}"]))
-            values = found.values
-        before = presets.leaves(params.model_dump())
-        for where, value in values.items():
-            if before[where] != value:
-                print(f"  {'.'.join(where)}: {'null' if value is None else value}")
-        if not asked.dry_run:
-            presets.write(values)
-            print("written into params.yaml; next: dvc repro")
+        survey.propose(asked.folder, wish, write=not asked.dry_run)
 
     return work
 

@@ -249,7 +249,7 @@ def _refuse_copies(source: Source, listing: folders.Listing, root: Path) -> None
 def decoded(params: Dataset, paths: list[Path], content: str | None = None) -> np.ndarray:
     """uint8 (N, H, W, C) of these pictures of a folder: from the store, where they were read before, or read.
 
-    Sizes, seed and labels may change, and no picture is opened again.
+    Sizes of the parts, seed and column of labels may change, and no picture is opened again.
     """
     root = Path(params.path)
     how = params.image_size, params.channels, params.resize

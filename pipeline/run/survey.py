@@ -4,6 +4,7 @@ The pictures are decoded once, at the size that is proposed: the stage `prepare`
 """
 
 import contextlib
+import functools
 import math
 import os
 import statistics
@@ -14,19 +15,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
-from pipeline.core import files
+from pipeline.core import outputs
 from pipeline.core.errors import UserError, UserErrors
 from pipeline.core.progress import bar
 from pipeline.data import datasets, decoding, folders
-from pipeline.params import sizes
-from pipeline.params.data import labelled, shape
+from pipeline.params import presets, reader, sizes
+from pipeline.params.data import SETS, labelled, shape
 from pipeline.params.schema import Dataset, Params
 
 LARGEST = 64  # pixels of a side that is proposed; larger ones are for who asks, and has the time
 SHEET = Path("dataset.png")
-ROWS, COLUMNS, CELL, MARGIN = 12, 12, 64, 140  # of the sheet; pixels of a picture and of a class's name
+CLASSES, COLUMNS = 12, 12  # of the sheet
 FEW_TO_TEST, FEW_TO_JUDGE = 400, 100  # below these many pictures an answer is of little use, and said to be
 
 
@@ -42,11 +42,11 @@ class Wish(NamedTuple):
 
 @dataclass
 class Survey:
-    """What was found: words for people, the values that fit by their path in params.yaml, and the contact sheet."""
+    """What was found: words for people, the values that fit by their path in params.yaml, some pictures."""
 
     words: list[str]
     values: dict[tuple, object]
-    sheet: Image.Image
+    sheet: list[tuple[str, np.ndarray]]
 
 
 def survey(folder: Path, wish: Wish, params: Params) -> Survey:
@@ -61,6 +61,7 @@ def survey(folder: Path, wish: Wish, params: Params) -> Survey:
     pictured = listing.train | (listing.test or {})
     headers = _headers(pictured)
     asked = asked.model_copy(update=_shape(headers, wish))
+    _values(asked, params, len(listing.train), listing.known(), drawn=listing.test is None)  # or refused, undecoded
     images, labels = datasets.decoded(asked, list(pictured)), datasets.numbers(pictured, listing.classes)
     alone = datasets.without_copy(images)
     judging = alone & (labels >= 0 if (labels >= 0).any() else True)
@@ -70,7 +71,7 @@ def survey(folder: Path, wish: Wish, params: Params) -> Survey:
         raise UserError(what, folder, "it takes more pictures to learn anything")
     values = _values(asked, params, len(listing.train), known, drawn=listing.test is None)
     words = [f"{asked.path}: {listing.told()}", *_looks(headers, asked), *_copies(alone), *_unequal(labels)]
-    return Survey([*words, *_warnings(values, listing)], values, sheet(images, labels, listing.classes))
+    return Survey([*words, *_warnings(values, listing)], values, some(images, labels, listing.classes))
 
 
 def _asked(folder: Path, wish: Wish, before: Dataset) -> Dataset:
@@ -116,7 +117,19 @@ def _values(asked: Dataset, params: Params, images: int, known: int, drawn: bool
     values = {("dataset", name): value for name, value in asked.model_dump().items()}
     _, channels, _ = shape(asked)
     values |= {("augment", "form"): "grey" if channels == 1 else "colour"}
-    return values | {tuple(name.split(".")): value for name, value in fitting.items()}
+    values |= {tuple(name.split(".")): value for name, value in fitting.items()}
+    _refuse_faults(values, params)
+    return values
+
+
+def _refuse_faults(values: dict[tuple, object], params: Params) -> None:
+    """UserErrors that name what the parameters, with these values, cannot have."""
+    whole = params.model_dump()
+    for (*path, name), value in values.items():
+        functools.reduce(dict.__getitem__, path, whole)[name] = value
+    _, faults = reader.validate(whole)
+    if faults:
+        raise UserErrors([UserError(what, ".".join(map(str, where))) for where, what in faults])
 
 
 def named(name: str, params: Params) -> dict[tuple, object]:
@@ -181,28 +194,36 @@ def _warnings(values: dict[tuple, object], listing: folders.Listing) -> list[str
     return said
 
 
-def sheet(images: np.ndarray, labels: np.ndarray, classes: list[str]) -> Image.Image:
-    """Pictures of each class in a row with its name and their number, as the pipeline sees them; uint8 (N, H, W, C)."""
-    names = [(k, name) for k, name in enumerate(classes) if name] or [(-1, "")]
-    names += [(-1, "no label")] if names[0][0] == 0 and (labels < 0).any() else []
-    rows = [(name, np.flatnonzero(labels == k)) for k, name in names[:ROWS]]
-    if len(rows) == 1:  # of what has no labels: as many rows of all
-        shown = rows[0][1][: ROWS * COLUMNS]
-        rows = [("", part) for part in np.array_split(shown, -(-len(shown) // COLUMNS))]
-    margin = MARGIN if rows[0][0] else 0
-    paper = Image.new("RGB", (margin + COLUMNS * CELL, len(rows) * CELL), "white")
-    pen, font = ImageDraw.Draw(paper), ImageFont.load_default(13)
-    for y, (name, members) in enumerate(rows):
-        if name:
-            short = name if len(name) <= 18 else name[:17] + "…"
-            pen.text((6, y * CELL + 14), f"{short}\n{len(members):,}", fill="black", font=font)
-        evenly = members[np.linspace(0, len(members) - 1, min(COLUMNS, len(members))).astype(int)]
-        for x, i in enumerate(evenly):
-            picture = Image.fromarray(images[i, ..., 0] if images.shape[3] == 1 else images[i])
-            paper.paste(picture.resize((CELL - 2, CELL - 2), Image.Resampling.BICUBIC), (margin + x * CELL, y * CELL))
-    return paper
+def some(images: np.ndarray, labels: np.ndarray, classes: list[str]) -> list[tuple[str, np.ndarray]]:
+    """Pictures of each class, evenly chosen, under its name and their number, for outputs.contact_sheet."""
+    names = [(k, name) for k, name in enumerate(classes[:CLASSES]) if name]
+    names += [(-1, "no label" if names else "pictures")] * bool((labels < 0).any())
+    rows = {name: np.flatnonzero(labels == k) for k, name in names}
+    return [
+        (f"{name} ({len(row):,})", images[row[np.linspace(0, len(row) - 1, min(COLUMNS, len(row))).astype(int)]])
+        for name, row in rows.items()
+    ]
 
 
-def save(found: Survey, path: Path = SHEET) -> None:
-    """Write the contact sheet."""
-    files.write(path, lambda temporary: found.sheet.save(temporary, "PNG"))
+def propose(folder: Path, wish: Wish, write: bool) -> None:
+    """Print what a folder, or a published set, holds and the parameters that fit it; write: into params.yaml.
+
+    UserErrors, and nothing written, where a wish makes parameters that cannot be.
+    """
+    params = reader.load()
+    if str(folder) in SETS and not folder.exists():
+        if any(wish):
+            raise UserError("has its own size and labels", folder, "leave the options out")
+        values = named(str(folder), params)
+    else:
+        found = survey(folder, wish, params)
+        outputs.contact_sheet(SHEET, found.sheet, columns=COLUMNS, rows=1)
+        print("\n".join([*found.words, f"contact sheet: {SHEET}"]))
+        values = found.values
+    before = presets.leaves(params.model_dump())
+    for where, value in values.items():
+        if before[where] != value:
+            print(f"  {'.'.join(where)}: {'null' if value is None else value}")
+    if write:
+        presets.write(values)
+        print("written into params.yaml; next: dvc repro")

@@ -1,5 +1,7 @@
 """A folder of pictures before it is anybody's parameters: what is said of it, and that what is proposed runs."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -124,18 +126,38 @@ def test_a_table_of_labels_is_named_from_the_folder_or_from_here(tmp_path, monke
         looked(tmp_path / "mine", labels=str(tmp_path / "labels.csv"))
 
 
-def test_the_sheet_shows_every_class_in_a_row_with_its_pictures(tmp_path):
-    images = np.zeros((7, 8, 8, 3), np.uint8)
-    images[:4, ..., 0], images[4:, ..., 2] = 200, 200
-    sheet = np.asarray(survey.sheet(images, np.array([0] * 4 + [1] * 3), ["a long name that is cut somewhere", "b"]))
-    assert sheet.shape == (2 * survey.CELL, survey.MARGIN + 12 * survey.CELL, 3)
-    middle = [survey.CELL // 2, survey.CELL + survey.CELL // 2]
-    for row, (n, colour) in zip(middle, ((4, [200, 0, 0]), (3, [0, 0, 200])), strict=True):
-        shown = [sheet[row, survey.MARGIN + k * survey.CELL + 20].tolist() for k in range(12)]
-        assert shown == [colour] * n + [[255, 255, 255]] * (12 - n)
-    assert (sheet[:, : survey.MARGIN] < 128).any()
-    bare = survey.sheet(images, np.full(7, -1), [""])
-    assert bare.size == (12 * survey.CELL, survey.CELL)
+def test_the_sheet_shows_some_of_every_class_under_its_name_and_their_number():
+    images = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
+    shown = survey.some(images, np.array([0] * 30 + [1] * 3 + [-1] * 7), ["cat", "dog"])
+    assert [name for name, _ in shown] == ["cat (30)", "dog (3)", "no label (7)"]
+    cats, dogs, others = ([int(image[0, 0, 0]) for image in part] for _, part in shown)
+    assert (cats[0], cats[-1], len(cats)) == (0, 29, 12)
+    assert dogs == [30, 31, 32]
+    assert others == list(range(33, 40))
+    ((name, part),) = survey.some(images, np.full(40, -1), [""])
+    assert (name, len(part)) == ("pictures (40)", 12)
+
+
+@pytest.mark.parametrize(("size", "says"), [(7, "dataset.image_size"), (30, "30 pixels"), (5000, "dataset.image_size")])
+def test_a_wish_that_cannot_be_is_refused_and_nothing_is_written(tmp_path, monkeypatch, size, says):
+    draw(tmp_path / "mine/cat", 20)
+    draw(tmp_path / "mine/dog", 20)
+    monkeypatch.setattr(presets, "write", lambda *given: pytest.fail("written"))
+    monkeypatch.setattr(survey.outputs, "contact_sheet", lambda *given, **more: None)
+    with pytest.raises(UserError, match=says) as caught:
+        survey.propose(tmp_path / "mine", Wish(size=size), write=True)
+    assert caught.value.code == 2
+
+
+def test_a_published_set_is_its_own_size_in_its_own_place(monkeypatch):
+    values = survey.named("fashion-mnist", reader.load())
+    assert values["dataset", "path"] == "data/FashionMNIST"
+    assert values["dataset", "image_size"] is None
+    assert values["augment", "form"] == "grey"
+    with pytest.raises(UserError, match="leaven fetch svhn"):
+        survey.named("svhn", reader.load())
+    with pytest.raises(UserError, match="leave the options out"):
+        survey.propose(Path("cifar10"), Wish(size=32), write=False)
 
 
 def test_what_hinders_is_told_before_anything_is_proposed(tmp_path):
