@@ -125,6 +125,51 @@ def _dataset(parser: argparse.ArgumentParser) -> Work:
     return work
 
 
+def _embed(parser: argparse.ArgumentParser) -> Work:
+    """Write the features of a folder of pictures, or of the images of an HDF5 file, by the finished encoder.
+
+    leaven embed ~/pictures features.npy                   names in features.names.json
+    leaven embed data/real/images.h5 features.h5           or .parquet
+    """
+    parser.add_argument("source", type=Path, metavar="IN", help="a folder of pictures, or an HDF5 file with `images`")
+    parser.add_argument("out", type=Path, metavar="OUT", help="ends in .npy, .h5 or .parquet")
+    parser.add_argument("--encoder", type=Path, default=Path("data/encoder"), metavar="FOLDER", help="data/encoder")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--skip", action="store_true", help="leave out pictures that cannot be read")
+
+    def work(asked: argparse.Namespace) -> None:
+        from pipeline.core.progress import log
+        from pipeline.params.schema import Compute
+        from pipeline.release import embed
+
+        threads = os.cpu_count() or 1
+        compute = Compute(device=asked.device, precision="fp32", threads=threads, compile=False)
+        n, width = embed.embed(asked.encoder, asked.source, asked.out, compute, asked.skip)
+        log(f"{asked.out}: features of {n:,} images, {width:,} numbers each")
+
+    return work
+
+
+def _export(parser: argparse.ArgumentParser) -> Work:
+    """Write the finished encoder as a file or folder that other programs load.
+
+    leaven export encoder.pt2                              torch.export; torch alone runs it
+    leaven export encoder.onnx                             ONNX; needs `pip install -e '.[export]'`
+    leaven export mine                                     a folder for the Hugging Face hub, with a model card
+    """
+    parser.add_argument("out", type=Path, metavar="OUT", help="ends in .pt2 or .onnx, or is a folder")
+    parser.add_argument("--encoder", type=Path, default=Path("data/encoder"), metavar="FOLDER", help="data/encoder")
+
+    def work(asked: argparse.Namespace) -> None:
+        from pipeline.core.progress import log
+        from pipeline.release import export
+
+        width = export.export(asked.encoder, asked.out)
+        log(f"{asked.out}: images in, {width:,} numbers each out")
+
+    return work
+
+
 def _study(parser: argparse.ArgumentParser) -> Work:
     """Many experiments that answer one question: studies/NAME.yaml, remembered in studies/NAME.csv."""
     commands = parser.add_subparsers(dest="command", required=True)
@@ -222,6 +267,8 @@ COMMANDS = {
     "params": _params,
     "fetch": _fetch,
     "dataset": _dataset,
+    "embed": _embed,
+    "export": _export,
     "study": _study,
     "table": _table,
     "report": _report,

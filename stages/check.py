@@ -15,7 +15,7 @@ from pipeline.core.progress import log
 from pipeline.params import method_rules, positives, sizes
 from pipeline.params.data import shape
 from pipeline.params.schema import Params
-from pipeline.run import copies, machine, stage
+from pipeline.run import copies, machine, stage, tryout
 
 
 def needs(params: SimpleNamespace) -> machine.Needs:
@@ -36,6 +36,7 @@ def absent(params: SimpleNamespace) -> Iterator[UserError]:
     yield from positives.absent(params.positives.kind)
     yield from copies.absent(params)
     yield from misfits(params)
+    yield from tryout.faults(params)
     cores = os.cpu_count() or 1
     if params.compute.threads > cores:
         yield UserError(f"{params.compute.threads} > {cores} cores here", "params.yaml: compute.threads")

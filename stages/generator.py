@@ -8,7 +8,7 @@ from pipeline.core import files, outputs
 from pipeline.data import imports, shards
 from pipeline.engine import arithmetic, distributed
 from pipeline.generators import module
-from pipeline.run import machine, stage
+from pipeline.run import live, machine, stage
 from pipeline.training import generator, generator_memory
 
 
@@ -23,6 +23,12 @@ def needs(params: SimpleNamespace) -> machine.Needs:
     return machine.Needs(params.outs, made=made, memory=memory, device=params.compute.device, gpu=gpu)
 
 
+def write_curve(rows: list[dict]) -> None:
+    """Plots/generator.csv of the log so far."""
+    first = ("step", "loss", "gradient_norm")
+    outputs.table(Path("plots/generator.csv"), [*first, *outputs.columns(rows, *first, "lr"), "lr"], rows)
+
+
 def main(params: SimpleNamespace) -> None:
     arithmetic.prepare(params.compute)
     arithmetic.advise(params.compute)  # here, where torch is imported first, and anew after each change of `compute`
@@ -30,7 +36,8 @@ def main(params: SimpleNamespace) -> None:
     source, rows, made, imported = params.generator.source, [], {}, None
     if source == "train":
         images, _ = real.part(shards.TRAIN)
-        made, rows = generator.train(module(params.generator.kind).Training, params.kind_params, images, params.compute)
+        kind, follow = module(params.generator.kind).Training, live.follow("generator", write_curve)
+        made, rows = generator.train(kind, params.kind_params, images, params.compute, follow=follow)
     distributed.leave()
     if not distributed.first():
         return
@@ -49,8 +56,7 @@ def main(params: SimpleNamespace) -> None:
         files.write_sealed(folder / "card.json", {"kind": params.generator.kind, "source": source, "files": digests})
 
     files.assemble(Path("data/generator"), made, finish)
-    first = ("step", "loss", "gradient_norm")
-    outputs.table(Path("plots/generator.csv"), [*first, *outputs.columns(rows, *first, "lr"), "lr"], rows)
+    write_curve(rows)
     last = {"steps": rows[-1]["step"], "loss": rows[-1]["loss"]} if rows else {"steps": 0}
     outputs.metrics(Path("metrics/generator.json"), last)
 

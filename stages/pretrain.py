@@ -8,13 +8,14 @@ from pipeline.core import files, outputs
 from pipeline.core.errors import UserError
 from pipeline.data import mixture, shards
 from pipeline.engine import arithmetic, distributed
-from pipeline.networks import heads
-from pipeline.run import machine, stage
+from pipeline.networks import elsewhere, heads
+from pipeline.run import live, machine, stage
 from pipeline.training import encoder, encoder_memory
 from pipeline.training.batches import Images
 
 SET = Path("data/generated/inflation")
 POSITIVES = Path("data/generated/positives")
+JUDGED = ("validation_knn", "rankme", "validation_online")  # what the log has of the encoder, where there are labels
 
 
 def needs(params: SimpleNamespace) -> machine.Needs:
@@ -23,6 +24,15 @@ def needs(params: SimpleNamespace) -> machine.Needs:
         return found
     # Images that do not fit beside a step stay where they are.
     return found._replace(gpu=encoder_memory.of_step(params.pretrain, params.method_params, shape, params.compute))
+
+
+def write_curves(rows: list[dict]) -> None:
+    """Plots/pretrain.csv and plots/validation.csv of the log so far."""
+    measures = [name for name in (*JUDGED, "feature_spread") if any(name in row for row in rows)]
+    outputs.table(Path("plots/pretrain.csv"), ["step", *outputs.columns(rows, "step", "lr", *measures), "lr"], rows)
+    judged = [row for row in rows if "feature_spread" in row]
+    if judged:
+        outputs.table(Path("plots/validation.csv"), ["step", *measures], judged)
 
 
 def main(params: SimpleNamespace) -> None:
@@ -35,21 +45,19 @@ def main(params: SimpleNamespace) -> None:
     if held != asked:
         fault = f"holds {held:,} images, inflation.ratio {params.inflation.ratio} asks for {asked:,}"
         raise UserError(fault, SET, "run `dvc repro generate`, or `python -m stages.generate`")
-    setting = encoder.Setting(params.pretrain, params.method_params, params.augment, params.inflation)
+    start = elsewhere.find(params.start, "start")
+    setting = encoder.Setting(params.pretrain, params.method_params, params.augment, params.inflation, start)
     images = Images(real, generated, positives)
-    made, rows, facts = encoder.pretrain(setting, images, Path("data/generator"), params.compute)
+    follow = live.follow("pretrain", write_curves)
+    made, rows, facts = encoder.pretrain(setting, images, Path("data/generator"), params.compute, follow)
     distributed.leave()
     if not distributed.first():
         return
     files.assemble(Path("data/encoder"), made)
-    judged = [name for name in ("validation_knn", "rankme", "validation_online") if name in rows[-1]]
-    measures = [*judged, "feature_spread"]
-    terms = outputs.columns(rows, "step", "lr", *measures)
-    outputs.table(Path("plots/pretrain.csv"), ["step", *terms, "lr"], rows)
-    outputs.table(Path("plots/validation.csv"), ["step", *measures], [row for row in rows if judged[0] in row])
+    write_curves(rows)
     method = methods.load(params.pretrain.method)
     outputs.contact_sheet(Path("plots/pretrain.png"), method.pictures(made), rows=1)
-    last = {name: rows[-1][name] for name in ("loss", *judged)}
+    last = {name: rows[-1][name] for name in ("loss", *JUDGED) if name in rows[-1]}
     last["collapsed"] = int(rows[-1]["feature_spread"] < heads.COLLAPSED)
     there = ("n_real", "n_generated")  # in metrics/prepare.json and generate.json
     drawn = {name: value for name, value in facts.items() if name not in there}

@@ -35,7 +35,7 @@ def main(params: SimpleNamespace) -> None:
         outputs.metrics(folder / "quality.json", judged.metrics)
         made_of = {"real_sha256": decided["real"][shards.FILE], "generated_fingerprint": generated.get("fingerprint")}
         files.write_json(folder / "quality.protocol.json", judged.protocol | made_of)
-        outputs.contact_sheet(folder / "closest.png", judged.pairs, columns=quality.SHOWN, rows=1)
+        outputs.pairs(folder / "closest.png", judged.pairs)
         return [Path(out).name for out in params.outs]
 
     made = store.once("quality", decided, make)

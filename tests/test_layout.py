@@ -26,8 +26,8 @@ SOURCES = sorted(
     for path in (REPOSITORY / folder).rglob("*.py")
 )
 # The rooms of the library in the order of their imports: a room uses those before it, and itself.
-ROOMS = "core params data augment networks engine measures generators methods training positives evaluation run study"
-ROOMS = [*ROOMS.split(), "report"]
+ROOMS = "core params data augment networks engine measures generators methods training positives evaluation"
+ROOMS = [*ROOMS.split(), "release", "run", "study", "report"]
 
 
 def tree(source: str) -> ast.Module:

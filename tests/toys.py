@@ -12,9 +12,12 @@ import torch
 
 from pipeline.data import shards
 from pipeline.networks import backbones
-from pipeline.params.schema import DDPM, GAN, Compute, Pretrain
+from pipeline.params.schema import DDPM, GAN, Baseline, Compute, Pretrain
 from pipeline.positives import Inputs
 
+NO_BASELINE = Baseline(
+    source="none", path="data/weights", **dict.fromkeys(("hub", "revision", "sha256", "name", "size"))
+)
 COMPUTE = Compute(device="cpu", precision="fp32", threads=1, compile=False)
 _DDPM = {
     "channels": [4, 8],

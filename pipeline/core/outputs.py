@@ -38,6 +38,32 @@ def table(path: Path, columns: list[str], rows: list[dict]) -> None:
     files.write_text(path, text.getvalue())
 
 
+def pairs(path: Path, groups: list[tuple[str, np.ndarray, np.ndarray, list[str]]]) -> None:
+    """A PNG of images, each above the one that it belongs to and over a few words: a row for each group.
+
+    groups: name, the upper images, the lower ones (both uint8 (N, H, W, 1 or 3)), and the words, one a pair. Without a
+    group it says that there is none.
+    """
+    if not groups:
+        contact_sheet(path, [])
+        return
+    height, width, _ = groups[0][1].shape[1:]
+    scale = max(1, round(64 / width))  # of small images, or the words would not find room
+    cell_w, cell_h, title, words = max(width * scale, 56) + 3 * _GAP, 2 * height * scale + 2 * _GAP, 26, 20
+    columns, row = max(len(upper) for _, upper, _, _ in groups), cell_h + title + words
+    sheet = Image.new("RGB", (columns * cell_w + _GAP, len(groups) * row), (_PAPER,) * 3)
+    draw, font, small = ImageDraw.Draw(sheet), ImageFont.load_default(16), ImageFont.load_default(13)
+    for i, (name, upper, lower, told) in enumerate(groups):
+        draw.text((_GAP + 2, i * row + 3), name, fill=(_INK,) * 3, font=font)
+        for j, (one, other, said) in enumerate(zip(upper, lower, told, strict=True)):
+            for k, image in enumerate((one, other)):
+                tile = Image.fromarray(np.broadcast_to(image, (height, width, 3)).copy())
+                tile = tile.resize((width * scale, height * scale), Image.Resampling.NEAREST)
+                sheet.paste(tile, (_GAP + j * cell_w, i * row + title + k * height * scale))
+            draw.text((_GAP + j * cell_w, i * row + title + cell_h), said, fill=(_INK,) * 3, font=small)
+    files.write(path, lambda temporary: sheet.save(temporary, format="PNG"))
+
+
 def contact_sheet(path: Path, sets: list[tuple[str, np.ndarray]], columns: int = 16, rows: int = 4) -> None:
     """A PNG of the first images of each set under its name; images: uint8 (N, H, W, 1 or 3), N may be 0.
 

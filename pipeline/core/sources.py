@@ -6,6 +6,7 @@ Comments, docstrings and layout do not count; names and constants do. Python 3.1
 
 import ast
 import hashlib
+import subprocess
 from functools import cache
 from pathlib import Path
 
@@ -25,6 +26,19 @@ PLUMBING = (
     "run",
     "report",
 )
+
+
+def commit() -> str:
+    """The commit that is checked out in the working directory, "and changes" where tracked files differ from it."""
+
+    def git(*words: str) -> str:
+        try:
+            return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
+        except FileNotFoundError:  # no git
+            return ""
+
+    name = git("rev-parse", "--short=12", "HEAD")
+    return f"{name}{' and changes' if git('status', '--porcelain', '--untracked-files=no') else ''}" or "unknown"
 
 
 @cache

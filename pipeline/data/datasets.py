@@ -92,6 +92,7 @@ def load(params: Dataset, content: str | None = None) -> RealSet:
         classes=tuple(source.classes),
         source=params.name,
         labelled_size=params.labelled_size,
+        resize=params.resize,
     )
 
 

@@ -33,11 +33,15 @@ PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY  # 64 MB of text 
 
 
 class Header(NamedTuple):
-    """What a file says of its picture before that is decoded: (width, height), its kind, and whether it is grey."""
+    """What a file says of its picture before that is decoded: (width, height), its kind, whether it is grey.
+
+    deep: of 16 bits.
+    """
 
     size: tuple[int, int]
     kind: str
     grey: bool
+    deep: bool
 
 
 class Picture(NamedTuple):
@@ -91,7 +95,8 @@ def header(path: Path) -> Header:
     """What a picture's file says of it; UserError if it is none."""
     try:
         with warnings.catch_warnings(action="ignore"), _opened(path) as picture:
-            return Header(picture.size, picture.format, picture.mode in ("1", "L", "LA", *_SIXTEEN_BITS))
+            deep = picture.mode in _SIXTEEN_BITS or ";16" in str(picture.tile)
+            return Header(picture.size, picture.format, picture.mode in ("1", "L", "LA", *_SIXTEEN_BITS), deep)
     except Exception as fault:  # a foreign file can raise anything inside Pillow
         raise _unreadable(path, fault, []) from fault
 

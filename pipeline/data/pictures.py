@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from tqdm import tqdm
 
 from pipeline.core import links, store
 from pipeline.core.errors import UserError, UserErrors
@@ -136,8 +137,19 @@ def read_all(paths: list[Path], size: int, channels: int, resize: str = "crop") 
 
     Give all pictures of a set at once: the white of 16-bit pictures is that of all of them.
     """
-    images = np.empty((len(paths), size, size, channels), np.uint8)
-    faults: list[UserError] = []
+    with bar("reading pictures", len(paths), "picture") as progress:
+        images, faults = read_each(paths, size, channels, resize, progress)
+    if faults:
+        raise refusal(list(faults.values()))
+    return images
+
+
+def read_each(
+    paths: list[Path], size: int, channels: int, resize: str, progress: tqdm
+) -> tuple[np.ndarray, dict[int, UserError]]:
+    """As `read_all`, of what can be read; and what is wrong with the others, by their number. The progress moves."""
+    images = np.zeros((len(paths), size, size, channels), np.uint8)
+    faults: dict[int, UserError] = {}
     read: dict[int, decoding.Picture] = {}
 
     def put(i: int, white: int = WHITES[-1]) -> decoding.Picture:
@@ -146,25 +158,23 @@ def read_all(paths: list[Path], size: int, channels: int, resize: str = "crop") 
         images[i] = np.asarray(_SQUARES[resize](picture.image, size), np.uint8).reshape(images[i].shape)
         return picture._replace(image=None)
 
-    with bar("reading pictures", len(paths), "picture") as progress:
-        for i, found in enumerate(_in_threads(put, paths)):
-            if isinstance(found, UserError):
-                faults.append(found)
-            else:
-                read[i] = found
-            progress.update()
-            if len(faults) == HOPELESS and not read:
-                break
+    for i, found in enumerate(_in_threads(put, paths)):
+        if isinstance(found, UserError):
+            faults[i] = found
+        else:
+            read[i] = found
+        progress.update()
+        if len(faults) == HOPELESS and not read:
+            break
     deep = {i: picture for i, picture in read.items() if picture.top is not None}
     top = max((picture.top for picture in deep.values()), default=WHITES[-1])
     white = next(white for white in WHITES if white >= top)
     if white < WHITES[-1]:
         what = f"is colour of 16 bits: the upper 8 are read, the set uses the lower {white.bit_length()}"
         remedy = "save it with 8 bits a channel"
-        faults += [UserError(what, paths[i], remedy) for i, picture in deep.items() if picture.coarse]
-    if faults:
-        raise refusal(faults)
-    if white < WHITES[-1]:
+        faults |= {i: UserError(what, paths[i], remedy) for i, picture in deep.items() if picture.coarse}
+        deep = {i: picture for i, picture in deep.items() if not picture.coarse}
+    if deep and white < WHITES[-1]:
         log(f"{len(deep):,} pictures of 16 bits hold at most {top:,}: read as {white.bit_length()} bits")
         for i in deep:  # again, since all of them may not fit in memory as they are
             put(i, white)
@@ -174,7 +184,7 @@ def read_all(paths: list[Path], size: int, channels: int, resize: str = "crop") 
     for words, named in odd.items():
         if words:
             log(f"{len(named):,} pictures have {words}; the first is {named[0]}")
-    return images
+    return images, faults
 
 
 def _in_threads(put: Callable[[int], decoding.Picture], paths: list[Path]) -> Iterator[decoding.Picture | UserError]:

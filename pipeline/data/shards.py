@@ -46,6 +46,7 @@ class RealSet:
     classes: tuple[str, ...]
     source: str
     labelled_size: int
+    resize: str | None = None  # how pictures became square
 
     def rows(self, *codes: int) -> np.ndarray:
         """int64: the rows of the images of the named splits, in the stored order."""
@@ -97,6 +98,7 @@ def write_real(folder: Path, real: RealSet) -> None:
         {name: getattr(real, name) for name in ("images", *COLUMNS)},
         {
             "source": real.source,
+            "resize": real.resize or "",
             "labelled_size": real.labelled_size,
             "classes": "\n".join(real.classes),
             "channels": "grey" if real.images.shape[3] == 1 else "RGB",
@@ -130,11 +132,12 @@ def read_real(folder: Path) -> RealSet:
                 what = f"expected {name} as {np.dtype(kind)} ({len(images)},), found {dtype} {shape}"
                 raise UserError(what, path)
         columns = {name: column[:] for name, column in columns.items()}
-        facts = {name: file.attrs.get(name) for name in ("classes", "source", "labelled_size")}
+        facts = {name: file.attrs.get(name) for name in ("classes", "source", "labelled_size", "resize")}
     if not isinstance(facts["classes"], str) or not isinstance(facts["labelled_size"], np.integer):
         raise UserError("lacks the classes, or the number of labels for the probe", path)
-    classes, size = tuple(facts["classes"].split("\n")), int(facts["labelled_size"])
-    return RealSet(images, **columns, classes=classes, source=facts["source"], labelled_size=size)
+    known = {"source": facts["source"], "resize": facts["resize"] or None}
+    known |= {"classes": tuple(facts["classes"].split("\n")), "labelled_size": int(facts["labelled_size"])}
+    return RealSet(images, **columns, **known)
 
 
 def shard_name(k: int) -> str:

@@ -94,12 +94,24 @@ class Optimisation:
     rate: Callable[[Training, int], float] = learning_rate
 
 
-def train(what: str, task: Task, plan: Optimisation, compute: Compute, folder: Path, fingerprint: str) -> list[dict]:
+Follow = Callable[[list[dict]], None]  # gets the log so far, whenever there is a new row
+
+
+def train(
+    what: str,
+    task: Task,
+    plan: Optimisation,
+    compute: Compute,
+    folder: Path,
+    fingerprint: str,
+    follow: Follow = lambda rows: None,
+) -> list[dict]:
     """Run the task to its last step, going on from the checkpoint in `folder` if there is one.
 
     Returns the log: one row {"step", ...} every `log_every` steps and after the last, losses averaged since the row
-    before. Raises UserError with code 4 at the first non-finite loss or gradient (the checkpoint before it stays), and
-    Stopped after SIGINT or SIGTERM, once the step in hand is finished and saved.
+    before; the first process shows it to `follow` as it grows. Raises UserError with code 4 at the first non-finite
+    loss or gradient (the checkpoint before it stays), and Stopped after SIGINT or SIGTERM, once the step in hand is
+    finished and saved.
     """
     schedule = plan.schedule
     with distributed.part(0, plan.parts):
@@ -109,6 +121,7 @@ def train(what: str, task: Task, plan: Optimisation, compute: Compute, folder: P
     objects = {**task.objects, **{f"optimiser-{i}": o for i, o in enumerate(optimisers)}, "meter": meter}
     path = Path(folder) / "checkpoint.pt"
     start, rows = checkpoint.load(path, fingerprint, objects)
+    judged = {}
     if distributed.differ(start):
         raise UserError("not the same checkpoint in all processes", path, "run the same command again")
     if start:
@@ -134,10 +147,15 @@ def train(what: str, task: Task, plan: Optimisation, compute: Compute, folder: P
                 row = {"step": done, "lr": rate, **meter.means()}
                 evaluating = plan.evaluate_every and (done % plan.evaluate_every == 0 or done == schedule.steps)
                 if evaluating:
-                    row |= task.evaluate(done) if distributed.first() else {}
+                    judged = task.evaluate(done) if distributed.first() else {}
+                    row |= judged
                     distributed.wait()
                 rows.append(row)
-                progress.set_postfix({k: f"{v:.3g}" for k, v in row.items() if k not in ("step", "lr")}, refresh=False)
+                # A line has room for two numbers: the loss, and what says best how good it is.
+                shown = {"loss": row.get("loss", math.nan), **dict(list(judged.items())[:1])}
+                progress.set_postfix({name: f"{value:.3g}" for name, value in shown.items()}, refresh=False)
+                if distributed.first():
+                    follow(rows)
             if saving and distributed.first():
                 checkpoint.save(path, fingerprint, done, objects, rows)
             progress.update()

@@ -49,7 +49,7 @@ def judge(
         "labels": f"the first {len(rows):,} of {len(real.labelled_rows()):,} fixed ones, {share:g} asked for",
         "training": "all weights, a linear layer of standardised features, cross-entropy, AdamW, "
         f"{params.steps:,} steps of {min(params.batch_size, len(rows))} images; the last step's weights",
-        "from_scratch": "the same training, from the encoder's weights before its first step",
+        "from_scratch": "the same training, from fresh weights of the same network",
         "test_images": n,
         "validation_images": len(held_out.get("validation", ())),
         "top1_interval": "Wilson, 95 %",

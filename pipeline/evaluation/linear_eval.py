@@ -18,7 +18,7 @@ from pipeline.core import files, sources, store
 from pipeline.core.progress import bar
 from pipeline.data import shards
 from pipeline.engine import arithmetic
-from pipeline.evaluation import label_free, offline_probe
+from pipeline.evaluation import baseline, label_free, offline_probe
 from pipeline.measures import clsp_probe, linear_probe, probes
 from pipeline.networks import backbones
 from pipeline.params.schema import Compute, LinearEval
@@ -28,14 +28,15 @@ FEW = {"1pct": 0.01, "10pct": 0.1}  # of the fixed labelled images
 YARDSTICKS = 3  # measures of `compare` beside a probe for each budget
 LARGEST = 32  # pixels a side of the raw-pixel probe
 PER_CLASS, CONFUSION = ["class", "top1", "low", "high"], ["actual", "predicted", "count"]  # columns
+Probed = dict[str, tuple[torch.Tensor, float]]  # budget -> predicted classes of the test images, and l2
 WHOLE, LISTED = 20, 30  # classes whose confusion has all cells; of more classes, so many pairs of two
 
 
 @dataclass
 class Judged:
-    """metrics: ten numbers, two more where the test's classes are unequal, and one for each further protocol; none
-    without labels. label_free: those that want none; protocol: how each came about; tables: name -> (columns, rows)
-    for plots/."""
+    """metrics: ten numbers, two more where the test's classes are unequal, one for each further protocol, and four of a
+    baseline; none without labels. label_free: those that want none; protocol: how each came about; tables: name ->
+    (columns, rows) for plots/."""
 
     metrics: dict[str, float]
     label_free: dict[str, float]
@@ -82,13 +83,20 @@ def judge(
         note = {"note": f"no linear probe: {nothing}", "encoder_sha256": card["sha256"]}
         unlabelled, _ = label_free.measures(encoder, real, None, params, compute)
         return Judged({}, unlabelled, note, {name: (columns, []) for name, columns in empty.items()})
-    with bar("linear evaluation", len(BUDGETS) + YARDSTICKS + 1, "measure") as progress:
-        found = compare(encoder, real, rows, tuple(BUDGETS), params, compute, progress)
+    beside = baseline.load(params.baseline, real.images.shape[3], real.images.shape[1])
+    steps = len(BUDGETS) + YARDSTICKS + 1 + (beside is not None)
+    with bar("linear evaluation", steps, "measure") as progress:
+        found = compare(encoder, real, rows, tuple(BUDGETS), params, compute, progress, beside)
         unlabelled, images = label_free.measures(encoder, real, found.validation, params, compute)
         progress.update()
     actual = real.labels[rows["test"]]
     top1 = {name: probes.accuracy(found.predicted["encoder", labels], actual) for labels, name in BUDGETS.items()}
     metrics = found.metrics | top1
+    if beside is not None:
+        metrics |= {
+            f"baseline{name.removeprefix('top1')}": probes.accuracy(found.predicted["baseline", labels], actual)
+            for labels, name in BUDGETS.items()
+        }
     if len(set(np.unique(actual, return_counts=True)[1])) > 1:
         metrics |= probes.balanced(found.predicted["encoder", "train"], actual)
     further = {}
@@ -148,11 +156,13 @@ def compare(
     params: LinearEval,
     compute: Compute,
     progress: tqdm,
+    beside: tuple[baseline.Downloaded, dict] | None = None,
 ) -> Compared:
     """Probe, kNN and CLSP's protocol on frozen features; the probe on raw pixels and on the untrained encoder's.
 
     rows: of real.images, int64, with labels: "train", "validation", "test" and each of `budgets`, whose labels the
-    probe learns from. The progress moves by one a budget and by YARDSTICKS.
+    probe learns from. beside: a frozen network that gets each of these probes, too. The progress moves by one a budget
+    and by YARDSTICKS, and by one for what is beside.
     """
     labels = {name: torch.from_numpy(real.labels[r]) for name, r in rows.items()}
     used = np.unique(np.concatenate(list(rows.values())))
@@ -163,12 +173,16 @@ def compare(
         fit, validation = (x[budget], labels[budget]), (x["validation"], labels["validation"])
         return linear_probe.linear_probe(fit, validation, x["test"], classes, params.l2)
 
-    def untrained() -> tuple[torch.Tensor, float]:
+    def untrained() -> Probed:
         before = backbones.untrained(encoder).to(compute.device)
-        return probe(probes.features(before, real.images[used], compute), "train")
+        return {"train": probe(probes.features(before, real.images[used], compute), "train")}
 
-    def pixels() -> tuple[torch.Tensor, float]:
-        return probe(probes.pixels(small(real.images[used])), "train")
+    def pixels() -> Probed:
+        return {"train": probe(probes.pixels(small(real.images[used])), "train")}
+
+    def downloaded() -> Probed:
+        seen = baseline.features(beside[0], real.images[used], compute)
+        return {budget: probe(seen, budget) for budget in budgets}
 
     x = probes.features(encoder, real.images[used], compute)
     train, validation, test = (x[np.searchsorted(used, rows[name])] for name in ("train", "validation", "test"))
@@ -183,10 +197,13 @@ def compare(
     parts = [real.images[used], *(part for r in rows.values() for part in (r, real.labels[r]))]
     of = {"data": [hashlib.sha256(part).hexdigest() for part in parts], "l2": params.l2}
     built = {name: encoder.card[name] for name in backbones.MADE_FROM} | backbones.versions()
-    predicted["untrained", "train"], l2["untrained, train"] = _once(untrained, of | {"encoder": built}, compute)
-    progress.update()
-    predicted["pixels", "train"], l2["pixels, train"] = _once(pixels, of, compute)
-    progress.update()
+    yardsticks = {"untrained": (untrained, {"encoder": built}), "pixels": (pixels, {})}
+    if beside is not None:
+        yardsticks["baseline"] = downloaded, {"network": beside[1], "budgets": list(budgets)} | backbones.versions()
+    for name, (make, made_of) in yardsticks.items():
+        for budget, (found, chosen) in _once(make, of | made_of, compute).items():
+            predicted[name, budget], l2[f"{name}, {budget}"] = found, chosen
+        progress.update()
 
     right = {key: found.numpy() == real.labels[rows["test"]] for key, found in predicted.items()}
     best = right["encoder", "train"]
@@ -201,6 +218,8 @@ def compare(
         "untrained": 100 * float(right["untrained", "train"].mean()),
     }
     protocol = _protocol(rows, right, l2, params, real.images.shape[1:3])
+    if beside is not None:
+        protocol["baseline"] = beside[1]
     if classes > 5:
         protocol["clsp_top5"] = round(clsp_probe.top(clsp, labels["test"], 5), 4)
     return Compared(predicted, metrics, protocol | {"encoder_sha256": encoder.card["sha256"]}, validation, test)
@@ -224,8 +243,7 @@ def _protocol(rows: dict, right: dict, l2: dict, params: LinearEval, size: tuple
         "knn": {"k": probes.KNN_K, "temperature": probes.KNN_TEMPERATURE, "bank": "train"},
         "clsp": f"features as they are, {clsp_probe.EPOCHS} epochs of SGD from rate {params.clsp_lr:g}, flips; last",
         "top1_interval": "Wilson, 95 %",
-        "over_pixels": over("pixels"),
-        "over_untrained": over("untrained"),
+        **{f"over_{name}": over(name) for name, budget in right if budget == "train" and name != "encoder"},
         "differences": "paired by test image, normal, 95 %",
     }
 
@@ -239,17 +257,17 @@ def _chosen(rows: dict, params: LinearEval) -> str:
     return f"by top-1 in {linear_probe.FOLDS}-fold cross-validation on the images learned from; no validation"
 
 
-def _once(probe: Callable[[], tuple[torch.Tensor, float]], of: dict, compute: Compute) -> tuple[torch.Tensor, float]:
-    """A probe that does not depend on the encoder's training: its test predictions and l2, made or from the store."""
+def _once(probe: Callable[[], Probed], of: dict, compute: Compute) -> Probed:
+    """Probes that do not depend on the encoder's training, made or from the store."""
     parts = {"of": of, "code": sources.digest("evaluation/linear_eval"), "arithmetic": arithmetic.facts(compute)}
 
     def make(folder: Path, fingerprint: str) -> list[str]:
-        predicted, l2 = probe()
-        files.write_json(folder / "probe.json", {"predicted": predicted.tolist(), "l2": l2})
+        found = {budget: [predicted.tolist(), l2] for budget, (predicted, l2) in probe().items()}
+        files.write_json(folder / "probe.json", found)
         return ["probe.json"]
 
     found = files.read_json(store.once("baseline", {"probe": probe.__name__, **parts}, make) / "probe.json")
-    return torch.tensor(found["predicted"]), found["l2"]
+    return {budget: (torch.tensor(predicted), l2) for budget, (predicted, l2) in found.items()}
 
 
 def small(images: np.ndarray) -> np.ndarray:

@@ -31,12 +31,12 @@ MOST = 5_000  # positives of which the class is asked
 class Judged:
     """metrics: at most ten numbers, None for what could not be measured; protocol: how each came about.
 
-    pairs: titles and uint8 images for the picture.
+    pairs: for the picture, as outputs.pairs takes them.
     """
 
     metrics: dict[str, float | None]
     protocol: dict
-    pairs: list[tuple[str, np.ndarray]]
+    pairs: list[tuple[str, np.ndarray, np.ndarray, list[str]]]
 
 
 def judge(generated: np.ndarray, source: str, real: shards.RealSet, params: Quality, compute: Compute) -> Judged:
@@ -49,7 +49,7 @@ def judge(generated: np.ndarray, source: str, real: shards.RealSet, params: Qual
     n = min(params.images, len(generated), len(unseen) // 2)
     if n < 2:
         why = f"{len(generated)} generated images, {len(unseen)} of validation, quality.images {params.images}"
-        return Judged({"judged": 0}, {"note": f"nothing to judge: {why}"}, [("nothing to judge; train", seen[:SHOWN])])
+        return Judged({"judged": 0}, {"note": f"nothing to judge: {why}"}, [])
     judged, one, two = generated[:n], unseen[:n], unseen[n : 2 * n]
     embed, network = features(real, params, compute)
     x, a, b = (embed(images) for images in (judged, one, two))
@@ -271,10 +271,10 @@ def told_apart(generated: np.ndarray, real: np.ndarray, params: Quality, compute
 def _pairs(
     judged: np.ndarray, near: memorisation.Near, unseen: np.ndarray, near_unseen: memorisation.Near, seen: np.ndarray
 ) -> list:
-    first, second = (np.argsort(found.relative, kind="stable")[:SHOWN] for found in (near, near_unseen))
-    return [
-        ("generated images that are nearest to a train image", judged[first]),
-        ("the train image that each is nearest to", seen[near.row[first]]),
-        ("validation images that are nearest to a train image", unseen[second]),
-        ("the train image that each is nearest to", seen[near_unseen.row[second]]),
-    ]
+    """The pairs nearest to each other, of generated and of validation images with train images; nearest first."""
+    found = []
+    for name, images, its in (("generated", judged, near), ("validation", unseen, near_unseen)):
+        first = np.argsort(its.relative, kind="stable")[:SHOWN]
+        title = f"{name} images that are nearest to a train image, each above that one, and their distance"
+        found.append((title, images[first], seen[its.row[first]], [f"{d:.2f}" for d in its.relative[first]]))
+    return found

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-from pipeline.core import files
+from pipeline.core import files, hub
 from pipeline.core.errors import UserError, out_of_memory
 from pipeline.generators import ddpm, diffusers_folder
 from pipeline.params.schema import Generator
@@ -46,27 +46,7 @@ def try_out(model: UNet2DModel, noise: DDPMScheduler, where: str) -> None:
 
 def from_hub(repository: str, revision: str) -> Path:
     """The folder of a hub repository at a commit, from the local cache or the network: JSON and safetensors only."""
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalEntryNotFoundError
-
     parts = (diffusers_folder.INDEX, diffusers_folder.UNET, diffusers_folder.SCHEDULER, diffusers_folder.WEIGHTS)
     wanted = [*parts, *(Path(name).name for name in parts)]  # in both layouts
-    asked = {"revision": revision, "allow_patterns": wanted}
-    try:
-        return Path(huggingface_hub.snapshot_download(repository, local_files_only=True, **asked))
-    except HFValidationError as fault:
-        raise UserError(f"not a repository's name: {repository}", "params.yaml: generator.hub") from fault
-    except LocalEntryNotFoundError:
-        pass
-    try:
-        # Ask once first: without a network, the download alone would retry for half a minute.
-        huggingface_hub.model_info(repository, revision=revision, timeout=5)
-        return Path(huggingface_hub.snapshot_download(repository, etag_timeout=5, **asked))
-    except HfHubHTTPError as fault:
-        raise UserError(f"the hub refuses: {fault}", f"{repository}@{revision}") from fault
-    except (LocalEntryNotFoundError, HTTPError, OSError) as fault:
-        if getattr(fault, "filename", None):  # of the local cache
-            raise
-        what = "not in the local cache, and the hub cannot be reached"
-        remedy = "download the repository elsewhere and name its folder in generator.path (hub: null)"
-        raise UserError(what, f"{repository}@{revision}", remedy) from fault
+    remedy = "download the repository elsewhere and name its folder in generator.path (hub: null)"
+    return hub.snapshot(repository, revision, wanted, "generator", remedy)

@@ -12,6 +12,7 @@ from torch import nn
 from torch.fx.experimental.optimization import fuse
 
 from pipeline.engine import arithmetic
+from pipeline.networks.resnet import ResNet
 from pipeline.params.schema import Compute
 
 KNN_K, KNN_TEMPERATURE = 20, 0.07  # solo-learn's defaults, fixed beforehand
@@ -23,7 +24,7 @@ def features(encoder: nn.Module, images: np.ndarray, compute: Compute) -> torch.
     """Features of uint8 images (N, H, W, C): float32 (N, D) on the CPU. The encoder's mode is restored."""
     was_training = encoder.training
     folded = encoder.eval()
-    if any(isinstance(module, nn.BatchNorm2d) for module in encoder.modules()):  # a ViT has none and cannot be traced
+    if any(isinstance(module, ResNet) for module in encoder.modules()):  # others may not be traced
         folded = fuse(folded)  # a copy with batch normalisation folded into the convolutions: a tenth faster
     encoder.train(was_training)
     chunks = torch.from_numpy(_stored(images)).split(_BATCH)

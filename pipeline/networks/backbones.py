@@ -1,7 +1,8 @@
-"""Encoders: a ResNet of any width, or timm's ViT; saved with a card.
+"""Encoders: a ResNet of any width, a small ViT, or any network of timm's; saved with a card.
 
 Width 64 and 3 channels with blocks 2-2-2-2 have the parameters of torchvision's `resnet18` but for stem and classifier,
-with bottlenecks 3-4-6-3 those of `resnet50`; with stem 7x7 all but the classifier. (resnet.py and vit.py.)
+with bottlenecks 3-4-6-3 those of `resnet50`; with stem 7x7 all but the classifier.
+(resnet.py and vit.py; elsewhere.py has timm's.)
 """
 
 import math
@@ -14,14 +15,15 @@ from torch import nn
 
 from pipeline.core import files, seeds, weights
 from pipeline.core.errors import UserError
+from pipeline.networks import elsewhere
 from pipeline.networks.heads import ONLINE
-from pipeline.networks.resnet import BLOCKS, ResNet
+from pipeline.networks.resnet import ResNet
 from pipeline.params.schema import Backbone
 from pipeline.params.training import unfit
 
 MADE_FROM = (*Backbone.model_fields, "size", "mean", "std", "seed")  # of a card: the encoder before its first step
 _BEYOND = 0.01  # how far a view's values may leave [0, 1] by rounding
-_CARD = {"kind": str, "width": int, "mean": list, "std": list, "seed": int, "sha256": str}
+_CARD = {"kind": str, "mean": list, "std": list, "seed": int, "sha256": str}
 _OLDER = {"stem": "3x3", "block": "basic"}  # of a ResNet whose card does not say
 
 
@@ -53,15 +55,10 @@ class Encoder(nn.Module):
     def __init__(self, backbone: nn.Module, card: dict):
         super().__init__()
         self.backbone, self.card, self._looked = backbone, card, False
+        # Length of a feature vector; some of timm's networks have a head behind their `num_features`.
+        self.width = getattr(backbone, "head_hidden_size", backbone.num_features)
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(card[name])[:, None, None], persistent=False)
-
-    @property
-    def width(self) -> int:
-        """Length of a feature vector."""
-        if self.card["kind"] == "vit":
-            return self.card["width"]
-        return 8 * BLOCKS[self.card["block"]].expansion * self.card["width"]
 
     def normalised(self, x: torch.Tensor) -> torch.Tensor:
         """What the backbone sees of images, float (N, C, H, W) in [0, 1]."""
@@ -76,37 +73,47 @@ class Encoder(nn.Module):
 
 def resnet(width: int, blocks: list[int], block: str = "basic", stem: str = "3x3") -> Backbone:
     """The parameters of a ResNet."""
-    none = dict.fromkeys(("depth", "heads", "patch"))
+    none = dict.fromkeys(("name", "depth", "heads", "patch"))
     return Backbone(kind="resnet", width=width, stem=stem, block=block, blocks=blocks, **none)
 
 
 def vit(width: int, depth: int, heads: int, patch: int) -> Backbone:
     """The parameters of a ViT."""
-    none = dict.fromkeys(("stem", "block", "blocks"))
+    none = dict.fromkeys(("name", "stem", "block", "blocks"))
     return Backbone(kind="vit", width=width, depth=depth, heads=heads, patch=patch, **none)
 
 
-def build(params: Backbone, mean: list[float], std: list[float], seed: int, size: int | None = None) -> Encoder:
-    """A freshly initialised encoder; mean and std (one a channel, pixels in [0, 1]) are those of the real images.
+def build(
+    params: Backbone, mean: list[float], std: list[float], seed: int, size: int | None = None, start: Path | None = None
+) -> Encoder:
+    """A new encoder; mean and std (one a channel, pixels in [0, 1]) are those of the real images.
 
-    size: pixels of their sides, for a ViT; a ResNet takes any.
+    size: pixels of their sides; a ResNet takes any. start: a safetensors file with its first weights; None: fresh ones.
     """
-    size = size if params.kind == "vit" else None
-    return _fresh({**params.model_dump(), "size": size, "mean": mean, "std": std, "seed": seed})
+    card = {**params.model_dump(), "size": size, "mean": mean, "std": std, "seed": seed}
+    return _new(card if start is None else {**card, "start": files.sha256(start)}, start)
 
 
 def untrained(encoder: Encoder) -> Encoder:
-    """The encoder as it was before its first step."""
-    return _fresh({name: encoder.card[name] for name in MADE_FROM})
+    """The encoder's network with fresh weights, whatever it started from."""
+    return _new({name: encoder.card.get(name) for name in MADE_FROM})
 
 
-def _fresh(card: dict) -> Encoder:
+def _new(card: dict, start: Path | None = None) -> Encoder:
     with seeds.scope(card["seed"], "backbone"):
-        return Encoder(_network(card), card)
+        return Encoder(_network(card, start), card)
 
 
-def _network(card: dict) -> nn.Module:
-    """The backbone of a card, or a ValueError where its parameters do not fit together."""
+def _laid_out(network: nn.Module) -> nn.Module:
+    """The network with channels last in memory: 1.4 times the steps a second on a CPU in bf16; same values."""
+    wide = (module.out_channels for module in network.modules() if isinstance(module, nn.Conv2d))
+    if all(width % 8 == 0 for width in wide):  # of others oneDNN's AVX2 kernels write past a strided gradient's end
+        network.to(memory_format=torch.channels_last)
+    return network
+
+
+def _network(card: dict, start: Path | None = None) -> nn.Module:
+    """The backbone of a card, or a ValueError where its parameters do not fit together; start: as for `build`."""
     params = Backbone(**{name: card.get(name) for name in Backbone.model_fields})
     size, channels = card.get("size"), len(card["mean"])
     if params.kind == "vit" and (type(size) is not int or size < 1):
@@ -114,11 +121,15 @@ def _network(card: dict) -> nn.Module:
     faults = [f"{name}: {fault}" for name, fault in unfit(params, size)]
     if faults:
         raise ValueError("; ".join(faults))
+    if params.kind == "timm":
+        return _laid_out(elsewhere.timm_network(params.name, channels, size, start))
     if params.kind == "resnet":
-        return ResNet(params.width, params.blocks, channels, params.block, params.stem)
-    from pipeline.networks.vit import SmallViT  # and with it timm, which takes its time
+        network = _laid_out(ResNet(params.width, params.blocks, channels, params.block, params.stem))
+    else:
+        from pipeline.networks.vit import SmallViT  # and with it timm, which takes its time
 
-    return SmallViT(params.width, params.depth, params.heads, params.patch, size, channels)
+        network = SmallViT(params.width, params.depth, params.heads, params.patch, size, channels)
+    return network if start is None else elsewhere.fill(network, start)
 
 
 def statistics(images: np.ndarray) -> tuple[list[float], list[float]]:

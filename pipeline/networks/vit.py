@@ -46,7 +46,8 @@ class SmallViT(VisionTransformer):
 
         attend(its attention, x), in place of each block's attention: (n, 1 + N, width) -> (n, 1 + N, width).
         """
-        first = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
+        n = tokens.shape[0]  # len() is a fixed number to torch.export
+        first = (self.cls_token + self.pos_embed[:, :1]).expand(n, -1, -1)
         x = torch.cat([first, tokens], dim=1)
         for block in self.blocks:
             if attend is None:

@@ -5,8 +5,8 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.params.data import Dataset, SetName, its_own, labelled
-from pipeline.params.ranges import Count, CountOrZero, Positive, Seed, Several, Share, Strength
-from pipeline.params.training import Training
+from pipeline.params.ranges import Count, CountOrZero, Pixels, Positive, Seed, Several, Share, Strength
+from pipeline.params.training import Elsewhere, Training
 from pipeline.params.types import Faults, Section, rule, told
 
 
@@ -29,6 +29,26 @@ class Quality(Section):
             yield "images", "must be 0 or at least 2, not 1"
 
 
+class Baseline(Elsewhere):
+    """A network that one can download, frozen, judged beside the encoder: does pretraining beat it?"""
+
+    source: Literal["none", "file", "hub"]
+    """Where its weights are; `none`: no such row."""
+    name: str | None
+    """timm's name of the network, such as `resnet18`; null without source. torchvision's ResNets fit timm's names."""
+    size: Pixels | None
+    """Pixels that images are enlarged to for it, such as the 224 of ImageNet; null: as they are."""
+
+    @rule
+    def named(self) -> Faults:
+        """Weights want their network."""
+        if (self.name is None) != (self.source == "none"):
+            wanted = "null with source none" if self.source == "none" else f"given with source {self.source}"
+            yield "name", f"must be {wanted}, not {told(self.name)}"
+        if self.source == "none" and self.size is not None:
+            yield "size", f"must be null with source none, not {self.size}"
+
+
 class LinearEval(Section):
     """The linear probe on frozen features, and measures without labels."""
 
@@ -44,6 +64,8 @@ class LinearEval(Section):
     """Its learning rate, of batches of 256 (solo-learn's SGD: 1 for SimCLR; AdaInf's LARS: 0.2)."""
     offline_epochs: Count | None
     """Its epochs (100)."""
+    baseline: Baseline
+    """A network from elsewhere beside the encoder."""
     seed: Seed
     """Seed of these views, of CLSP's and of the offline protocol."""
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.params.data import shape, side
-from pipeline.params.ranges import Count, Fraction, Positive, Probability, Seed
+from pipeline.params.ranges import Commit, Count, Digest, Fraction, Positive, Probability, Seed
 from pipeline.params.training import Training
 from pipeline.params.types import Faults, Section, rule, told
 
@@ -108,9 +108,9 @@ class Generator(Section):
     """Order of imported images' channels; null: RGB, and refused if they look like BGR."""
     hub: str | None
     """A repository of the Hugging Face hub with the pretrained model, such as google/ddpm-cifar10-32."""
-    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")] | None
+    revision: Commit | None
     """The commit of that repository."""
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None
+    sha256: Digest | None
     """The digest of its weights, which the hub shows beside the file."""
 
     @rule

@@ -16,4 +16,6 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Strength = Annotated[float, Field(ge=0, le=4)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Pixels = Annotated[int, Field(ge=8, le=1024)]
+Commit = Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # sha256
 Key = Annotated[str, Field(pattern="^[a-z][a-z0-9_-]{0,39}$")]  # of a file, a stage and a parameter

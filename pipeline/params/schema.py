@@ -9,15 +9,25 @@ from pydantic import create_model
 from pipeline.params import augmentation, data, evaluation, generators, method_rules, positives, training
 from pipeline.params.augmentation import Augment
 from pipeline.params.data import Dataset, Inflation
-from pipeline.params.evaluation import FineTune, LinearEval, Quality, TransferSet
+from pipeline.params.evaluation import Baseline, FineTune, LinearEval, Quality, TransferSet
 from pipeline.params.generators import DDPM, GAN, GENERATORS, Generate, Generator
 from pipeline.params.methods import METHODS
 from pipeline.params.positives import KINDS, Conditioned, Positives, UnCLIP
 from pipeline.params.ranges import Key
-from pipeline.params.training import Backbone, Compute, Pretrain, RealOnly, Training
+from pipeline.params.training import Backbone, Compute, Elsewhere, Pretrain, RealOnly, Start, Training
 from pipeline.params.types import Section
 
-__all__ = ["DDPM", "GAN", "Backbone", "Conditioned", "RealOnly", "Training", "UnCLIP"]  # for other rooms
+__all__ = [
+    "DDPM",
+    "GAN",
+    "Backbone",
+    "Baseline",
+    "Conditioned",
+    "Elsewhere",
+    "RealOnly",
+    "Training",
+    "UnCLIP",
+]  # for other rooms
 
 SECTIONS = {  # in the order of the stages
     "compute": Compute,
@@ -30,6 +40,7 @@ SECTIONS = {  # in the order of the stages
     "quality": Quality,
     "inflation": Inflation,
     "augment": Augment,
+    "start": Start,
     "pretrain": Pretrain,
     **METHODS,
     "linear_eval": LinearEval,

@@ -7,7 +7,19 @@ from pydantic import Field
 from pipeline.params.augmentation import Family
 from pipeline.params.data import side
 from pipeline.params.methods import METHODS, SimCLR
-from pipeline.params.ranges import Count, CountOrZero, Depth, Fraction, NonNegative, Positive, Seed, Several, Strength
+from pipeline.params.ranges import (
+    Commit,
+    Count,
+    CountOrZero,
+    Depth,
+    Digest,
+    Fraction,
+    NonNegative,
+    Positive,
+    Seed,
+    Several,
+    Strength,
+)
 from pipeline.params.types import Faults, Section, rule, told
 
 
@@ -65,47 +77,49 @@ class Training(Section):
             yield "warmup_lr", f"must be null with warmup_steps 0, not {self.warmup_lr}"
 
 
-OF_KIND = {
-    "resnet": ("stem", "block", "blocks"),
-    "vit": ("depth", "heads", "patch"),
-}  # fields that one kind of backbone has alone
+OF_KIND = {  # fields that a kind of backbone has, and others have not
+    "resnet": ("width", "stem", "block", "blocks"),
+    "vit": ("width", "depth", "heads", "patch"),
+    "timm": ("name",),
+}
 
 
 class Backbone(Section):
-    """The encoder's network: a ResNet or a vision Transformer."""
+    """The encoder's network: a ResNet, a vision Transformer, or any network of timm's."""
 
-    kind: Literal["resnet", "vit"]
-    """Which of the two."""
-    width: Count
-    """Channels of the ResNet's first stage (ResNet-18 and -50: 64), or width of the ViT's tokens."""
+    kind: Literal["resnet", "vit", "timm"]
+    """Which of them."""
+    name: str | None
+    """timm's name of the network, such as `resnet18` or `convnext_atto`; null with the others."""
+    width: Count | None
+    """Channels of the ResNet's first stage (ResNet-18 and -50: 64), or width of the ViT's tokens; null with timm."""
     stem: Literal["3x3", "3x3-pad2", "3x3-pool", "7x7"] | None
-    """First layers of a ResNet: 3x3 (CLSP), -pad2 (solo-learn), -pool (STL-10), 7x7 (ImageNet); null with a ViT."""
+    """First layers of a ResNet: 3x3 (CLSP), -pad2 (solo-learn), -pool (STL-10), 7x7 (ImageNet); null with others."""
     block: Literal["basic", "bottleneck"] | None
-    """Blocks of the ResNet: `basic` (18), `bottleneck` (50, with four times the features); null with a ViT."""
+    """Blocks of the ResNet: `basic` (18), `bottleneck` (50, with four times the features); null with others."""
     blocks: Annotated[list[Depth], Field(min_length=4, max_length=4)] | None
-    """Blocks in each of the ResNet's four stages (18: 2, 2, 2, 2; 50: 3, 4, 6, 3); null with a ViT."""
+    """Blocks in each of the ResNet's four stages (18: 2, 2, 2, 2; 50: 3, 4, 6, 3); null with others."""
     depth: Depth | None
-    """Blocks of the ViT; null with a ResNet."""
+    """Blocks of the ViT; null with others."""
     heads: Count | None
-    """Attention heads of the ViT; null with a ResNet."""
+    """Attention heads of the ViT; null with others."""
     patch: Count | None
-    """Height and width of the ViT's patches in pixels; null with a ResNet."""
+    """Height and width of the ViT's patches in pixels; null with others."""
 
     @rule
     def of_its_kind(self) -> Faults:
         """A backbone has what its kind wants and nothing of the other's."""
-        for kind, names in OF_KIND.items():
-            for name in names:
-                given = getattr(self, name)
-                if kind == self.kind and given is None:
-                    yield name, f"must be given with kind {kind}, not null"
-                if kind != self.kind and given is not None:
-                    yield name, f"is for kind {kind} and must be null with kind {self.kind}, not {given}"
+        for name in dict.fromkeys(name for names in OF_KIND.values() for name in names):
+            given, owners = getattr(self, name), [kind for kind, names in OF_KIND.items() if name in names]
+            if self.kind in owners and given is None:
+                yield name, f"must be given with kind {self.kind}, not null"
+            if self.kind not in owners and given is not None:
+                yield name, f"is for kind {' or '.join(owners)} and must be null with kind {self.kind}, not {given}"
 
     @rule
     def of_parts(self) -> Faults:
         """Heads share the ViT's width out, and a position's code has four parts."""
-        if self.kind == "vit":
+        if self.kind == "vit" and self.width is not None:
             if self.heads is not None and self.width % self.heads:
                 yield "heads", f"{self.heads} do not divide width {self.width}"
             if self.width % 4:
@@ -191,6 +205,42 @@ class RealOnly(SimCLR, Pretrain):
     """Its augmentations, as `augment.family`."""
     strength: Strength
     """Their strength, as `augment.strength`."""
+
+
+class Elsewhere(Section):
+    """Weights that were trained elsewhere, in safetensors: a pickle can run anything and is not read."""
+
+    path: str
+    """The file, with source file; a dependency, so it must exist."""
+    hub: str | None
+    """The repository of the Hugging Face hub, with source hub, such as timm/resnet18.a1_in1k."""
+    revision: Commit | None
+    """The commit of that repository."""
+    sha256: Digest | None
+    """The digest of the weights; needed with source hub, which shows it beside model.safetensors."""
+
+    @rule
+    def from_hub(self) -> Faults:
+        """A repository has a commit and a digest; none of them is for weights that are not used."""
+        for name in ("hub", "revision", "sha256"):
+            given = getattr(self, name)
+            if self.source == "hub" and given is None:
+                yield name, "must be given with source hub, not null"
+            if given is not None and (self.source == "none" or (self.source == "file" and name != "sha256")):
+                yield name, f"must be null with source {self.source}, not {given}"
+
+    @rule
+    def safetensors(self) -> Faults:
+        """Of a local file the name says that it is no pickle."""
+        if self.source == "file" and not self.path.endswith(".safetensors"):
+            yield "path", f"must be a .safetensors file, not {self.path}"
+
+
+class Start(Elsewhere):
+    """Weights of the encoder's network before its first step."""
+
+    source: Literal["none", "file", "hub"]
+    """`none`: fresh ones, by `pretrain.seed`. Else those of a file or of the hub, in torchvision's or timm's names."""
 
 
 def patches(p) -> Faults:

@@ -4,6 +4,7 @@ All are 4.6 inches wide: on a phone, their text is then about as large as the pa
 """
 
 import base64
+import hashlib
 import io
 import re
 from collections.abc import Callable, Sequence
@@ -55,7 +56,15 @@ def _drawing(height: float, draw: Callable[[Axes], None], title: str) -> Markup:
     svg = svg.replace(_INK, "currentColor").replace(_FAINT, "var(--faint)")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg)  # not needed inside HTML; a test looks for any address
+    svg = _own_ids(svg, hashlib.sha256(title.encode()).hexdigest()[:8])
     return render("drawing.html", title=title, box=box, svg=Markup(svg))
+
+
+def _own_ids(svg: str, prefix: str) -> str:
+    """Matplotlib gives the same names in every drawing: those that are used become this one's own, the others go."""
+    used = set(re.findall(r'(?:url\(#|href="#)([^)"]+)', svg))
+    svg = re.sub(r' id="([^"]*)"', lambda name: f' id="{prefix}-{name[1]}"' if name[1] in used else "", svg)
+    return re.sub(r'(url\(#|href="#)', rf"\g<1>{prefix}-", svg)
 
 
 def forest(title: str, rows: Sequence[tuple[str, Difference]], across: str, judged: bool = True) -> Markup:
@@ -63,15 +72,17 @@ def forest(title: str, rows: Sequence[tuple[str, Difference]], across: str, judg
     worse is red. across: the axis's name."""
 
     def draw(axes: Axes) -> None:
-        finite = [abs(v) for _, d in rows for v in (d.low, d.high, d.points) if np.isfinite(v)]
-        reach = 1.1 * max(finite, default=1.0)
+        finite = [v for _, d in rows for v in (d.low, d.high, d.points) if np.isfinite(v)]
+        least, most = min([0.0, *finite]), max([0.0, *finite])
+        rim = 0.06 * (most - least) or 1.0
+        least, most = least - rim, most + rim
         for y, (_, d) in enumerate(rows):
             colour = {"better": COLOURS[2], "worse": COLOURS[4]}.get(d.verdict, _INK) if judged else _INK
-            axes.plot([max(d.low, -reach), min(d.high, reach)], [y, y], color=colour, linewidth=2, alpha=0.8)
+            axes.plot([max(d.low, least), min(d.high, most)], [y, y], color=colour, linewidth=2, alpha=0.8)
             filled = colour if d.verdict != "not resolved" else "none"
             axes.plot(d.points, y, "o", color=colour, markerfacecolor=filled, markersize=6)
         axes.axvline(0, color=_FAINT, linewidth=1)
-        axes.set(xlim=(-reach, reach), ylim=(len(rows) - 0.5, -0.5), xlabel=f"{across}, 95 % interval")
+        axes.set(xlim=(least, most), ylim=(len(rows) - 0.5, -0.5), xlabel=f"{across}, 95 % interval")
         axes.set_yticks(range(len(rows)), [name for name, _ in rows])
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)

@@ -1,9 +1,8 @@
 """The page: everything there is to look at, in one HTML file that needs nothing else."""
 
-import subprocess
 from pathlib import Path
 
-from pipeline.core import files
+from pipeline.core import files, sources
 from pipeline.core.progress import bar, log
 from pipeline.report import run, studies
 from pipeline.report.render import render
@@ -20,15 +19,12 @@ def page() -> str:
             progress.update()
         sections["run"] = ("This run", run.section())
         progress.update()
-    return render("page.html", commit=_commit(), sections={key: found for key, found in sections.items() if found[1]})
+    return render(
+        "page.html", commit=sources.commit(), sections={key: found for key, found in sections.items() if found[1]}
+    )
 
 
 def write(path: Path) -> None:
     """Write the page, and say how large it is."""
     files.write_text(path, page())
     log(f"{path}: {path.stat().st_size / 1e6:.1f} MB, open it in a browser")
-
-
-def _commit() -> str:
-    found = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"

@@ -73,6 +73,7 @@ def _named(params: Params | SimpleNamespace) -> dict[str, Path]:
     sections = dict(params) if isinstance(params, Params) else vars(params)
     paths = {f"{name}.path": section.path for name, section in sections.items() if hasattr(section, "path")}
     paths |= {f"transfer.{key}.path": found.path for key, found in params.transfer.items()}
+    paths["linear_eval.baseline.path"] = params.linear_eval.baseline.path
     paths |= {"quality.inception": params.quality.inception} if params.quality.inception else {}
     return {name: Path(path) for name, path in paths.items()}
 

@@ -90,7 +90,7 @@ def setting(cell: Cell, params: Params) -> dict:
         "replace": p.augment.replace,
         "replaced": p.augment.replaced if p.augment.replace else "",
         "generator": p.generator.kind,
-        "backbone": p.pretrain.backbone.kind,
+        "backbone": p.pretrain.backbone.name or p.pretrain.backbone.kind,
         "mode": _or_nothing(method_params, "mode"),
         "mix": mixed.mix if mixed and mixed.mixing else "",
         **{name: float(getattr(mixed, name)) if mixed else "" for name in _MIXED_AE},

@@ -32,16 +32,22 @@ class Setting:
     method: Section
     augment: Augment
     inflation: Inflation
+    start: Path | None = None  # a safetensors file with the encoder's first weights
 
 
 def pretrain(
-    setting: Setting, images: Images, generator: Path | None, compute: Compute
+    setting: Setting,
+    images: Images,
+    generator: Path | None,
+    compute: Compute,
+    follow: loop.Follow = lambda rows: None,
 ) -> tuple[dict[str, Path], list[dict], dict]:
     """Pretrain an encoder on train images, generated images and positives, or take it from the store.
 
-    generator: the folder of the generator stage, for methods that want one. Only methods with views of positives use
-    those. Returns (name -> file of the encoder's folder, the log's rows, facts: how many images the mixture drew, how
-    many views and passes of the backbone that made). Only the first of several processes gets files and rows.
+    generator: the folder of the generator stage, for methods that want one. follow: sees the log as it grows. Only
+    methods with views of positives use those. Returns (name -> file of the encoder's folder, the log's rows, facts: how
+    many images the mixture drew, how many views and passes of the backbone that made). Only the first of several
+    processes gets files and rows.
     """
     params, real = setting.pretrain, images.real
     train, validation = real.part(shards.TRAIN), real.part(shards.VALIDATION)
@@ -49,7 +55,7 @@ def pretrain(
 
     # The method around its encoder
     size = train[0].shape[1]
-    encoder = backbones.build(params.backbone, *backbones.statistics(train[0]), params.seed, size)
+    encoder = backbones.build(params.backbone, *backbones.statistics(train[0]), params.seed, size, setting.start)
     given, origin = _given(setting, train[0], generator)
     method = methods.load(params.method).build(setting.method, encoder, params.seed, *given)
     candidates = _candidates(setting, method, images)
@@ -93,11 +99,12 @@ def pretrain(
             parts=params.accumulate,
         )
         method.train()
-        rows = loop.train(f"pretraining ({params.method})", task, plan, compute, folder, fingerprint)
+        rows = loop.train(f"pretraining ({params.method})", task, plan, compute, folder, fingerprint, follow)
         if not distributed.first():
             return [], rows
         names = ["encoder.safetensors", "card.json"]
         made_by = {"method": params.method, "augment": setting.augment.model_dump(), "fingerprint": fingerprint}
+        made_by |= {"data": real.source, "resize": real.resize}
         if head is not None:
             weights.save(folder / heads.ONLINE, head.layer)
             names.append(heads.ONLINE)
@@ -108,6 +115,8 @@ def pretrain(
 
     decided = {
         "params": params.model_dump(),
+        "start": encoder.card.get("start"),
+        "data": [real.source, real.resize],
         "method": setting.method.model_dump(),
         "augment": setting.augment.model_dump(),
         "mixing": [setting.inflation.real_weight, setting.inflation.order, setting.inflation.seed],

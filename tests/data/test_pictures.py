@@ -208,7 +208,7 @@ def test_good_pixels_are_read_whatever_is_around_them(tmp_path, capsys):
     told = f"3 pictures have EXIF that cannot be read, and are taken as upright; the first is {paths[0]}\n"
     assert capsys.readouterr().err.count("EXIF") == 1
     pictures.read_all(paths[:3], 8, 3)
-    assert capsys.readouterr().err.endswith(told)
+    assert told in capsys.readouterr().err
 
 
 def test_of_a_phones_photograph_the_first_frame_is_read(tmp_path):

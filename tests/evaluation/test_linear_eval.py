@@ -3,18 +3,21 @@ import math
 
 import numpy as np
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from scipy.stats import binomtest
 
+from pipeline.core import files
 from pipeline.data import shards
 from pipeline.evaluation import linear_eval, offline_probe
 from pipeline.measures import clsp_probe, linear_probe, probes
 from pipeline.networks import backbones
 from pipeline.params.schema import LinearEval
-from tests.toys import COMPUTE
+from tests.toys import COMPUTE, NO_BASELINE
 
 OFFLINE = dict.fromkeys(("offline", "offline_lr", "offline_epochs"))
-PARAMS = LinearEval(l2=[1e-3, 1e-1], clsp_lr=1.0, view_strength=2.0, seed=0, **OFFLINE)
+PARAMS = LinearEval(l2=[1e-3, 1e-1], clsp_lr=1.0, view_strength=2.0, baseline=NO_BASELINE, seed=0, **OFFLINE)
 NO_AUGMENTATION = {
     "family": "symmetric",
     "form": "grey",
@@ -97,6 +100,32 @@ def test_a_vit_is_judged_as_a_resnet_is_and_beside_its_own_self_untrained(real, 
     fit = (x[TRAIN], y[TRAIN]), (x[VALIDATION], y[VALIDATION])
     before, _ = linear_probe.linear_probe(*fit, x[TEST], 3, PARAMS.l2)
     assert found.metrics["untrained"] == pytest.approx(100 * float((before == y[TEST]).float().mean()))
+
+
+def test_a_network_from_elsewhere_gets_the_probes_of_the_encoder(real, judged, encoder, tmp_path):
+    """By hand: its own normalisation, grey in three channels, enlarged; and what was there keeps its numbers."""
+    network, path = timm.create_model("resnet18", num_classes=5), tmp_path / "resnet18.safetensors"
+    save_file(network.state_dict(), path)
+    asked = NO_BASELINE.model_copy(update={"source": "file", "path": str(path), "name": "resnet18", "size": 40})
+    found = linear_eval.judge(encoder, None, real, PARAMS.model_copy(update={"baseline": asked}), COMPUTE)
+    new = {"baseline", "baseline_labelled", "baseline_10pct", "baseline_1pct"}
+    assert set(found.metrics) - set(judged.metrics) == new
+    assert {name: found.metrics[name] for name in judged.metrics} == judged.metrics
+    assert found.protocol["baseline"] == {"name": "resnet18", "sha256": files.sha256(path), "pixels": 40}
+    assert set(found.protocol["over_baseline"]) == {"points", "low", "high"}
+
+    network.reset_classifier(0)
+    x = torch.from_numpy(real.images).permute(0, 3, 1, 2).float() / 255
+    x = torch.nn.functional.interpolate(x, (40, 40), mode="bicubic", antialias=True).clamp(0, 1).repeat(1, 3, 1, 1)
+    mean, std = (torch.tensor(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))  # ImageNet's
+    with torch.no_grad():
+        seen = network.eval()((x - mean) / std)
+    y = torch.from_numpy(real.labels)
+    for name, fit in (("baseline", TRAIN), ("baseline_labelled", slice(0, 60)), ("baseline_10pct", slice(0, 6))):
+        guessed, _ = linear_probe.linear_probe(
+            (seen[fit], y[fit]), (seen[VALIDATION], y[VALIDATION]), seen[TEST], 3, PARAMS.l2
+        )
+        assert found.metrics[name] == pytest.approx(100 * float((guessed == y[TEST]).float().mean())), name
 
 
 def test_the_numbers_are_those_of_the_measures_on_the_right_images(judged, encoder, real):

@@ -17,9 +17,18 @@ from pipeline.evaluation import offline_probe
 from pipeline.measures import linear_probe, probes
 from pipeline.networks import backbones
 from pipeline.params.schema import LinearEval
-from tests.toys import COMPUTE
+from tests.toys import COMPUTE, NO_BASELINE
 
-PARAMS = LinearEval(l2=[0.1], clsp_lr=1.0, view_strength=2.0, offline="sgd", offline_lr=1.0, offline_epochs=100, seed=0)
+PARAMS = LinearEval(
+    l2=[0.1],
+    clsp_lr=1.0,
+    view_strength=2.0,
+    baseline=NO_BASELINE,
+    offline="sgd",
+    offline_lr=1.0,
+    offline_epochs=100,
+    seed=0,
+)
 
 
 @pytest.fixture(autouse=True)

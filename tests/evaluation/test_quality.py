@@ -193,7 +193,8 @@ def test_a_set_that_is_a_fifth_copies_is_called_memorised_and_its_copies_are_sho
     found = judge(mixed, real)
     assert found.metrics["memorised"] == 1
     assert 20 <= found.metrics["copied"] < 30
-    (_, nearest), (_, matches) = found.pairs[:2]
+    _, nearest, matches, distances = found.pairs[0]
+    assert distances[:12] == ["0.00"] * 12
     for made, match in zip(nearest[:12], matches[:12], strict=True):
         assert np.array_equal(made, match)
 
@@ -268,7 +269,7 @@ def test_nothing_to_judge_is_said(generated, asked, sets, real):
     found = judge(sets["good"][:generated], real, images=asked)
     assert found.metrics == {"judged": 0}
     assert "nothing to judge" in found.protocol["note"]
-    assert len(found.pairs[0][1])
+    assert found.pairs == []
 
 
 def test_a_generator_trained_elsewhere_is_not_said_to_be_judged_by_unseen_images(sets, real, capsys):

@@ -12,11 +12,11 @@ from pipeline.evaluation import linear_eval, transfer
 from pipeline.measures import linear_probe, probes
 from pipeline.networks import backbones
 from pipeline.params.schema import LinearEval, TransferSet
-from tests.toys import COMPUTE
+from tests.toys import COMPUTE, NO_BASELINE
 
 SIZE, CLASSES, EACH = 16, ("across", "down", "none"), 40
 OFFLINE = dict.fromkeys(("offline", "offline_lr", "offline_epochs"))
-PARAMS = LinearEval(l2=[1e-3, 1e-1], clsp_lr=1.0, view_strength=2.0, seed=0, **OFFLINE)
+PARAMS = LinearEval(l2=[1e-3, 1e-1], clsp_lr=1.0, view_strength=2.0, baseline=NO_BASELINE, seed=0, **OFFLINE)
 ASKED = {"name": "folder", "train_size": 60, "validation_size": 20, "test_size": 30, "seed": 0}
 
 

@@ -34,6 +34,12 @@ LARS = {"pretrain.optimizer": "lars", "pretrain.trust_coefficient": 0.02, "pretr
 ADAMW = {"pretrain.optimizer": "adamw", "pretrain.beta2": 0.95}
 VIT = {"kind": "vit", "width": 24, "stem": None, "block": None, "blocks": None, "depth": 2, "heads": 3, "patch": 4}
 VIT = {f"pretrain.backbone.{name}": value for name, value in VIT.items()}
+TIMM = dict.fromkeys(VIT) | {"pretrain.backbone.kind": "timm", "pretrain.backbone.name": "resnet18"}
+TIMM |= {"pretrain.backbone.width": None}
+HUB = {"source": "hub", "hub": "timm/resnet18.a1_in1k", "revision": "a" * 40, "sha256": "b" * 64}
+HUB = {f"start.{name}": value for name, value in HUB.items()}
+BASELINE = {"source": "file", "path": "w.safetensors", "name": "resnet18"}
+BASELINE = {f"linear_eval.baseline.{name}": value for name, value in BASELINE.items()}
 REPLACED = {"augment.replace": 0.5}
 OFFLINE = {"linear_eval.offline": "lars", "linear_eval.offline_lr": 0.2, "linear_eval.offline_epochs": 100}
 MIXED = VIT | {"pretrain.method": "mixed_ae"}
@@ -108,7 +114,12 @@ BASE = {
     "augment.hue": None,
     "augment.grayscale": None,
     "pretrain.method": "simclr",
+    "start.source": "none",
+    "linear_eval.baseline.source": "none",
+    "linear_eval.baseline.name": None,
+    "linear_eval.baseline.size": None,
     "pretrain.backbone.kind": "resnet",
+    "pretrain.backbone.name": None,
     "pretrain.backbone.width": 8,
     "pretrain.backbone.blocks": [1, 1, 1, 1],
     "pretrain.backbone.depth": None,
@@ -429,6 +440,27 @@ TRIPS = [
         ["18 is no multiple of 4"],
     ),
     ({"pretrain.backbone.width": 18}, None, []),
+    (TIMM, None, []),
+    (TIMM | {"pretrain.backbone.name": None}, "pretrain.backbone.name", ["given with kind timm"]),
+    (TIMM | {"pretrain.backbone.width": 64}, "pretrain.backbone.width", ["kind resnet or vit", "null with kind timm"]),
+    ({"pretrain.backbone.name": "resnet18"}, "pretrain.backbone.name", ["is for kind timm", "null with kind resnet"]),
+    ({"pretrain.backbone.width": None}, "pretrain.backbone.width", ["given with kind resnet"]),
+    (TIMM | {"pretrain.method": "mixed_ae"}, "pretrain.backbone.kind", ["vit with method mixed_ae", "not timm"]),
+    ({"start.source": "file", "start.path": "w.safetensors"}, None, []),
+    ({"start.source": "file", "start.path": "w.pth"}, "start.path", [".safetensors", "not w.pth"]),
+    (
+        {"start.source": "file", "start.path": "w.safetensors", "start.hub": "a/b"},
+        "start.hub",
+        ["null with source file"],
+    ),
+    ({"start.sha256": "0" * 64}, "start.sha256", ["null with source none"]),
+    (HUB, None, []),
+    (HUB | {"start.sha256": None}, "start.sha256", ["given with source hub"]),
+    (HUB | {"start.revision": None}, "start.revision", ["given with source hub"]),
+    (BASELINE, None, []),
+    (BASELINE | {"linear_eval.baseline.name": None}, "linear_eval.baseline.name", ["given with source file"]),
+    ({"linear_eval.baseline.name": "resnet18"}, "linear_eval.baseline.name", ["null with source none"]),
+    ({"linear_eval.baseline.size": 224}, "linear_eval.baseline.size", ["null with source none", "not 224"]),
     (VIT | SWAV | {"swav.small_size": 18}, "swav.small_size", ["18 pixels", "patch 4"]),
     (VIT | SWAV | {"swav.small_size": 18, "swav.small_views": 0}, None, []),
     (SWAV | {"swav.small_size": 18}, None, []),

@@ -37,9 +37,13 @@ def git(folder: Path, *words: str) -> str:
 
 
 def asked(inception=None, **paths) -> SimpleNamespace:
-    sections = {name: SimpleNamespace(path=str(path)) for name, path in paths.items() if name != "digits"}
+    inside = ("digits", "baseline")
+    sections = {name: SimpleNamespace(path=str(path)) for name, path in paths.items() if name not in inside}
     transfer = {"digits": SimpleNamespace(path=paths["digits"])} if "digits" in paths else {}
-    return SimpleNamespace(**sections, transfer=transfer, quality=SimpleNamespace(inception=inception))
+    judged = SimpleNamespace(baseline=SimpleNamespace(path=paths.get("baseline", "data/pretrained")))
+    return SimpleNamespace(
+        **sections, transfer=transfer, linear_eval=judged, quality=SimpleNamespace(inception=inception)
+    )
 
 
 def test_a_copy_finds_all_that_its_clone_has_at_the_named_paths_and_nothing_is_copied(clone):
@@ -84,7 +88,8 @@ def test_nothing_is_linked_in_the_clone_itself_nor_in_any_other_folder(clone, mo
 
 def test_what_neither_has_and_what_leads_out_is_refused_with_what_can_be_done(clone, monkeypatch):
     (clone.parent / "beside").mkdir()
-    params = asked(dataset="../beside", generator="data/none", unclip=clone / "data/mine", digits="data/mine")
+    wanted = {"unclip": clone / "data/mine", "digits": "data/mine", "baseline": "data/pretrained"}
+    params = asked(dataset="../beside", generator="data/none", **wanted)
     remedy = "write it as an absolute path: a run in a copy (--temp, --queue, a study) is in another folder"
     line = "params.yaml: generator.path: data/none does not exist - set it to one that does"
     out = f"params.yaml: dataset.path: ../beside leads out of the clone - {remedy}"
