@@ -30,10 +30,10 @@ def needs(params: SimpleNamespace) -> machine.Needs:
 
 
 def main(params: SimpleNamespace) -> None:
-    content = files.tree_sha256(Path(params.dataset.path))
+    content = files.tree_digests(Path(params.dataset.path))
     decided = {
         "params": params.dataset.model_dump(exclude={"path"}),
-        "files": content,
+        "files": files.joint_sha256(content),
         "code": sources.digest("data/datasets"),
         "versions": {name: version(name) for name in ("numpy", "pillow", "torchvision")},
     }

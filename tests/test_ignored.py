@@ -12,6 +12,7 @@ PUT = [
     "data/pretrained/README.txt",
     "data/pretrained/unet/diffusion_pytorch_model.safetensors",
     "data/pretrained/unet/README.md",
+    "data/weights/resnet18.safetensors",
     "data/unclip/model_index.json",
     "data/unclip/vae/diffusion_pytorch_model.safetensors",
     "data/FashionMNIST/raw/train-images-idx3-ubyte",

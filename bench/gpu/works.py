@@ -289,7 +289,15 @@ def checkout() -> Iterator[Path]:
     """A copy of what a run needs, with a store of its own."""
     with tempfile.TemporaryDirectory(prefix="leaven-") as place:
         folder = Path(place) / "clone"
-        for name in ("pipeline", "stages", "data/FashionMNIST", "data/pretrained", "data/unclip", ".dvc/plots"):
+        for name in (
+            "pipeline",
+            "stages",
+            "data/FashionMNIST",
+            "data/pretrained",
+            "data/unclip",
+            "data/weights",
+            ".dvc/plots",
+        ):
             shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("params.yaml", "dvc.yaml", ".dvc/config"):
             if (REPOSITORY / name).exists():

@@ -139,18 +139,28 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def tree_sha256(path: Path) -> str:
-    """Hex digest of a file, or of the names and digests of all files below a folder, links to folders followed."""
-    path, digest = Path(path), hashlib.sha256()
+def tree_digests(path: Path) -> dict[str, str]:
+    """Name -> hex digest of a file ("."), or of all files below a folder by their paths in it, links followed."""
+    path, digests = Path(path), {}
     found = [file for file in (sorted(links.walk(path)) if path.is_dir() else [path]) if os.path.isfile(file)]
     told = bar(f"looking at {path}", len(found), "file") if len(found) > _MANY else contextlib.nullcontext()
     with ThreadPoolExecutor(os.cpu_count()) as threads, told as progress:
         for file, content in zip(found, threads.map(sha256, found), strict=True):
-            line = f"{file.relative_to(path).as_posix()}\0{content}\n"
-            digest.update(line.encode(errors="surrogateescape"))  # a name may be no text
+            digests[file.relative_to(path).as_posix()] = content
             if progress is not None:
                 progress.update()
-    return digest.hexdigest()
+    return digests
+
+
+def tree_sha256(path: Path) -> str:
+    """Hex digest of a file, or of the names and digests of all files below a folder, links to folders followed."""
+    return joint_sha256(tree_digests(path))
+
+
+def joint_sha256(digests: dict[str, str]) -> str:
+    """One hex digest of names and digests, in their order."""
+    lines = "".join(f"{name}\0{content}\n" for name, content in digests.items())
+    return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()  # a name may be no text
 
 
 def copy(source: Path, path: Path) -> None:

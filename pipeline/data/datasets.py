@@ -64,10 +64,10 @@ class Source(NamedTuple):
     alone: np.ndarray | None = None
 
 
-def load(params: Dataset, content: str | None = None) -> RealSet:
+def load(params: Dataset, content: dict[str, str] | None = None) -> RealSet:
     """The images that take part: train, further labelled ones, validation, spare ones, the official test set.
 
-    content: files.tree_sha256 of `params.path`, where the caller has it already.
+    content: files.tree_digests of `params.path`, where the caller has it already.
     Rows are stored in this order; train and labelled rows in one stratified order. Of pictures that are there twice
     none is a validation, spare or drawn test image. If training images are test images too, a folder with train/ and
     test/ is refused; of published sets, whose split others report on, a message counts them.
@@ -203,7 +203,7 @@ def _tiny_imagenet(params: Dataset) -> Source:
     return _pictured(train, test, classes, pictures.read_all([*train, *test], size, channels))
 
 
-def _folder(params: Dataset, content: str | None) -> Source:
+def _folder(params: Dataset, content: dict[str, str] | None) -> Source:
     """Pictures in class folders, or without classes; below train/ and test/, or with test images drawn by the seed."""
     listing = folders.read(params)
     images = decoded(params, [*listing.train, *(listing.test or {})], content)
@@ -247,17 +247,17 @@ def _refuse_copies(source: Source, listing: folders.Listing, root: Path) -> None
     raise UserError(what, root, "remove one of each pair, or the accuracy is of what was seen")
 
 
-def decoded(params: Dataset, paths: list[Path], content: str | None = None) -> np.ndarray:
+def decoded(params: Dataset, paths: list[Path], content: dict[str, str] | None = None) -> np.ndarray:
     """uint8 (N, H, W, C) of these pictures of a folder: from the store, where they were read before, or read.
 
-    Sizes of the parts, seed and column of labels may change, and no picture is opened again.
+    Sizes of the parts, the seed and the table of labels may change, and no picture is decoded again.
     """
     root = Path(params.path)
     how = params.image_size, params.channels, params.resize
-    names = "".join(f"{path.relative_to(root).as_posix()}\n" for path in paths)
+    content = content or files.tree_digests(root)
+    names = [path.relative_to(root).as_posix() for path in paths]
     decided = {
-        "folder": content or files.tree_sha256(root),
-        "pictures": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest(),
+        "pictures": files.joint_sha256({name: content[name] for name in names}),
         "how": how,
         "code": sources.digest("data/pictures"),
         "versions": {name: version(name) for name in ("numpy", "pillow")},

@@ -10,15 +10,15 @@ from pipeline.study import cells
 
 
 def page() -> str:
-    """The HTML of all studies that have rows and of the run at hand."""
+    """The HTML of the run at hand, and of all studies that have rows."""
     names, sections = [path.stem for path in sorted(cells.FOLDER.glob("*.yaml"))], {}
     with bar("report", len(names) + 1, "section") as progress:
+        sections["run"] = ("This run", run.section())
+        progress.update()
         for name in names:
             study = cells.load(name)
             sections[f"study-{name}"] = (study.file.title, studies.section(study))
             progress.update()
-        sections["run"] = ("This run", run.section())
-        progress.update()
     return render(
         "page.html", commit=sources.commit(), sections={key: found for key, found in sections.items() if found[1]}
     )

@@ -24,6 +24,7 @@ MOST_CONFUSED = 30  # pairs of classes
 ON_MAP, GENERATED_ON_MAP, FEWEST_ON_MAP = 1500, 300, 10
 BANK = 7500  # neighbours are sought among so many train images and as many generated ones
 QUERIES, NEIGHBOURS = 10, 9
+YARDSTICKS = ("pixels", "untrained", "baseline")
 _FRAME, _PAPER = (249, 115, 22), (255, 255, 255)  # around generated images; around others
 
 
@@ -31,33 +32,47 @@ def section() -> Markup:
     """Numbers, samples, curves, classes; the map and the neighbours if data/ is there. Empty if nothing ever ran."""
     found = sorted(Path("metrics").rglob("*.json"))
     numbers = {path.relative_to("metrics").with_suffix("").as_posix(): files.read_json(path) for path in found}
+    foreign = agreement.faults()
+    if foreign:  # a number of one run beside the pictures of another would be believed
+        notes = [f"not of one run: {fault}" for fault in foreign]
+        return render("run.html", notes=notes, tiles=[], figures=[], seen=[], lacking="", rows=[])
     judged = numbers.get("linear_eval", {}) | numbers.get("label_free", {})
     words = table.words_for(numbers.get("linear_eval.protocol", {}))
-    tiles = [(words[name], judged[name]) for name in words if name in judged]
-    tiles = tiles or [(name, value) for name, value in judged.items()]  # a set without labels
     rows = [
         [name, key, f"{v:g}"] for name, of in numbers.items() for key, v in of.items() if isinstance(v, int | float)
     ]
-    drawn, seen, lacking = [*_pictures(numbers), *_curves(), *_confusion()], [], None
+    drawn, seen, lacking = [*_pictures(numbers), *_curves(), *_confusion()], [], ""
     if not numbers and not drawn:
         return Markup()
-    foreign = agreement.faults()
     older = ["metrics/linear_eval.json: made by older code - run `dvc repro`"] if words.keys() - judged.keys() else []
     try:
-        if foreign:
-            raise UserError("the numbers and data/ are not of one run")
         seen = _seen()
     except UserError as fault:
         lacking = str(fault)
-    return render(
-        "run.html",
-        notes=[*(f"not of one run: {fault}" for fault in foreign), *older],
-        tiles=tiles,
-        figures=drawn,
-        seen=seen,
-        lacking=lacking,
-        rows=rows,
-    )
+    tiles = _tiles(judged, words, numbers.get("linear_eval.protocol", {}))
+    return render("run.html", notes=older, tiles=tiles, figures=drawn, seen=seen, lacking=lacking, rows=rows)
+
+
+def _tiles(judged: dict[str, float], words: dict[str, str], proof: dict) -> list[dict]:
+    """Each number with its name, unit, interval and what it is to be compared with; of a set without labels, measures.
+
+    The interval is that of the choice of test images (Wilson); differences are paired by image, as linear_eval made
+    them.
+    """
+    if not words or "test_images" not in proof:
+        return [{"value": f"{value:.2f}", "unit": "", "words": name, "under": []} for name, value in judged.items()]
+    found, n = [], proof["test_images"]
+    for name in (name for name in words if name in judged):
+        low, high = probes.wilson(round(judged[name] * n / 100), n)
+        under = [f"{low:.1f} to {high:.1f}"]
+        if f"over_{name}" in proof:  # a yardstick
+            over = proof[f"over_{name}"]
+            under.append(f"the encoder is {over['points']:+.1f} from it ({over['low']:+.1f} to {over['high']:+.1f})")
+        elif name in ("top1", "clsp", "knn"):  # of the labels that the yardsticks have
+            beside = [f"{words[yardstick]} {judged[yardstick]:.1f}" for yardstick in YARDSTICKS if yardstick in judged]
+            under.append(", ".join(beside))
+        found.append({"value": f"{judged[name]:.2f}", "unit": "%", "words": words[name], "under": under})
+    return found
 
 
 def _pictures(numbers: dict[str, dict]) -> list[Markup]:

@@ -64,6 +64,7 @@ def words_for(proof: dict) -> dict[str, str]:
         "knn": "encoder, weighted kNN",
         "untrained": "untrained encoder",
         "pixels": "raw pixels",
+        **({"baseline": f"{proof['baseline']['name']}, downloaded and frozen"} if "baseline" in proof else {}),
     }
 
 

@@ -136,7 +136,7 @@ def starts(counted: dict[str, int]) -> list[str]:
 
 def digests(clone: Path, *folders: str) -> dict[str, str]:
     """File -> sha256 of all that the stages made: data (shipped data and locks left out), metrics, plots."""
-    shipped = ("data/FashionMNIST/", "data/pretrained/", "data/unclip/")
+    shipped = ("data/FashionMNIST/", "data/pretrained/", "data/unclip/", "data/weights/")
     return {
         name: sha256(clone / name)
         for name in stats(clone, *folders)

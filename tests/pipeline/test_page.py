@@ -158,6 +158,28 @@ def test_a_browser_without_a_network_draws_every_figure(page, width, dark):
             Path(os.environ["LEAVEN_SCREENSHOT"]).write_bytes(driver.get_screenshot_as_png())
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium and chromedriver (Debian's, installed by .ci/run)")
+def test_dvcs_own_page_of_plots_is_drawn_without_a_network(base, tmp_path):
+    """By .dvc/page.html, with Vega in it; DVC's own would fetch it."""
+    clones.run(base.clone, "dvc", "plots", "show", "--out", str(tmp_path / "plots"))
+    page = tmp_path / "plots/index.html"
+    assert "cdn." not in page.read_text(encoding="utf-8")
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    with browser() as driver:
+        driver.get(page.as_uri())
+        drawn = "return [...document.querySelectorAll('.vega-embed canvas, .vega-embed svg')].map(e => e.clientWidth)"
+        WebDriverWait(driver, 30).until(lambda driver: len(driver.execute_script(drawn)) >= 6)
+        assert min(driver.execute_script(drawn)) > 100
+        pictures = driver.execute_script("return [...document.images].map(e => e.naturalWidth)")
+        assert len(pictures) == 4  # generated.png, closest.png, positives.png, pretrain.png
+        assert min(pictures) > 0
+        assert [line for line in driver.get_log("browser") if line["level"] == "SEVERE"] == []
+        if "LEAVEN_SCREENSHOT" in os.environ:
+            Path(os.environ["LEAVEN_SCREENSHOT"]).with_suffix(".plots.png").write_bytes(driver.get_screenshot_as_png())
+
+
 def browser():
     """Headless Chromium that resolves no name at all."""
     from selenium import webdriver

@@ -66,3 +66,31 @@ def test_what_is_pushed_is_pulled_elsewhere_and_needs_no_run(base, storage, tmp_
     (theirs / "data/encoder/encoder.safetensors").unlink()
     clones.run(theirs, "dvc", "checkout")
     assert clones.digests(theirs, "data/encoder") == clones.digests(ours, "data/encoder")
+
+
+def test_another_repository_gets_the_encoder_by_its_name_and_by_its_path(base, tmp_path):
+    """From a remote that is a folder; without running anything, and without Leaven."""
+    ours = clones.copy(base.clone, tmp_path / "ours")
+    clones.run(ours, "dvc", "remote", "add", "--default", "storage", str(tmp_path / "storage"))
+    clones.commit(ours, "A remote")
+    clones.run(ours, "dvc", "push")
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    clones.run(theirs, "git", "init", "--quiet")
+    clones.run(theirs, "dvc", "artifacts", "get", str(ours), "encoder", "--rev", "main", "--out", "named")
+    clones.run(theirs, "dvc", "get", str(ours), "data/encoder", "--out", "pathed")
+    for folder in ("named", "pathed"):
+        got = {path.name: clones.sha256(path) for path in (theirs / folder).iterdir()}
+        assert got == {path.name: clones.sha256(path) for path in (ours / "data/encoder").iterdir()}
+    program = (
+        "import sys; sys.modules['pipeline'] = None\n"
+        "import dvc.api, io, json, safetensors.torch\n"
+        f"card = json.loads(dvc.api.read('data/encoder/card.json', repo={str(ours)!r}, rev='main'))\n"
+        f"weights = dvc.api.read('data/encoder/encoder.safetensors', repo={str(ours)!r}, rev='main', mode='rb')\n"
+        "print(card['method'], safetensors.torch.load(weights)['conv1.weight'].shape[0])"
+    )
+    assert clones.run(theirs, "python", "-c", program).splitlines()[-1] == "simclr 8"
+    listed = clones.run(
+        theirs, "dvc", "artifacts", "get", str(ours), "generator", "--rev", "main", "--out", "generator"
+    )
+    assert (theirs / "generator/card.json").exists(), listed

@@ -89,7 +89,7 @@ def test_a_set_without_labels_has_points_without_colours_and_measures_that_want_
     made(generated=10, labelled=False)
     html = run.section()
     assert ">no label<" in html
-    assert "<b>12.50</b><span>rankme</span>" in html
+    assert "<b>12.50<small></small></b><span>rankme</span>" in html
     assert neighbours(html).height == run.QUERIES * (2 * 12 + 6)
 
 
@@ -130,8 +130,25 @@ def test_features_of_another_encoder_or_data_than_the_numbers_are_not_drawn(made
         html = run.section()
         assert f"not of one run: metrics/linear_eval.protocol.json: of another {folder} than the one here" in html
         assert "t-SNE" not in html
-        assert "Not drawn here" in html
-        assert "81.25" in html
+        assert "81.25" not in html
+        assert "one run's numbers over another's images" in html.unescape()
+
+
+def test_each_number_has_its_unit_its_interval_and_what_to_compare_it_with(made):
+    made(generated=0)
+    numbers = {"top1": 80.0, "top1_labelled": 85.0, "top1_10pct": 70.0, "top1_1pct": 60.0, "clsp": 79.0, "knn": 75.0}
+    files.write_json(Path("metrics/linear_eval.json"), numbers | {"untrained": 50.0, "pixels": 78.0})
+    told = {"train_labels": 30, "fixed_labels": 60, "few_labels": {"10pct": 6, "1pct": 3}, "test_images": 100}
+    over = {"points": 2.0, "low": -1.5, "high": 5.5}
+    files.write_json(Path("metrics/linear_eval.protocol.json"), told | {"over_pixels": over, "over_untrained": over})
+    html = run.section()
+    first = html[html.index("<b>80.00") :].partition("</div>")[0]
+    assert "<b>80.00<small>%</small></b><span>encoder, labels of 30 images</span>" in first
+    assert "<i>71.1 to 86.7</i>" in first  # Wilson: (80 + z^2/2 -+ z sqrt(80 * 20 / 100 + z^2/4)) / (100 + z^2)
+    assert "<i>raw pixels 78.0, untrained encoder 50.0</i>" in first
+    pixels = html[html.index("<b>78.00") :].partition("</div>")[0]
+    assert "the encoder is +2.0 from it (-1.5 to +5.5)" in pixels
+    assert "raw pixels 78.0" not in html[html.index("<b>85.00") :].partition("</div>")[0]  # of other labels
 
 
 @pytest.mark.parametrize(

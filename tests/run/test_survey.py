@@ -70,6 +70,12 @@ def test_pictures_are_decoded_once(tmp_path, monkeypatch):
     params = with_values(found).dataset
     for changed in ({}, {"seed": 7}, {"train_size": params.train_size - 2}):
         datasets.load(params.model_copy(update=changed))
+    rows = [
+        f"{path.relative_to(tmp_path / 'mine')},x{i % 2}\n" for i, path in enumerate((tmp_path / "mine").rglob("*.png"))
+    ]
+    for table in (rows, rows[:-3]):
+        (tmp_path / "mine/labels.csv").write_text("".join(["file,label\n", *table]))
+        datasets.load(params.model_copy(update={"labels": "labels.csv", "labelled_size": 10}))
     with pytest.raises(pytest.fail.Exception, match="read again"):
         datasets.load(params.model_copy(update={"resize": "pad"}))
 

@@ -29,7 +29,7 @@ def clone(tmp_path, monkeypatch):
         shutil.copytree(REPOSITORY / folder, tmp_path / folder, ignore=ignored)
     for name in ("params.yaml", "dvc.yaml"):
         shutil.copy(REPOSITORY / name, tmp_path)
-    for key in ("dataset", "generator", "unclip"):
+    for key in ("dataset", "generator", "unclip", "start"):
         (tmp_path / COMMITTED[key]["path"]).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
@@ -147,7 +147,7 @@ WRONG = [
     ("pretrain.warmup_steps", 10**6, ">= steps"),
     ("pretrain.backbone.blocks", [1, 1], "at least 4"),
     ("pretrain.backbone.blocks", 18, "a list or null"),
-    ("pretrain.backbone.kind", "cnn", "must be 'resnet' or 'vit'"),
+    ("pretrain.backbone.kind", "cnn", "must be 'resnet', 'vit' or 'timm'"),
     ("pretrain.backbone.depth", 18, "null with kind resnet"),
     ("pretrain.backbone.layers", 18, "unknown key"),
     ("pretrain.method", "mixed_ae", "must be vit with method mixed_ae"),

@@ -170,7 +170,7 @@ def stand(write, monkeypatch):
     monkeypatch.setattr(Stand, "processes", [])
     monkeypatch.setattr(Stand, "at_once", 0)
     monkeypatch.setattr(Stand, "settled_at", 0.0)
-    for key in ("dataset", "generator", "unclip"):
+    for key in ("dataset", "generator", "unclip", "start"):
         Path(getattr(reader.load(), key).path).mkdir(parents=True)
     return write()
 
