@@ -205,7 +205,7 @@ def test_pictures_of_no_generated_images_are_not_shown_as_such(made):
 
 def test_numbers_by_older_code_are_said_to_be(made):
     made(generated=0)
-    few = {"few_labels": {"1pct": 1, "10pct": 2}, "train_labels": 30, "fixed_labels": 77}
+    few = {"few_labels": {"1pct": 1, "10pct": 2}, "train_labels": 30, "fixed_labels": 77, "test_images": 100}
     files.write_json(Path("metrics/linear_eval.protocol.json"), few)
     files.write_json(Path("metrics/linear_eval.json"), dict.fromkeys(table.words_for(few), 50.0))
     html = run.section()
