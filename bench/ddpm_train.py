@@ -14,7 +14,6 @@ from bench import pairs
 from bench.views import images as rgb
 from pipeline.engine import arithmetic, loop
 from pipeline.generators import ddpm
-from pipeline.params import reader
 
 STEPS = 20
 
@@ -100,7 +99,7 @@ def same_gradient(params, pixels: torch.Tensor, compute) -> None:
 
 def rows() -> list[pairs.Row]:
     """The comparison."""
-    given = reader.load()
+    given = pairs.setting()
     pixels, params = gray(), given.ddpm.model_copy(update=OBJECTIVE)
     same_gradient(params, pixels, given.compute)
     note = f"{STEPS} steps of {params.batch_size}, 28 x 28 x 1; {given.compute.precision} against fp32 as shipped"

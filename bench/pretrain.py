@@ -23,7 +23,6 @@ from pipeline.engine import loop
 from pipeline.evaluation.quality import plain
 from pipeline.methods import losses, simclr
 from pipeline.networks import backbones
-from pipeline.params import reader
 from pipeline.params.methods import SimCLR
 from pipeline.params.schema import Compute
 from pipeline.training import encoder as training
@@ -50,7 +49,7 @@ class Ours:
         self.mixture = mixture.Mixture(len(pixels), 0, 1.0, BATCH, 0)
         self.recipes = [recipes.recipe(plain(3, strength=2.0), 0)] * 2
         steps = STEPS[width]
-        self.schedule = reader.load().pretrain.model_copy(
+        self.schedule = pairs.setting().pretrain.model_copy(
             update=MADE_EQUAL | {"steps": steps, "log_every": steps, "checkpoint_every": steps}
         )
 
@@ -68,10 +67,11 @@ class Ours:
 
 
 class Script:
-    """What lightly's tutorial on SimCLR does; plain: in our precision and memory format, else as it comes."""
+    """What lightly's tutorial on SimCLR does, in our precision and memory format; with compute None as it comes."""
 
     def __init__(self, pixels: np.ndarray, width: int, compute: Compute | None):
-        self.width, self.compute = width, compute
+        self.width, self.plain = width, compute is None
+        self.half = compute is not None and compute.precision == "bf16"
         pictures = Pictures(pixels)
         drawn = RandomSampler(pictures, num_samples=STEPS[width] * BATCH)  # no worker may run on into our turn
         self.loader = DataLoader(pictures, BATCH, sampler=drawn, num_workers=WORKERS, persistent_workers=True)
@@ -81,14 +81,14 @@ class Script:
         from lightly.models.modules import SimCLRProjectionHead
 
         backbone = encoder(self.width)
-        if self.compute is None:
+        if self.plain:
             backbone.to(memory_format=torch.contiguous_format)
         head = SimCLRProjectionHead(backbone.width, HEAD.hidden_dim, HEAD.output_dim, batch_norm=False)
         criterion = NTXentLoss(temperature=TEMPERATURE)
         model = torch.nn.Sequential(backbone, head)
         optimiser = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9)
         for one, two in self.loader:
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.compute is not None):
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
                 z = [model(view) for view in (one, two)]
             loss = criterion(*(x.float() for x in z))
             loss.backward()
@@ -109,7 +109,7 @@ def same_loss() -> None:
 
 def rows() -> list[pairs.Row]:
     """Both scripts, at two widths."""
-    compute = reader.load().compute
+    compute = pairs.setting().compute
     same_loss()
     pixels, found = images(), []
     for width, target in ((32, 1.1), (16, 1.25)):

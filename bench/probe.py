@@ -18,7 +18,6 @@ from pipeline.data import datasets, shards
 from pipeline.engine import arithmetic
 from pipeline.measures import linear_probe, probes
 from pipeline.networks import backbones
-from pipeline.params import reader
 
 EPOCHS, BATCH, RATE = 100, 256, 30.0  # MoCo's rate; with 1 it ends 4.5 points lower
 SIZES = {"train_size": 1000, "labelled_size": 1000, "validation_size": 1000, "spare_size": 0}
@@ -30,7 +29,7 @@ class Data:
     """Fashion-MNIST's first images, and an encoder of the default preset (its speed needs no training)."""
 
     def __init__(self, sizes: dict[str, int]):
-        given = reader.load()
+        given = pairs.setting()
         self.compute, self.l2 = given.compute, given.linear_eval.l2
         real = datasets.load(given.dataset.model_copy(update=sizes))
         self.train, self.validation = real.part(shards.TRAIN), real.part(shards.VALIDATION)

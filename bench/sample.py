@@ -11,7 +11,6 @@ import torch
 
 from bench import pairs
 from pipeline.generators import ddpm
-from pipeline.params import reader
 
 IMAGES, STEPS, SEED = 128, 10, 0
 WIDTHS = {"sample": (32, 64, 64), "sample, narrow": (16, 48, 64)}
@@ -19,7 +18,7 @@ WIDTHS = {"sample": (32, 64, 64), "sample, narrow": (16, 48, 64)}
 
 def networks(channels: tuple[int, ...]):
     """The default preset's UNet at some widths (28 x 28 x 1, untrained: as fast as a trained one) and its process."""
-    params = reader.load().ddpm.model_copy(update={"channels": channels})
+    params = pairs.setting().ddpm.model_copy(update={"channels": channels})
     return ddpm.unet(params, 28, 1).eval(), ddpm.scheduler(params)
 
 
@@ -61,7 +60,7 @@ def same_images(model, noise, theirs, compute) -> None:
 
 def rows() -> list[pairs.Row]:
     """Two widths: one that is nearer to what others train, and one that suits two cores."""
-    compute = reader.load().compute
+    compute = pairs.setting().compute
     found = []
     for name, channels in WIDTHS.items():
         model, noise = networks(channels)

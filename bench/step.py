@@ -14,7 +14,6 @@ from bench.pretrain import HEAD, RATE, STEPS, Ours, encoder
 from bench.views import images
 from pipeline.engine import arithmetic, loop
 from pipeline.methods import simclr
-from pipeline.params import reader
 from pipeline.training import encoder as training
 
 
@@ -53,7 +52,7 @@ def same_update(ours: Ours, compute) -> None:
 
 def rows() -> list[pairs.Row]:
     """Two widths: the wider the network, the less the rest weighs."""
-    compute = reader.load().compute
+    compute = pairs.setting().compute
     pixels, found = images(), []
     for width, target in ((32, 1.05), (16, 1.10)):
         ours = Ours(pixels, width, compute)

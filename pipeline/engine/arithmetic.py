@@ -44,16 +44,26 @@ def advise(compute: Compute) -> None:
     name = f"precision-{store.fingerprint(**facts(compute))[:16]}.txt"
     if processes.rank() or (store.place() / name).exists():
         return
-    other = {"fp32": "bf16", "bf16": "fp32"}[compute.precision]
-    if compute.device == "cuda":
-        has = torch.cuda.is_bf16_supported(including_emulation=False)
-        better, why = has == (other == "bf16"), f"this GPU has {'' if has else 'no '}bf16"
-    else:
-        gain = step_seconds(compute) / step_seconds(compute.model_copy(update={"precision": other}))
-        better, why = gain > _NOTABLY, f"{other} is {gain:.1f} times as fast as {compute.precision} on this processor"
+    other, better, why = _compared(compute)
     if better:
         log(f"{'warning: ' if other == 'fp32' else ''}{why}; to use {other}: leaven run -S compute.precision={other}")
     store.note(name, [why])
+
+
+def faster(compute: Compute) -> Compute:
+    """The same in the other precision, where that is notably the better one here."""
+    other, better, _ = _compared(compute)
+    return compute.model_copy(update={"precision": other}) if better else compute
+
+
+def _compared(compute: Compute) -> tuple[str, bool, str]:
+    """The other precision, whether it is notably the better one here, and why."""
+    other = {"fp32": "bf16", "bf16": "fp32"}[compute.precision]
+    if compute.device == "cuda":
+        has = torch.cuda.is_bf16_supported(including_emulation=False)
+        return other, has == (other == "bf16"), f"this GPU has {'' if has else 'no '}bf16"
+    gain = step_seconds(compute) / step_seconds(compute.model_copy(update={"precision": other}))
+    return other, gain > _NOTABLY, f"{other} is {gain:.1f} times as fast as {compute.precision} on this processor"
 
 
 def step_seconds(compute: Compute) -> float:
