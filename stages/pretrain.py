@@ -8,7 +8,7 @@ from pipeline.core import files, outputs
 from pipeline.core.errors import UserError
 from pipeline.data import mixture, shards
 from pipeline.engine import arithmetic, distributed
-from pipeline.networks import elsewhere, heads
+from pipeline.networks import heads, pretrained
 from pipeline.run import live, machine, stage
 from pipeline.training import encoder, encoder_memory
 from pipeline.training.batches import Images
@@ -45,7 +45,7 @@ def main(params: SimpleNamespace) -> None:
     if held != asked:
         fault = f"holds {held:,} images, inflation.ratio {params.inflation.ratio} asks for {asked:,}"
         raise UserError(fault, SET, "run `dvc repro generate`, or `python -m stages.generate`")
-    start = elsewhere.find(params.start, "start")
+    start = pretrained.find(params.start, "start")
     setting = encoder.Setting(params.pretrain, params.method_params, params.augment, params.inflation, start)
     images = Images(real, generated, positives)
     follow = live.follow("pretrain", write_curves)

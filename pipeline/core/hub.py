@@ -15,7 +15,9 @@ def snapshot(repository: str, revision: str, names: list[str], section: str, rem
 
     asked = {"revision": revision, "allow_patterns": names}
     try:
-        return Path(huggingface_hub.snapshot_download(repository, local_files_only=True, **asked))
+        folder = Path(huggingface_hub.snapshot_download(repository, local_files_only=True, **asked))
+        if any(next(folder.glob(name), None) for name in names):  # or another program cached other files of it
+            return folder
     except HFValidationError as fault:
         raise UserError(f"not a repository's name: {repository}", f"params.yaml: {section}.hub") from fault
     except LocalEntryNotFoundError:

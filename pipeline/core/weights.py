@@ -23,7 +23,7 @@ def load(path: Path, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
             found = {name: _told(part.get_shape(), part.get_dtype() in _FLOATING) for name, part in parts.items()}
         with torch.device("meta"):
             empty = build().state_dict()
-    _compare(found, _shapes(empty), path)
+    _compare(found, _shapes(empty), path, _AGAIN)
     module = build()
     with access.read_faults(path):
         module.load_state_dict(load_file(path), strict=True)
@@ -32,13 +32,13 @@ def load(path: Path, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
 
 def read(path: Path) -> dict[str, torch.Tensor]:
     """All tensors of a safetensors file by their names; UserError of a file that is none."""
-    with access.reading(path, "not readable as safetensors", _AGAIN, *_FAULTS):
+    with access.reading(path, "not readable as safetensors", "get it again, as safetensors", *_FAULTS):
         return load_file(path)
 
 
-def fill(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path) -> torch.nn.Module:
+def load_into(module: torch.nn.Module, state: dict[str, torch.Tensor], path: Path, remedy: str) -> torch.nn.Module:
     """The module with the tensors of `state`, which came from the file: all that it has, no other, or a UserError."""
-    _compare(_shapes(state), _shapes(module.state_dict()), path)
+    _compare(_shapes(state), _shapes(module.state_dict()), path, remedy)
     module.load_state_dict(state, strict=True)
     return module
 
@@ -47,7 +47,7 @@ def _shapes(state: dict[str, torch.Tensor]) -> dict[str, str]:
     return {name: _told(tensor.shape, tensor.is_floating_point()) for name, tensor in state.items()}
 
 
-def _compare(found: dict[str, str], wanted: dict[str, str], path: Path) -> None:
+def _compare(found: dict[str, str], wanted: dict[str, str], path: Path, remedy: str) -> None:
     faults = [
         f"{name} is {found.get(name, 'missing')}, not {wanted.get(name, 'wanted')}"
         for name in sorted(found.keys() | wanted.keys())
@@ -55,7 +55,7 @@ def _compare(found: dict[str, str], wanted: dict[str, str], path: Path) -> None:
     ]
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise UserError(f"{_UNFIT}: {'; '.join(faults[:3])}{more}", path, _AGAIN)
+        raise UserError(f"{_UNFIT}: {'; '.join(faults[:3])}{more}", path, remedy)
 
 
 def save(path: Path, module: torch.nn.Module) -> None:

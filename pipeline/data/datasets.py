@@ -29,9 +29,8 @@ from pipeline.data.shards import (
     Part,
     RealSet,
     among,
-    dataset_of,
     digests,
-    open_file,
+    read_array,
     write_arrays,
 )
 from pipeline.params.schema import Dataset
@@ -267,8 +266,7 @@ def decoded(params: Dataset, paths: list[Path], content: dict[str, str] | None =
         write_arrays(folder / FILE, {"images": pictures.read_all(paths, *how)}, {})
         return [FILE]
 
-    with open_file(store.once("pictures", decided, make) / FILE) as file:
-        return dataset_of(file, "images")[:]
+    return read_array(store.once("pictures", decided, make) / FILE, "images")
 
 
 def _pictured(train: dict[Path, str], test: dict[Path, str], classes: list[str], images: np.ndarray) -> Source:

@@ -10,6 +10,7 @@ both are twice `size` or more. Files with several frames, floating-point pixels 
 first picture and a TIFF's only full one are read, whatever follows them.
 """
 
+import contextlib
 import functools
 import os
 import re
@@ -145,37 +146,39 @@ def read_all(paths: list[Path], size: int, channels: int, resize: str = "crop") 
 
 
 def read_each(
-    paths: list[Path], size: int, channels: int, resize: str, progress: tqdm
+    paths: list[Path], size: int, channels: int, resize: str, progress: tqdm, white: int | None = None
 ) -> tuple[np.ndarray, dict[int, UserError]]:
-    """As `read_all`, of what can be read; and what is wrong with the others, by their number. The progress moves."""
+    """As `read_all`, of what can be read; and what is wrong with the others, by their number. The progress moves.
+
+    white: the value of 16-bit grey that becomes 255, where these are not all pictures of a set (`white_of`).
+    """
     images = np.zeros((len(paths), size, size, channels), np.uint8)
     faults: dict[int, UserError] = {}
     read: dict[int, decoding.Picture] = {}
 
-    def put(i: int, white: int = WHITES[-1]) -> decoding.Picture:
+    def put(i: int, white: int) -> decoding.Picture:
         """Write a picture to its place; what is known of it beside its pixels."""
         picture = decoding.read(paths[i], channels, white, 2 * size)
         images[i] = np.asarray(_SQUARES[resize](picture.image, size), np.uint8).reshape(images[i].shape)
         return picture._replace(image=None)
 
-    for i, found in enumerate(_in_threads(put, paths)):
+    for i, found in enumerate(_in_threads(lambda i: put(i, white or WHITES[-1]), paths)):
         if isinstance(found, UserError):
             faults[i] = found
         else:
             read[i] = found
         progress.update()
-        if len(faults) == HOPELESS and not read:
+        if white is None and len(faults) == HOPELESS and not read:
             break
     deep = {i: picture for i, picture in read.items() if picture.top is not None}
-    top = max((picture.top for picture in deep.values()), default=WHITES[-1])
-    white = next(white for white in WHITES if white >= top)
+    again, white = white is None, white or _white(picture.top for picture in deep.values())
     if white < WHITES[-1]:
         what = f"is colour of 16 bits: the upper 8 are read, the set uses the lower {white.bit_length()}"
         remedy = "save it with 8 bits a channel"
         faults |= {i: UserError(what, paths[i], remedy) for i, picture in deep.items() if picture.coarse}
         deep = {i: picture for i, picture in deep.items() if not picture.coarse}
-    if deep and white < WHITES[-1]:
-        log(f"{len(deep):,} pictures of 16 bits hold at most {top:,}: read as {white.bit_length()} bits")
+    if again and deep and white < WHITES[-1]:
+        _tell_white(len(deep), white)
         for i in deep:  # again, since all of them may not fit in memory as they are
             put(i, white)
     odd = defaultdict(list)
@@ -185,6 +188,34 @@ def read_each(
         if words:
             log(f"{len(named):,} pictures have {words}; the first is {named[0]}")
     return images, faults
+
+
+def white_of(paths: list[Path], channels: int) -> int:
+    """The white of a set's 16-bit pictures, which are decoded for it; others, and what cannot be read, do not count."""
+    tops, deep = [], []
+    with bar("looking at pictures", len(paths), "picture") as progress:
+        for path in paths:
+            with contextlib.suppress(UserError):  # told when it is read
+                deep += [path] if decoding.header(path).deep else []
+            progress.update()
+    with bar("looking for white", len(deep), "picture") as progress:
+        for path in deep:
+            with contextlib.suppress(UserError):
+                tops.append(decoding.read(path, channels).top)
+            progress.update()
+    white = _white(top for top in tops if top is not None)
+    if tops and white < WHITES[-1]:
+        _tell_white(len(deep), white)
+    return white
+
+
+def _white(tops: Iterable[int]) -> int:
+    top = max(tops, default=WHITES[-1])
+    return next(white for white in WHITES if white >= top)
+
+
+def _tell_white(deep: int, white: int) -> None:
+    log(f"{deep:,} pictures of 16 bits hold at most {white:,}: read as {white.bit_length()} bits")
 
 
 def _in_threads(put: Callable[[int], decoding.Picture], paths: list[Path]) -> Iterator[decoding.Picture | UserError]:

@@ -197,12 +197,12 @@ def map_positives(folder: Path, anchors: np.ndarray) -> list[np.ndarray]:
 
 
 @contextlib.contextmanager
-def open_file(path: Path) -> Iterator[h5py.File]:
+def open_file(path: Path, remedy: str = _AGAIN) -> Iterator[h5py.File]:
     """An HDF5 file opened for reading, or a UserError that names it.
 
     It is not locked: what has its final name never changes, and another program's lock would be in the way.
     """
-    with access.reading(path, _UNREADABLE, _AGAIN), h5py.File(path, "r", locking=False) as file:
+    with access.reading(path, _UNREADABLE, remedy), h5py.File(path, "r", locking=False) as file:
         yield file
 
 
@@ -214,9 +214,15 @@ def dataset_of(file: h5py.File, name: str) -> h5py.Dataset:
     return found
 
 
-def map_file(path: Path) -> np.ndarray:
-    """`images` of a file, mapped; writing to the array does not change the file."""
+def read_array(path: Path, name: str) -> np.ndarray:
+    """A dataset of a file, whole."""
     with open_file(path) as file:
+        return dataset_of(file, name)[:]
+
+
+def map_file(path: Path, remedy: str = _AGAIN) -> np.ndarray:
+    """`images` of a file, mapped; writing to the array does not change the file. remedy: of one that is no HDF5."""
+    with open_file(path, remedy) as file:
         images = dataset_of(file, "images")
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
             found = f"{images.dtype} {images.shape}"

@@ -13,7 +13,7 @@ import datetime
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, reduce
+from functools import cache
 from typing import Any
 
 import torch
@@ -187,14 +187,13 @@ class _Synchronised(_BatchNorm):
         super().__init__(given.num_features, given.eps, given.momentum, given.affine, given.track_running_stats)
         self._parameters, self._buffers = given._parameters, given._buffers
         self.training = given.training
-        self.after = [layer for layer in (getattr(given, "drop", None), getattr(given, "act", None)) if layer]
+        self.drop, self.act = (getattr(given, name, nn.Identity()) for name in ("drop", "act"))  # timm's have both
 
     def _check_input_dim(self, x: torch.Tensor) -> None:
         """Any number of dimensions: `given` has checked its own."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self._normalised(x) if self.training else super().forward(x)
-        return reduce(lambda found, layer: layer(found), self.after, x)
+        return self.act(self.drop(self._normalised(x) if self.training else super().forward(x)))
 
     def _normalised(self, x: torch.Tensor) -> torch.Tensor:
         places = [0, *range(2, x.ndim)]

@@ -4,6 +4,8 @@ Images become what the network was trained on: enlarged (bicubic) if its size is
 channels, normalised by the mean and std that timm knows of its published weights.
 """
 
+import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.core import files
+from pipeline.core import files, sources, store
 from pipeline.core.errors import UserError
 from pipeline.core.progress import bar
+from pipeline.data import shards
+from pipeline.engine import arithmetic
 from pipeline.measures import probes
-from pipeline.networks import elsewhere
+from pipeline.networks import backbones, pretrained
 from pipeline.params.schema import Baseline, Compute
 
 _SECTION = "linear_eval.baseline"
-_BATCH = 500
+_PART = 1000  # images whose features are kept together
 
 
 class Downloaded(nn.Module):
@@ -27,11 +31,11 @@ class Downloaded(nn.Module):
 
     def __init__(self, params: Baseline, path: Path, channels: int, size: int):
         super().__init__()
-        config = elsewhere.timm_config(params.name)
+        config = pretrained.timm_config(params.name)
         wanted, self.size = config.input_size[0], params.size
         if channels not in (1, wanted):
             raise UserError(f"timm's {params.name} takes {wanted} channels, not {channels}", f"params.yaml: {_SECTION}")
-        self.network = elsewhere.timm_network(params.name, wanted, params.size or size, path).eval()
+        self.network = pretrained.timm_network(params.name, wanted, params.size or size, path).eval()
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(getattr(config, name))[:, None, None])
 
@@ -43,18 +47,39 @@ class Downloaded(nn.Module):
 
 def load(params: Baseline, channels: int, size: int) -> tuple[Downloaded, dict] | None:
     """The frozen network for images of these channels and pixels a side, and what it is; None with source none."""
-    path = elsewhere.find(params, _SECTION)
+    path = pretrained.find(params, _SECTION)
     if path is None:
         return None
     facts = {"name": params.name, "sha256": files.sha256(path), "pixels": params.size or size}
     return Downloaded(params, path, channels, size), facts
 
 
-def features(network: Downloaded, images: np.ndarray, compute: Compute) -> torch.Tensor:
-    """Features of uint8 images (N, H, W, C): float32 (N, D) on the CPU."""
-    network, found = network.to(compute.device), []
+def features(network: Downloaded, facts: dict, images: np.ndarray, compute: Compute) -> torch.Tensor:
+    """Features of uint8 images (N, H, W, C), float32 (N, D) on the CPU; in the store, part by part as they are made.
+
+    facts: what `load` said of the network.
+    """
+    parts = {f"part-{first:08d}.h5": images[first : first + _PART] for first in range(0, len(images), _PART)}
+    decided = {
+        "network": facts,
+        "images": hashlib.sha256(np.ascontiguousarray(images)).hexdigest(),
+        "code": sources.digest("evaluation/baseline"),
+        "arithmetic": arithmetic.facts(compute),
+        "versions": backbones.versions(),
+    }
     with bar("features of the baseline", len(images), "image") as progress:
-        for first in range(0, len(images), _BATCH):
-            found.append(probes.features(network, images[first : first + _BATCH], compute))
-            progress.update(len(found[-1]))
-    return torch.cat(found)
+
+        def start(missing: list[str]) -> Callable[[Path], None]:
+            progress.update(sum(len(part) for name, part in parts.items() if name not in missing))
+            network.to(compute.device)
+            return write
+
+        def write(path: Path) -> None:
+            found, few = [], probes.at_once(facts["pixels"])
+            for first in range(0, len(parts[path.name]), few):
+                found.append(probes.features(network, parts[path.name][first : first + few], compute))
+                progress.update(len(found[-1]))
+            shards.write_arrays(path, {"features": torch.cat(found).numpy()}, {})
+
+        made = store.grow("features", decided, list(parts), start)
+    return torch.from_numpy(np.concatenate([shards.read_array(path, "features") for path in made.values()]))

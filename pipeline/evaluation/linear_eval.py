@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from pipeline.core import files, sources, store
-from pipeline.core.progress import bar
+from pipeline.core.progress import bar, log
 from pipeline.data import shards
 from pipeline.engine import arithmetic
 from pipeline.evaluation import baseline, label_free, offline_probe
@@ -28,7 +28,6 @@ FEW = {"1pct": 0.01, "10pct": 0.1}  # of the fixed labelled images
 YARDSTICKS = 3  # measures of `compare` beside a probe for each budget
 LARGEST = 32  # pixels a side of the raw-pixel probe
 PER_CLASS, CONFUSION = ["class", "top1", "low", "high"], ["actual", "predicted", "count"]  # columns
-Probed = dict[str, tuple[torch.Tensor, float]]  # budget -> predicted classes of the test images, and l2
 WHOLE, LISTED = 20, 30  # classes whose confusion has all cells; of more classes, so many pairs of two
 
 
@@ -80,6 +79,8 @@ def judge(
     nothing = untold(real, {name: found for name, found in rows.items() if name not in FEW})
     if nothing:
         empty = {"per_class": PER_CLASS, "confusion": CONFUSION, "grid": [*point, "top1"]}
+        if params.baseline.source != "none":
+            log(f"no baseline, which wants labels as a linear probe does: {nothing}")
         note = {"note": f"no linear probe: {nothing}", "encoder_sha256": card["sha256"]}
         unlabelled, _ = label_free.measures(encoder, real, None, params, compute)
         return Judged({}, unlabelled, note, {name: (columns, []) for name, columns in empty.items()})
@@ -173,16 +174,12 @@ def compare(
         fit, validation = (x[budget], labels[budget]), (x["validation"], labels["validation"])
         return linear_probe.linear_probe(fit, validation, x["test"], classes, params.l2)
 
-    def untrained() -> Probed:
+    def untrained() -> tuple[torch.Tensor, float]:
         before = backbones.untrained(encoder).to(compute.device)
-        return {"train": probe(probes.features(before, real.images[used], compute), "train")}
+        return probe(probes.features(before, real.images[used], compute), "train")
 
-    def pixels() -> Probed:
-        return {"train": probe(probes.pixels(small(real.images[used])), "train")}
-
-    def downloaded() -> Probed:
-        seen = baseline.features(beside[0], real.images[used], compute)
-        return {budget: probe(seen, budget) for budget in budgets}
+    def pixels() -> tuple[torch.Tensor, float]:
+        return probe(probes.pixels(small(real.images[used])), "train")
 
     x = probes.features(encoder, real.images[used], compute)
     train, validation, test = (x[np.searchsorted(used, rows[name])] for name in ("train", "validation", "test"))
@@ -197,12 +194,14 @@ def compare(
     parts = [real.images[used], *(part for r in rows.values() for part in (r, real.labels[r]))]
     of = {"data": [hashlib.sha256(part).hexdigest() for part in parts], "l2": params.l2}
     built = {name: encoder.card[name] for name in backbones.MADE_FROM} | backbones.versions()
-    yardsticks = {"untrained": (untrained, {"encoder": built}), "pixels": (pixels, {})}
+    predicted["untrained", "train"], l2["untrained, train"] = _once(untrained, of | {"encoder": built}, compute)
+    progress.update()
+    predicted["pixels", "train"], l2["pixels, train"] = _once(pixels, of, compute)
+    progress.update()
     if beside is not None:
-        yardsticks["baseline"] = downloaded, {"network": beside[1], "budgets": list(budgets)} | backbones.versions()
-    for name, (make, made_of) in yardsticks.items():
-        for budget, (found, chosen) in _once(make, of | made_of, compute).items():
-            predicted[name, budget], l2[f"{name}, {budget}"] = found, chosen
+        x = baseline.features(*beside, real.images[used], compute)
+        for budget in budgets:
+            predicted["baseline", budget], l2[f"baseline, {budget}"] = probe(x, budget)
         progress.update()
 
     right = {key: found.numpy() == real.labels[rows["test"]] for key, found in predicted.items()}
@@ -257,17 +256,17 @@ def _chosen(rows: dict, params: LinearEval) -> str:
     return f"by top-1 in {linear_probe.FOLDS}-fold cross-validation on the images learned from; no validation"
 
 
-def _once(probe: Callable[[], Probed], of: dict, compute: Compute) -> Probed:
-    """Probes that do not depend on the encoder's training, made or from the store."""
+def _once(probe: Callable[[], tuple[torch.Tensor, float]], of: dict, compute: Compute) -> tuple[torch.Tensor, float]:
+    """A probe that does not depend on the encoder's training: its test predictions and l2, made or from the store."""
     parts = {"of": of, "code": sources.digest("evaluation/linear_eval"), "arithmetic": arithmetic.facts(compute)}
 
     def make(folder: Path, fingerprint: str) -> list[str]:
-        found = {budget: [predicted.tolist(), l2] for budget, (predicted, l2) in probe().items()}
-        files.write_json(folder / "probe.json", found)
+        predicted, l2 = probe()
+        files.write_json(folder / "probe.json", {"predicted": predicted.tolist(), "l2": l2})
         return ["probe.json"]
 
     found = files.read_json(store.once("baseline", {"probe": probe.__name__, **parts}, make) / "probe.json")
-    return {budget: (torch.tensor(predicted), l2) for budget, (predicted, l2) in found.items()}
+    return torch.tensor(found["predicted"]), found["l2"]
 
 
 def small(images: np.ndarray) -> np.ndarray:

@@ -17,6 +17,12 @@ from pipeline.params.schema import Compute
 
 KNN_K, KNN_TEMPERATURE = 20, 0.07  # solo-learn's defaults, fixed beforehand
 _BATCH = 500
+_PIXELS = 2_000_000  # of a batch in which large images are embedded
+
+
+def at_once(side: int) -> int:
+    """Images of so many pixels a side that are embedded together: 500, and fewer of those above 63."""
+    return max(8, min(_BATCH, _PIXELS // side**2))
 
 
 @torch.inference_mode()
@@ -27,7 +33,7 @@ def features(encoder: nn.Module, images: np.ndarray, compute: Compute) -> torch.
     if any(isinstance(module, ResNet) for module in encoder.modules()):  # others may not be traced
         folded = fuse(folded)  # a copy with batch normalisation folded into the convolutions: a tenth faster
     encoder.train(was_training)
-    chunks = torch.from_numpy(_stored(images)).split(_BATCH)
+    chunks = torch.from_numpy(_stored(images)).split(at_once(max(images.shape[1:3])))
     return torch.cat([embed(folded, chunk.permute(0, 3, 1, 2).float() / 255, compute) for chunk in chunks])
 
 

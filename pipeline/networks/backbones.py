@@ -2,7 +2,7 @@
 
 Width 64 and 3 channels with blocks 2-2-2-2 have the parameters of torchvision's `resnet18` but for stem and classifier,
 with bottlenecks 3-4-6-3 those of `resnet50`; with stem 7x7 all but the classifier.
-(resnet.py and vit.py; elsewhere.py has timm's.)
+(resnet.py and vit.py; pretrained.py has timm's.)
 """
 
 import math
@@ -15,7 +15,7 @@ from torch import nn
 
 from pipeline.core import files, seeds, weights
 from pipeline.core.errors import UserError
-from pipeline.networks import elsewhere
+from pipeline.networks import pretrained
 from pipeline.networks.heads import ONLINE
 from pipeline.networks.resnet import ResNet
 from pipeline.params.schema import Backbone
@@ -122,14 +122,14 @@ def _network(card: dict, start: Path | None = None) -> nn.Module:
     if faults:
         raise ValueError("; ".join(faults))
     if params.kind == "timm":
-        return _laid_out(elsewhere.timm_network(params.name, channels, size, start))
+        return _laid_out(pretrained.timm_network(params.name, channels, size, start))
     if params.kind == "resnet":
         network = _laid_out(ResNet(params.width, params.blocks, channels, params.block, params.stem))
     else:
         from pipeline.networks.vit import SmallViT  # and with it timm, which takes its time
 
         network = SmallViT(params.width, params.depth, params.heads, params.patch, size, channels)
-    return network if start is None else elsewhere.fill(network, start)
+    return network if start is None else pretrained.load_into(network, start)
 
 
 def statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
@@ -172,7 +172,8 @@ def load(folder: Path) -> Encoder:
     if not (folder / "card.json").exists():
         raise UserError("no encoder yet", folder, "run `dvc repro pretrain`, or `python -m stages.pretrain`")
     card = files.read_sealed(folder / "card.json", "pretrain", _CARD)
-    card = (_OLDER if card["kind"] == "resnet" else dict.fromkeys(_OLDER)) | card
+    older = _OLDER if card["kind"] == "resnet" else {}
+    card = dict.fromkeys(Backbone.model_fields) | older | card
     files.check_digests(folder, {"encoder.safetensors": card["sha256"]}, "card.json", "pretrain")
     numbers = [*card["mean"], *card["std"]]
     if len(card["mean"]) != len(card["std"]) or not all(isinstance(x, float) and math.isfinite(x) for x in numbers):

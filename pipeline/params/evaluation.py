@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pipeline.params.data import Dataset, SetName, its_own, labelled
 from pipeline.params.ranges import Count, CountOrZero, Pixels, Positive, Seed, Several, Share, Strength
-from pipeline.params.training import Elsewhere, Training
+from pipeline.params.training import PretrainedWeights, Training
 from pipeline.params.types import Faults, Section, rule, told
 
 
@@ -29,7 +29,7 @@ class Quality(Section):
             yield "images", "must be 0 or at least 2, not 1"
 
 
-class Baseline(Elsewhere):
+class Baseline(PretrainedWeights):
     """A network that one can download, frozen, judged beside the encoder: does pretraining beat it?"""
 
     source: Literal["none", "file", "hub"]

@@ -14,7 +14,7 @@ from pipeline.params.generators import DDPM, GAN, GENERATORS, Generate, Generato
 from pipeline.params.methods import METHODS
 from pipeline.params.positives import KINDS, Conditioned, Positives, UnCLIP
 from pipeline.params.ranges import Key
-from pipeline.params.training import Backbone, Compute, Elsewhere, Pretrain, RealOnly, Start, Training
+from pipeline.params.training import Backbone, Compute, Pretrain, PretrainedWeights, RealOnly, Start, Training
 from pipeline.params.types import Section
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "Backbone",
     "Baseline",
     "Conditioned",
-    "Elsewhere",
+    "PretrainedWeights",
     "RealOnly",
     "Training",
     "UnCLIP",

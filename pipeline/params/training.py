@@ -207,7 +207,7 @@ class RealOnly(SimCLR, Pretrain):
     """Their strength, as `augment.strength`."""
 
 
-class Elsewhere(Section):
+class PretrainedWeights(Section):
     """Weights that were trained elsewhere, in safetensors: a pickle can run anything and is not read."""
 
     path: str
@@ -236,7 +236,7 @@ class Elsewhere(Section):
             yield "path", f"must be a .safetensors file, not {self.path}"
 
 
-class Start(Elsewhere):
+class Start(PretrainedWeights):
     """Weights of the encoder's network before its first step."""
 
     source: Literal["none", "file", "hub"]

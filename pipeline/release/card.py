@@ -8,16 +8,15 @@ from pipeline.networks.resnet import STEMS
 
 METRICS = Path("metrics")
 _CARD = """---
-library_name: timm
-pipeline_tag: image-feature-extraction
+{library}pipeline_tag: image-feature-extraction
 tags: [self-supervised-learning, contrastive-learning, data-inflation]
 ---
 
 # {name}
 
 An encoder of images, {shape}: it makes a vector of {width:,} numbers of each.
-It was pretrained by {method} without labels, on {n_real:,} real images{generated}, by Leaven at commit {commit}
-(data inflation: [Wang et al., ICLR 2024](https://arxiv.org/abs/2403.12448)).
+It was pretrained by {method} without labels, on {n_real:,} real images{generated} (data inflation:
+[Wang et al., ICLR 2024](https://arxiv.org/abs/2403.12448)), and exported by Leaven at commit {commit}.
 
 ## Load it
 
@@ -60,17 +59,18 @@ def text(card: dict, width: int, name: str, fixed: bool) -> str:
     """The card in Markdown. card: the encoder's own; width: length of its vectors; fixed: as for `lines`."""
     made = f" and {card['n_generated']:,} generated ones" if card["n_generated"] else ""
     recipe = card["augment"]
-    side, way = card["size"], {"pad": "black beside the shorter side", "stretch": "stretched"}
-    square = way.get(card.get("resize"), "their middle square")
+    side, ways = card["size"], {"crop": "middle square", "pad": "black beside the shorter side", "stretch": "stretched"}
+    square = f", {ways[card['resize']]}" if card.get("resize") else ""
     rows = {
-        "images": f"{card.get('data', 'unknown')}, {side} x {side} pixels, {square}",
+        "images": f"{card.get('data', 'unknown')}, {side} x {side} pixels{square}",
         "real share of a batch": f"{card['beta']:.3f}",
         "passes over the real images": f"{card['real_passes']:.1f}",
         "augmentation": f"{recipe['family']}, {recipe['form']}, strength {recipe['strength']:g}",
-        "first weights": f"sha256 `{card['start']}`" if card.get("start") else "random",
+        "first weights": f"pretrained before, sha256 `{card['start']}`" if card.get("start") else "random",
     }
     return _CARD.format(
         name=name,
+        library="library_name: timm\n" if card["kind"] == "timm" else "",
         shape=f"float (N, {len(card['mean'])}, {side}, {side}) in [0, 1]",
         width=width,
         method=card["method"],

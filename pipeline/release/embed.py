@@ -4,10 +4,10 @@ Pictures become what the encoder was trained on: its size, channels and way to t
 as they are made, so that an interrupted run goes on.
 """
 
-import contextlib
 import importlib.util
 import os
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,9 +16,9 @@ import numpy as np
 from tqdm import tqdm
 
 from pipeline.core import files, sources, store
-from pipeline.core.errors import UserError, UserErrors
+from pipeline.core.errors import UserError
 from pipeline.core.progress import bar, log
-from pipeline.data import decoding, pictures, shards
+from pipeline.data import pictures, shards
 from pipeline.engine import arithmetic
 from pipeline.measures import probes
 from pipeline.networks import backbones
@@ -28,17 +28,15 @@ PART = 1000  # images that are decoded and embedded at once
 
 
 class _Source(NamedTuple):
-    """Images to embed. names: of each; content: a digest of them all; parts: rows that are read together.
+    """Images to embed. names: of each; content: a digest of them all.
 
-    read(rows, progress) -> uint8 (n, size, size, channels), and bool (n,): which could be read. refused(numbers) ->
-    what is wrong with these, which could not.
+    read(rows, progress) -> uint8 (n, size, size, channels), and what is wrong with those that cannot be read, by their
+    number among the rows.
     """
 
     names: list[str]
     content: str
-    parts: list[range]
-    read: Callable[[range, tqdm], tuple[np.ndarray, np.ndarray]]
-    refused: Callable[[np.ndarray], UserErrors]
+    read: Callable[[range, tqdm], tuple[np.ndarray, dict[int, UserError]]]
 
 
 def embed(folder: Path, source: Path, out: Path, compute: Compute, skip: bool = False) -> tuple[int, int]:
@@ -49,19 +47,23 @@ def embed(folder: Path, source: Path, out: Path, compute: Compute, skip: bool = 
     counted; without it they are UserErrors, once all were tried.
     """
     writer = _writer(out)
+    if out.resolve() == source.resolve():
+        raise UserError("is what is to be embedded", out, "give another name for the features")
     arithmetic.prepare(compute)
     encoder = backbones.load(folder)
     size, channels, resize = _form(encoder.card, folder)
     given = _pictures(source, size, channels, resize) if source.is_dir() else _stored(source, size, channels)
     encoder.to(compute.device)
-    parts = {f"part-{k:06d}.h5": rows for k, rows in enumerate(given.parts)}
+    parts = {f"part-{k:06d}.h5": rows for k, rows in enumerate(_parts(len(given.names)))}
     decided = {
         "encoder": encoder.card["sha256"],
         "images": given.content,
         "form": [size, channels, resize],
         "code": sources.digest("release/embed"),
         "arithmetic": arithmetic.facts(compute),
+        "versions": backbones.versions() | {"pillow": version("pillow")},
     }
+    refused: list[UserError] = []
     with bar("embedding", len(given.names), "image") as progress:
 
         def start(missing: list[str]) -> Callable[[Path], None]:
@@ -69,20 +71,25 @@ def embed(folder: Path, source: Path, out: Path, compute: Compute, skip: bool = 
             return write
 
         def write(path: Path) -> None:
-            images, kept = given.read(parts[path.name], progress)
+            images, faults = given.read(parts[path.name], progress)
+            refused.extend(faults.values())
+            kept = np.array([i not in faults for i in range(len(images))])
             found = np.zeros((len(images), encoder.width), np.float32)
             if kept.any():
                 found[kept] = probes.features(encoder, images[kept], compute).numpy()
             shards.write_arrays(path, {"features": found, "kept": kept}, {})
 
         made = store.grow("features", decided, list(parts), start)
-    found, kept = (np.concatenate(column) for column in zip(*map(_part, made.values()), strict=True))
-    if not kept.all():
-        if not skip:
-            raise given.refused(np.flatnonzero(~kept))
-        log(f"{(~kept).sum():,} of {len(kept):,} pictures cannot be read and are left out")
-    names = [name for name, there in zip(given.names, kept, strict=True) if there]
-    writer(out, found[kept], names, encoder.card["sha256"])
+    features, kept = ({path: shards.read_array(path, name) for path in made.values()} for name in ("features", "kept"))
+    there = np.concatenate(list(kept.values()))
+    if not there.all() and not skip:
+        for path in (path for path, whole in kept.items() if not whole.all()):
+            path.unlink()  # or they would not be tried again
+        raise pictures.refusal(refused) if refused else UserError("was left out before", source, "run it once more")
+    if not there.all():
+        log(f"{(~there).sum():,} of {len(there):,} pictures cannot be read and are left out")
+    names = [name for name, is_there in zip(given.names, there, strict=True) if is_there]
+    writer(out, np.concatenate(list(features.values()))[there], names, encoder.card["sha256"])
     return len(names), encoder.width
 
 
@@ -93,52 +100,40 @@ def _form(card: dict, folder: Path) -> tuple[int, int, str]:
     return card["size"], len(card["mean"]), card.get("resize") or "crop"
 
 
-def _part(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    with shards.open_file(path) as file:
-        return shards.dataset_of(file, "features")[:], shards.dataset_of(file, "kept")[:]
-
-
 def _pictures(root: Path, size: int, channels: int, resize: str) -> _Source:
-    """All pictures below a folder; together where one has 16 bits: the largest value of all says what is white."""
+    """All pictures below a folder."""
     paths = pictures.find(root)
+    white = pictures.white_of(paths, channels)
 
-    def read(rows: range, progress: tqdm) -> tuple[np.ndarray, np.ndarray]:
-        images, faults = pictures.read_each(paths[rows.start : rows.stop], size, channels, resize, progress)
-        return images, np.array([i not in faults for i in range(len(rows))])
+    def read(rows: range, progress: tqdm) -> tuple[np.ndarray, dict[int, UserError]]:
+        return pictures.read_each(paths[rows.start : rows.stop], size, channels, resize, progress, white)
 
-    def refused(numbers: np.ndarray) -> UserErrors:
-        bad = [paths[i] for i in numbers]
-        with bar("reading again what was refused", len(bad), "picture") as progress:
-            _, faults = pictures.read_each(bad, size, channels, resize, progress)
-        return pictures.refusal(list(faults.values()))
-
-    with bar("looking at pictures", len(paths), "picture") as progress:
-        deep = False
-        for path in paths:
-            with contextlib.suppress(UserError):  # told when it is read
-                deep |= decoding.header(path).deep
-            progress.update()
-    names = [os.fsencode(path.relative_to(root)).decode("utf-8", "backslashreplace") for path in paths]
-    return _Source(names, files.tree_sha256(root), _parts(len(paths), len(paths) if deep else PART), read, refused)
+    places = [path.relative_to(root).as_posix() for path in paths]
+    digests = files.tree_digests(root)
+    names = [os.fsencode(place).decode("utf-8", "backslashreplace") for place in places]
+    return _Source(names, files.joint_sha256({place: digests[place] for place in places} | {"white": str(white)}), read)
 
 
 def _stored(path: Path, size: int, channels: int) -> _Source:
     """The images of an HDF5 file, brought to the encoder's size and channels; their names are their rows."""
-    images = shards.map_file(path)
-    if images.shape[1] != images.shape[2]:
-        raise UserError(f"holds images of {images.shape[1]} x {images.shape[2]} pixels", path, "give square ones")
+    remedy = "give a folder of pictures, or an HDF5 file with `images`"
+    if not path.exists():
+        raise UserError("not found", path, remedy)
+    images = shards.map_file(path, remedy)
+    if not len(images) or images.shape[1] != images.shape[2]:
+        what = f"holds images of {images.shape[1]} x {images.shape[2]} pixels" if len(images) else "holds no images"
+        raise UserError(what, path, "give square ones")
 
-    def read(rows: range, progress: tqdm) -> tuple[np.ndarray, np.ndarray]:
+    def read(rows: range, progress: tqdm) -> tuple[np.ndarray, dict[int, UserError]]:
         found = pictures.resized(images[rows.start : rows.stop], size, channels)
         progress.update(len(rows))
-        return found, np.ones(len(rows), bool)
+        return found, {}
 
-    names = [str(row) for row in range(len(images))]
-    return _Source(names, files.sha256(path), _parts(len(images), PART), read, lambda numbers: UserErrors([]))
+    return _Source([str(row) for row in range(len(images))], files.sha256(path), read)
 
 
-def _parts(n: int, step: int) -> list[range]:
-    return [range(first, min(first + step, n)) for first in range(0, n, step)]
+def _parts(n: int) -> list[range]:
+    return [range(first, min(first + PART, n)) for first in range(0, n, PART)]
 
 
 def _writer(out: Path) -> Callable[[Path, np.ndarray, list[str], str], None]:
@@ -147,7 +142,7 @@ def _writer(out: Path) -> Callable[[Path, np.ndarray, list[str], str], None]:
     if out.suffix not in writers:
         raise UserError("is no kind of file for features", out, f"end it in {' or '.join(writers)}")
     if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise UserError("wants pyarrow", out, "pip install pyarrow, or end it in .h5")
+        raise UserError("wants pyarrow", out, "pip install -e '.[export]', or end it in .h5")
     return writers[out.suffix]
 
 
@@ -157,8 +152,8 @@ def _npy(out: Path, features: np.ndarray, names: list[str], encoder: str) -> Non
         mapped[:] = features
         mapped.flush()
 
-    files.write_json(out.with_suffix(".names.json"), {"encoder_sha256": encoder, "names": names})
     files.write(out, save)
+    files.write_json(out.with_suffix(".names.json"), {"encoder_sha256": encoder, "names": names})
 
 
 def _hdf5(out: Path, features: np.ndarray, names: list[str], encoder: str) -> None:

@@ -4,6 +4,7 @@ A file is loaded again and compared with the encoder before it gets its name.
 """
 
 import importlib.util
+import io
 import json
 import logging
 import warnings
@@ -15,12 +16,13 @@ import torch
 from torch import nn
 
 from pipeline.core import files, seeds
-from pipeline.core.errors import UserError
-from pipeline.networks import backbones, elsewhere
+from pipeline.core.errors import UserError, out_of_memory
+from pipeline.networks import backbones, pretrained
 from pipeline.release import card as model_card
 
 NEAR = 1e-4  # largest difference of two features, relative to the largest feature
 _OTHERS = (".pt", ".pth", ".bin", ".safetensors", ".h5", ".json")  # endings that no folder has
+_HUB = ("config.json", "model.safetensors", "README.md")
 _BATCHES = 1, 3  # sizes with which a file is compared: the first axis is free
 
 
@@ -77,20 +79,21 @@ def _compare(encoder: backbones.Encoder, other: Callable[[torch.Tensor], torch.T
 def _program(encoder: backbones.Encoder) -> torch.export.ExportedProgram:
     shapes = {"images": {0: torch.export.Dim("batch", min=1)}}
     plain = _Plain(encoder).eval().requires_grad_(False)
-    return torch.export.export(plain, (_images(encoder, 2),), dynamic_shapes=shapes)
+    try:
+        return torch.export.export(plain, (_images(encoder, 2),), dynamic_shapes=shapes)
+    except Exception as fault:  # of some networks of timm's
+        if out_of_memory(fault):
+            raise
+        what = f"torch.export cannot trace {encoder.card['name'] or encoder.card['kind']}: {str(fault).splitlines()[0]}"
+        raise UserError(what, remedy="export to a folder instead") from fault
 
 
 def _pt2(encoder: backbones.Encoder, out: Path) -> None:
-    def write(temporary: Path) -> None:
-        ended = temporary.with_name(f"{temporary.name}.pt2")  # torch wants the ending
-        try:
-            torch.export.save(_program(encoder), ended)
-            _compare(encoder, torch.export.load(ended).module(), out)
-            ended.replace(temporary)
-        finally:
-            ended.unlink(missing_ok=True)
-
-    files.write(out, write)
+    program = io.BytesIO()
+    torch.export.save(_program(encoder), program)
+    program.seek(0)
+    _compare(encoder, torch.export.load(program).module(), out)
+    files.write(out, lambda temporary: temporary.write_bytes(program.getvalue()))
 
 
 def _onnx(encoder: backbones.Encoder, out: Path) -> None:
@@ -117,10 +120,12 @@ def _onnx(encoder: backbones.Encoder, out: Path) -> None:
 
 def _hub(encoder: backbones.Encoder, folder: Path, out: Path) -> None:
     """A folder that `hf upload` takes as it is; the model card's own lines load it."""
-    card = encoder.card
+    card, there = encoder.card, [name for name in _HUB if (out / name).exists()]
+    if there and "leaven" not in (files.read_json(out / "config.json") if "config.json" in there else {}):
+        raise UserError(f"holds a {there[0]} of something else", out, "name a new folder")
     if card["kind"] == "resnet" and card["width"] % 2:
         raise UserError(f"timm builds no ResNet of the odd width {card['width']}", out, "export to .pt2 or .onnx")
-    fixed = card["kind"] == "timm" and bool(elsewhere.timm_config(card["name"]).fixed_input_size)
+    fixed = card["kind"] == "timm" and bool(pretrained.timm_config(card["name"]).fixed_input_size)
     size, channels = card["size"], len(card["mean"])
     config = {
         "mean": card["mean"],

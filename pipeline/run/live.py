@@ -37,12 +37,14 @@ def _board(name: str) -> Callable[[dict], None]:
         from torch.utils.tensorboard import SummaryWriter
     except ModuleNotFoundError as fault:
         raise UserError(f"wants {fault.name}", BOARD, "pip install tensorboard, or unset it") from fault
-    board = SummaryWriter(Path(os.environ.get("DVC_ROOT", "."), folder, name))
+    place = Path(os.environ.get("DVC_ROOT", "."), folder, time.strftime(f"{name}-%Y%m%d-%H%M%S"))
+    boards: list[SummaryWriter] = []  # one, made at the first row: work that is found in the store has none
 
     def add(row: dict) -> None:
+        boards.extend([] if boards else [SummaryWriter(place)])
         for key, value in row.items():
             if key != "step":
-                board.add_scalar(f"{name}/{key}", value, row["step"])
-        board.flush()
+                boards[0].add_scalar(f"{name}/{key}", value, row["step"])
+        boards[0].flush()
 
     return add

@@ -55,7 +55,7 @@ _LOWER = {  # what a stage's memory depends on beside the number of images
     "generator": "lower batch_size or the channels of ddpm or gan",
     "generate": "lower generate.batch_size",
     "positives": "lower positives.batch_size or conditioned.batch_size",
-    "pretrain": "raise pretrain.accumulate, lower pretrain.batch_size or pretrain.backbone.width",
+    "pretrain": "raise pretrain.accumulate, lower pretrain.batch_size, or take a smaller pretrain.backbone",
     "finetune": "lower finetune.batch_size",
 }
 

@@ -71,7 +71,7 @@ def seconds(one: Wanted, known: list[dict]) -> float | None:
     None if there is no row yet.
     """
     t = one.params.pretrain
-    alike = [row for row in known if (row["method"], row["width"]) == (t.method, str(t.backbone.width))] or known
+    alike = [row for row in known if (row["method"], row["width"]) == (t.method, str(t.backbone.width or ""))] or known
     if not alike:
         return None
     return statistics.median(float(r["seconds"]) / int(r["images"]) for r in alike) * t.steps * t.batch_size

@@ -92,11 +92,18 @@ def test_pictures_that_cannot_be_read_are_named_at_the_end_and_may_be_left_out(e
         run(encoder, folder, out)
     assert all(name in str(caught.value) for name in ("a.png", "z.jpg"))
     assert not out.exists()
-    monkeypatch.setattr(probes, "features", None)  # all that can be read was
+    seen, compute = [], probes.features
+    monkeypatch.setattr(probes, "features", lambda *given: seen.append(len(given[1])) or compute(*given))
     assert run(encoder, folder, out, skip=True) == (7, 32)
+    assert sum(seen) < 7  # parts without a fault were made before
+    monkeypatch.setattr(probes, "features", compute)
     assert "2 of 9 pictures cannot be read and are left out" in capsys.readouterr().err
     assert json.loads((tmp_path / "out.names.json").read_text())["names"] == before[0]
-    assert np.array_equal(np.load(out), before[1])
+    assert np.allclose(np.load(out), before[1], rtol=1e-4, atol=1e-6)
+    with pytest.raises(UserError, match="left out before"):
+        run(encoder, folder, out)
+    with pytest.raises(UserError, match=r"a\.png"):
+        run(encoder, folder, out)
 
 
 def test_sixteen_bits_have_the_white_of_the_whole_folder(encoder, tmp_path, monkeypatch):
@@ -107,7 +114,7 @@ def test_sixteen_bits_have_the_white_of_the_whole_folder(encoder, tmp_path, monk
     for i, top in enumerate((200, 4000)):
         Image.fromarray(np.linspace(0, top, 144).reshape(12, 12).astype(np.uint16)).save(folder / f"{i}.png")
     run(encoder, folder, tmp_path / "out.npy")
-    assert np.array_equal(np.load(tmp_path / "out.npy"), expected(encoder, folder)[1])
+    assert np.allclose(np.load(tmp_path / "out.npy"), expected(encoder, folder)[1], rtol=1e-4, atol=1e-6)
 
 
 def test_a_killed_run_goes_on_where_it_was(encoder, tmp_path, monkeypatch):
@@ -159,6 +166,23 @@ def test_another_kind_of_file_is_refused_before_any_work(encoder, tmp_path, out,
     with pytest.raises(UserError, match=said):
         run(encoder, album(tmp_path / "album"), tmp_path / out)
     assert store.entries() == []
+
+
+def test_what_cannot_be_embedded_is_refused_and_never_advised_to_be_deleted(encoder, tmp_path):
+    Image.new("RGB", (12, 12)).save(tmp_path / "cat.jpg")
+    shards.write_arrays(tmp_path / "none.h5", {"images": np.empty((0, 4, 4, 1), np.uint8)}, {})
+    shards.write_arrays(tmp_path / "long.h5", {"images": np.zeros((1, 4, 6, 1), np.uint8)}, {})
+    for name, said in (
+        ("cat.jpg", "give a folder of pictures, or an HDF5 file"),
+        ("nowhere", "not found - give a folder"),
+        ("none.h5", "holds no images"),
+        ("long.h5", "4 x 6 pixels - give square ones"),
+    ):
+        with pytest.raises(UserError, match=said) as caught:
+            run(encoder, tmp_path / name, tmp_path / "out.h5")
+        assert "delete" not in str(caught.value)
+    with pytest.raises(UserError, match="is what is to be embedded"):
+        run(encoder, tmp_path / "long.h5", tmp_path / "long.h5")
 
 
 def test_an_encoder_whose_card_has_no_size_is_refused(tmp_path):

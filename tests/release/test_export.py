@@ -145,6 +145,11 @@ def test_what_cannot_be_is_refused_in_a_line(tmp_path):
     for name in ("encoder.pth", "encoder.safetensors"):
         with pytest.raises(UserError, match=r"end it in \.pt2 or \.onnx, or name a folder"):
             export.export(tmp_path / "encoder", tmp_path / name)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/README.md").write_text("Mine.")
+    with pytest.raises(UserError, match=r"holds a README\.md of something else"):
+        export.export(tmp_path / "encoder", tmp_path / "mine")
+    assert (tmp_path / "mine/README.md").read_text() == "Mine."
     with pytest.raises(UserError, match="no encoder yet"):
         export.export(tmp_path / "none", tmp_path / "encoder.pt2")
 

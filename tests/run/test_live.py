@@ -27,7 +27,9 @@ def test_tensorboard_gets_every_new_row_where_it_is_asked_for(tmp_path, monkeypa
     for step in (2, 4, 6):
         rows.append({"step": step, "loss": 1.0 / step, "lr": 0.5})
         seen(rows)
-    found = EventAccumulator(str(tmp_path / "board/generator"))
+    (folder,) = (tmp_path / "board").iterdir()
+    assert folder.name.startswith("generator-")
+    found = EventAccumulator(str(folder))
     found.Reload()
     assert found.Tags()["scalars"] == ["generator/loss", "generator/lr"]
     assert [(e.step, e.value) for e in found.Scalars("generator/loss")] == [

@@ -235,7 +235,8 @@ def test_a_step_that_does_not_fit_on_the_gpu_is_refused_with_what_to_lower(monke
     assert fault.code == 3
     assert str(fault) == (
         "GPU memory: 8,000 MB free, at least 8,100 MB needed - stop what else runs there, set compute.device: cpu, "
-        "raise pretrain.accumulate, lower pretrain.batch_size or pretrain.backbone.width, or take fewer images"
+        "raise pretrain.accumulate, lower pretrain.batch_size, or take a smaller pretrain.backbone, or "
+        "take fewer images"
     )
 
 

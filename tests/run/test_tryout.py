@@ -35,6 +35,10 @@ def test_a_network_of_timm_is_shown_images_of_every_size_that_it_will_see():
     assert found(pretrain__backbone=TIMM) == []
     (line,) = found(pretrain__backbone=TIMM | {"name": "resnet17"})
     assert "params.yaml: pretrain.backbone: timm has no network resnet17 - did you mean" in line
+    (line,) = found(pretrain__backbone=TIMM | {"name": "resnet18.a1_in1"})
+    assert "timm has no network resnet18.a1_in1 - did you mean" in line
+    (line,) = found(pretrain__backbone=TIMM | {"name": "nest_tiny"})
+    assert "timm's nest_tiny cannot be made for images of 28 pixels: " in line
     vit = TIMM | {"name": "vit_tiny_patch16_224"}  # 28 pixels are no whole patches
     assert all("pretrain.backbone" in line for line in found(pretrain__backbone=vit, pretrain__method="swav"))
     small = found(

@@ -10,7 +10,7 @@ from torchvision.models import resnet18
 from pipeline.core import files
 from pipeline.core.errors import UserError
 from pipeline.measures import probes
-from pipeline.networks import backbones, elsewhere
+from pipeline.networks import backbones, pretrained
 from pipeline.params.schema import Backbone, Start
 from tests.toys import COMPUTE
 
@@ -157,17 +157,17 @@ def test_a_pickle_is_not_read(tmp_path):
 def test_the_file_is_found_and_its_digest_compared(tmp_path):
     path = tmp_path / "weights.safetensors"
     save_file({"x": torch.zeros(1)}, path)
-    assert elsewhere.find(start("none"), "start") is None
-    assert elsewhere.find(start(path=str(path)), "start") == path
-    assert elsewhere.find(start(path=str(path), sha256=files.sha256(path)), "start") == path
+    assert pretrained.find(start("none"), "start") is None
+    assert pretrained.find(start(path=str(path)), "start") == path
+    assert pretrained.find(start(path=str(path), sha256=files.sha256(path)), "start") == path
     with pytest.raises(UserError, match=r"sha256 is .*, not start\.sha256"):
-        elsewhere.find(start(path=str(path), sha256="0" * 64), "start")
+        pretrained.find(start(path=str(path), sha256="0" * 64), "start")
     with pytest.raises(UserError, match=r"not found - set start\.path"):
-        elsewhere.find(start(path=str(tmp_path / "none.safetensors")), "start")
+        pretrained.find(start(path=str(tmp_path / "none.safetensors")), "start")
 
 
 def test_every_network_of_timm_with_published_weights_says_what_is_asked_of_it():
     """Mean, std and channels, of those that have weights: what a baseline needs."""
     for name in timm.list_models(pretrained=True)[::40]:
-        config = elsewhere.timm_config(name)
+        config = pretrained.timm_config(name)
         assert len(config.mean) == len(config.std) == config.input_size[0] == 3

@@ -1,5 +1,6 @@
-"""Weights that were trained elsewhere, and networks of timm's: from safetensors only, whole or not at all."""
+"""Pretrained weights from a file or the hub, and networks of timm's: from safetensors only, whole or not at all."""
 
+import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,22 +9,23 @@ from torch import nn
 
 from pipeline.core import files, hub, weights
 from pipeline.core.errors import UserError, out_of_memory
-from pipeline.params.schema import Elsewhere
+from pipeline.params.schema import PretrainedWeights
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg  # timm takes seconds to import
 
 FILE = "model.safetensors"  # of a repository on the hub
 _CLASSIFIERS = ("fc.", "head.")  # names of what torchvision and timm put behind a ResNet's and a ViT's features
+_OTHER = "name the network that they are of"
 
 
-def find(params: Elsewhere, section: str) -> Path | None:
+def find(params: PretrainedWeights, section: str) -> Path | None:
     """The file of the weights that a section of params.yaml names, of the stated digest; None with source none."""
     if params.source == "none":
         return None
     path = Path(params.path)
     if params.source == "hub":
-        remedy = f"download {FILE} elsewhere and name it in {section}.path (source: file)"
+        remedy = f"download {FILE} on another machine and name it in {section}.path (source: file)"
         path = hub.snapshot(params.hub, params.revision, [FILE], section, remedy) / FILE
         if not path.exists():
             raise UserError(f"holds no {FILE}", f"{params.hub}@{params.revision}", "take a repository with safetensors")
@@ -34,10 +36,10 @@ def find(params: Elsewhere, section: str) -> Path | None:
     return path
 
 
-def fill(network: nn.Module, path: Path) -> nn.Module:
+def load_into(network: nn.Module, path: Path) -> nn.Module:
     """The network with the weights of the file, whose classifier is left out.
 
-    Of a first convolution that takes other channels, the weights are adapted as timm does: summed for grey.
+    Of a first convolution `conv1` that takes other channels, the weights are adapted as timm does: summed for grey.
     """
     state = {name: x for name, x in weights.read(path).items() if not name.startswith(_CLASSIFIERS)}
     first = getattr(network, "conv1", None)
@@ -47,20 +49,23 @@ def fill(network: nn.Module, path: Path) -> nn.Module:
             from timm.models import adapt_input_conv
 
             state["conv1.weight"] = adapt_input_conv(wanted, state["conv1.weight"], base_chans=given)
-    return weights.fill(network, state, path)
+    return weights.load_into(network, state, path, f"{_OTHER} in pretrain.backbone")
 
 
 def timm_config(name: str) -> "PretrainedCfg":
     """What timm knows of a network's published weights: mean, std, input_size, classifier; UserError of no network."""
     import timm
 
-    if not timm.is_model(name):
-        import difflib
-
-        near = difflib.get_close_matches(name, timm.list_models(), 3, 0.5)
+    try:
+        config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    except RuntimeError:  # a tag that it does not know
+        config = None
+    if config is None:
+        known = timm.list_models() + timm.list_pretrained()
+        near = difflib.get_close_matches(name, known, 3, 0.5)
         meant = f"did you mean {' or '.join(near)}?" if near else "timm.list_models() names them"
         raise UserError(f"timm has no network {name}", remedy=meant)
-    return timm.get_pretrained_cfg(name)
+    return config
 
 
 def timm_network(name: str, channels: int, size: int | None, path: Path | None = None) -> nn.Module:
@@ -69,41 +74,48 @@ def timm_network(name: str, channels: int, size: int | None, path: Path | None =
     size: height and width, for those networks that are made for one. Weights are loaded by timm, which resamples
     positions and adapts channels; what lacks some or has others is refused.
     """
-    import timm
-
     config = timm_config(name)
     shape = {"in_chans": channels} | ({"img_size": size} if size and config.fixed_input_size else {})
+    what = f"timm's {name} cannot be made for images of {size} pixels"
+    network = _created(what, None, "take another network or size", name, num_classes=0, **shape)
     if path is None:
-        return timm.create_model(name, num_classes=0, **shape)
+        return network
     state = weights.read(path)
     classes, of_file = _classes(config, state), _channels(config, state)
     overlay = {"state_dict": state, "custom_load": False, "num_classes": classes, "label_offset": 0}
     overlay |= {"input_size": (of_file, *config.input_size[1:])}
-    try:  # with the file's own classifier timm's loading is strict
-        made = {"pretrained": True, "pretrained_cfg_overlay": overlay, "num_classes": classes}
-        network = timm.create_model(name, **made, **shape)
-    except Exception as fault:  # a foreign state can raise anything inside timm's filters
+    # With the file's own classifier timm's loading is strict.
+    given = {"pretrained": True, "pretrained_cfg_overlay": overlay, "num_classes": classes}
+    what = f"its weights do not fit timm's {name}"
+    loaded = _created(what, path, _OTHER, name, **given, **shape).state_dict()
+    names = network.state_dict().keys()
+    return weights.load_into(network, {key: loaded[key] for key in names & loaded.keys()}, path, _OTHER)
+
+
+def _created(what: str, where: Path | None, remedy: str, name: str, **options: object) -> nn.Module:
+    """timm's network; whatever it raises is a UserError, since a foreign state can raise anything in timm's filters."""
+    import timm
+
+    try:
+        return timm.create_model(name, **options)
+    except Exception as fault:
         if out_of_memory(fault):
             raise
-        what = " ".join(str(fault).split())[:300]
-        raise UserError(
-            f"its weights do not fit timm's {name}: {what}", path, "name the network they are of"
-        ) from fault
-    network.reset_classifier(0)
-    return network
+        said = " ".join(str(fault).split())[:300] or type(fault).__name__
+        raise UserError(f"{what}: {said}", where or "", remedy) from fault
 
 
 def _classes(config: "PretrainedCfg", state: dict[str, torch.Tensor]) -> int:
     """Classes that the file's classifier tells apart; 0 where it has none."""
-    names = config.classifier or ()
-    first = names if isinstance(names, str) else next(iter(names), "")
-    found = state.get(f"{first}.weight")
+    found = state.get(f"{_first(config.classifier)}.weight")
     return 0 if found is None else len(found)
 
 
 def _channels(config: "PretrainedCfg", state: dict[str, torch.Tensor]) -> int:
     """Channels that the file's first convolution takes; the published weights' where that cannot be seen."""
-    names = config.first_conv or ()
-    first = names if isinstance(names, str) else next(iter(names), "")
-    found = state.get(f"{first}.weight")
+    found = state.get(f"{_first(config.first_conv)}.weight")
     return config.input_size[0] if found is None or found.ndim != 4 else found.shape[1]
+
+
+def _first(names: str | tuple[str, ...] | None) -> str:
+    return names if isinstance(names, str) else next(iter(names or ()), "")
