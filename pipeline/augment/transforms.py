@@ -67,7 +67,7 @@ def apply(
     order, begins = _sorted_for_jitter(drawn)
     drawn = drawn.of(order)
     device, there = images.device, drawn.to(images.device)
-    x = _crop(images.index_select(0, sent(order % len(images), device)), there, size, kernel)
+    x = _crop(images, sent(order % len(images), device), there, size, kernel)
     _jitter(x, there, begins, bool(drawn.factors[: begins[4], HUE].any()))
     for chosen, change in (
         (drawn.grey, lambda x, rows: luma(x).expand(-1, x.shape[1], -1, -1)),
@@ -77,7 +77,7 @@ def apply(
         rows = chosen.nonzero()[:, 0]
         if len(rows):
             rows = sent(rows, device)
-            x[rows] = change(x.index_select(0, rows), rows)
+            x.index_copy_(0, rows, change(x.index_select(0, rows), rows))
     return x.index_select(0, sent(order.argsort(), device))
 
 
@@ -107,23 +107,33 @@ def _all_crops(size: int, made: int, kernel: str, device: torch.device) -> torch
     return crop_matrix(flip.bool(), start, length + 1, size, made, kernel)
 
 
-def _crop(images: torch.Tensor, drawn: AugmentationParameters, size: int | None, kernel: str) -> torch.Tensor:
-    n, height, width, channels = images.shape
+def _crop(
+    images: torch.Tensor, chosen: torch.Tensor, drawn: AugmentationParameters, size: int | None, kernel: str
+) -> torch.Tensor:
+    """Crops of the chosen images, int64 (n,), by n rows of parameters: float (n, C, made, made)."""
+    _, height, width, channels = images.shape
     down, across = crop_matrices(drawn, (height, width), size, kernel)
+    lines = images.permute(0, 3, 1, 2).reshape(-1, channels * height, width).index_select(0, chosen)
+    return _resampled(lines.float().div_(255).view(-1, channels, height, width), down, across).clamp_(0, 1)
+
+
+def _resampled(x: torch.Tensor, down: torch.Tensor, across: torch.Tensor) -> torch.Tensor:
+    """down @ x @ across^T in each channel; x: (n, C, H, W), down: (n, tall, H), across: (n, wide, W).
+
+    A product for each channel by copies of `down`: to put the channels beside one another costs more.
+    """
+    n, channels, height, width = x.shape
     tall, wide = down.shape[1], across.shape[1]
-    x = images.float().div_(255).view(n, height, width * channels)
-    x = (down @ x).view(n, tall, width, channels).permute(0, 3, 1, 2).reshape(n, channels * tall, width)
-    return (x @ across.transpose(1, 2)).view(n, channels, tall, wide).clamp_(0, 1)
+    x = x.reshape(n, channels * height, width) @ across.transpose(1, 2)
+    down = down.repeat_interleave(channels, dim=0)
+    return (down @ x.view(n * channels, height, wide)).view(n, channels, tall, wide)
 
 
 def blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     """Images (n, C, H, W), each blurred by a Gaussian of its standard deviation in `sigma` (n,), in pixels."""
-    n, channels, height, width = x.shape
+    height, width = x.shape[2:]
     across = blur_matrix(sigma, width).to(x.dtype)
-    down = across if height == width else blur_matrix(sigma, height).to(x.dtype)
-    x = x.reshape(n, channels * height, width) @ across.transpose(1, 2)
-    x = down @ x.view(n, channels, height, width).transpose(1, 2).reshape(n, height, channels * width)
-    return x.view(n, height, channels, width).transpose(1, 2)
+    return _resampled(x, across if height == width else blur_matrix(sigma, height).to(x.dtype), across)
 
 
 def _sorted_for_jitter(drawn: AugmentationParameters) -> tuple[torch.Tensor, list[int]]:

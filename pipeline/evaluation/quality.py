@@ -275,6 +275,6 @@ def _pairs(
     found = []
     for name, images, its in (("generated", judged, near), ("validation", unseen, near_unseen)):
         first = np.argsort(its.relative, kind="stable")[:SHOWN]
-        title = f"{name} images that are nearest to a train image, each above that one, and their distance"
+        title = f"{name} images nearest to a train image, each above it; distance over the mean one to the 50 nearest"
         found.append((title, images[first], seen[its.row[first]], [f"{d:.2f}" for d in its.relative[first]]))
     return found

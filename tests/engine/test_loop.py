@@ -465,3 +465,19 @@ def test_the_forward_pass_runs_in_the_named_arithmetic(tmp_path):
         loop.train("toy", task, plan, compute, tmp_path / precision, "work")
     assert kinds == [torch.float32, torch.bfloat16]
     assert weight.dtype == torch.float32
+
+
+def test_the_bar_has_room_for_the_loss_and_the_first_measure(tmp_path, capsys):
+    """In a log of 100 columns; the measure stays until there is a new one."""
+    toy = Toy()
+    toy.task.evaluate = lambda step: {"validation_knn": 79.5, "feature_spread": 0.5}
+    plan = loop.Optimisation(schedule(steps=680, lr=1e-4, log_every=5, checkpoint_every=680), sgd, None, 340)
+    seen = []
+    what = "pretraining (barlow_twins)"
+    rows = loop.train(what, toy.task, plan, COMPUTE, tmp_path, "work", lambda rows: seen.append(len(rows)))
+    last = capsys.readouterr().err.split("\r")[-1].rstrip()
+    assert "680/680" in last
+    assert last.endswith(", validation_knn=79.5]")
+    assert ", loss=" in last
+    assert len(last) <= 100
+    assert seen == list(range(1, len(rows) + 1))

@@ -195,3 +195,22 @@ def test_the_command_tells_a_fault_of_params_yaml_in_a_line(tmp_path):
     done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert "compute.threads: must be a whole number" in done.stderr
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pairs_stand_above_one_another_with_their_words_below(tmp_path, channels):
+    """Images of 5 pixels are enlarged to 65; a group is a title of 26, two images and a gap of 4, and words of 20."""
+    upper, lower = images(3, channels), 255 - images(3, channels)
+    groups = [("first", upper, lower, ["0.10", "0.20", "0.30"]), ("second", lower, upper, ["1", "2", "3"])]
+    outputs.pairs(tmp_path / "p.png", groups)
+    sheet = np.asarray(Image.open(tmp_path / "p.png"))
+    assert len(sheet) == 2 * 180
+    for i, (_, one, other, _) in enumerate(groups):
+        for j in range(3):
+            left, top = 2 + 71 * j, 180 * i + 26
+            for image, down in ((one[j], top), (other[j], top + 65)):
+                tile = np.broadcast_to(image, (5, 5, 3)).repeat(13, axis=0).repeat(13, axis=1)
+                assert np.array_equal(sheet[down : down + 65, left : left + 65], tile)
+            assert (sheet[top + 134 : top + 154, left : left + 65] < 128).any()  # words
+    outputs.pairs(tmp_path / "none.png", [])
+    assert Image.open(tmp_path / "none.png").size[0] > 0
