@@ -152,7 +152,8 @@ def train(
                     distributed.wait()
                 rows.append(row)
                 # A line has room for two numbers: the loss, and what says best how good it is.
-                shown = {"loss": row.get("loss", math.nan), **dict(list(judged.items())[:1])}
+                best = {name.removeprefix("validation_"): value for name, value in list(judged.items())[:1]}
+                shown = {"loss": row.get("loss", math.nan), **best}
                 progress.set_postfix({name: f"{value:.3g}" for name, value in shown.items()}, refresh=False)
                 if distributed.first():
                     follow(rows)

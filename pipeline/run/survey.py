@@ -26,6 +26,8 @@ from pipeline.params.schema import Dataset, Params
 
 LARGEST = 64  # pixels of a side that is proposed; larger ones are for who asks, and has the time
 SHEET = Path("dataset.png")
+STEMS = {48: "3x3", 96: "3x3-pool", math.inf: "7x7"}  # of the ResNet, for images of fewer pixels a side
+COARSEST, LEVELS = 10, 6  # pixels of the UNet's coarsest level that are enough; levels that it may have
 CLASSES, COLUMNS = 12, 12  # of the sheet
 FEW_TO_TEST, FEW_TO_JUDGE = 400, 100  # below these many pictures an answer is of little use, and said to be
 
@@ -111,15 +113,42 @@ def _shape(headers: list[decoding.Header], wish: Wish) -> dict[str, int]:
 
 
 def _values(asked: Dataset, params: Params, images: int, known: int, drawn: bool) -> dict[tuple, object]:
-    """Values by their path: the data set, sizes of its parts that fit, and the augmentation's form."""
+    """Values by their path: the data set, sizes of its parts that fit, what goes with its images' size and colour."""
     asked = asked.model_copy(update={"test_size": None})
     fitting = sizes.fitting(params.model_copy(update={"dataset": asked}), images, known, drawn)
     values = {("dataset", name): value for name, value in asked.model_dump().items()}
-    _, channels, _ = shape(asked)
-    values |= {("augment", "form"): "grey" if channels == 1 else "colour"}
+    side, channels, _ = shape(asked)
+    values |= _recipe(side, channels, params)
     values |= {tuple(name.split(".")): value for name, value in fitting.items()}
     _refuse_faults(values, params)
     return values
+
+
+def _recipe(side: int, channels: int, params: Params) -> dict[tuple, object]:
+    """What images of this size and colour want of augmentation and networks, by its path.
+
+    Strong augmentation of colour is learned too slowly for the default's length (docs/guide/own-images.md has the
+    numbers). A stem that halves or quarters, and a UNet whose coarsest level has at most ten pixels a side, cost less
+    and see more of a large image.
+    """
+    found = {
+        ("augment", "form"): "grey" if channels == 1 else "colour",
+        ("augment", "strength"): params.augment.strength,
+    }
+    if channels == 3:
+        found["augment", "strength"] = min(1.0, params.augment.strength)
+    stem = next(name for most, name in STEMS.items() if side < most)
+    for path, backbone in (
+        (("pretrain",), params.pretrain.backbone),
+        (("conditioned", "encoder"), params.conditioned.encoder.backbone),
+    ):
+        if backbone.kind == "resnet":
+            found[*path, "backbone", "stem"] = stem
+    halvings = next((k for k in range(LEVELS) if side >> k <= COARSEST or (side >> k) % 2), LEVELS - 1)
+    for name in ("ddpm", "conditioned"):
+        given = getattr(params, name).channels
+        found[name, "channels"] = [*given, *[given[-1]] * LEVELS][: halvings + 1]
+    return found
 
 
 def _refuse_faults(values: dict[tuple, object], params: Params) -> None:

@@ -477,7 +477,7 @@ def test_the_bar_has_room_for_the_loss_and_the_first_measure(tmp_path, capsys):
     rows = loop.train(what, toy.task, plan, COMPUTE, tmp_path, "work", lambda rows: seen.append(len(rows)))
     last = capsys.readouterr().err.split("\r")[-1].rstrip()
     assert "680/680" in last
-    assert last.endswith(", validation_knn=79.5]")
+    assert last.endswith(", knn=79.5]")
     assert ", loss=" in last
     assert len(last) <= 100
     assert seen == list(range(1, len(rows) + 1))
