@@ -19,6 +19,7 @@ from pipeline.core import access, files, seeds, sources, store
 from pipeline.core.errors import UserError, UserErrors
 from pipeline.core.progress import log
 from pipeline.data import folders, pictures
+from pipeline.data.labels import SHOWN
 from pipeline.data.shards import (
     FILE,
     LABELLED,
@@ -240,8 +241,8 @@ def _refuse_copies(source: Source, listing: folders.Listing, root: Path) -> None
     if not pairs:
         return
     names = [" = ".join(repr(str(path.relative_to(root))) for path in pair) for pair in pairs]
-    what = f"{len(pairs):,} images to learn from are test images too: {', '.join(names[: folders.SHOWN])}"
-    if len(pairs) > folders.SHOWN:
+    what = f"{len(pairs):,} images to learn from are test images too: {', '.join(names[:SHOWN])}"
+    if len(pairs) > SHOWN:
         what += f", ...; all of them: {store.note('copies.txt', names)}"
     raise UserError(what, root, "remove one of each pair, or the accuracy is of what was seen")
 

@@ -14,7 +14,6 @@ from pipeline.core.errors import UserError, UserErrors
 from pipeline.data import labels, pictures
 from pipeline.params.schema import Dataset
 
-SHOWN = 10  # names in a message
 # What people call the parts of a set, and the kinds of file in it. One of them may be a class, as CIFAR-100's `train`.
 _PARTS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 _PARTS |= {"images", "imgs", "jpegimages", "pictures", "masks", "labels", "annotations", "segmentations", "thumbnails"}
@@ -40,15 +39,17 @@ class Listing(NamedTuple):
         test = self.test or {}
         count = Counter([*self.train.values(), *test.values()])
         images, bare = count.total(), count.pop("", 0)
-        each = ", ".join(f"{name} {n:,}" for name, n in sorted(count.items())[:SHOWN])
-        each += f", ... ({min(count.values()):,} to {max(count.values()):,} a class)" if len(count) > SHOWN else ""
+        each = ", ".join(f"{name} {n:,}" for name, n in sorted(count.items())[: labels.SHOWN])
+        each += (
+            f", ... ({min(count.values()):,} to {max(count.values()):,} a class)" if len(count) > labels.SHOWN else ""
+        )
         found = f"{len(self.classes)} classes: {each}"
         if self.classes == [""]:
             found, bare = "no classes, since no picture lies in a class folder", 0
         over = "".join(f", {n:,} in {name}/ passed over" for name, n in self.passed_over.items())
         parts = f" ({len(self.train):,} in train/, {len(test):,} in test/)" if test else ""
         without = f", {bare:,} without a label" if bare else ""
-        lost = f", {len(self.lost):,} files of the table are not there ({_some(self.lost)})" if self.lost else ""
+        lost = f", {len(self.lost):,} files of the table are not there ({labels.some(self.lost)})" if self.lost else ""
         return f"{found}; {images:,} pictures{parts}{without}{over}{lost}"
 
     def known(self) -> int:
@@ -90,7 +91,7 @@ def look(dataset: Dataset) -> Listing:
         faults.append(UserError(what, root / dataset.labels, "give them one, or take them out of test/"))
         strange -= {""}
     if strange:
-        what = f"{_some(sorted(name or 'no class' for name in strange))}: no class of train/"
+        what = f"{labels.some(sorted(name or 'no class' for name in strange))}: no class of train/"
         remedy = "put pictures of it into train/ too, or move it out of test/"
         faults.append(UserError(what, root / "test", remedy))
     if len(classes) == 1 and classes != [""]:
@@ -147,20 +148,22 @@ def _with_classes(root: Path, whole: Path, faults: list[UserError]) -> dict[Path
     odd = [repr(name) for name in names if not name.isprintable()]
     known = [name for name in names if name.casefold() in _PARTS]
     if odd:
-        what = f"class folders {_some(odd)} have characters that do not print"
+        what = f"class folders {labels.some(odd)} have characters that do not print"
         faults.append(UserError(what, root, "rename them"))
     if flat and names:
-        what = f"{len(flat):,} pictures lie beside class folders: {_some(flat)}"
+        what = f"{len(flat):,} pictures lie beside class folders: {labels.some(flat)}"
         faults.append(UserError(what, root, "put every picture into a class folder, or none"))
     if len(known) > 1:
         remedy = (
             f"let dataset.path lead to {root / known[0]} if the class folders are there; a folder with a test part "
         )
         remedy += "of its own has train/ and test/ (links will do), and test_size is null"
-        faults.append(UserError(f"{_some(known)}: parts of a set, taken for classes", root, remedy))
+        faults.append(UserError(f"{labels.some(known)}: parts of a set, taken for classes", root, remedy))
     elif _one_level_too_high(list(parts.values())):
-        what = f"{_some(names)}: the same folders lie in each, so those may be the classes"
-        remedy = f"let dataset.path lead to {root / names[0]}; if not, put the pictures into {_some(names)} themselves"
+        what = f"{labels.some(names)}: the same folders lie in each, so those may be the classes"
+        remedy = (
+            f"let dataset.path lead to {root / names[0]}; if not, put the pictures into {labels.some(names)} themselves"
+        )
         faults.append(UserError(what, root, remedy))
     return {path: _name(names[0]) if len(names) > 1 else "" for path, names in parts.items()}
 
@@ -187,7 +190,3 @@ def _passed_over(root: Path, parts: list[Path]) -> dict[str, int]:
         if path.suffix.lower() in pictures.ENDINGS and not path.name.startswith("."):
             count[names[0] if len(names) > 1 else "."] += 1
     return dict(sorted(count.items()))
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -34,7 +34,7 @@ class Table:
                 wrong.append(f"lines {lines[name]} and {number} give {name!r} two labels")
             self.labels[name], lines[name] = label, number
         if wrong:
-            raise UserError(_some(wrong), path, "mend the table")
+            raise UserError(some(wrong), path, "mend the table")
 
     def of(self, pictures: Iterable[Path], root: Path) -> tuple[dict[Path, str], list[str], list[UserError]]:
         """Of the pictures of a root: (picture -> label, "" for none; names that are no picture's; faults)."""
@@ -55,7 +55,7 @@ class Table:
                         faults.append(UserError(what, self.path, "name each picture once"))
                     found[path] = label
                 case several:
-                    what = f"{name!r} may be {_some([str(path.relative_to(root)) for path in several])}"
+                    what = f"{name!r} may be {some([str(path.relative_to(root)) for path in several])}"
                     faults.append(UserError(what, self.path, f"name files from {root} on, with their endings"))
         if len(lost) == len(self.labels):
             what = f"names no picture of the folder; its first file is {next(iter(self.labels), None)!r}"
@@ -88,10 +88,10 @@ def _columns(path: Path, header: tuple[int, list[str]], column: str | None) -> t
     files = next((i for i, name in enumerate(names) if name.casefold() in FILES), 0)
     others = [name for i, name in enumerate(names) if i != files]
     if column is None and len(others) > 1:
-        what = f"has columns {_some(others)}, and dataset.label_column names none"
+        what = f"has columns {some(others)}, and dataset.label_column names none"
         raise UserError(what, path, f"-S dataset.label_column={others[0]}, or another")
     if column is not None and column not in others:
-        raise UserError(f"has no column of labels {column!r}, but {_some(others)}", path, "set dataset.label_column")
+        raise UserError(f"has no column of labels {column!r}, but {some(others)}", path, "set dataset.label_column")
     return files, names.index(others[0] if column is None else column)
 
 
@@ -99,5 +99,6 @@ def _plain(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _some(names: list[str]) -> str:
+def some(names: list[str]) -> str:
+    """The first names of a list, and how many there are if they are more."""
     return ", ".join(names[:SHOWN]) + (f", ... ({len(names):,})" if len(names) > SHOWN else "")

@@ -186,3 +186,37 @@ def test_what_is_proposed_is_written_and_can_be_read_back(tmp_path):
     found = looked(tmp_path / "mine")
     presets.write(found.values, path)
     assert reader.load(path) == with_values(found)
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "stem", "levels", "strength"),
+    [
+        (28, 1, "3x3", [16, 32, 64], 2.0),  # 28, 14, 7 pixels: the default's
+        (32, 3, "3x3", [16, 32, 64], 1.0),
+        (30, 3, "3x3", [16, 32], 1.0),  # 15 cannot be halved
+        (64, 3, "3x3-pool", [16, 32, 64, 64], 1.0),
+        (96, 1, "7x7", [16, 32, 64, 64, 64], 2.0),
+        (128, 3, "7x7", [16, 32, 64, 64, 64], 1.0),
+        (224, 3, "7x7", [16, 32, 64, 64, 64, 64], 1.0),
+    ],
+)
+def test_networks_and_augmentation_go_with_the_images_size_and_colour(tmp_path, size, channels, stem, levels, strength):
+    for name in ("cat", "dog"):
+        draw(tmp_path / "mine" / name, 20)
+    params = with_values(looked(tmp_path / "mine", size=size, channels=channels))
+    assert params.pretrain.backbone.stem == params.conditioned.encoder.backbone.stem == stem
+    assert params.ddpm.channels == params.conditioned.channels == levels
+    assert params.augment.strength == strength
+
+
+def test_another_backbone_and_a_weaker_augmentation_are_left_as_they_are(tmp_path):
+    for name in ("cat", "dog"):
+        draw(tmp_path / "mine" / name, 20)
+    params = reader.load()
+    vit = {"kind": "vit", "width": 16, "depth": 1, "heads": 2, "patch": 4, **dict.fromkeys(("stem", "block", "blocks"))}
+    pretrain = params.pretrain.model_copy(update={"backbone": params.pretrain.backbone.model_copy(update=vit)})
+    augment = params.augment.model_copy(update={"strength": 0.5})
+    given = params.model_copy(update={"pretrain": pretrain, "augment": augment})
+    found = survey.survey(tmp_path / "mine", Wish(size=64), given).values
+    assert ("pretrain", "backbone", "stem") not in found
+    assert found["augment", "strength"] == 0.5
