@@ -27,7 +27,7 @@ from pipeline.params.schema import Dataset, Params
 LARGEST = 64  # pixels of a side that is proposed; larger ones are for who asks, and has the time
 SHEET = Path("dataset.png")
 STEMS = {48: "3x3", 96: "3x3-pool", math.inf: "7x7"}  # of the ResNet, for images of fewer pixels a side
-COARSEST, LEVELS = 10, 6  # pixels of the UNet's coarsest level that are enough; levels that it may have
+COARSEST, LEVELS = 16, 6  # pixels a side at which the UNet may attend, in its coarsest level; levels that it may have
 CLASSES, COLUMNS = 12, 12  # of the sheet
 FEW_TO_TEST, FEW_TO_JUDGE = 400, 100  # below these many pictures an answer is of little use, and said to be
 
@@ -128,8 +128,8 @@ def _recipe(side: int, channels: int, params: Params) -> dict[tuple, object]:
     """What images of this size and colour want of augmentation and networks, by its path.
 
     Strong augmentation of colour is learned too slowly for the default's length (docs/guide/own-images.md has the
-    numbers). A stem that halves or quarters, and a UNet whose coarsest level has at most ten pixels a side, cost less
-    and see more of a large image.
+    numbers). A stem that halves or quarters costs less and sees more of a large image. Attention in the UNet's coarsest
+    level costs as the fourth power of its side, so a large image has more levels.
     """
     found = {
         ("augment", "form"): "grey" if channels == 1 else "colour",
@@ -144,10 +144,11 @@ def _recipe(side: int, channels: int, params: Params) -> dict[tuple, object]:
     ):
         if backbone.kind == "resnet":
             found[*path, "backbone", "stem"] = stem
-    halvings = next((k for k in range(LEVELS) if side >> k <= COARSEST or (side >> k) % 2), LEVELS - 1)
     for name in ("ddpm", "conditioned"):
         given = getattr(params, name).channels
-        found[name, "channels"] = [*given, *[given[-1]] * LEVELS][: halvings + 1]
+        levels = [*given, *[given[-1]] * LEVELS][:LEVELS]
+        enough = (k for k in range(LEVELS) if side % 2 ** (k + 1) or (k + 1 >= len(given) and side >> k <= COARSEST))
+        found[name, "channels"] = levels[: next(enough, LEVELS - 1) + 1]
     return found
 
 

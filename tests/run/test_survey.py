@@ -144,7 +144,7 @@ def test_the_sheet_shows_some_of_every_class_under_its_name_and_their_number():
     assert (name, len(part)) == ("pictures (40)", 12)
 
 
-@pytest.mark.parametrize(("size", "says"), [(7, "dataset.image_size"), (30, "30 pixels"), (5000, "dataset.image_size")])
+@pytest.mark.parametrize(("size", "says"), [(7, "dataset.image_size"), (5000, "dataset.image_size")])
 def test_a_wish_that_cannot_be_is_refused_and_nothing_is_written(tmp_path, monkeypatch, size, says):
     draw(tmp_path / "mine/cat", 20)
     draw(tmp_path / "mine/dog", 20)
@@ -194,10 +194,10 @@ def test_what_is_proposed_is_written_and_can_be_read_back(tmp_path):
         (28, 1, "3x3", [16, 32, 64], 2.0),  # 28, 14, 7 pixels: the default's
         (32, 3, "3x3", [16, 32, 64], 1.0),
         (30, 3, "3x3", [16, 32], 1.0),  # 15 cannot be halved
-        (64, 3, "3x3-pool", [16, 32, 64, 64], 1.0),
-        (96, 1, "7x7", [16, 32, 64, 64, 64], 2.0),
-        (128, 3, "7x7", [16, 32, 64, 64, 64], 1.0),
-        (224, 3, "7x7", [16, 32, 64, 64, 64, 64], 1.0),
+        (64, 3, "3x3-pool", [16, 32, 64], 1.0),  # 64, 32, 16
+        (96, 1, "7x7", [16, 32, 64, 64], 2.0),  # 12
+        (128, 3, "7x7", [16, 32, 64, 64], 1.0),  # 16
+        (224, 3, "7x7", [16, 32, 64, 64, 64], 1.0),  # 14
     ],
 )
 def test_networks_and_augmentation_go_with_the_images_size_and_colour(tmp_path, size, channels, stem, levels, strength):
