@@ -31,8 +31,8 @@ def write_curve(rows: list[dict]) -> None:
 
 def main(params: SimpleNamespace) -> None:
     arithmetic.prepare(params.compute)
-    arithmetic.advise(params.compute)  # here, where torch is imported first, and anew after each change of `compute`
     real = shards.read_real(Path("data/real"))
+    arithmetic.advise(params.compute)  # here, where torch is imported first, and anew after each change of `compute`
     source, rows, made, imported = params.generator.source, [], {}, None
     if source == "train":
         images, _ = real.part(shards.TRAIN)

@@ -14,13 +14,15 @@ BOARD = "LEAVEN_TENSORBOARD"  # a folder for TensorBoard's event files
 def follow(name: str, write: Callable[[list[dict]], None]) -> Callable[[list[dict]], None]:
     """What a training shows its log to, as it grows: written every few seconds, each new row to $LEAVEN_TENSORBOARD.
 
-    The last rows are not written here: whoever trains writes the whole log when it is done.
+    write: makes plots/NAME.csv. One of an earlier run stays until this one is done, if DVC has not taken it away. The
+    last rows are not written here: whoever trains writes the whole log when it is done.
     """
     board, last = _board(name), -EVERY
+    older = Path("plots", f"{name}.csv").exists()
 
     def seen(rows: list[dict]) -> None:
         nonlocal last
-        if time.monotonic() - last >= EVERY:
+        if not older and time.monotonic() - last >= EVERY:
             write(rows)
             last = time.monotonic()
         board(rows[-1])

@@ -77,7 +77,9 @@ def test_another_repository_gets_the_encoder_by_its_name_and_by_its_path(base, t
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     clones.run(theirs, "git", "init", "--quiet")
-    clones.run(theirs, "dvc", "artifacts", "get", str(ours), "encoder", "--rev", "main", "--out", "named")
+    for name in ("encoder", "generator"):
+        clones.run(ours, "git", "tag", "--annotate", f"{name}@v1.0.0", "--message", "The first")
+    clones.run(theirs, "dvc", "artifacts", "get", str(ours), "encoder", "--out", "named")
     clones.run(theirs, "dvc", "get", str(ours), "data/encoder", "--out", "pathed")
     for folder in ("named", "pathed"):
         got = {path.name: clones.sha256(path) for path in (theirs / folder).iterdir()}
@@ -90,7 +92,6 @@ def test_another_repository_gets_the_encoder_by_its_name_and_by_its_path(base, t
         "print(card['method'], safetensors.torch.load(weights)['conv1.weight'].shape[0])"
     )
     assert clones.run(theirs, "python", "-c", program).splitlines()[-1] == "simclr 8"
-    listed = clones.run(
-        theirs, "dvc", "artifacts", "get", str(ours), "generator", "--rev", "main", "--out", "generator"
-    )
+    wanted = ("generator", "--rev", "v1.0.0", "--out", "generator")
+    listed = clones.run(theirs, "dvc", "artifacts", "get", str(ours), *wanted)
     assert (theirs / "generator/card.json").exists(), listed

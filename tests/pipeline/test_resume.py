@@ -129,6 +129,7 @@ def test_the_curves_can_be_drawn_while_a_stage_runs(small, tmp_path):
         shown = clones.run(clone, "dvc", "plots", "show", "plots/generator.csv", "--json")
         page = clones.run(clone, "dvc", "plots", "show", "plots/generator.csv", "--out", str(tmp_path / "page"))
     assert lines[0].startswith("step,loss,")
-    assert lines[1].startswith("2,")
-    assert '"step": "2"' in shown.replace("\\", "")
+    step = lines[1].partition(",")[0]
+    assert 0 < int(step) < 7
+    assert f'"step": "{step}"' in shown.replace("\\", "")
     assert "index.html" in page

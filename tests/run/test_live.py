@@ -6,16 +6,25 @@ from pipeline.core.errors import UserError
 from pipeline.run import live
 
 
-def test_the_log_is_written_at_once_and_then_every_few_seconds(monkeypatch):
+def test_the_log_is_written_at_once_and_then_every_few_seconds(tmp_path, monkeypatch):
     now, written = [100.0], []
     monkeypatch.setattr(live.time, "monotonic", lambda: now[0])
     monkeypatch.delenv(live.BOARD, raising=False)
+    monkeypatch.chdir(tmp_path)
     seen, rows = live.follow("pretrain", lambda rows: written.append(len(rows))), []
     for second in (0, 1, 4.9, 5, 6, 10):
         now[0] = 100.0 + second
         rows.append({"step": len(rows) + 1, "loss": 1.0})
         seen(rows)
     assert written == [1, 4, 6]
+
+
+def test_the_curve_of_an_earlier_run_stays_until_this_one_is_done(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(live.BOARD, raising=False)
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots/pretrain.csv").write_text("older")
+    live.follow("pretrain", lambda rows: pytest.fail("written"))([{"step": 1}])
 
 
 def test_tensorboard_gets_every_new_row_where_it_is_asked_for(tmp_path, monkeypatch):
