@@ -67,7 +67,7 @@ def _tiles(judged: dict[str, float], words: dict[str, str], proof: dict) -> list
         under = [f"{low:.1f} to {high:.1f}"]
         if f"over_{name}" in proof:  # a yardstick
             over = proof[f"over_{name}"]
-            under.append(f"the encoder is {over['points']:+.1f} from it ({over['low']:+.1f} to {over['high']:+.1f})")
+            under.append(f"encoder: {over['points']:+.1f} points ({over['low']:+.1f} to {over['high']:+.1f})")
         elif name in ("top1", "clsp", "knn"):  # of the labels that the yardsticks have
             beside = [f"{words[yardstick]} {judged[yardstick]:.1f}" for yardstick in YARDSTICKS if yardstick in judged]
             under.append(", ".join(beside))

@@ -147,7 +147,7 @@ def test_each_number_has_its_unit_its_interval_and_what_to_compare_it_with(made)
     assert "<i>71.1 to 86.7</i>" in first  # Wilson: (80 + z^2/2 -+ z sqrt(80 * 20 / 100 + z^2/4)) / (100 + z^2)
     assert "<i>raw pixels 78.0, untrained encoder 50.0</i>" in first
     pixels = html[html.index("<b>78.00") :].partition("</div>")[0]
-    assert "the encoder is +2.0 from it (-1.5 to +5.5)" in pixels
+    assert "encoder: +2.0 points (-1.5 to +5.5)" in pixels
     assert "raw pixels 78.0" not in html[html.index("<b>85.00") :].partition("</div>")[0]  # of other labels
 
 
