@@ -169,9 +169,10 @@ def test_dvcs_own_page_of_plots_is_drawn_without_a_network(base, tmp_path):
 
     with browser() as driver:
         driver.get(page.as_uri())
-        drawn = "return [...document.querySelectorAll('canvas.marks, svg.marks')].map(e => e.clientWidth)"
-        WebDriverWait(driver, 30).until(lambda driver: len(driver.execute_script(drawn)) >= 6)
-        assert min(driver.execute_script(drawn)) > 100
+        found = (
+            "return [...document.querySelectorAll('canvas.marks, svg.marks')].filter(e => e.clientWidth > 100).length"
+        )
+        WebDriverWait(driver, 30).until(lambda driver: driver.execute_script(found) >= 6)
         pictures = driver.execute_script("return [...document.images].map(e => e.naturalWidth)")
         assert len(pictures) == 4  # generated.png, closest.png, positives.png, pretrain.png
         assert min(pictures) > 0
