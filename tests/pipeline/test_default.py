@@ -72,7 +72,6 @@ def test_quality_tells_a_ddpm_of_120_steps_from_the_default_one(judged):
     assert max(good["frechet_floor"], poor["frechet_floor"]) < good["frechet"] / 5
     assert poor["frechet"] > 3 * good["frechet"]
     assert poor["coverage"] < good["coverage"] / 2
-    assert poor["density"] < good["density"] - 0.2
     assert poor["tv_bound"] > good["tv_bound"]
 
 
