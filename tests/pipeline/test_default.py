@@ -72,7 +72,9 @@ def test_quality_tells_a_ddpm_of_120_steps_from_the_default_one(judged):
     assert max(good["frechet_floor"], poor["frechet_floor"]) < good["frechet"] / 5
     assert poor["frechet"] > 3 * good["frechet"]
     assert poor["coverage"] < good["coverage"] / 2
-    assert poor["tv_bound"] > good["tv_bound"]
+    assert poor["density"] < good["density"]
+    assert poor["nearest"] > good["nearest"] + 0.3
+    assert poor["tv_bound"] > good["tv_bound"] + 0.2
 
 
 def test_a_copy_of_the_train_images_is_called_memorised_and_the_generators_are_not(judged):
@@ -109,7 +111,8 @@ def test_lock_metrics_and_plots_are_those_that_are_committed(default):
 def test_encoder_beats_raw_pixels_and_no_training_beyond_chance(default):
     found = json.loads((default.clone / "metrics/linear_eval.json").read_text())
     protocol = json.loads((default.clone / "metrics/linear_eval.protocol.json").read_text())
-    assert found["top1"] >= found["pixels"] + 1.0  # 1.7 to 2.6 points by processor and precision: 0.5 is one seed's
+    # Elsewhere other bits count as another seed does, which is half a point: 1.7 to 2.6 were seen.
+    assert found["top1"] >= found["pixels"] + (2.0 if arithmetic.processor() == COMMITTED_ON else 1.0)
     assert found["top1"] >= found["untrained"] + 5.0
     for name, other in (("over_pixels", "pixels"), ("over_untrained", "untrained")):
         gain = protocol[name]

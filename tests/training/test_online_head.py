@@ -243,11 +243,11 @@ def test_it_learns_what_the_features_tell(tmp_path):
         noise = torch.rand(2, N, 1, 12, 12, generator=torch.Generator().manual_seed(100 + step))
         return list(0.1 + 0.35 * labels(step).view(1, N, 1, 1, 1) + 0.1 * noise)
 
-    changes = {"steps": 80, "log_every": 4, "checkpoint_every": 80, "lr": 0.01, "warmup_steps": 0}
+    changes = {"steps": 240, "log_every": 4, "checkpoint_every": 240, "lr": 0.01, "warmup_steps": 0}
     rows = train(built, tmp_path, head, labels, batch, online_head=2.0, **changes)
     assert rows[0]["online_agreement"] < 0.5
-    assert rows[-1]["online_agreement"] > 0.75  # 0.85 to 0.95 by processor
-    assert rows[-1]["online_loss"] < 0.6 * rows[0]["online_loss"]
+    assert rows[-1]["online_agreement"] > 0.9
+    assert rows[-1]["online_loss"] < 0.5 * rows[0]["online_loss"]
     x = built.encoder.eval()(batch(99)[0])
     assert (head.predict(x.detach()) == labels(99)).float().mean() > 0.8
 
