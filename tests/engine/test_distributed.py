@@ -1,5 +1,6 @@
 """Two real processes against one: the same loss, gradients and state, for every method and generator."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -128,3 +129,17 @@ def test_alone_there_is_nothing_to_do():
     assert distributed.agreed("x") == "x"
     assert distributed.anywhere(True)
     assert not distributed.apart([torch.nn.Parameter(torch.ones(1))])
+
+
+def test_batch_normalisation_with_its_activation_inside_keeps_it():
+    """timm's, of MobileNets and others: training, evaluation and running statistics are those of the layer itself."""
+    from timm.layers import BatchNormAct2d
+
+    own = BatchNormAct2d(4, inplace=False)
+    synchronised = distributed._Synchronised(copy.deepcopy(own))
+    x = torch.randn(6, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    for training in (True, False):
+        one, other = own.train(training)(x), synchronised.train(training)(x)
+        assert torch.allclose(one, other, atol=1e-6)
+        assert one.min() == other.min() == 0
+    assert torch.allclose(own.running_var, synchronised.running_var)
