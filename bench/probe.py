@@ -20,9 +20,9 @@ from pipeline.measures import linear_probe, probes
 from pipeline.networks import backbones
 
 EPOCHS, BATCH, RATE = 100, 256, 30.0  # MoCo's rate; with 1 it ends 4.5 points lower
-SIZES = {"train_size": 1000, "labelled_size": 1000, "validation_size": 1000, "spare_size": 0}
+SIZES = {"train_size": 1000, "labelled_size": 1000, "validation_size": 1000, "spare_size": 0, "ceiling_size": 0}
 TEST = 2000
-WHOLE = {"train_size": 5000, "labelled_size": 5000, "validation_size": 5000, "spare_size": 0}  # the default's
+WHOLE = SIZES | {"train_size": 5000, "labelled_size": 5000, "validation_size": 5000}  # the default's
 
 
 class Data:

@@ -1,4 +1,4 @@
-"""Noise, or imported images -> inflation.ratio x train_size images in shards -> data/generated/inflation/, sealed."""
+"""Noise, or images -> inflation.ratio x train_size images in shards -> data/generated/inflation/, sealed."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +10,7 @@ from pipeline.core.errors import UserError
 from pipeline.data import mixture, shards
 from pipeline.engine import arithmetic, distributed
 from pipeline.generators import cards, sampling
+from pipeline.params.generators import ceiling
 from pipeline.run import machine, stage
 
 SET = Path("data/generated/inflation")
@@ -40,14 +41,13 @@ def main(params: SimpleNamespace) -> None:
     files.assemble(SET, made, lambda folder: store.seal(folder, sorted(made), facts))
     generated = shards.map_generated(SET)  # mapped: they need not fit into memory together
     first = np.concatenate([images[:0], *generated[:64]])[:64]
+    what = "real, in their place" if card["source"] == "real" else "generated"
     outputs.contact_sheet(
-        Path("plots/generated.png"), [(f"generated ({n:,})", first), (f"real ({len(images):,})", images)]
+        Path("plots/generated.png"), [(f"{what} ({n:,})", first), (f"real ({len(images):,})", images)]
     )
     means = {"mean_pixel": sum(int(part.sum()) for part in generated) / (n * images[0].size)} if n else {}
-    real_mean = float(images.mean())
-    outputs.metrics(
-        Path("metrics/generate.json"), {"images": n, "shards": len(made), "mean_pixel_real": real_mean, **means}
-    )
+    found = {"images": n, "shards": len(made), "mean_pixel_real": float(images.mean()), **means}
+    outputs.metrics(Path("metrics/generate.json"), found | ceiling(card["source"]))
 
 
 if __name__ == "__main__":

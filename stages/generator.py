@@ -1,13 +1,15 @@
-"""Train a generator, load a pretrained one, import images, or none -> data/generator/: its files and card.json."""
+"""Train a generator, load one, import images, take real ones, or none -> data/generator/: its files and card.json."""
 
 import math
 from pathlib import Path
 from types import SimpleNamespace
 
 from pipeline.core import files, outputs
+from pipeline.core.progress import log
 from pipeline.data import imports, shards
 from pipeline.engine import arithmetic, distributed
 from pipeline.generators import module
+from pipeline.params.generators import SOURCES
 from pipeline.run import live, machine, stage
 from pipeline.training import generator, generator_memory
 
@@ -16,6 +18,8 @@ def needs(params: SimpleNamespace) -> machine.Needs:
     source, (train, shape) = params.generator.source, machine.pictured(Path("data/real"), shards.TRAIN)
     image = math.prod(shape or (0,))
     made = image * imports.count(Path(params.generator.path)) if source == "import" else 0
+    if source == "real":
+        made = math.prod(machine.images(Path("data/real"), shards.CEILING))
     memory = made + (train * image if source in ("train", "import") else 0)
     gpu = 0.0
     if params.compute.device == "cuda" and source == "train" and train:
@@ -33,7 +37,7 @@ def main(params: SimpleNamespace) -> None:
     arithmetic.prepare(params.compute)
     real = shards.read_real(Path("data/real"))
     arithmetic.advise(params.compute)  # here, where torch is imported first, and anew after each change of `compute`
-    source, rows, made, imported = params.generator.source, [], {}, None
+    source, rows, made, ready = params.generator.source, [], {}, None
     if source == "train":
         images, _ = real.part(shards.TRAIN)
         kind, follow = module(params.generator.kind).Training, live.follow("generator", write_curve)
@@ -46,11 +50,15 @@ def main(params: SimpleNamespace) -> None:
 
         made = pretrained.load(params.generator, real.images.shape[1:3], real.images.shape[3])
     elif source == "import":
-        imported = imports.load(params.generator, real)
+        ready = imports.load(params.generator, real)
+    elif source == "real":
+        ready, _ = real.part(shards.CEILING)
+        imports.refuse_leaks(ready, real, "data/real")
+        log(f"generator: {len(ready):,} {SOURCES[source]}")
 
     def finish(folder: Path) -> None:
-        if imported is not None:
-            imports.write(imported, folder)
+        if ready is not None:
+            imports.write(ready, folder, source)
         paths = [path for path in folder.rglob("*") if path.is_file()]
         digests = {path.relative_to(folder).as_posix(): files.sha256(path) for path in paths}
         files.write_sealed(folder / "card.json", {"kind": params.generator.kind, "source": source, "files": digests})

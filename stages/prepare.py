@@ -15,7 +15,7 @@ from pipeline.run import machine, stage
 def needs(params: SimpleNamespace) -> machine.Needs:
     d = params.dataset
     side, channels, whole = shape(d)
-    part = d.train_size + d.labelled_size + d.validation_size + d.spare_size
+    part = d.train_size + d.labelled_size + d.validation_size + d.spare_size + d.ceiling_size
     image, decoded, faults = side * side * channels, 0, []
     if d.name == "folder" and Path(d.path).exists():
         try:

@@ -4,11 +4,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from pipeline import methods
-from pipeline.core import files, outputs
+from pipeline.core import files, outputs, store
 from pipeline.core.errors import UserError
-from pipeline.data import mixture, shards
+from pipeline.data import mixture, scores, shards
 from pipeline.engine import arithmetic, distributed
 from pipeline.networks import heads, pretrained
+from pipeline.params.generators import ceiling
 from pipeline.run import live, machine, stage
 from pipeline.training import encoder, encoder_memory
 from pipeline.training.batches import Images
@@ -47,7 +48,9 @@ def main(params: SimpleNamespace) -> None:
         raise UserError(fault, SET, "run `dvc repro generate`, or `python -m stages.generate`")
     start = pretrained.find(params.start, "start")
     setting = encoder.Setting(params.pretrain, params.method_params, params.augment, params.inflation, start)
-    images = Images(real, generated, positives)
+    manifest = store.verify(SET, "generate")
+    kept = scores.kept(params.inflation, manifest)
+    images = Images(real, shards.of_parts(generated, kept.rows), positives, manifest["source"], kept.weights)
     follow = live.follow("pretrain", write_curves)
     made, rows, facts = encoder.pretrain(setting, images, Path("data/generator"), params.compute, follow)
     distributed.leave()
@@ -62,7 +65,12 @@ def main(params: SimpleNamespace) -> None:
     there = ("n_real", "n_generated")  # in metrics/prepare.json and generate.json
     drawn = {name: value for name, value in facts.items() if name not in there}
     outcomes = method.outcomes(rows, made)
-    outputs.metrics(Path("metrics/pretrain.json"), {"steps": rows[-1]["step"], **last, **drawn, **outcomes})
+    if params.inflation.select < 1:
+        last["generated_kept"] = len(kept.rows)
+    if kept.weights is not None:
+        last["generated_effective"] = scores.effective(kept.weights)
+    last |= drawn | outcomes | ceiling(images.source)
+    outputs.metrics(Path("metrics/pretrain.json"), {"steps": rows[-1]["step"], **last})
 
 
 if __name__ == "__main__":

@@ -4,10 +4,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from pipeline.core import files, outputs, sources, store
-from pipeline.data import shards
+from pipeline.data import scores, shards
 from pipeline.engine import arithmetic
 from pipeline.evaluation import quality
 from pipeline.run import machine, stage
+from pipeline.training import stored
 
 REAL, GENERATED = Path("data/real"), Path("data/generated/inflation")
 
@@ -20,9 +21,11 @@ def needs(params: SimpleNamespace) -> machine.Needs:
 def main(params: SimpleNamespace) -> None:
     arithmetic.prepare(params.compute)
     generated = store.verify(GENERATED, "generate")
+    rows = scores.judged(scores.kept(params.inflation, generated), params.quality.images, params.quality.seed)
     decided = {
         "real": store.verify(REAL, "prepare")["files"],
         "generated": generated,
+        "rows": stored.digest(rows),
         "params": params.quality.model_dump(),
         "inception": params.quality.inception and files.sha256(Path(params.quality.inception)),
         "code": sources.digest("evaluation/quality"),
@@ -30,7 +33,7 @@ def main(params: SimpleNamespace) -> None:
     }
 
     def make(folder: Path, fingerprint: str) -> list[str]:
-        images = shards.read_generated(GENERATED, most=params.quality.images)
+        images = shards.read_generated(GENERATED, rows=rows)
         judged = quality.judge(images, generated["source"], shards.read_real(REAL), params.quality, params.compute)
         outputs.metrics(folder / "quality.json", judged.metrics)
         made_of = {"real_sha256": decided["real"][shards.FILE], "generated_fingerprint": generated.get("fingerprint")}

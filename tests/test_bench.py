@@ -232,7 +232,7 @@ def test_the_archive_of_images_is_read_as_the_folder_in_it_would_be(tmp_path):
         packed.add(tmp_path / "test", "test")
         packed.add(tmp_path / "train", "train")
     parts, classes = images.unpacked(tmp_path / images.ARCHIVE)
-    sizes = {"train_size": 3, "validation_size": 0, "labelled_size": 3, "spare_size": 0}
+    sizes = {"train_size": 3, "validation_size": 0, "labelled_size": 3, "spare_size": 0, "ceiling_size": 0}
     kind = {"name": "folder", "path": str(tmp_path), "image_size": 32, "channels": 3, "resize": "crop"}
     real = datasets.load(rung.defaults().dataset.model_copy(update=sizes | kind))
     order = np.argsort(real.orig_index[:3])

@@ -36,7 +36,7 @@ def cifar10(setting: Setting, train: int, validation: int = 0) -> shards.RealSet
         refuse_absent(setting.data)
         parts, classes = unpacked(setting.data / ARCHIVE)
     (images, labels), test = parts
-    sizes = {"train_size": train, "validation_size": validation, "spare_size": 0}
+    sizes = {"train_size": train, "validation_size": validation, "spare_size": 0, "ceiling_size": 0}
     sizes["labelled_size"] = len(labels) - validation
     found = datasets.split(defaults().dataset.model_copy(update=sizes), labels)
     rows = np.concatenate([some for _, some in found] + [len(labels) + np.arange(len(test[1]))])

@@ -21,6 +21,7 @@ from pipeline.core.progress import log
 from pipeline.data import folders, pictures
 from pipeline.data.labels import SHOWN
 from pipeline.data.shards import (
+    CEILING,
     FILE,
     LABELLED,
     SPARE,
@@ -65,20 +66,28 @@ class Source(NamedTuple):
 
 
 def load(params: Dataset, content: dict[str, str] | None = None) -> RealSet:
-    """The images that take part: train, further labelled ones, validation, spare ones, the official test set.
+    """The images that take part: train, labelled, validation, spare and ceiling ones, the official test set.
 
     content: files.tree_digests of `params.path`, where the caller has it already.
     Rows are stored in this order; train and labelled rows in one stratified order. Of pictures that are there twice
-    none is a validation, spare or drawn test image. If training images are test images too, a folder with train/ and
-    test/ is refused; of published sets, whose split others report on, a message counts them.
+    none is a validation, spare or drawn test image; a ceiling image equals no other at all. If training images are
+    test images too, a folder with train/ and test/ is refused; of published sets, whose split others report on, a
+    message counts them.
     """
     path = Path(params.path)
     if not path.exists():
         raise UserError("not found", path, "put the data set there, or set the path to where it is")
     source = _folder(params, content) if params.name == "folder" else _READERS[params.name](params)
     (train_images, train_labels), (test_images, test_labels) = source.train, source.test
-    parts = split(params, train_labels, source.alone)
+    parts, left = split(params, train_labels, source.alone)
     kept = np.concatenate([rows for _, rows in parts])
+    if params.ceiling_size:
+        left = left[_fresh(train_images[left], train_images[kept], test_images)]
+        if params.ceiling_size > len(left):
+            what = f"ceiling_size {params.ceiling_size} > {len(left)} images left that equal no other"
+            raise UserError(what, params.path, "lower it")
+        parts.append((CEILING, left[: params.ceiling_size]))
+        kept = np.concatenate([kept, parts[-1][1]])
     copies = int(among(train_images[kept], test_images).sum())
     if copies:
         log(f"{copies:,} images of {params.name} are test images too: the published split has them so")
@@ -96,10 +105,20 @@ def load(params: Dataset, content: dict[str, str] | None = None) -> RealSet:
     )
 
 
-def split(params: Dataset, labels: np.ndarray, alone: np.ndarray | None = None) -> list[tuple[int, np.ndarray]]:
-    """(code of `split`, rows of the training images) of every part, test left out; labels: int64 (N,), -1 = none.
+def _fresh(images: np.ndarray, *others: np.ndarray) -> np.ndarray:
+    """Which images (N, H, W, C) equal none of the others, nor one before them: bool (N,)."""
+    known = {digest for part in others for digest in digests(part)}
+    own = digests(images)
+    first = {digest: k for k, digest in reversed(list(enumerate(own)))}
+    return np.array([digest not in known and first[digest] == k for k, digest in enumerate(own)], bool)
 
-    alone: bool (N,), the images that may be validation or spare ones; None: all.
+
+def split(
+    params: Dataset, labels: np.ndarray, alone: np.ndarray | None = None
+) -> tuple[list[tuple[int, np.ndarray]], np.ndarray]:
+    """(code of `split`, rows of the training images) of the parts of given sizes, and the rows that are left, in order.
+
+    labels: int64 (N,), -1 = none. alone: bool (N,), which images may be validation, spare or ceiling ones; None: all.
     """
     alone = np.ones(len(labels), bool) if alone is None else alone
     order = stratified_order(labels, params.seed)
@@ -119,7 +138,8 @@ def split(params: Dataset, labels: np.ndarray, alone: np.ndarray | None = None) 
     if params.spare_size > len(left):
         what = f"spare_size {params.spare_size} > {len(left)} images left"
         raise UserError(f"{what}{'' if alone.all() else ' that have no copy'}", params.path, "lower it")
-    return [(TRAIN, train), (LABELLED, labelled), (VALIDATION, validation), (SPARE, left[: params.spare_size])]
+    spare, left = left[: params.spare_size], left[params.spare_size :]
+    return [(TRAIN, train), (LABELLED, labelled), (VALIDATION, validation), (SPARE, spare)], left
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:

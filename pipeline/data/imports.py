@@ -36,13 +36,18 @@ def load(params: Generator, real: shards.RealSet) -> np.ndarray:
     images = read(Path(params.path), size, channels)
     seen, _ = real.part(shards.TRAIN)
     images = in_order(images, seen, params.channel_order, params.path)
-    unseen, _ = real.part(shards.VALIDATION, shards.TEST, shards.SPARE)  # no generator may have seen them
+    refuse_leaks(images, real, params.path)
+    return images[seeds.permutation(0, "import", 0, len(images), np.arange(len(images)))]
+
+
+def refuse_leaks(images: np.ndarray, real: shards.RealSet, where: Path | str) -> None:
+    """UserError if images in the place of generated ones are among those that no generator may have seen."""
+    unseen, _ = real.part(shards.VALIDATION, shards.TEST, shards.SPARE)
     leaked = np.flatnonzero(shards.among(images, unseen))
     if len(leaked):
         what = f"{len(leaked):,} of {len(images):,} are test, validation or spare images"
         what = f"{what}, the first is number {leaked[0]}"
-        raise UserError(what, params.path, "remove them, or every number is of what was seen")
-    return images[seeds.permutation(0, "import", 0, len(images), np.arange(len(images)))]
+        raise UserError(what, where, "remove them, or every number is of what was seen")
 
 
 def read(path: Path, size: int, channels: int) -> np.ndarray:
@@ -191,6 +196,6 @@ def _arranged(images: np.ndarray, path: Path) -> np.ndarray:
     raise UserError(f"shape {images.shape}: neither first nor last has 1 or 3 channels", path, "save (N, H, W, C)")
 
 
-def write(images: np.ndarray, folder: Path) -> None:
-    """Write the file of data/generator that the stage generate cuts into shards."""
-    shards.write_arrays(folder / shards.FILE, {"images": np.ascontiguousarray(images)}, {"source": "import"})
+def write(images: np.ndarray, folder: Path, source: str) -> None:
+    """Write the file of data/generator that the stage generate cuts into shards; source: import or real."""
+    shards.write_arrays(folder / shards.FILE, {"images": np.ascontiguousarray(images)}, {"source": source})

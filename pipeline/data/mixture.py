@@ -20,10 +20,24 @@ def generated_count(n_real: int, ratio: float) -> int:
     return int(Fraction(str(ratio)) * n_real + Fraction(1, 2))  # the decimal of params.yaml: 0.3 of 5 is 1.5 -> 2
 
 
-def mixture(n_real: int, n_generated: int, params: Inflation, batch_size: int) -> "Mixture | Copies":
-    """The batches that `params.order` names: our slots, or the authors' list of copies."""
-    kind = {"slots": Mixture, "copies": Copies}[params.order]
-    return kind(n_real, n_generated, params.real_weight, batch_size, params.seed)
+def mixture(
+    n_real: int, n_generated: int, params: Inflation, batch_size: int, steps: int, weights: np.ndarray | None = None
+) -> "Mixture | Copies":
+    """The batches that `params.order` names: our slots, or the authors' list of copies.
+
+    n_generated: images that take part. weights: of `Mixture`.
+    """
+    common = n_real, n_generated, params.real_weight, batch_size, params.seed
+    if params.order == "copies":
+        return Copies(*common)
+    end = params.final_real_share
+    return Mixture(*common, weights=weights, end=None if end is None else (Fraction(str(end)), steps))
+
+
+def alone(seed: int) -> Inflation:
+    """Real images without generated ones."""
+    none = {"ratio": 0.0, "score": "none", "select": 1.0, "weighting": "uniform", "final_real_share": None}
+    return Inflation(**none, real_weight=1.0, order="slots", seed=seed)
 
 
 def positives(rows: np.ndarray, n_real: int, n_generated: int, candidates: int, seed: int, step: int) -> np.ndarray:
@@ -55,20 +69,63 @@ def replaced(
     return np.where(drawn, others, rows)
 
 
+def in_proportion(weights: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """int64 (k,): k different entries of range(m), entry j with probability k w_j / sum w, or surely if that exceeds 1.
+
+    weights: float (m,), positive. Systematic sampling in a random order (Madow 1949): points at distance 1, the first
+    at random, on a line where entry j is as long as its probability.
+    """
+    if not k:
+        return np.empty(0, np.int64)
+    chance = np.zeros(len(weights))
+    free, left = np.ones(len(weights), bool), k
+    while True:  # what is certain takes a slot, and the others share the rest
+        chance[free] = left * weights[free] / weights[free].sum()
+        sure = free & (chance >= 1)
+        if not sure.any():
+            break
+        chance[sure], left = 1.0, left - int(sure.sum())
+        free &= ~sure
+        if not left:
+            chance[free] = 0.0
+            break
+    order = seeds.permutation(seed, "order", 0, len(weights), np.arange(len(weights)))
+    ends = np.cumsum(chance[order])
+    start = torch.rand((), dtype=torch.float64, generator=seeds.generator(seed, "start")).item()
+    found = np.searchsorted(ends * (k / ends[-1]), start + np.arange(k), side="right")
+    return order[np.minimum(found, len(weights) - 1)]
+
+
 class Mixture:
     """Slots of every batch: real ones first, then generated ones.
 
     The real share is exactly beta = N n / (N n + m). A batch of B has about beta B real slots; the remainder is carried
     to the next batch, so that the total is off by less than one image after any number of steps. Real and generated
     slots each walk through permutations of their images; no index occurs twice in a batch.
+
+    weights: float (m,), positive; then a batch's k generated slots hold image j with probability k w_j / sum w (or
+    always, where that is above 1), drawn anew in each step. end: (share, steps); then the real share moves from beta
+    to this one in a line over so many steps.
     """
 
-    def __init__(self, n_real: int, n_generated: int, real_weight: float, batch_size: int, seed: int):
+    def __init__(
+        self,
+        n_real: int,
+        n_generated: int,
+        real_weight: float,
+        batch_size: int,
+        seed: int,
+        weights: np.ndarray | None = None,
+        end: tuple[Fraction, int] | None = None,
+    ):
         weight = Fraction(str(real_weight)) * n_real  # from the decimal of params.yaml, so that beta is exact
         self.beta = weight / (weight + n_generated)
         self.n_real, self.n_generated, self.batch_size, self.seed = n_real, n_generated, batch_size, seed
+        self.weights, (self.last, self.steps) = weights, end or (self.beta, 1)
+        self.share = (self.beta + self.last) / 2  # of real images, over all steps
         self.most = {}  # slots of a kind in a batch
-        for kind, share, n in (("real", self.beta, n_real), ("generated", 1 - self.beta, n_generated)):
+        largest = max(self.beta, self.last), 1 - min(self.beta, self.last)
+        for kind, share, n in (("real", largest[0], n_real), ("generated", largest[1], n_generated)):
             self.most[kind] = most = math.ceil(share * batch_size)
             if most > n:
                 what = f"a batch of {batch_size} needs {most} {kind} images and there are {n}"
@@ -76,14 +133,19 @@ class Mixture:
 
     def real_before(self, step: int) -> int:
         """Real slots in all batches before `step`."""
-        return int(self.beta * self.batch_size * step + Fraction(1, 2))
+        there = min(step, self.steps)  # the share at step t is beta + (last - beta) t / steps: here its integral
+        share = self.beta * step + (self.last - self.beta) * (Fraction(there**2, 2 * self.steps) + step - there)
+        return int(share * self.batch_size + Fraction(1, 2))
 
     def rows(self, step: int) -> np.ndarray:
         """int64 (B,): rows of the image bank for batch `step`; rows >= n_real are generated images."""
         first, last = self.real_before(step), self.real_before(step + 1)
         real = self._walk("real", self.n_real, first, last)
         first, last = step * self.batch_size - first, (step + 1) * self.batch_size - last
-        generated = self._walk("generated", self.n_generated, first, last)
+        if self.weights is None:
+            generated = self._walk("generated", self.n_generated, first, last)
+        else:
+            generated = in_proportion(self.weights, last - first, seeds.key(self.seed, "weighted", step))
         return np.concatenate([real, self.n_real + generated])
 
     def _walk(self, kind: str, n: int, first: int, last: int) -> np.ndarray:
@@ -129,7 +191,7 @@ class Copies:
     def __init__(self, n_real: int, n_generated: int, real_weight: float, batch_size: int, seed: int):
         self.copies = int(real_weight) * n_real
         self.length = self.copies + n_generated
-        self.beta = Fraction(self.copies, self.length)
+        self.beta = self.share = Fraction(self.copies, self.length)
         self.n_real, self.n_generated, self.batch_size, self.seed = n_real, n_generated, batch_size, seed
 
     def real_before(self, step: int) -> int:

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 SCHEMA = 1  # of an HDF5 file
 FILE = "images.h5"  # in data/real and, of imported images, in data/generator
 Part = tuple[np.ndarray, np.ndarray]  # images uint8 (N, H, W, C), labels int64 (N,)
-# Codes of `split`. Only the probe uses LABELLED images; quality and theory use SPARE ones.
-TRAIN, VALIDATION, TEST, LABELLED, SPARE = 0, 1, 2, 3, 4
+# Codes of `split`. Only the probe uses LABELLED images; quality and theory use SPARE ones; CEILING ones may stand in
+# for generated images.
+TRAIN, VALIDATION, TEST, LABELLED, SPARE, CEILING = 0, 1, 2, 3, 4, 5
 UNPACKS = 1_200  # a byte of deflate becomes 1,032 at most
 COLUMNS = {"labels": np.int64, "split": np.uint8, "orig_index": np.int64}  # of real images, a value each
 
@@ -109,7 +110,8 @@ def write_real(folder: Path, real: RealSet) -> None:
 
 def counts(real: RealSet) -> dict[str, int]:
     """Images of each split, and how many of the others are test images too; classes, and images of the extreme ones."""
-    codes = {"train": TRAIN, "labelled_only": LABELLED, "validation": VALIDATION, "spare": SPARE, "test": TEST}
+    codes = {"train": TRAIN, "labelled_only": LABELLED, "validation": VALIDATION, "spare": SPARE, "ceiling": CEILING}
+    codes["test"] = TEST
     found = {name: int((real.split == code).sum()) for name, code in codes.items()}
     test = real.split == TEST
     found["shared_with_test"] = int(among(real.images[~test], real.images[test]).sum())
@@ -145,16 +147,28 @@ def shard_name(k: int) -> str:
     return f"shard-{k:05d}.h5"
 
 
-def read_generated(folder: Path, most: int | None = None) -> np.ndarray:
+def read_generated(folder: Path, rows: np.ndarray | None = None) -> np.ndarray:
     """The first n images of a generated set, n from its manifest, verified: uint8 (n, H, W, C); (0, 0, 0, 0) if n = 0.
 
-    most: the largest number of images to read.
+    rows: int64 (k,), ascending, of those to read; None: all.
     """
-    parts = map_generated(folder, most)
+    parts = map_generated(folder)
+    parts = parts if rows is None else of_parts(parts, rows)
     return np.concatenate(parts) if parts else np.empty((0, 0, 0, 0), np.uint8)
 
 
-def map_generated(folder: Path, most: int | None = None, maker: str = "generate") -> list[np.ndarray]:
+def of_parts(parts: list[np.ndarray], rows: np.ndarray) -> list[np.ndarray]:
+    """These rows of a set in parts, ascending: uint8 (n, H, W, C) each; a part that is whole stays as it is, mapped."""
+    found, first = [], 0
+    for part in parts:
+        mine = rows[(rows >= first) & (rows < first + len(part))] - first
+        if len(mine):
+            found.append(part if len(mine) == len(part) else part[mine])
+        first += len(part)
+    return found
+
+
+def map_generated(folder: Path, maker: str = "generate") -> list[np.ndarray]:
     """The same images, verified, as a memory map for each shard; the system can reclaim that memory at any time.
 
     maker: the stage that makes the set.
@@ -165,7 +179,7 @@ def map_generated(folder: Path, most: int | None = None, maker: str = "generate"
     n, held = manifest.get("n"), sum(map(len, found))
     if not isinstance(n, int) or not 0 <= n <= held:
         raise UserError(f"holds {held} images, its manifest says {n}", folder, again)
-    left, parts = n if most is None else min(n, most), []
+    left, parts = n, []
     for path, part in zip(paths, found, strict=True):
         if parts and not left:
             break

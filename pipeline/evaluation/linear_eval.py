@@ -21,6 +21,7 @@ from pipeline.engine import arithmetic
 from pipeline.evaluation import baseline, label_free, offline_probe
 from pipeline.measures import clsp_probe, linear_probe, probes
 from pipeline.networks import backbones
+from pipeline.params.generators import SOURCES, ceiling
 from pipeline.params.schema import Compute, LinearEval
 
 BUDGETS = {"train": "top1", "labelled": "top1_labelled", "1pct": "top1_1pct", "10pct": "top1_10pct"}  # labels: metric
@@ -92,7 +93,8 @@ def judge(
         progress.update()
     actual = real.labels[rows["test"]]
     top1 = {name: probes.accuracy(found.predicted["encoder", labels], actual) for labels, name in BUDGETS.items()}
-    metrics = found.metrics | top1
+    source = card.get("generated", "none")
+    metrics = found.metrics | top1 | ceiling(source)
     if beside is not None:
         metrics |= {
             f"baseline{name.removeprefix('top1')}": probes.accuracy(found.predicted["baseline", labels], actual)
@@ -110,6 +112,7 @@ def judge(
         metrics["offline"] = probes.accuracy(linear_probe.predict(layer, found.test), actual)
         further["offline"] = offline_probe.told(params)
     protocol = found.protocol | {
+        "generated_images": SOURCES[source],
         "fixed_labels": len(rows["labelled"]),
         "few_labels": {name: len(rows[name]) for name in FEW},
         **further,

@@ -17,6 +17,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.progress import log
 from pipeline.data import shards
 from pipeline.measures import memorisation, probes
+from pipeline.params.generators import SOURCES, ceiling
 from pipeline.params.schema import Augment, Compute, Quality
 from pipeline.training import classifier
 
@@ -70,6 +71,7 @@ def judge(generated: np.ndarray, source: str, real: shards.RealSet, params: Qual
         "nearest": float(np.median(near.distance) / usual) if (usual := np.median(near_unseen.distance)) else None,
         "copied": 100 * float(copied.mean()),
         "memorised": int(probes.wilson(int(copied.sum()), n)[0] > 100 * MEMORISED),
+        **ceiling(source),
     }
     log(
         f"quality: Frechet {metrics['frechet']:.2f} (floor {metrics['frechet_floor']:.2f}), told from real ones in "
@@ -113,6 +115,8 @@ def _seen_by(source: str) -> str:
     """What the generator knows of the validation images."""
     if source == "train":
         return "the generator did not see them"
+    if source == "real":
+        return f"judged beside {SOURCES['real']}"
     log("quality: the generator was not trained here and may have seen the validation images: then it looks too good")
     return "the generator was not trained here and MAY HAVE SEEN THEM"
 

@@ -21,10 +21,10 @@ def sample(
 ) -> tuple[dict[str, Path], str]:
     """At least n images of size x size as whole shards in the store; only missing shards are sampled.
 
-    generator: a folder with this `card`. Of imported images these are the first n. Returns (shard name -> file,
+    generator: a folder with this `card`. Of imported or real images these are the first n. Returns (shard name -> file,
     fingerprint of the set).
     """
-    if card["source"] == "import":
+    if card["source"] in ("import", "real"):
         return _cut(params, card, generator, n)
     kind = card["kind"]
     parts = {
@@ -45,14 +45,15 @@ def sample(
 def _cut(params: Generate, card: dict, generator: Path, n: int) -> tuple[dict[str, Path], str]:
     images = shards.map_file(generator / shards.FILE)
     if n > len(images):
-        what = f"inflation.ratio asks for {n:,} generated images and {len(images):,} were imported"
-        raise UserError(what, "params.yaml: inflation.ratio", "lower it, or import more")
+        what = f"inflation.ratio asks for {n:,} images and data/generator has {len(images):,} ({card['source']})"
+        more = "import more" if card["source"] == "import" else "raise dataset.ceiling_size"
+        raise UserError(what, "params.yaml: inflation.ratio", f"lower it, or {more}")
     parts = {"images": card["files"], "shard_size": params.shard_size, "code": sources.digest("generators/sampling")}
 
     def start() -> Batch:
         return lambda numbers: {"images": images[numbers.start : numbers.stop]}
 
-    return sample_shards("imported images", n, params, parts, start)
+    return sample_shards("images that are there", n, params, parts, start)
 
 
 def sample_shards(

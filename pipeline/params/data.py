@@ -4,7 +4,7 @@ from fractions import Fraction
 from math import ceil
 from typing import Literal
 
-from pipeline.params.ranges import Count, CountOrZero, NonNegative, Pixels, Positive, Seed, Several
+from pipeline.params.ranges import Count, CountOrZero, NonNegative, Pixels, Positive, Probability, Seed, Several, Share
 from pipeline.params.types import Faults, Refused, Section, rule
 
 # Height = width, channels and training images of the named sets.
@@ -70,6 +70,8 @@ class Dataset(Section):
     """Labelled images of the second linear probe, the same whatever `train_size` is."""
     spare_size: CountOrZero
     """Further real images for the judges of generated images; no generator or encoder sees them."""
+    ceiling_size: CountOrZero
+    """Further real images for `generator.source` real, where they stand in for generated ones; 0: none."""
     seed: Seed
     """Seed of the split."""
 
@@ -101,8 +103,10 @@ class Dataset(Section):
             if wanted + self.validation_size > there:
                 yield name, f"{wanted} + validation_size {self.validation_size} > {there} images{words}"
         left = images - self.validation_size - max(self.train_size, self.labelled_size)  # at most
-        if 0 <= left < self.spare_size:
-            yield "spare_size", f"{self.spare_size} > {left} images that the other parts leave"
+        for name in ("spare_size", "ceiling_size"):
+            if 0 <= left < getattr(self, name):
+                yield name, f"{getattr(self, name)} > {left} images that the other parts leave"
+            left -= getattr(self, name)
 
     @rule
     def spread(self) -> Faults:
@@ -117,8 +121,16 @@ class Inflation(Section):
 
     ratio: NonNegative
     """Generated images, as a multiple of `dataset.train_size`; 0 for none."""
+    score: Literal["none", "density_ratio", "coverage"]
+    """What each generated image is scored by: how real a classifier finds it, or which train images it comes near."""
+    select: Share
+    """The share of generated images that take part, those of the highest scores; 1 for all."""
+    weighting: Literal["uniform", "density_ratio"]
+    """How often each of these is drawn: all alike, or in proportion to the density ratio."""
     real_weight: Positive
     """How often a real image is drawn for one draw of a generated image (AdaInf: N = 10)."""
+    final_real_share: Probability | None
+    """The real share of batches at the end, to which it moves in a line; null: it stays as the others make it."""
     order: Literal["slots", "copies"]
     """`slots`: an exact share of every batch, no image twice in it. `copies`: the authors' shuffled list."""
     seed: Seed
@@ -130,9 +142,36 @@ class Inflation(Section):
         if self.order == "copies" and self.real_weight % 1:
             yield "real_weight", f"must be whole with order copies, not {self.real_weight}"
 
+    @rule
+    def in_slots(self) -> Faults:
+        """A list has neither weights but whole copies, nor an end."""
+        if self.order == "copies":
+            if self.weighting != "uniform":
+                yield "weighting", f"must be uniform with order copies, not {self.weighting}"
+            if self.final_real_share is not None:
+                yield "final_real_share", f"must be null with order copies, not {self.final_real_share}"
+
+    @rule
+    def scored(self) -> Faults:
+        """What is chosen by scores has scores."""
+        if self.select < 1 and self.score == "none":
+            yield "select", f"must be 1 with inflation.score none, not {self.select}"
+        if self.weighting == "density_ratio" and self.score != "density_ratio":
+            yield "weighting", f"density_ratio needs inflation.score density_ratio, not {self.score}"
+
+    def kept(self, generated: int) -> int:
+        """How many of the generated images take part: round(select * generated), halves up."""
+        return int(Fraction(str(self.select)) * generated + Fraction(1, 2))
+
+    def real_shares(self, n_real: int, n_generated: int) -> tuple[Fraction, Fraction]:
+        """The real share of the first and of the last batch, of so many images that take part."""
+        weight = Fraction(str(self.real_weight)) * n_real  # from the decimal of params.yaml, so that it is exact
+        first = weight / (weight + n_generated)
+        return first, first if self.final_real_share is None else Fraction(str(self.final_real_share))
+
 
 def generated(p) -> int:
-    """Generated images that take part, in the exact arithmetic of data.mixture."""
+    """Generated images that are sampled, in the exact arithmetic of data.mixture."""
     return int(Fraction(str(p.inflation.ratio)) * p.dataset.train_size + Fraction(1, 2))
 
 
@@ -140,10 +179,9 @@ def mixture(p) -> Faults:
     """No batch needs more images of a kind than there are."""
     if p.inflation.order == "copies":
         return
-    n, made, batch = p.dataset.train_size, generated(p), p.pretrain.batch_size
-    weight = Fraction(str(p.inflation.real_weight)) * n
-    beta = weight / (weight + made)
-    for kind, share, there in (("real", beta, n), ("generated", 1 - beta, made)):
+    n, made, batch = p.dataset.train_size, p.inflation.kept(generated(p)), p.pretrain.batch_size
+    shares = p.inflation.real_shares(n, made)
+    for kind, share, there in (("real", max(shares), n), ("generated", 1 - min(shares), made)):
         needed = ceil(share * batch)
         if needed > there:
             what = f"a batch of {batch} at inflation.ratio {p.inflation.ratio} needs {needed} {kind} images"

@@ -120,7 +120,7 @@ class TransferSet(Section):
         its = ("image_size", "channels", "resize", "labels", "label_column")
         pictured = {"image_size": size, "channels": channels, "resize": "crop"} if self.name == "folder" else {}
         asked = dict.fromkeys(its) | self.model_dump() | pictured
-        return Dataset(**asked, labelled_size=self.train_size, spare_size=0)
+        return Dataset(**asked, labelled_size=self.train_size, spare_size=0, ceiling_size=0)
 
 
 class FineTune(Training):

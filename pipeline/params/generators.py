@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.params.data import shape, side
+from pipeline.params.data import generated, shape, side
 from pipeline.params.ranges import Commit, Count, Digest, Fraction, Positive, Probability, Seed
 from pipeline.params.training import Training
 from pipeline.params.types import Faults, Section, rule, told
@@ -93,6 +93,18 @@ class GAN(Training):
 
 
 GENERATORS: dict[str, type[Training]] = {"ddpm": DDPM, "gan": GAN}
+SOURCES = {  # of generated images, and what to say of those
+    "train": "of a generator trained here",
+    "pretrained": "of a generator trained elsewhere",
+    "import": "imported",
+    "real": "REAL IMAGES that no other part uses, in the place of generated ones: the ceiling of any generator",
+    "none": "none",
+}
+
+
+def ceiling(source: str) -> dict[str, int]:
+    """What marks metrics where real images stood in for generated ones."""
+    return {"ceiling": 1} if source == "real" else {}
 
 
 class Generator(Section):
@@ -100,8 +112,8 @@ class Generator(Section):
 
     kind: Literal[tuple(GENERATORS)]
     """A diffusion model, or a GAN (with source `train` and `generate.sampler` `direct`)."""
-    source: Literal["train", "pretrained", "import", "none"]
-    """Train it here, load a pretrained one, import ready-made images, or have none."""
+    source: Literal[tuple(SOURCES)]
+    """Train it here, load one, import images, take real ones instead (the ceiling of any generator), or have none."""
     path: str
     """The pretrained model's diffusers folder, or the images' file or folder; a dependency, so it must exist."""
     channel_order: Literal["rgb", "bgr"] | None
@@ -178,8 +190,11 @@ class Generate(Section):
 
 
 def used(p) -> Faults:
-    """A generator that is none makes no images, and only colours have an order."""
+    """A generator that is none makes no images, real ones must be there, and only colours have an order."""
     g = p.generator
+    if g.source == "real" and generated(p) > p.dataset.ceiling_size:
+        what = f"{p.dataset.ceiling_size} < {generated(p)} real images that stand in for generated ones"
+        yield ("dataset", "ceiling_size"), f"{what} at inflation.ratio {p.inflation.ratio}"
     if g.source == "none" and p.inflation.ratio > 0:
         yield ("inflation", "ratio"), f"must be 0 with generator.source none, not {p.inflation.ratio}"
     if g.channel_order is not None and (g.source != "import" or shape(p.dataset)[1] == 1):

@@ -32,7 +32,8 @@ def own_key_in_queue(p) -> float:
     method, own = chosen(p)
     if not issubclass(METHODS[method], Queue):
         return 0.0
-    n, made, weight = p.dataset.train_size, generated(p), Fraction(str(p.inflation.real_weight))
+    n, made = p.dataset.train_size, p.inflation.kept(generated(p))
+    weight = Fraction(str(p.inflation.real_weight))
     draws = (weight * n + made) / weight  # until every real image was drawn once
     if made:
         draws = min(draws, weight * n + made)  # every generated one

@@ -19,12 +19,14 @@ def fitting(params: Params, images: int, known: int, drawn: bool) -> dict[str, i
     validation = min(d.validation_size, sixth)
     rest = images - (test or 0) - validation
     train, labelled = min(d.train_size, rest), min(d.labelled_size, known - (test or 0) - validation)
+    left = rest - max(train, labelled)
     found = {
         ("dataset", "test_size"): test,
         ("dataset", "validation_size"): validation,
         ("dataset", "train_size"): train,
         ("dataset", "labelled_size"): labelled,
-        ("dataset", "spare_size"): _spread(d.spare_size, rest - max(train, labelled)),
+        ("dataset", "spare_size"): (spare := _spread(d.spare_size, left)),
+        ("dataset", "ceiling_size"): min(d.ceiling_size, left - spare),
         ("quality", "images"): _spread(params.quality.images, validation // 2),
     }
     values = params.model_dump()

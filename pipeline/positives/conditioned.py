@@ -17,14 +17,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.core import files, seeds, weights
-from pipeline.data import shards
+from pipeline.data import mixture, shards
 from pipeline.engine import distributed
 from pipeline.generators import ddpm
 from pipeline.measures import probes
 from pipeline.networks import backbones
 from pipeline.networks.heads import mlp
 from pipeline.params.methods import SimCLR
-from pipeline.params.schema import Augment, Compute, Conditioned, Inflation, Pretrain, RealOnly
+from pipeline.params.schema import Augment, Compute, Conditioned, Pretrain, RealOnly
 from pipeline.positives import Batch, Inputs, Kind, Sampler
 from pipeline.training import encoder, generator
 from pipeline.training.batches import Images
@@ -127,7 +127,7 @@ def arm_of(params: RealOnly, channels: int) -> encoder.Setting:
         Pretrain(**params.model_dump(include=set(Pretrain.model_fields))),
         SimCLR(**params.model_dump(include=set(SimCLR.model_fields))),
         Augment(**unset | given),
-        Inflation(ratio=0.0, real_weight=1.0, order="slots", seed=params.seed),
+        mixture.alone(params.seed),
     )
 
 

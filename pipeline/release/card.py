@@ -57,7 +57,8 @@ _NAMES = {  # of metrics/linear_eval.json, for people
 
 def text(card: dict, width: int, name: str, fixed: bool) -> str:
     """The card in Markdown. card: the encoder's own; width: length of its vectors; fixed: as for `lines`."""
-    made = f" and {card['n_generated']:,} generated ones" if card["n_generated"] else ""
+    kind = "more in the place of generated" if card.get("generated") == "real" else "generated"
+    made = f" and {card['n_generated']:,} {kind} ones" if card["n_generated"] else ""
     recipe = card["augment"]
     side, ways = card["size"], {"crop": "middle square", "pad": "black beside the shorter side", "stretch": "stretched"}
     square = f", {ways[card['resize']]}" if card.get("resize") else ""

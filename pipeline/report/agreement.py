@@ -15,8 +15,9 @@ _MADE_OF = {
 }
 # Metrics that count a folder's images.
 _COUNTS = {
-    "prepare": ("data/real", ("train", "labelled_only", "validation", "spare", "test")),
+    "prepare": ("data/real", ("train", "labelled_only", "validation", "spare", "ceiling", "test")),
     "generate": (_GENERATED, ("images",)),
+    "score": ("data/generated/scores", ("scored",)),
     "positives": (_POSITIVES, ("sampled",)),
 }
 # Tables of plots/ whose last row has a number of a metrics file.

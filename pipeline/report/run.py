@@ -17,6 +17,7 @@ from pipeline.engine import arithmetic
 from pipeline.measures import probes
 from pipeline.networks import backbones
 from pipeline.params import reader
+from pipeline.params.generators import SOURCES
 from pipeline.report import agreement, figures, table
 from pipeline.report.render import render
 
@@ -44,13 +45,15 @@ def section() -> Markup:
     drawn, seen, lacking = [*_pictures(numbers), *_curves(), *_confusion()], [], ""
     if not numbers and not drawn:
         return Markup()
-    older = ["metrics/linear_eval.json: made by older code - run `dvc repro`"] if words.keys() - judged.keys() else []
+    notes = [f"generated images: {SOURCES['real']}"] if "ceiling" in numbers.get("generate", {}) else []
+    if words.keys() - judged.keys():
+        notes.append("metrics/linear_eval.json: made by older code - run `dvc repro`")
     try:
         seen = _seen()
     except UserError as fault:
         lacking = str(fault)
     tiles = _tiles(judged, words, numbers.get("linear_eval.protocol", {}))
-    return render("run.html", notes=older, tiles=tiles, figures=drawn, seen=seen, lacking=lacking, rows=rows)
+    return render("run.html", notes=notes, tiles=tiles, figures=drawn, seen=seen, lacking=lacking, rows=rows)
 
 
 def _tiles(judged: dict[str, float], words: dict[str, str], proof: dict) -> list[dict]:

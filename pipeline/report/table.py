@@ -5,11 +5,12 @@ from pathlib import Path
 from pipeline.core import files, store
 from pipeline.core.errors import UserError
 from pipeline.params import reader
+from pipeline.params.generators import SOURCES
 from pipeline.params.schema import Params
 from pipeline.report import agreement
 from pipeline.run import graph
 
-STAGES = ("check", "prepare", "generator", "generate", "positives", "quality", "pretrain", "linear_eval")
+STAGES = ("check", "prepare", "generator", "generate", "score", "positives", "quality", "pretrain", "linear_eval")
 
 
 def summary() -> str:
@@ -27,6 +28,8 @@ def summary() -> str:
     lines += [f"  {'all stages':<{width}} {sum(record['seconds'] for record in ran.values()):8.1f} s", ""]
     foreign = [f"  not of one run: {fault}" for fault in agreement.faults()]
     made, judged = files.read_json(Path("metrics/pretrain.json")), files.read_json(Path("metrics/linear_eval.json"))
+    if "ceiling" in made:
+        lines.append(f"  generated images: {SOURCES['real']}")
     lines.append(f"  real share beta {made['beta']:.3f}, {made['real_passes']:.1f} passes over the real images")
     if "top1" not in judged:
         judged = files.read_json(Path("metrics/label_free.json"))

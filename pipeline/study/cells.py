@@ -41,7 +41,14 @@ PERCENT = (*_PROBED, "finetuned", "from_scratch")
 OTHERS = ("reconstruction", "top_k", "synthetic", "synthetic_start", "cosine", "frechet_growth", "frechet_most")
 # The sections of params.yaml and the modules that decide a cell's numbers. `quality`, for one, only looks at images.
 SECTIONS = ("compute", "dataset", "generator", "generate", "inflation", "augment", "pretrain", "linear_eval")
-MODULES = ("data/datasets", "data/imports", "training/generator", "generators/pretrained", "generators/sampling")
+MODULES = (
+    "data/datasets",
+    "data/imports",
+    "data/scores",
+    "training/generator",
+    "generators/pretrained",
+    "generators/sampling",
+)
 MODULES += ("training/encoder", "evaluation/linear_eval")
 
 
@@ -199,5 +206,7 @@ def key(params: Params) -> str:
     kinds = (f"generators/{params.generator.kind}", f"methods/{params.pretrain.method}")
     kinds += () if kind == "none" else (f"positives/{kind}",)
     dumped = {name: getattr(params, name).model_dump() for name in names}
+    if params.inflation.score != "none":
+        dumped["quality"], kinds = params.quality.model_dump(include={"steps", "seed"}), (*kinds, "evaluation/score")
     modules = (*MODULES, *kinds, *(f"evaluation/{name}" for name in tuned))
     return store.fingerprint(params=dumped, code=sources.digest(*modules))[:16]

@@ -14,23 +14,28 @@ from pipeline.study.cells import FOLDER, OTHERS, OUTCOME, PERCENT, Cell
 
 LABEL_FREE = ("rankme", "lidar", "alignment", "uniformity", "connectivity")
 JUDGED = ("frechet", "coverage", "told_apart", "distance", "same_class")
-_INFLATION = ("ratio", "real_weight", "order", "strength", "ddpm_steps", "ddpm_seed")
+_CHOSEN = ("score", "select", "weighting", "final_real_share")
+_INFLATION = ("ratio", "source", "real_weight", "order", *_CHOSEN, "strength", "ddpm_steps", "ddpm_seed")
 _POSITIVES = ("positives", "weight", "candidates", "guidance", "replace", "replaced")
 _MIXED_AE = ("mixing", "attention", "segments", "contrast")  # 1 or 0, and lambda
 _KINDS = ("generator", "backbone", "mode", "mix", *_MIXED_AE, "finetune_labels")
-SETTING = ("method", "n_real", *_INFLATION, "width", "batch", *_POSITIVES, *_KINDS)
+SETTING = ("set", "method", "n_real", *_INFLATION, "width", "batch", *_POSITIVES, *_KINDS)
 DRAWN = ("steps", "beta", "real_passes", "images", "views", "forwards")
 MADE = ("seconds", "commit", "key", "cell")
 FILES = ("pretrain", "linear_eval", "label_free", "quality", "positives")
 COLUMNS = ["label", *SETTING, "seed", *DRAWN, "loss", *PERCENT, *OTHERS, *LABEL_FREE, *JUDGED, *MADE]
-_CHOICES = ("method", "order", "positives", "replaced", "generator", "backbone", "mode", "mix")
+_CHOICES = ("set", "method", "source", "order", "score", "weighting")
+_CHOICES += ("positives", "replaced", "generator", "backbone", "mode", "mix")
 _WORDS = ("label", *_CHOICES, "commit", "key", "cell")
 NUMBERS = [name for name in COLUMNS if name not in _WORDS]
 _ONCE = {"top1_10k": OUTCOME}  # a column's earlier name, which a user's CSV may still have
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The rows of a study's CSV, as text; none if there is no file yet. A bad row is refused with its line number."""
+    """The rows of a study's CSV, as text; none if there is no file yet. A bad row is refused with its line number.
+
+    A file of older code may lack columns: then they are empty.
+    """
     with access.read_faults(path):
         if not path.exists():
             return []
@@ -41,16 +46,16 @@ def read(path: Path) -> list[dict[str, str]]:
     ):
         reading = csv.reader(file)
         head = [_ONCE.get(name, name) for name in next(reading, [])]
-        if head != COLUMNS:
+        if head != [name for name in COLUMNS if name in head] or not {"label", "seed", *MADE} <= set(head):
             raise UserError("has other columns than a study's", path, "restore it, or move it out of the folder")
-        return [_row(path, reading.line_num, words) for words in reading]
+        return [_row(path, reading.line_num, head, words) for words in reading]
 
 
-def _row(path: Path, line: int, words: list[str]) -> dict[str, str]:
+def _row(path: Path, line: int, head: list[str], words: list[str]) -> dict[str, str]:
     try:
-        if len(words) != len(COLUMNS):
-            raise ValueError(f"{len(words)} values for {len(COLUMNS)} columns")
-        row = dict(zip(COLUMNS, words, strict=True))
+        if len(words) != len(head):
+            raise ValueError(f"{len(words)} values for {len(head)} columns")
+        row = dict.fromkeys(COLUMNS, "") | dict(zip(head, words, strict=True))
         for name in NUMBERS:
             float(row[name] or 0)
     except ValueError as fault:
@@ -75,11 +80,14 @@ def setting(cell: Cell, params: Params) -> dict:
     mixed = p.mixed_ae if p.pretrain.method == "mixed_ae" else None
     return {
         "label": cell.label,
+        "set": p.dataset.name if p.dataset.name != "folder" else Path(p.dataset.path).name,
         "method": p.pretrain.method,
         "n_real": p.dataset.train_size,
         "ratio": p.inflation.ratio,
         "real_weight": p.inflation.real_weight,
+        "source": p.generator.source,
         "order": p.inflation.order,
+        **{name: _or_nothing(p.inflation, name) for name in _CHOSEN},
         "strength": p.augment.strength,
         "ddpm_steps": p.ddpm.steps,
         "ddpm_seed": p.ddpm.seed,

@@ -19,12 +19,15 @@ from pipeline.training.online_head import UNLABELLED
 class Images:
     """What a pretraining sees. generated, positives: parts of a set, uint8 (N, H, W, C) each, maybe none.
 
-    positives: as many candidates for each train image of `real`, candidate by candidate.
+    positives: as many candidates for each train image of `real`, candidate by candidate. source: where the generated
+    ones come from, generator.source. weights: float (n,), how often each of these is drawn; None: all alike.
     """
 
     real: shards.RealSet
     generated: list[np.ndarray]
     positives: list[np.ndarray]
+    source: str = "none"
+    weights: np.ndarray | None = None
 
 
 class Batches:

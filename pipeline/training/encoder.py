@@ -63,7 +63,8 @@ def pretrain(
     head = _online_head(params, method, real)
 
     # The batches
-    draw = mixture.mixture(len(train[0]), n_generated, setting.inflation, params.batch_size)
+    drawn = setting.inflation, params.batch_size, params.steps, images.weights
+    draw = mixture.mixture(len(train[0]), n_generated, *drawn)
     facts = mixture_facts(draw, params.steps)
     log(
         f"real share beta = {facts['beta']:.4f}: {facts['real_drawn']:,} draws of {facts['n_real']:,} real images "
@@ -104,7 +105,7 @@ def pretrain(
             return [], rows
         names = ["encoder.safetensors", "card.json"]
         made_by = {"method": params.method, "augment": setting.augment.model_dump(), "fingerprint": fingerprint}
-        made_by |= {"data": real.source, "resize": real.resize}
+        made_by |= {"data": real.source, "resize": real.resize, "generated": images.source}
         if head is not None:
             weights.save(folder / heads.ONLINE, head.layer)
             names.append(heads.ONLINE)
@@ -119,9 +120,11 @@ def pretrain(
         "data": [real.source, real.resize],
         "method": setting.method.model_dump(),
         "augment": setting.augment.model_dump(),
-        "mixing": [setting.inflation.real_weight, setting.inflation.order, setting.inflation.seed],
+        "mixing": setting.inflation.model_dump(exclude={"ratio", "score", "select"}),
+        "weights": None if images.weights is None else stored.digest(images.weights),
         "images": [stored.digest(part) for part in (*train, *validation)],
         "made": [stored.digest(*parts) for parts in (images.generated, positives)],
+        "source": images.source,
         "generator": origin,
         "classes": None if head is None else len(real.classes),
         "code": sources.digest("training/encoder", f"methods/{params.method}"),
@@ -186,7 +189,7 @@ def mixture_facts(mixture: mixture.Mixture | mixture.Copies, steps: int) -> dict
     """What a run of `steps` draws: the real share, how many images there are and are drawn, passes over the real."""
     real = mixture.real_before(steps)
     return {
-        "beta": float(mixture.beta),
+        "beta": float(mixture.share),
         "n_real": mixture.n_real,
         "n_generated": mixture.n_generated,
         "real_drawn": real,

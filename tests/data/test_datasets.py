@@ -23,7 +23,7 @@ PUBLISHED = {"train": 60_000, "t10k": 10_000}
 def params(**changes):
     given = {"name": "fashion-mnist", "path": str(FASHION), "train_size": 1000, "validation_size": 500}
     given |= dict.fromkeys(("image_size", "channels", "resize", "labels", "label_column", "test_size"))
-    return Dataset(**given | {"labelled_size": 300, "spare_size": 0, "seed": 0} | changes)
+    return Dataset(**given | {"labelled_size": 300, "spare_size": 0, "ceiling_size": 0, "seed": 0} | changes)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_a_split_without_validation_holds_every_image_with_and_without_labels(kn
     labels, alone = np.full(100, -1), np.arange(100) >= 10
     labels[:known] = np.arange(known) % 4
     sizes = {"train_size": 100, "validation_size": 0, "labelled_size": known or 100}
-    parts = dict(datasets.split(params(**sizes), labels, alone))
+    parts = dict(datasets.split(params(**sizes), labels, alone)[0])
     assert {code: len(found) for code, found in parts.items()} == {
         shards.TRAIN: 100,
         shards.LABELLED: 0,
@@ -286,11 +286,40 @@ def test_more_spare_images_than_are_left_are_refused(load):
         load(labelled_size=300, spare_size=58_501)
 
 
+def test_ceiling_images_are_of_no_other_part_and_change_none(load):
+    without, with_them = load(spare_size=2000), load(spare_size=2000, ceiling_size=3000)
+    for code in (shards.TRAIN, shards.LABELLED, shards.VALIDATION, shards.SPARE, shards.TEST):
+        assert np.array_equal(rows(with_them, code), rows(without, code))
+    used = with_them.orig_index[with_them.split != shards.TEST]
+    assert (len(rows(with_them, shards.CEILING)), len(np.unique(used))) == (3000, len(used))
+    assert not shards.among(with_them.part(shards.CEILING)[0], without.images).any()
+    assert np.bincount(with_them.part(shards.CEILING)[1]).min() >= 299  # the ten classes in proportion
+    assert np.array_equal(rows(load(spare_size=2000, ceiling_size=1000), shards.CEILING), rows(with_them, 5)[:1000])
+
+
+def test_no_ceiling_image_has_a_copy_in_another_part_or_among_themselves(load, monkeypatch):
+    """A published set has copies, and a copy of a train image is no new image."""
+    whole = datasets._READERS["fashion-mnist"](params())
+    images = whole.train[0].copy()
+    left = rows(load(ceiling_size=50), shards.CEILING)
+    others = rows(load(), shards.TRAIN)[0], rows(load(), shards.VALIDATION)[0]
+    images[left[3]], images[left[5]] = images[others[0]], images[others[1]]
+    images[left[9]], images[left[11]] = whole.test[0][7], images[left[2]]
+    monkeypatch.setitem(datasets._READERS, "fashion-mnist", lambda _: whole._replace(train=(images, whole.train[1])))
+    found = rows(load(ceiling_size=46), shards.CEILING)
+    assert found.tolist() == [row for k, row in enumerate(left) if k not in (3, 5, 9, 11)]
+
+
+def test_more_ceiling_images_than_are_left_are_refused(load):
+    with pytest.raises(UserError, match="ceiling_size 58001 > 58000 images that the other parts leave"):
+        load(labelled_size=300, spare_size=500, ceiling_size=58_001)
+
+
 def test_where_some_have_labels_validation_and_the_probe_take_those_and_train_takes_all():
     labels = np.full(1000, -1)
     labels[np.random.default_rng(0).permutation(1000)[:100]] = np.arange(100) % 10
     sizes = {"train_size": 700, "validation_size": 20, "labelled_size": 75, "spare_size": 50}
-    parts = dict(datasets.split(params(**sizes), labels))
+    parts = dict(datasets.split(params(**sizes), labels)[0])
     assert {code: len(found) for code, found in parts.items()} == {
         shards.TRAIN: 700,
         shards.LABELLED: len(parts[shards.LABELLED]),
@@ -446,7 +475,7 @@ def test_copies_across_a_published_split_are_counted_and_taken(load, monkeypatch
     def with_copies(params):
         source = reader(params)
         images, labels = source.test[0].copy(), source.test[1]
-        images[:3] = source.train[0][datasets.split(params, source.train[1])[0][1][:3]]
+        images[:3] = source.train[0][datasets.split(params, source.train[1])[0][0][1][:3]]
         return source._replace(test=(images, labels))
 
     monkeypatch.setitem(datasets._READERS, "fashion-mnist", with_copies)

@@ -14,7 +14,7 @@ SIZES |= {"resize": "crop", "labels": None, "label_column": None}
 
 
 def asked(root, **changes):
-    return Dataset(name="folder", path=str(root), **SIZES | {"spare_size": 0, "seed": 0} | changes)
+    return Dataset(name="folder", path=str(root), **SIZES | {"spare_size": 0, "ceiling_size": 0, "seed": 0} | changes)
 
 
 def pictures(root, **count):

@@ -8,8 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import REFUSED, UserError
-from pipeline.data.mixture import Copies, Mixture, generated_count, mixture, positives, replaced
-from pipeline.params.schema import Inflation
+from pipeline.data.mixture import Copies, Mixture, alone, generated_count, in_proportion, mixture, positives, replaced
 
 PROPERTY = settings(max_examples=80, deadline=None, derandomize=True, database=None)
 WEIGHTS = [0.1, 0.3, 0.5, 1.0, 2.0, 2.5, 10.0, 33.3]
@@ -256,11 +255,102 @@ def test_copies_may_meet_in_a_batch_and_slots_do_not():
 
 
 def test_the_parameter_decides_between_them():
-    common = {"ratio": 2.0, "real_weight": 3.0, "seed": 5}
+    common = alone(5).model_copy(update={"ratio": 2.0, "real_weight": 3.0})
     for order, kind in (("slots", Mixture), ("copies", Copies)):
-        found = mixture(10, 20, Inflation(order=order, **common), 8)
+        found = mixture(10, 20, common.model_copy(update={"order": order}), 8, 100)
         assert type(found) is kind
         assert np.array_equal(found.rows(3), kind(10, 20, 3.0, 8, 5).rows(3))
+
+
+def test_the_parameters_pass_weights_and_the_end_on():
+    asked = alone(5).model_copy(update={"real_weight": 3.0, "final_real_share": 0.9})
+    weights = np.arange(1.0, 21.0)
+    found = mixture(10, 20, asked, 8, 100, weights)
+    by_hand = Mixture(10, 20, 3.0, 8, 5, weights, (Fraction(9, 10), 100))
+    assert [found.rows(step).tolist() for step in (0, 50, 99)] == [by_hand.rows(s).tolist() for s in (0, 50, 99)]
+
+
+# ---- a real share that moves
+
+
+def test_a_moving_share_by_hand():
+    # from 1/2 to 1 in 4 steps of 8: 8 (s / 2 + s^2 / 16) = 0, 4.5, 10, 16.5, 24 are due, halves up
+    moving = Mixture(20, 20, 1.0, 8, 0, end=(Fraction(1), 4))
+    assert [moving.real_before(step) for step in range(7)] == [0, 5, 10, 17, 24, 32, 40]
+    assert [int((moving.rows(step) < 20).sum()) for step in range(5)] == [5, 5, 7, 7, 8]
+    assert moving.share == Fraction(3, 4)  # 24 of 32
+
+
+@given(**SIZES, end=st.fractions(0, 1, max_denominator=20), steps=st.integers(1, 40))
+@PROPERTY
+def test_a_moving_share_is_the_integral_of_a_line_and_no_image_is_twice_in_a_batch(
+    n_real, n_generated, weight, batch, seed, end, steps
+):
+    first = share(n_real, n_generated, weight)
+    most = max(first, end) * batch, (1 - min(first, end)) * batch
+    fitting = -(-most[0] // 1) <= n_real and -(-most[1] // 1) <= n_generated
+    if not fitting:
+        with pytest.raises(UserError, match=f"a batch of {batch} needs"):
+            Mixture(n_real, n_generated, weight, batch, seed, end=(end, steps))
+        return
+    moving, drawn = Mixture(n_real, n_generated, weight, batch, seed, end=(end, steps)), 0
+    for step in range(steps):
+        rows = moving.rows(step)
+        assert len(set(rows.tolist())) == batch
+        drawn += int((rows < n_real).sum())
+        due = sum(batch * (first + (end - first) * Fraction(2 * s + 1, 2 * steps)) for s in range(step + 1))
+        assert abs(drawn - due) <= Fraction(1, 2)  # each step by the share in its middle
+
+
+# ---- weights
+
+
+@given(
+    weights=st.lists(st.floats(0.1, 10), min_size=1, max_size=30),
+    k=st.integers(0, 30),
+    seed=st.integers(0, 2**63 - 1),
+)
+@PROPERTY
+def test_what_is_drawn_in_proportion_has_the_number_asked_for_and_nothing_twice(weights, k, seed):
+    assume(k <= len(weights))
+    found = in_proportion(np.array(weights), k, seed)
+    assert (len(found), len(set(found.tolist()))) == (k, k)
+    assert set(found.tolist()) <= set(range(len(weights)))
+
+
+def test_images_are_drawn_in_proportion_to_their_weights():
+    """Each slot's share within four standard errors; an image whose share is above one is in every batch."""
+    weights, k, draws = np.array([1.0, 2.0, 3.0, 4.0, 10.0, 40.0]), 3, 4000
+    # 40 / 60 of three slots is above one: certain. Two slots for the others, 10 / 20 of them is one: certain. One left.
+    expected = np.array([0.1, 0.2, 0.3, 0.4, 1.0, 1.0])
+    count = np.zeros(6)
+    for seed in range(draws):
+        count[in_proportion(weights, k, seed)] += 1
+    assert (count[4:] == draws).all()
+    error = np.sqrt(expected[:4] * (1 - expected[:4]) / draws)
+    assert (np.abs(count[:4] / draws - expected[:4]) < 4 * error).all()
+
+
+@given(**SIZES, steps=st.integers(1, 20))
+@PROPERTY
+def test_weights_leave_the_real_images_and_the_real_share_as_they_are(n_real, n_generated, weight, batch, seed, steps):
+    assume(fits(n_real, n_generated, weight, batch))
+    plain = made(n_real, n_generated, weight, batch, seed)
+    weighed = Mixture(n_real, n_generated, weight, batch, seed, np.linspace(0.1, 10, n_generated))
+    assert weighed.beta == plain.beta
+    for step in range(steps):
+        rows, others = weighed.rows(step), plain.rows(step)
+        assert np.array_equal(rows[rows < n_real], others[others < n_real])
+        assert (len(rows), len(set(rows.tolist()))) == (batch, batch)
+
+
+def test_a_weighted_mixture_shows_images_as_often_as_they_weigh():
+    weights = np.array([0.5] * 50 + [1.5] * 50)
+    weighed, drawn = Mixture(40, 100, 1.0, 28, 3, weights), Counter()  # beta 2 / 7: eight real slots, twenty generated
+    for step in range(1000):
+        drawn.update(weighed.rows(step).tolist())
+    light, heavy = (sum(drawn[40 + j] for j in half) / 50_000 for half in (range(50), range(50, 100)))
+    assert (light, heavy) == pytest.approx((0.1, 0.3), abs=0.003)
 
 
 # ---- positives

@@ -236,15 +236,15 @@ def test_real_columns_that_do_not_fit_the_images_are_refused(tmp_path, name, val
 def test_a_generated_set_is_the_first_n_images_of_its_shards_in_order(tmp_path, n):
     images = generated_folder(tmp_path / "set", n=n)
     assert np.array_equal(shards.read_generated(tmp_path / "set"), images[:n])
-    for most in (0, 1, n, n + 1):
-        assert np.array_equal(shards.read_generated(tmp_path / "set", most), images[: min(n, most)])
+    for rows in (np.arange(0), np.arange(n), np.arange(n)[::3], np.arange(n)[-2:]):
+        found = shards.read_generated(tmp_path / "set", rows)
+        assert np.array_equal(found, images[rows]) if len(rows) else not len(found)
 
 
 def test_shards_of_several_sizes_are_refused(tmp_path):
     for k, size in enumerate((5, 6)):
         shards.write_arrays(tmp_path / shards.shard_name(k), {"images": np.zeros((2, size, size, 1), np.uint8)}, {})
     store.seal(tmp_path, [shards.shard_name(0), shards.shard_name(1)], {"n": 3})
-    assert shards.read_generated(tmp_path, most=2).shape == (2, 5, 5, 1)
     assert "(6, 6, 1) beside (5, 5, 1)" in refusal(shards.shard_name(1), shards.read_generated, tmp_path)
 
 

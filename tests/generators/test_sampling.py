@@ -267,7 +267,7 @@ def imported(tmp_path):
     """A folder such as the generator stage leaves, with 25 imported images."""
     images = np.random.default_rng(0).integers(0, 256, (25, 8, 8, 1), dtype=np.uint8)
     folder = tmp_path / "imported"
-    imports.write(images, folder)
+    imports.write(images, folder, "import")
     digests = {shards.FILE: files.sha256(folder / shards.FILE)}
     files.write_sealed(folder / "card.json", {"kind": "ddpm", "source": "import", "files": digests})
     return folder, images
@@ -285,6 +285,7 @@ def test_shards_of_imported_images_hold_the_first_and_fewer_are_a_prefix(importe
 
 
 def test_more_than_were_imported_are_refused(imported):
-    with pytest.raises(UserError, match=r"asks for 26 generated images and 25 were imported") as caught:
+    told = r"asks for 26 images and data/generator has 25 \(import\) - lower it, or import more"
+    with pytest.raises(UserError, match=told) as caught:
         fill(imported[0], 26)
     assert caught.value.code == 2

@@ -376,7 +376,7 @@ def test_random_edits_are_refused_in_plain_lines_or_read_as_dvc_reads_them(tmp_p
         ("compute.device", "gpu", "must be 'cpu' or 'cuda', not 'gpu'"),
         ("compute.device", "null", "must be 'cpu' or 'cuda', not null"),
         ("compute.device", "Cpu", "must be 'cpu' or 'cuda', not 'Cpu'"),
-        ("generator.source", "Train", "must be 'train', 'pretrained', 'import' or 'none', not 'Train'"),
+        ("generator.source", "Train", "must be 'train', 'pretrained', 'import', 'real' or 'none', not 'Train'"),
         ("dataset.path", "3", "must be text, not 3"),
         ("dataset.path", "null", "must be text, not null"),
         ("ddpm.steps", "2147483648", "must be below 2147483648, not 2147483648"),

@@ -18,6 +18,8 @@ FOLDER = {"dataset.name": "folder", "dataset.image_size": 32, "dataset.channels"
 STL10 = {"dataset.name": "stl10", "augment.form": "colour"}
 STL10 |= {"dataset.validation_size": 1000, "dataset.labelled_size": 4000}
 IMPORT = {"generator.source": "import"}
+FEW_KEPT = {"inflation.select": 0.02, "inflation.score": "coverage"}
+WEIGHED = {"inflation.score": "density_ratio", "inflation.weighting": "density_ratio"}
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 DIGEST = "0" * 64
 MOCO, ALL4ONE = {"pretrain.method": "moco"}, {"pretrain.method": "all4one"}
@@ -202,6 +204,19 @@ TRIPS = [
     ({"dataset.train_size": 55_000}, None, []),
     (CIFAR | {"dataset.train_size": 45_001}, "dataset.train_size", ["45001", "5000", "50000"]),
     ({"generator.source": "none"}, "inflation.ratio", ["none", "not 1.0"]),
+    ({"inflation.select": 0.5}, "inflation.select", ["1 with inflation.score none", "0.5"]),
+    ({"inflation.select": 0.5, "inflation.score": "coverage"}, None, []),
+    ({"inflation.weighting": "density_ratio"}, "inflation.weighting", ["density_ratio", "not none"]),
+    (WEIGHED | {"inflation.score": "coverage"}, "inflation.weighting", ["not coverage"]),
+    (WEIGHED, None, []),
+    (WEIGHED | {"inflation.order": "copies"}, "inflation.weighting", ["uniform with order copies"]),
+    ({"inflation.final_real_share": 0.5, "inflation.order": "copies"}, "inflation.final_real_share", ["null"]),
+    (FEW_KEPT | {"inflation.final_real_share": 0.0}, "pretrain.batch_size", ["256 generated", "are 100"]),
+    (FEW_KEPT, None, []),
+    ({"inflation.final_real_share": 1.0}, None, []),
+    ({"generator.source": "real", "dataset.ceiling_size": 5000}, None, []),
+    ({"generator.source": "real", "dataset.ceiling_size": 4999}, "dataset.ceiling_size", ["4999 < 5000 real images"]),
+    ({"generator.source": "real", "inflation.ratio": 0.0}, None, []),
     (
         {"generator.hub": "a/b", "generator.revision": COMMIT},
         "generator.hub",
@@ -233,6 +248,8 @@ TRIPS = [
     ({"dataset.spare_size": 45_000}, None, []),
     ({"dataset.spare_size": 45_001}, "dataset.spare_size", ["45001 > 45000 images"]),
     ({"dataset.train_size": 55_000, "dataset.spare_size": 2}, "dataset.spare_size", ["2 > 0 images"]),
+    ({"dataset.ceiling_size": 45_001}, "dataset.ceiling_size", ["45001 > 45000 images"]),
+    ({"dataset.spare_size": 5, "dataset.ceiling_size": 44_996}, "dataset.ceiling_size", ["44996 > 44995 images"]),
     (STL10, None, []),
     (STL10 | {"dataset.labelled_size": 4001}, "dataset.labelled_size", ["1000 > 5000 images with labels"]),
     (STL10 | {"dataset.train_size": 104_001}, "dataset.train_size", ["1000 > 105000 images"]),
@@ -634,7 +651,7 @@ def test_mixture_rule_refuses_exactly_what_the_mixture_refuses():
                     params = SimpleNamespace(
                         dataset=SimpleNamespace(train_size=n),
                         pretrain=SimpleNamespace(batch_size=batch),
-                        inflation=SimpleNamespace(ratio=ratio, real_weight=weight, order="slots"),
+                        inflation=mixture.alone(0).model_copy(update={"ratio": ratio, "real_weight": weight}),
                     )
                     said = [message for _, message in mixture_rule(params)]
                     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.pipeline.warm import warmed
 
 ROOT = Path(__file__).parents[2]
-STAGES = ("check", "prepare", "generator", "generate", "positives", "quality", "pretrain", "linear_eval")
+STAGES = ("check", "prepare", "generator", "generate", "score", "positives", "quality", "pretrain", "linear_eval")
 MADE = ("data", "metrics", "plots")
 
 

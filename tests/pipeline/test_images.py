@@ -1,6 +1,7 @@
 """A person's own pictures, and generated images that somebody else made, through the whole pipeline under real DVC."""
 
 import json
+import re
 
 import h5py
 import numpy as np
@@ -50,6 +51,26 @@ def alike(images):
 
 
 @pytest.mark.slow
+def test_real_images_stand_in_for_generated_ones_and_every_number_says_so(small, tmp_path):
+    clone = clones.copy(small, tmp_path / "clone")
+    clones.edit(clone, generator__source="real", dataset__ceiling_size="100")
+    output = clones.run(clone, "dvc", "repro", code=None)
+    n = int(re.search(r"dataset.ceiling_size: 100 < (\d+) real images that stand in", output)[1])
+    clones.edit(clone, dataset__ceiling_size=str(n + 7))
+    clones.run(clone, "dvc", "repro")
+    with h5py.File(clone / "data/real/images.h5") as file:
+        real, split, labels = file["images"][:], file["split"][:], file["labels"][:]
+    assert np.array_equal(generated(clone)[:n], real[split == 5][:n])
+    assert np.bincount(labels[split == 5][:n]).min() >= n // 10 - 1
+    assert not alike(generated(clone)) & alike(real[split != 5])
+    for name in ("generate", "quality", "pretrain", "linear_eval"):
+        assert json.loads((clone / f"metrics/{name}.json").read_text())["ceiling"] == 1
+    for name in ("quality", "linear_eval"):
+        assert "REAL IMAGES" in (clone / f"metrics/{name}.protocol.json").read_text()
+    assert "REAL IMAGES" in clones.run(clone, "python", "-m", "pipeline", "table")
+
+
+@pytest.mark.slow
 def test_own_pictures_and_imported_images_go_through_the_whole_pipeline(small, tmp_path):
     clone = clones.copy(small, tmp_path / "clone")
     pictures(clone / "data/mine")
@@ -89,7 +110,7 @@ def test_own_pictures_and_imported_images_go_through_the_whole_pipeline(small, t
 
     clones.counts(clone)
     clones.edit(clone, inflation__ratio="2.0")
-    assert "asks for 800 generated images and 500 were imported" in clones.run(clone, "dvc", "repro", code=None)
+    assert "asks for 800 images and data/generator has 500 (import)" in clones.run(clone, "dvc", "repro", code=None)
     clones.edit(clone, inflation__ratio="1.0")
     clones.run(clone, "dvc", "repro")
 

@@ -273,6 +273,7 @@ def test_a_folder_of_pictures_is_refused_once_with_sizes_that_pass(clone, capsys
         "resize": "crop",
         "test_size": 2000,
         "spare_size": 0,
+        "ceiling_size": 0,
     }
     values = {f"dataset.{key}": value for key, value in own.items()} | {"augment.form": "colour"}
     set_values(clone, values)

@@ -31,7 +31,7 @@ def test_no_stage_imports_what_another_kind_of_run_wants():
     alone(
         """
 import sys
-from stages import finetune, generate, generator, linear_eval, positives, pretrain, quality, transfer
+from stages import finetune, generate, generator, linear_eval, positives, pretrain, quality, score, transfer
 found = {"timm", "diffusers", "transformers", "scipy", "sklearn", "pandas"} & sys.modules.keys()
 assert not found, found
         """

@@ -18,7 +18,7 @@ from pipeline.measures import probes
 from pipeline.methods import View, clsp_simclr, joint_gan, mixed_ae, simclr
 from pipeline.networks import backbones, heads
 from pipeline.params.methods import CLSPSimCLR, SimCLR
-from pipeline.params.schema import Augment, Inflation
+from pipeline.params.schema import Augment
 from pipeline.training import batches, encoder
 from tests import toys
 from tests.methods import contract
@@ -26,7 +26,7 @@ from tests.toys import COMPUTE, contents, pretrain_params
 
 NONE, NOWHERE = [], Path("no generator")
 OWN = SimCLR(hidden_dim=8, output_dim=4, temperature=0.2, views_together=True)
-MIXING = Inflation(ratio=1.0, real_weight=2.0, order="slots", seed=0)
+MIXING = mixture.alone(0).model_copy(update={"ratio": 1.0, "real_weight": 2.0})
 TRUST = {"trust_coefficient": 0.02, "trust_clip": True}
 OPTIONAL = "crop_min jitter_probability brightness contrast saturation hue grayscale blur solarize flip"
 AUGMENT = Augment(

@@ -10,7 +10,6 @@ from torch import nn
 
 from pipeline.data import mixture, shards
 from pipeline.engine import distributed, loop
-from pipeline.params.schema import Inflation
 from pipeline.training import batches, encoder
 from pipeline.training.online_head import OnlineHead
 from tests import batches as recipes
@@ -255,9 +254,7 @@ def test_it_learns_what_the_features_tell(tmp_path):
 def drawn(n_real, n_generated, batch_size):
     """Batches without augmentation of images that tell who they are, and the images."""
     images = np.arange(n_real + n_generated, dtype=np.uint8)[:, None, None, None].repeat(4, 1).repeat(4, 2)
-    draw = mixture.mixture(
-        n_real, n_generated, Inflation(ratio=1.0, real_weight=1.0, order="slots", seed=0), batch_size
-    )
+    draw = mixture.Mixture(n_real, n_generated, 1.0, batch_size, 0)
     bank = shards.ImageBank(images[:n_real], [images[n_real:]] if n_generated else [], "cpu")
     plain = recipes.section("symmetric", "grey", 0.0)
     return batches.Batches(draw, bank, 0, contract.build("simclr").views, plain)
