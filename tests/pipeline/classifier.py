@@ -62,6 +62,6 @@ def good_clothes(model: nn.Module, x: torch.Tensor) -> list[str]:
     classes, confidence = judged(model, x)
     share = torch.bincount(classes, minlength=10) / len(x)
     faults = [f"class {label}: {100 * part:.1f} % < 3 %" for label, part in enumerate(share.tolist()) if part < 0.03]
-    if confidence.median() < 0.7:  # docs/performance.md has what was seen
-        faults.append(f"median confidence {confidence.median():.2f} < 0.7")
+    if confidence.median() < 0.8:
+        faults.append(f"median confidence {confidence.median():.2f} < 0.8")
     return faults
