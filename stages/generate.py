@@ -37,17 +37,18 @@ def main(params: SimpleNamespace) -> None:
     distributed.leave()
     if not distributed.first():
         return
-    facts = {"n": n, "shard_size": params.generate.shard_size, "source": card["source"], "fingerprint": fingerprint}
+    source = card["source"] if n else "none"
+    facts = {"n": n, "shard_size": params.generate.shard_size, "source": source, "fingerprint": fingerprint}
     files.assemble(SET, made, lambda folder: store.seal(folder, sorted(made), facts))
     generated = shards.map_generated(SET)  # mapped: they need not fit into memory together
     first = np.concatenate([images[:0], *generated[:64]])[:64]
-    what = "real, in their place" if card["source"] == "real" else "generated"
+    what = "real, in their place" if source == "real" else "generated"
     outputs.contact_sheet(
         Path("plots/generated.png"), [(f"{what} ({n:,})", first), (f"real ({len(images):,})", images)]
     )
     means = {"mean_pixel": sum(int(part.sum()) for part in generated) / (n * images[0].size)} if n else {}
     found = {"images": n, "shards": len(made), "mean_pixel_real": float(images.mean()), **means}
-    outputs.metrics(Path("metrics/generate.json"), found | ceiling(card["source"]))
+    outputs.metrics(Path("metrics/generate.json"), found | ceiling(source))
 
 
 if __name__ == "__main__":

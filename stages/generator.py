@@ -4,6 +4,8 @@ import math
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+
 from pipeline.core import files, outputs
 from pipeline.core.progress import log
 from pipeline.data import imports, shards
@@ -53,7 +55,7 @@ def main(params: SimpleNamespace) -> None:
         ready = imports.load(params.generator, real)
     elif source == "real":
         ready, _ = real.part(shards.CEILING)
-        imports.refuse_leaks(ready, real, "data/real")
+        imports.refuse_leaks(ready, real, "data/real", *set(np.unique(real.split)) - {shards.CEILING})
         log(f"generator: {len(ready):,} {SOURCES[source]}")
 
     def finish(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Real and generated images + a method -> data/encoder/: encoder.safetensors, its card, what else the method leaves."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ from pipeline.core.errors import UserError
 from pipeline.data import mixture, scores, shards
 from pipeline.engine import arithmetic, distributed
 from pipeline.networks import heads, pretrained
+from pipeline.params.data import rounded
 from pipeline.params.generators import ceiling
 from pipeline.run import live, machine, stage
 from pipeline.training import encoder, encoder_memory
@@ -21,6 +23,9 @@ JUDGED = ("validation_knn", "rankme", "validation_online")  # what the log has o
 
 def needs(params: SimpleNamespace) -> machine.Needs:
     found, (train, shape) = machine.holding(shards.TRAIN)(params), machine.pictured(Path("data/real"), shards.TRAIN)
+    if params.inflation.select < 1 and shape:  # what is chosen is copied; the whole set stays mapped
+        chosen = rounded(params.inflation.select, mixture.generated_count(train, params.inflation.ratio))
+        found = found._replace(memory=found.memory + chosen * math.prod(shape))
     if params.compute.device != "cuda" or not train:
         return found
     # Images that do not fit beside a step stay where they are.
@@ -49,7 +54,7 @@ def main(params: SimpleNamespace) -> None:
     start = pretrained.find(params.start, "start")
     setting = encoder.Setting(params.pretrain, params.method_params, params.augment, params.inflation, start)
     manifest = store.verify(SET, "generate")
-    kept = scores.kept(params.inflation, manifest)
+    kept = scores.kept(params.inflation, manifest, store.verify(Path("data/real"), "prepare"))
     images = Images(real, shards.of_parts(generated, kept.rows), positives, manifest["source"], kept.weights)
     follow = live.follow("pretrain", write_curves)
     made, rows, facts = encoder.pretrain(setting, images, Path("data/generator"), params.compute, follow)
@@ -65,7 +70,7 @@ def main(params: SimpleNamespace) -> None:
     there = ("n_real", "n_generated")  # in metrics/prepare.json and generate.json
     drawn = {name: value for name, value in facts.items() if name not in there}
     outcomes = method.outcomes(rows, made)
-    if params.inflation.select < 1:
+    if len(kept.rows) < held:
         last["generated_kept"] = len(kept.rows)
     if kept.weights is not None:
         last["generated_effective"] = scores.effective(kept.weights)

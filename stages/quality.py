@@ -21,11 +21,14 @@ def needs(params: SimpleNamespace) -> machine.Needs:
 def main(params: SimpleNamespace) -> None:
     arithmetic.prepare(params.compute)
     generated = store.verify(GENERATED, "generate")
-    rows = scores.judged(scores.kept(params.inflation, generated), params.quality.images, params.quality.seed)
+    real = store.verify(REAL, "prepare")
+    kept = scores.kept(params.inflation, generated, real)
+    rows = scores.judged(kept, params.quality.images, params.quality.seed)
     decided = {
-        "real": store.verify(REAL, "prepare")["files"],
+        "real": real["files"],
         "generated": generated,
         "rows": stored.digest(rows),
+        "taking_part": scores.told(params.inflation, generated["n"], kept),
         "params": params.quality.model_dump(),
         "inception": params.quality.inception and files.sha256(Path(params.quality.inception)),
         "code": sources.digest("evaluation/quality"),
@@ -37,6 +40,7 @@ def main(params: SimpleNamespace) -> None:
         judged = quality.judge(images, generated["source"], shards.read_real(REAL), params.quality, params.compute)
         outputs.metrics(folder / "quality.json", judged.metrics)
         made_of = {"real_sha256": decided["real"][shards.FILE], "generated_fingerprint": generated.get("fingerprint")}
+        made_of |= {"taking_part": decided["taking_part"]}
         files.write_json(folder / "quality.protocol.json", judged.protocol | made_of)
         outputs.pairs(folder / "closest.png", judged.pairs)
         return [Path(out).name for out in params.outs]

@@ -7,6 +7,7 @@ from pipeline.core import files, outputs, store
 from pipeline.run import machine, stage
 
 SHOWN = 32
+RANKS = 1e9  # bytes of distances and ranks at once
 
 
 def needs(params: SimpleNamespace) -> machine.Needs:
@@ -15,7 +16,8 @@ def needs(params: SimpleNamespace) -> machine.Needs:
     from pipeline.data import shards
 
     real, image = machine.images(Path("data/real"), shards.TRAIN)
-    return machine.Needs(params.outs, memory=3 * real * image, device=params.compute.device)
+    memory = 3 * real * image + (RANKS if params.inflation.score == "coverage" else 0)
+    return machine.Needs(params.outs, memory=memory, device=params.compute.device)
 
 
 def main(params: SimpleNamespace) -> None:
@@ -34,17 +36,18 @@ def score(params: SimpleNamespace) -> None:
     from pipeline.data import scores, shards
     from pipeline.engine import arithmetic
     from pipeline.evaluation import score as measures
+    from pipeline.training import stored
 
     arithmetic.prepare(params.compute)
     manifest = store.verify(Path("data/generated/inflation"), "generate")
     real, _ = shards.read_real(Path("data/real")).part(shards.TRAIN)
     generated = shards.map_generated(Path("data/generated/inflation"))
     decided = {
-        "real": store.verify(Path("data/real"), "prepare")["files"],
+        "real": stored.digest(real),
         "generated": manifest["files"],
         "n": manifest["n"],
         "kind": params.inflation.score,
-        "params": params.quality.model_dump(),
+        "params": [params.quality.steps, params.quality.seed],
         "code": sources.digest("evaluation/score"),
         "arithmetic": arithmetic.facts(params.compute),
     }
@@ -56,7 +59,7 @@ def score(params: SimpleNamespace) -> None:
         return [scores.FILE, "score.json"]
 
     made = store.once("scores", decided, make) if manifest["n"] else None
-    sealed = {"n": manifest["n"], "generated": manifest["fingerprint"], "kind": params.inflation.score}
+    sealed = scores.facts(params.inflation.score, manifest, store.verify(Path("data/real"), "prepare"))
     there = {scores.FILE: made / scores.FILE} if made else {}
     files.assemble(scores.FOLDER, there, lambda folder: store.seal(folder, sorted(there), sealed))
     outputs.metrics(Path("metrics/score.json"), files.read_json(made / "score.json") if made else {"scored": 0})

@@ -38,7 +38,7 @@ def cifar10(setting: Setting, train: int, validation: int = 0) -> shards.RealSet
     (images, labels), test = parts
     sizes = {"train_size": train, "validation_size": validation, "spare_size": 0, "ceiling_size": 0}
     sizes["labelled_size"] = len(labels) - validation
-    found = datasets.split(defaults().dataset.model_copy(update=sizes), labels)
+    found, _ = datasets.split(defaults().dataset.model_copy(update=sizes), labels)
     rows = np.concatenate([some for _, some in found] + [len(labels) + np.arange(len(test[1]))])
     codes = [*found, (shards.TEST, test[1])]
     return shards.RealSet(

@@ -36,7 +36,7 @@ from pipeline.params.schema import Params, Training
 from pipeline.training.batches import Batches
 
 REPOSITORY = Path(pipeline.__file__).parent.parent
-STAGES = ("check", "prepare", "generator", "generate", "positives", "quality", "pretrain", "linear_eval")
+STAGES = ("check", "prepare", "generator", "generate", "score", "positives", "quality", "pretrain", "linear_eval")
 SIZE, LATE = 28, 10  # pixels; a step in which every method does all that it does
 NEAR = 1e-4  # relative, of losses and of gradients as one vector, in fp32
 

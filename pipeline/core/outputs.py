@@ -13,13 +13,13 @@ _INK, _PAPER, _GAP, _SCALE = 40, 255, 2, 2
 
 
 def metrics(path: Path, values: dict[str, float | None]) -> None:
-    """Write a stage's metrics, at most fifteen: each is a column of `dvc exp show`. Floats to four decimals.
+    """Write a stage's metrics, at most twenty: each is a column of `dvc exp show`. Floats to four decimals.
 
     None is a number of which there was nothing to measure; it is left out.
     """
     values = {k: v for k, v in values.items() if v is not None}
-    if len(values) > 15:
-        raise ValueError(f"{len(values)} metrics in {path}: at most fifteen fit a table")
+    if len(values) > 20:
+        raise ValueError(f"{len(values)} metrics in {path}: at most twenty fit a table")
     files.write_json(path, {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()})
 
 

@@ -36,16 +36,17 @@ def load(params: Generator, real: shards.RealSet) -> np.ndarray:
     images = read(Path(params.path), size, channels)
     seen, _ = real.part(shards.TRAIN)
     images = in_order(images, seen, params.channel_order, params.path)
-    refuse_leaks(images, real, params.path)
+    refuse_leaks(images, real, params.path, shards.VALIDATION, shards.TEST, shards.SPARE)
     return images[seeds.permutation(0, "import", 0, len(images), np.arange(len(images)))]
 
 
-def refuse_leaks(images: np.ndarray, real: shards.RealSet, where: Path | str) -> None:
-    """UserError if images in the place of generated ones are among those that no generator may have seen."""
-    unseen, _ = real.part(shards.VALIDATION, shards.TEST, shards.SPARE)
-    leaked = np.flatnonzero(shards.among(images, unseen))
+def refuse_leaks(images: np.ndarray, real: shards.RealSet, where: Path | str, *splits: int) -> None:
+    """UserError if images in the place of generated ones are among those of these splits."""
+    others, _ = real.part(*splits)
+    leaked = np.flatnonzero(shards.among(images, others))
     if len(leaked):
-        what = f"{len(leaked):,} of {len(images):,} are test, validation or spare images"
+        kinds = "test, validation or spare images" if shards.TRAIN not in splits else "images of another part"
+        what = f"{len(leaked):,} of {len(images):,} are {kinds}"
         what = f"{what}, the first is number {leaked[0]}"
         raise UserError(what, where, "remove them, or every number is of what was seen")
 

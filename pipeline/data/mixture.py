@@ -12,12 +12,13 @@ import torch
 
 from pipeline.core import seeds
 from pipeline.core.errors import UserError
+from pipeline.params.data import real_share, rounded
 from pipeline.params.schema import Inflation
 
 
 def generated_count(n_real: int, ratio: float) -> int:
     """round(ratio * n_real), halves up: how many generated images take part."""
-    return int(Fraction(str(ratio)) * n_real + Fraction(1, 2))  # the decimal of params.yaml: 0.3 of 5 is 1.5 -> 2
+    return rounded(ratio, n_real)
 
 
 def mixture(
@@ -118,8 +119,7 @@ class Mixture:
         weights: np.ndarray | None = None,
         end: tuple[Fraction, int] | None = None,
     ):
-        weight = Fraction(str(real_weight)) * n_real  # from the decimal of params.yaml, so that beta is exact
-        self.beta = weight / (weight + n_generated)
+        self.beta = real_share(n_real, n_generated, real_weight)
         self.n_real, self.n_generated, self.batch_size, self.seed = n_real, n_generated, batch_size, seed
         self.weights, (self.last, self.steps) = weights, end or (self.beta, 1)
         self.share = (self.beta + self.last) / 2  # of real images, over all steps

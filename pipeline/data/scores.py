@@ -8,6 +8,7 @@ import numpy as np
 from pipeline.core import store
 from pipeline.core.errors import UserError
 from pipeline.data import mixture, shards
+from pipeline.params.data import rounded
 from pipeline.params.schema import Inflation
 
 FILE, FOLDER = "scores.h5", Path("data/generated/scores")
@@ -27,36 +28,69 @@ def write(folder: Path, score: np.ndarray) -> None:
     shards.write_arrays(folder / FILE, {"number": numbers, "score": score.astype(np.float64)}, {})
 
 
-def read(folder: Path, generated: dict) -> np.ndarray:
-    """The scores, float64 (n,), verified; UserError if they are of other images than the set of this manifest."""
+def facts(kind: str, generated: dict, real: dict) -> dict:
+    """What the manifest of scores says: their kind, and which sets (by their manifests) were compared."""
+    return {
+        "n": generated["n"],
+        "generated": generated["fingerprint"],
+        "real": real["files"][shards.FILE],
+        "kind": kind,
+    }
+
+
+def read(folder: Path, wanted: dict) -> np.ndarray:
+    """The scores, float64 (n,), verified; UserError if they are not what `facts` of the sets at hand says."""
     manifest = store.verify(folder, "score")
-    if [manifest.get(name) for name in ("n", "generated")] != [generated["n"], generated["fingerprint"]]:
-        raise UserError("are of other generated images, or of none", folder, "run `dvc repro score`")
+    if {name: manifest.get(name) for name in wanted} != wanted:
+        raise UserError("are of other images or of another kind", folder, "run `dvc repro score`")
     return shards.read_array(folder / FILE, "score")
 
 
-def kept(params: Inflation, generated: dict, folder: Path = FOLDER) -> Kept:
-    """What takes part of the generated set with this manifest; scores are read only if the parameters want them."""
+def kept(params: Inflation, generated: dict, real: dict, folder: Path = FOLDER) -> Kept:
+    """What takes part of a generated set; scores are read only if the parameters want them.
+
+    params: score, select and weighting count; generated, real: the manifests of both sets.
+    """
     n = generated["n"]
-    if params.select == 1 and params.weighting == "uniform":
+    if not n or (params.select == 1 and params.weighting == "uniform"):
         return Kept(np.arange(n), None)
-    score = read(folder, generated)
-    best = np.lexsort((np.arange(n), -score))[: params.kept(n)]  # of equals, the first
+    score = read(folder, facts(params.score, generated, real))
+    best = np.lexsort((np.arange(n), -score))[: rounded(params.select, n)]  # of equals, the first
     rows = np.sort(best)
-    return Kept(rows, importance(score[rows]) if params.weighting == "density_ratio" and len(rows) else None)
+    return Kept(rows, importance(score[rows]) if params.weighting == "density_ratio" else None)
 
 
 def importance(log_ratio: np.ndarray) -> np.ndarray:
-    """Weights in proportion to density ratios, of mean 1 before they are kept within MOST of it; float64 (m,)."""
-    ratio = np.exp(log_ratio - log_ratio.max())
-    return np.clip(ratio / ratio.mean(), 1 / MOST, MOST)
+    """Weights of mean 1, float64 (m,), in proportion to density ratios but within MOST of the mean."""
+    widest = np.log(MOST)
+    low, high = -log_ratio.max() - widest, widest - log_ratio.min()  # of the logarithm of the factor that gives mean 1
+    for _ in range(100):
+        factor = (low + high) / 2
+        found = np.exp(np.clip(factor + log_ratio, -widest, widest))
+        low, high = (factor, high) if found.mean() < 1 else (low, factor)
+    return found
 
 
 def judged(taking_part: Kept, most: int, seed: int) -> np.ndarray:
-    """int64 (k,), ascending: the first images that take part, or as many drawn in proportion to their weights."""
+    """int64 (k,), ascending: the first images that take part, or some drawn in proportion to their weights.
+
+    Of these at most as many as the weights are worth: of all images, each once, none would weigh more than another.
+    """
     rows, weights = taking_part
-    k = min(most, len(rows))
-    return rows[:k] if weights is None else rows[np.sort(mixture.in_proportion(weights, k, seed))]
+    if weights is None:
+        return rows[:most]
+    k = max(1, min(most, int(effective(weights))))
+    return rows[np.sort(mixture.in_proportion(weights, k, seed))]
+
+
+def told(params: Inflation, n: int, taking_part: Kept) -> str:
+    """What takes part, for a protocol."""
+    if not n or (params.select == 1 and params.weighting == "uniform"):
+        return f"all of {n:,} generated images"
+    words = f"{len(taking_part.rows):,} of {n:,} generated images, those of the highest {params.score}"
+    if taking_part.weights is None:
+        return words
+    return f"{words}; drawn in proportion to it, as varied as {effective(taking_part.weights):,.0f} drawn alike"
 
 
 def effective(weights: np.ndarray) -> float:

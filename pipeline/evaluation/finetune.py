@@ -53,6 +53,6 @@ def judge(
         "test_images": n,
         "validation_images": len(held_out.get("validation", ())),
         "top1_interval": "Wilson, 95 %",
-        "encoder_sha256": encoder.card["sha256"],
+        **linear_eval.made_of(encoder.card),
     }
     return metrics, protocol

@@ -82,7 +82,7 @@ def judge(
         empty = {"per_class": PER_CLASS, "confusion": CONFUSION, "grid": [*point, "top1"]}
         if params.baseline.source != "none":
             log(f"no baseline, which wants labels as a linear probe does: {nothing}")
-        note = {"note": f"no linear probe: {nothing}", "encoder_sha256": card["sha256"]}
+        note = {"note": f"no linear probe: {nothing}", **made_of(card)}
         unlabelled, _ = label_free.measures(encoder, real, None, params, compute)
         return Judged({}, unlabelled, note, {name: (columns, []) for name, columns in empty.items()})
     beside = baseline.load(params.baseline, real.images.shape[3], real.images.shape[1])
@@ -93,8 +93,7 @@ def judge(
         progress.update()
     actual = real.labels[rows["test"]]
     top1 = {name: probes.accuracy(found.predicted["encoder", labels], actual) for labels, name in BUDGETS.items()}
-    source = card.get("generated", "none")
-    metrics = found.metrics | top1 | ceiling(source)
+    metrics = found.metrics | top1 | ceiling(card.get("generated", "none"))
     if beside is not None:
         metrics |= {
             f"baseline{name.removeprefix('top1')}": probes.accuracy(found.predicted["baseline", labels], actual)
@@ -112,7 +111,6 @@ def judge(
         metrics["offline"] = probes.accuracy(linear_probe.predict(layer, found.test), actual)
         further["offline"] = offline_probe.told(params)
     protocol = found.protocol | {
-        "generated_images": SOURCES[source],
         "fixed_labels": len(rows["labelled"]),
         "few_labels": {name: len(rows[name]) for name in FEW},
         **further,
@@ -224,7 +222,12 @@ def compare(
         protocol["baseline"] = beside[1]
     if classes > 5:
         protocol["clsp_top5"] = round(clsp_probe.top(clsp, labels["test"], 5), 4)
-    return Compared(predicted, metrics, protocol | {"encoder_sha256": encoder.card["sha256"]}, validation, test)
+    return Compared(predicted, metrics, protocol | made_of(encoder.card), validation, test)
+
+
+def made_of(card: dict) -> dict:
+    """Which encoder it is, by its card, and what stood in for generated images, for a protocol."""
+    return {"encoder_sha256": card["sha256"], "generated_images": SOURCES[card.get("generated", "none")]}
 
 
 def _protocol(rows: dict, right: dict, l2: dict, params: LinearEval, size: tuple[int, int]) -> dict:

@@ -50,7 +50,7 @@ def judge(generated: np.ndarray, source: str, real: shards.RealSet, params: Qual
     n = min(params.images, len(generated), len(unseen) // 2)
     if n < 2:
         why = f"{len(generated)} generated images, {len(unseen)} of validation, quality.images {params.images}"
-        return Judged({"judged": 0}, {"note": f"nothing to judge: {why}"}, [])
+        return Judged({"judged": 0, **ceiling(source)}, {"note": f"nothing to judge: {why}"}, [])
     judged, one, two = generated[:n], unseen[:n], unseen[n : 2 * n]
     embed, network = features(real, params, compute)
     x, a, b = (embed(images) for images in (judged, one, two))

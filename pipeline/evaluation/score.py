@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from pipeline.augment import recipes
+from pipeline.core import seeds
 from pipeline.data import shards
 from pipeline.evaluation import quality
 from pipeline.measures import probes
@@ -14,7 +15,7 @@ from pipeline.params.schema import Compute, Quality
 from pipeline.training import classifier
 
 _TEMPERATURES = np.logspace(-1, 1.5, 101)
-_CHUNK = 500
+_AT_ONCE = 20_000_000  # distances
 
 
 def density_ratio(
@@ -29,7 +30,7 @@ def density_ratio(
     """
     n = sum(map(len, generated))
     recipe = recipes.recipe(quality.plain(real.shape[3], strength=0.0), 0)
-    schedule = classifier.plan(params.steps, params.seed)
+    schedule = classifier.plan(params.steps, _seed(params))
     odds, own = np.empty(n), np.empty(len(real))
     for half in (0, 1):
         learned = np.arange(1 - half, n, 2)[: len(real) // 2 + 1]  # no more than there are real ones
@@ -46,6 +47,11 @@ def density_ratio(
     temperature = calibrated(own, odds)
     right = ((own > 0).mean() + (odds <= 0).mean()) / 2
     return odds / temperature, {"told_apart": 100 * float(right), "temperature": temperature}
+
+
+def _seed(params: Quality) -> int:
+    """Not that of the networks which judge what these scores choose."""
+    return seeds.key(params.seed, "scores") >> 1  # 63 bits
 
 
 def _odds(model: classifier.Classifier, images: np.ndarray, compute: Compute) -> np.ndarray:
@@ -71,7 +77,7 @@ def coverage(
     """
     recipe = recipes.recipe(quality.plain(real.shape[3], strength=0.0), 0)
     turned, quarters = quality.turned(real)
-    schedule = classifier.plan(params.steps, params.seed)
+    schedule = classifier.plan(params.steps, _seed(params))
     model = classifier.train("training the scores' network", schedule, turned, quarters, recipe, compute)
     x = probes.features(model.encoder, real, compute)
     y = torch.cat([probes.features(model.encoder, part, compute) for part in generated])
@@ -80,9 +86,9 @@ def coverage(
 
 def ranked(real: torch.Tensor, generated: torch.Tensor) -> np.ndarray:
     """The score of `coverage` of features, float (N, D) and (n, D): float64 (n,), in (-n - 1, -1]."""
-    best = torch.full((len(generated),), torch.inf, dtype=torch.float64)
-    for chunk in real.split(_CHUNK):
-        near = torch.cdist(chunk.double(), generated.double())
-        rank = near.argsort(dim=1, stable=True).argsort(dim=1) + 1
-        best = torch.minimum(best, (rank + near / (1 + near)).min(dim=0).values)
+    n = len(generated)
+    best, places = torch.full((n,), torch.inf, dtype=torch.float64), torch.arange(1, n + 1, dtype=torch.float64)
+    for chunk in real.split(max(1, _AT_ONCE // n)):
+        near, order = torch.cdist(chunk.double(), generated.double()).sort(dim=1, stable=True)
+        best.scatter_reduce_(0, order.flatten(), (places + near / (1 + near)).flatten(), "amin")
     return -best.numpy()

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from pipeline.augment import recipes
-from pipeline.core import seeds
+from pipeline.core import seeds, store
 from pipeline.core.errors import UserError
 from pipeline.core.progress import bar, log
-from pipeline.data import mixture, shards
+from pipeline.data import mixture, scores, shards
 from pipeline.engine import arithmetic
 from pipeline.evaluation import quality
 from pipeline.measures import probes
@@ -28,6 +28,7 @@ ORACLE_STRENGTH = 2.0  # the labelling oracle sees strong augmentation while it 
 REACH = 3.0  # bandwidths beyond which the kernel is 0
 COLUMNS = ["strength", "alpha", "flips", "flips_generated", "arm", "beta", "lambda", "components", "largest"]
 COLUMNS += ["lambda_largest"]
+_SETS = (("generated/inflation", "generate"), ("real", "prepare"))  # and what makes them
 _CHUNK = 4_000
 
 
@@ -155,6 +156,10 @@ def of_the_run(strengths: list[float], images: int | None, views: int, steps: in
             raise UserError(
                 f"holds {held:,} images, params.yaml asks for {wanted:,}", where, f"run `dvc repro {maker}`"
             )
+    if params.inflation.weighting != "uniform" or params.inflation.final_real_share is not None:
+        log("theory: all images that take part count alike, by the real share of the first batch")
+    manifests = (store.verify(Path(f"data/{name}"), by) for name, by in _SETS)
+    generated = generated[scores.kept(params.inflation, *manifests).rows]
     images = min(500, n) if images is None else images
     if not least <= images <= n:
         raise UserError(f"{images} is not from {least} to {n}", "--images", "the train images are so many")
@@ -173,7 +178,8 @@ def measure(
     views: of each image; steps: of the labelling oracle's training.
     """
     images, labels = (part[:n] for part in real.part(shards.TRAIN))
-    made = generated[: min(mixture.generated_count(len(images), params.inflation.ratio), 2 * len(images))]
+    ratio = params.inflation.ratio * params.inflation.select
+    made = generated[: min(mixture.generated_count(len(images), ratio), 2 * len(images))]
     further = real.part(shards.VALIDATION)[0][: len(made)]  # which the network has not seen either
     everything = [part for part in (images, made, further) if len(part)]
     network, _ = quality.feature_network(real, params.quality, params.compute)
@@ -200,7 +206,7 @@ def measure(
         seen = [torch.stack(look(network.encoder, part, f"graph {i}"), dim=1) for i, part in enumerate(everything)]
         a = affinity(torch.cat(seen).flatten(0, 1), sum(map(len, everything)), bandwidth)
         counts = (len(images), len(made), len(further))
-        for arm, weights in arms(counts, params.inflation.ratio, params.inflation.real_weight).items():
+        for arm, weights in arms(counts, ratio, params.inflation.real_weight).items():
             found = spectrum(a[weights > 0], weights[weights > 0])
             largest = len(found.largest)
             connected = {

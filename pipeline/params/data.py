@@ -159,28 +159,48 @@ class Inflation(Section):
         if self.weighting == "density_ratio" and self.score != "density_ratio":
             yield "weighting", f"density_ratio needs inflation.score density_ratio, not {self.score}"
 
-    def kept(self, generated: int) -> int:
-        """How many of the generated images take part: round(select * generated), halves up."""
-        return int(Fraction(str(self.select)) * generated + Fraction(1, 2))
 
-    def real_shares(self, n_real: int, n_generated: int) -> tuple[Fraction, Fraction]:
-        """The real share of the first and of the last batch, of so many images that take part."""
-        weight = Fraction(str(self.real_weight)) * n_real  # from the decimal of params.yaml, so that it is exact
-        first = weight / (weight + n_generated)
-        return first, first if self.final_real_share is None else Fraction(str(self.final_real_share))
+def rounded(share: float, of: int) -> int:
+    """share * of, halves up; of the decimal of params.yaml: 0.3 of 5 is 1.5 -> 2."""
+    return int(Fraction(str(share)) * of + Fraction(1, 2))
 
 
 def generated(p) -> int:
-    """Generated images that are sampled, in the exact arithmetic of data.mixture."""
-    return int(Fraction(str(p.inflation.ratio)) * p.dataset.train_size + Fraction(1, 2))
+    """Generated images that are sampled."""
+    return rounded(p.inflation.ratio, p.dataset.train_size)
+
+
+def kept(p) -> int:
+    """Generated images that take part."""
+    return rounded(p.inflation.select, generated(p))
+
+
+def real_share(n_real: int, n_generated: int, real_weight: float) -> Fraction:
+    """Beta: N n / (N n + m), of the decimal of params.yaml, so that it is exact."""
+    weight = Fraction(str(real_weight)) * n_real
+    return weight / (weight + n_generated)
+
+
+def real_shares(p) -> tuple[Fraction, Fraction]:
+    """The real share of the first and of the last batch."""
+    first, end = real_share(p.dataset.train_size, kept(p), p.inflation.real_weight), p.inflation.final_real_share
+    return first, first if end is None else Fraction(str(end))
+
+
+def scored(p) -> Faults:
+    """Halves of real and of generated images have one of each, and a share holds an image."""
+    n, made, wanted = p.dataset.train_size, generated(p), p.inflation
+    if made and wanted.score == "density_ratio" and min(n, made) < 2:
+        yield ("inflation", "score"), f"density_ratio needs two train images and two generated ones, not {n} and {made}"
+    if made and not kept(p):
+        yield ("inflation", "select"), f"{wanted.select} of {made} generated images is none"
 
 
 def mixture(p) -> Faults:
     """No batch needs more images of a kind than there are."""
     if p.inflation.order == "copies":
         return
-    n, made, batch = p.dataset.train_size, p.inflation.kept(generated(p)), p.pretrain.batch_size
-    shares = p.inflation.real_shares(n, made)
+    n, made, batch, shares = p.dataset.train_size, kept(p), p.pretrain.batch_size, real_shares(p)
     for kind, share, there in (("real", max(shares), n), ("generated", 1 - min(shares), made)):
         needed = ceil(share * batch)
         if needed > there:
@@ -188,4 +208,4 @@ def mixture(p) -> Faults:
             yield ("pretrain", "batch_size"), f"{what}; there are {there}"
 
 
-RULES = (mixture,)
+RULES = (scored, mixture)

@@ -2,7 +2,7 @@
 
 from fractions import Fraction
 
-from pipeline.params.data import generated, side
+from pipeline.params.data import kept, real_shares, side
 from pipeline.params.methods import METHODS
 from pipeline.params.parts import Queue
 from pipeline.params.positives import KINDS
@@ -32,11 +32,10 @@ def own_key_in_queue(p) -> float:
     method, own = chosen(p)
     if not issubclass(METHODS[method], Queue):
         return 0.0
-    n, made = p.dataset.train_size, p.inflation.kept(generated(p))
-    weight = Fraction(str(p.inflation.real_weight))
-    draws = (weight * n + made) / weight  # until every real image was drawn once
-    if made:
-        draws = min(draws, weight * n + made)  # every generated one
+    n, made, shares = p.dataset.train_size, kept(p), real_shares(p)
+    draws = n / max(shares)  # until every real image was drawn once, where they are drawn most often
+    if min(shares) < 1:
+        draws = min(draws, made / (1 - min(shares)))  # every generated one
     c = own.queue_size / draws
     return float(c**2 / 2 if c <= 1 else 1 - max(2 - c, 0) ** 2 / 2)
 

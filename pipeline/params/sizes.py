@@ -1,6 +1,7 @@
 """Sizes that fit a folder of so many pictures, near to those that were asked for."""
 
 from pipeline.params import reader
+from pipeline.params.data import rounded
 from pipeline.params.schema import Params
 
 FEWEST = 5  # two test images, two of validation, one to learn from
@@ -18,15 +19,20 @@ def fitting(params: Params, images: int, known: int, drawn: bool) -> dict[str, i
     test = min(d.test_size or sixth, sixth) if drawn else None
     validation = min(d.validation_size, sixth)
     rest = images - (test or 0) - validation
-    train, labelled = min(d.train_size, rest), min(d.labelled_size, known - (test or 0) - validation)
+    labelled = min(d.labelled_size, known - (test or 0) - validation)
+    ratio = params.inflation.ratio if params.generator.source == "real" else 0.0  # further real images for each
+    train = min(d.train_size, int(rest / (1 + ratio)))
+    ceiling = rounded(ratio, train)
+    if ratio:
+        labelled = min(labelled, rest - ceiling)
     left = rest - max(train, labelled)
     found = {
         ("dataset", "test_size"): test,
         ("dataset", "validation_size"): validation,
         ("dataset", "train_size"): train,
         ("dataset", "labelled_size"): labelled,
-        ("dataset", "spare_size"): (spare := _spread(d.spare_size, left)),
-        ("dataset", "ceiling_size"): min(d.ceiling_size, left - spare),
+        ("dataset", "spare_size"): (spare := _spread(d.spare_size, left - ceiling)),
+        ("dataset", "ceiling_size"): ceiling if ratio else min(d.ceiling_size, left - spare),
         ("quality", "images"): _spread(params.quality.images, validation // 2),
     }
     values = params.model_dump()

@@ -10,9 +10,9 @@ from markupsafe import Markup
 from PIL import Image
 from sklearn.manifold import TSNE
 
-from pipeline.core import files, seeds
+from pipeline.core import files, seeds, store
 from pipeline.core.errors import UserError
-from pipeline.data import shards
+from pipeline.data import scores, shards
 from pipeline.engine import arithmetic
 from pipeline.measures import probes
 from pipeline.networks import backbones
@@ -26,6 +26,7 @@ ON_MAP, GENERATED_ON_MAP, FEWEST_ON_MAP = 1500, 300, 10
 BANK = 7500  # neighbours are sought among so many train images and as many generated ones
 QUERIES, NEIGHBOURS = 10, 9
 YARDSTICKS = ("pixels", "untrained", "baseline")
+_GENERATED = Path("data/generated/inflation")
 _FRAME, _PAPER = (249, 115, 22), (255, 255, 255)  # around generated images; around others
 
 
@@ -145,7 +146,9 @@ def _seen() -> list[Markup]:
     if not len(unseen):
         raise UserError("has no validation images", "data/real")
     train = real.part(shards.TRAIN)[0][:BANK]
-    bank = np.concatenate([train, *shards.map_generated(Path("data/generated/inflation"))])[: len(train) + BANK]
+    manifests = store.verify(_GENERATED, "generate"), store.verify(Path("data/real"), "prepare")
+    kept = scores.kept(params.inflation, *manifests).rows[:BANK]
+    bank = np.concatenate([train, *shards.of_parts(shards.map_generated(_GENERATED), kept)])
     x = torch.nn.functional.normalize(probes.features(encoder, np.concatenate([unseen, bank]), params.compute), dim=1)
     queries, keys = x[: len(unseen)], x[len(unseen) :]
     return [

@@ -19,6 +19,7 @@ _INFLATION = ("ratio", "source", "real_weight", "order", *_CHOSEN, "strength", "
 _POSITIVES = ("positives", "weight", "candidates", "guidance", "replace", "replaced")
 _MIXED_AE = ("mixing", "attention", "segments", "contrast")  # 1 or 0, and lambda
 _KINDS = ("generator", "backbone", "mode", "mix", *_MIXED_AE, "finetune_labels")
+_LATE = ("set", "source", *_CHOSEN)  # columns that a file of older code lacks
 SETTING = ("set", "method", "n_real", *_INFLATION, "width", "batch", *_POSITIVES, *_KINDS)
 DRAWN = ("steps", "beta", "real_passes", "images", "views", "forwards")
 MADE = ("seconds", "commit", "key", "cell")
@@ -46,7 +47,7 @@ def read(path: Path) -> list[dict[str, str]]:
     ):
         reading = csv.reader(file)
         head = [_ONCE.get(name, name) for name in next(reading, [])]
-        if head != [name for name in COLUMNS if name in head] or not {"label", "seed", *MADE} <= set(head):
+        if head != [name for name in COLUMNS if name in head] or not set(COLUMNS) - set(_LATE) <= set(head):
             raise UserError("has other columns than a study's", path, "restore it, or move it out of the folder")
         return [_row(path, reading.line_num, head, words) for words in reading]
 

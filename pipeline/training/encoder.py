@@ -106,6 +106,7 @@ def pretrain(
         names = ["encoder.safetensors", "card.json"]
         made_by = {"method": params.method, "augment": setting.augment.model_dump(), "fingerprint": fingerprint}
         made_by |= {"data": real.source, "resize": real.resize, "generated": images.source}
+        made_by |= {"mixture": setting.inflation.model_dump(exclude={"seed"})}
         if head is not None:
             weights.save(folder / heads.ONLINE, head.layer)
             names.append(heads.ONLINE)

@@ -213,6 +213,8 @@ TRIPS = [
     ({"inflation.final_real_share": 0.5, "inflation.order": "copies"}, "inflation.final_real_share", ["null"]),
     (FEW_KEPT | {"inflation.final_real_share": 0.0}, "pretrain.batch_size", ["256 generated", "are 100"]),
     (FEW_KEPT, None, []),
+    ({"inflation.select": 0.00005, "inflation.score": "coverage"}, "inflation.select", ["5e-05 of 5000", "is none"]),
+    ({"inflation.ratio": 0.0002, "inflation.score": "density_ratio"}, "inflation.score", ["two", "5000 and 1"]),
     ({"inflation.final_real_share": 1.0}, None, []),
     ({"generator.source": "real", "dataset.ceiling_size": 5000}, None, []),
     ({"generator.source": "real", "dataset.ceiling_size": 4999}, "dataset.ceiling_size", ["4999 < 5000 real images"]),
@@ -648,14 +650,19 @@ def test_mixture_rule_refuses_exactly_what_the_mixture_refuses():
         for ratio in (0.0, 0.1, 0.25, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.1):
             for weight in (0.001, 0.1, 0.3, 1.0, 2.0, 10.0):
                 for batch in range(1, 20, 3):
+                    made = mixture.generated_count(n, ratio)
+                    asked = {"ratio": ratio, "real_weight": weight, "score": "coverage"}
+                    asked |= {"final_real_share": (None, 0.0, 0.3, 1.0)[batch % 4], "select": (1.0, 0.6)[n % 2]}
+                    inflation = mixture.alone(0).model_copy(update=asked)
                     params = SimpleNamespace(
                         dataset=SimpleNamespace(train_size=n),
                         pretrain=SimpleNamespace(batch_size=batch),
-                        inflation=mixture.alone(0).model_copy(update={"ratio": ratio, "real_weight": weight}),
+                        inflation=inflation,
                     )
                     said = [message for _, message in mixture_rule(params)]
+                    kept = (10 * made + 5) // 10 if n % 2 == 0 else (6 * made + 5) // 10
                     try:
-                        mixture.Mixture(n, mixture.generated_count(n, ratio), weight, batch, 0)
+                        mixture.mixture(n, kept, inflation, batch, 10)
                     except UserError as refusal:
                         needed = str(refusal).split(" needs ")[1].split(" and ")[0]  # "3 real images"
                         agreed = any(f" needs {needed};" in message for message in said)

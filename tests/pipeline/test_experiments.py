@@ -66,7 +66,7 @@ def generated(files):
 
 
 def test_larger_ratio_reruns_neither_preparation_nor_generator(runs):
-    assert clones.starts(runs.counts[0]) == ["check", "generate", "quality", "pretrain", "linear_eval"]
+    assert clones.starts(runs.counts[0]) == ["check", "generate", "score", "quality", "pretrain", "linear_eval"]
 
 
 def test_larger_ratio_samples_only_the_shards_that_are_missing(runs):
@@ -99,7 +99,7 @@ def test_no_generated_images_and_no_generator_is_a_run_like_any_other_and_has_it
     clone = clones.copy(base.clone, tmp_path / "clone")
     clones.run(clone, "dvc", "exp", "run", "-S", "inflation.ratio=0", "-S", "generator.source=none")
     counted = clones.counts(clone)
-    assert clones.starts(counted) == ["check", "generator", "generate", "positives", *clones.STAGES[-3:]]
+    assert clones.starts(counted) == ["check", "generator", "generate", "score", "positives", *clones.STAGES[-3:]]
     assert "generate.forwards" not in counted
     assert "generator.steps" not in counted
     made = {name for name in clones.digests(clone) if name.startswith(("data/generator/", "data/generated/"))}

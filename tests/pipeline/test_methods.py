@@ -36,6 +36,7 @@ RUNS = {
     "unclip": {"pretrain__method": "byol"} | UNCLIP,
     "gan": {"pretrain__method": "moco"} | GAN,
     "resnet50": {"pretrain__accumulate": "2", "pretrain__online_head": "0.25"} | OFFLINE,
+    "scored": {"inflation__score": "density_ratio", "inflation__select": "0.75", "inflation__final_real_share": "0.9"},
     "joint_gan": {"pretrain__method": "joint_gan", "inflation__ratio": "0.0", "joint_gan__game_lr": "0.05"} | GAN,
 }
 RUNS |= {
@@ -233,6 +234,27 @@ def test_a_resnet_50_learns_in_parts_beside_an_online_head_and_is_judged_offline
     assert "online_agreement" in made.columns
 
 
+@pytest.mark.slow
+def test_scores_choose_what_takes_part_and_another_share_scores_nothing_anew(base, walk):
+    made = walk("scored")
+    trained, n = made.metrics["pretrain.json"], made.metrics["generate.json"]["images"]
+    assert made.metrics["score.json"]["scored"] == n
+    assert trained["generated_kept"] == 3 * n // 4
+    assert trained["beta"] == pytest.approx((1 / 1.75 + 0.9) / 2, abs=1e-4)  # in a line from 4 / 7 to 0.9
+    assert made.metrics["quality.json"]["judged"] > 0
+    ask(base, made.clone, "scored")
+    clones.edit(made.clone, inflation__select="0.5", inflation__weighting="density_ratio")
+    clones.counts(made.clone)
+    clones.run(made.clone, "dvc", "repro")
+    assert clones.starts(clones.counts(made.clone)) == ["check", "quality", "pretrain", "linear_eval"]
+    trained = json.loads((made.clone / "metrics/pretrain.json").read_text())
+    assert trained["generated_kept"] == n // 2
+    assert n // 20 < trained["generated_effective"] < n // 2
+    with h5py.File(made.clone / "data/generated/scores/scores.h5") as file:
+        assert len(set(file["score"][:])) > n // 2
+        assert list(file["number"]) == list(range(n))
+
+
 @pytest.mark.fault(4)
 @pytest.mark.slow
 def test_a_game_killed_while_pretraining_ends_with_the_bytes_of_an_uninterrupted_run(base, walk, tmp_path):
@@ -240,7 +262,7 @@ def test_a_game_killed_while_pretraining_ends_with_the_bytes_of_an_uninterrupted
     killed, straight = clones.copy(base.clone, tmp_path / "killed"), walk("joint_gan")
     ask(base, killed, "joint_gan")
     clones.killed_at(killed, "pretrain.steps:11", "dvc", "repro", "pretrain")
-    assert clones.starts(clones.counts(killed)) == ["check", "generator", "generate", "positives", "pretrain"]
+    assert clones.starts(clones.counts(killed)) == ["check", "generator", "generate", "score", "positives", "pretrain"]
     clones.run(killed, "dvc", "repro", "pretrain")
     assert clones.counts(killed)["pretrain.steps"] == 8 + 2 * 4
     assert straight.counts["pretrain.steps"] == 12 + 2 * 5

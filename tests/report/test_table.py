@@ -18,11 +18,11 @@ from pipeline.params import reader
 from pipeline.report import table
 
 
-def test_fifteen_metrics_are_the_most_and_the_sixteenth_leaves_no_file(tmp_path):
-    outputs.metrics(tmp_path / "fifteen.json", {f"m{i}": i for i in range(15)})
-    with pytest.raises(ValueError, match="at most fifteen"):
-        outputs.metrics(tmp_path / "sixteen.json", {f"m{i}": i for i in range(16)})
-    assert [path.name for path in tmp_path.iterdir()] == ["fifteen.json"]
+def test_twenty_metrics_are_the_most_and_one_more_leaves_no_file(tmp_path):
+    outputs.metrics(tmp_path / "twenty.json", {f"m{i}": i for i in range(20)})
+    with pytest.raises(ValueError, match="at most twenty"):
+        outputs.metrics(tmp_path / "more.json", {f"m{i}": i for i in range(21)})
+    assert [path.name for path in tmp_path.iterdir()] == ["twenty.json"]
 
 
 def test_metrics_are_sorted_and_have_four_decimals_and_counts_stay_whole(tmp_path):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from pipeline.data import mixture
 from pipeline.engine import footprint
 from pipeline.generators import ddpm, gan
 from pipeline.run import machine
@@ -76,6 +77,7 @@ def test_on_a_gpu_stages_ask_for_a_step_and_for_what_must_lie_there_and_on_a_cpu
         pretrain=pretrain_params(backbone=contract.RESNET.model_dump()),
         method_params=contract.METHODS["simclr"],
         generator=SimpleNamespace(source="train", kind="ddpm"),
+        inflation=mixture.alone(0),
         kind_params=ddpm_params(),
     )
     step = encoder_memory.of_step(training.pretrain, training.method_params, IMAGE, cuda)
