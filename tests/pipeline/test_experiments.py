@@ -103,7 +103,7 @@ def test_no_generated_images_and_no_generator_is_a_run_like_any_other_and_has_it
     assert "generate.forwards" not in counted
     assert "generator.steps" not in counted
     made = {name for name in clones.digests(clone) if name.startswith(("data/generator/", "data/generated/"))}
-    sets = {f"data/generated/{name}/manifest.json" for name in ("inflation", "positives")}
+    sets = {f"data/generated/{name}/manifest.json" for name in ("inflation", "positives", "scores")}
     assert made == {"data/generator/card.json", *sets}
     facts = json.loads((clone / "metrics/pretrain.json").read_text())
     assert (facts["beta"], facts["generated_drawn"]) == (1.0, 0)

@@ -50,6 +50,7 @@ def test_git_sees_the_lock_the_metrics_and_the_plots_and_nothing_else(base):
         "metrics/linear_eval.json",
         "metrics/linear_eval.protocol.json",
         "metrics/positives.json",
+        "metrics/score.json",
         "metrics/prepare.json",
         "metrics/pretrain.json",
         "metrics/quality.json",
@@ -61,6 +62,7 @@ def test_git_sees_the_lock_the_metrics_and_the_plots_and_nothing_else(base):
         "plots/grid.csv",
         "plots/per_class.csv",
         "plots/positives.png",
+        "plots/scores.png",
         "plots/pretrain.csv",
         "plots/pretrain.png",
         "plots/validation.csv",
@@ -70,7 +72,7 @@ def test_git_sees_the_lock_the_metrics_and_the_plots_and_nothing_else(base):
 def test_metrics_agree_with_the_data_and_with_one_another(base):
     clone = base.clone
     prepared = read(clone, "metrics/prepare.json")
-    counts = {"train": 400, "labelled_only": 100, "validation": 200, "spare": 200, "test": 10_000}
+    counts = {"train": 400, "labelled_only": 100, "validation": 200, "spare": 200, "ceiling": 0, "test": 10_000}
     rarest, commonest = prepared.pop("rarest_class"), prepared.pop("commonest_class")
     assert prepared == counts | {"shared_with_test": 0, "classes": 10, "passed_over": 0}
     assert rarest <= sum(counts.values()) / 10 <= commonest <= rarest + 10  # in proportion, to within one or two a part
