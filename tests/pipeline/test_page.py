@@ -174,7 +174,7 @@ def test_dvcs_own_page_of_plots_is_drawn_without_a_network(base, tmp_path):
         )
         WebDriverWait(driver, 30).until(lambda driver: driver.execute_script(found) >= 6)
         pictures = driver.execute_script("return [...document.images].map(e => e.naturalWidth)")
-        assert len(pictures) == 4  # generated.png, closest.png, positives.png, pretrain.png
+        assert len(pictures) == 5  # generated.png, closest.png, scores.png, positives.png, pretrain.png
         assert min(pictures) > 0
         assert [line for line in driver.get_log("browser") if line["level"] == "SEVERE"] == []
         if "LEAVEN_SCREENSHOT" in os.environ:
