@@ -73,6 +73,21 @@ def test_values_that_fit_are_left_as_they_are_and_three_thousand_pictures_give_t
     assert sizes.fitting(of_a_folder(), 4, 4, drawn=True) == {}
 
 
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 3.0])
+@pytest.mark.parametrize("images", [30, 300, 3_000, 17_000])
+def test_real_images_in_the_place_of_generated_ones_get_their_share_of_a_small_set(images, ratio):
+    values = of_a_folder().model_dump()
+    values["generator"]["source"], values["dataset"]["ceiling_size"] = "real", 40_000
+    values["inflation"]["ratio"] = ratio
+    params, _ = reader.validate(values)
+    params, faults = reader.validate(changed(params.model_dump(), sizes.fitting(params, images, images, drawn=True)))
+    assert not faults
+    d, left = params.dataset, images - params.dataset.test_size
+    assert list(d.beyond(left, left)) == []
+    assert d.ceiling_size >= ratio * d.train_size - 0.5
+    assert d.train_size >= min(5000, (left - d.validation_size) / (1 + ratio) - 1)
+
+
 def test_a_batch_that_is_halved_is_no_longer_taken_in_parts_that_do_not_divide_it():
     values = of_a_folder().model_dump()
     values["pretrain"]["accumulate"] = 64
