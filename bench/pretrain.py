@@ -32,7 +32,7 @@ HEAD = SimCLR(hidden_dim=512, output_dim=128, temperature=TEMPERATURE, views_tog
 MEAN, STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
 MADE_EQUAL = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.0, "lr": RATE, "warmup_steps": 1}
 """Steps of one timing, by the network's width: a few seconds each."""
-STEPS = {16: 24, 32: 12}
+STEPS = {16: 48, 32: 24}
 
 
 def encoder(width: int) -> backbones.Encoder:

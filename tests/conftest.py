@@ -8,6 +8,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 from hypothesis import settings
 
 from tests.pipeline import clones
@@ -16,6 +17,7 @@ settings.register_profile("repeatable", derandomize=True, database=None, deadlin
 settings.load_profile("repeatable")
 
 
+torch.set_num_threads(1)  # as `make test` has it; what forks off a process with OpenMP's threads would hang
 gc.disable()  # while all is imported and collected; it would be looked through again and again
 
 

@@ -26,6 +26,7 @@ KERNELS = {
     "bilinear": ((1.0, 0.0), (-1.0, 1.0)),
 }
 TABLE_SIZE = 32  # pixels of a line up to which all its crops are held: 8 MB, and 16 times as much at twice the size
+BLOCK = 1 << 20  # numbers of the crops that a CPU makes at a time, lest they leave its cache between two products
 TINY = 1e-12  # smaller than any non-zero chroma of float pixels
 
 
@@ -113,12 +114,19 @@ def _crop(
     """Crops of the chosen images, int64 (n,), by n rows of parameters: float (n, C, made, made)."""
     _, height, width, channels = images.shape
     down, across = crop_matrices(drawn, (height, width), size, kernel)
-    lines = images.permute(0, 3, 1, 2).reshape(-1, channels * height, width).index_select(0, chosen)
-    return _resampled(lines.float().div_(255).view(-1, channels, height, width), down, across).clamp_(0, 1)
+    lines = images.permute(0, 3, 1, 2).reshape(-1, channels * height, width)
+    made = down.new_empty(len(chosen), channels, down.shape[1], across.shape[1])
+    blocks = max(1, math.ceil(made.numel() / BLOCK)) if made.device.type == "cpu" else 1
+    for rows, *matrices, out in zip(*(each.chunk(blocks) for each in (chosen, down, across, made)), strict=True):
+        x = lines.index_select(0, rows).float().div_(255)
+        _resampled(x.view(-1, channels, height, width), *matrices, out).clamp_(0, 1)
+    return made
 
 
-def _resampled(x: torch.Tensor, down: torch.Tensor, across: torch.Tensor) -> torch.Tensor:
-    """down @ x @ across^T in each channel; x: (n, C, H, W), down: (n, tall, H), across: (n, wide, W).
+def _resampled(
+    x: torch.Tensor, down: torch.Tensor, across: torch.Tensor, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """down @ x @ across^T in each channel; x: (n, C, H, W), down: (n, tall, H), across: (n, wide, W). out: its place.
 
     A product for each channel by copies of `down`: to put the channels beside one another costs more.
     """
@@ -126,7 +134,8 @@ def _resampled(x: torch.Tensor, down: torch.Tensor, across: torch.Tensor) -> tor
     tall, wide = down.shape[1], across.shape[1]
     x = x.reshape(n, channels * height, width) @ across.transpose(1, 2)
     down = down.repeat_interleave(channels, dim=0)
-    return (down @ x.view(n * channels, height, wide)).view(n, channels, tall, wide)
+    out = None if out is None else out.view(n * channels, tall, wide)
+    return torch.bmm(down, x.view(n * channels, height, wide), out=out).view(n, channels, tall, wide)
 
 
 def blur(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -187,16 +196,19 @@ def _hue(x: torch.Tensor, shift: torch.Tensor) -> None:
     circles, from the hue to the channel's opposite; or value - 2 chroma + 6 chroma clamp(d, 1/6, 1/3).
     """
     r, g, b = x.unbind(1)
-    most, least, side = torch.maximum(g, b), torch.minimum(g, b), g - b
-    value, low = torch.maximum(most, r), torch.minimum(least, r)
-    chroma = (value - low).mul_(6)
-    # The angle from red, times chroma: first most rises, then r falls, then least rises.
-    angle = side.abs().add_(value).sub_(r).add_(least, alpha=2).sub_(low, alpha=2)
-    hue = angle.copysign_(side).div_(chroma.clamp(min=TINY)).add_(shift[:, None, None])
+    value, least, side = torch.maximum(g, b), torch.minimum(g, b), g - b
+    # The angle from red, times chroma: first the greatest rises, then r falls, then the least rises. Planes are written
+    # over as soon as they are read: half as many stay in the cache.
+    angle, low = side.abs(), torch.minimum(least, r)
+    torch.maximum(value, r, out=value)
+    angle.add_(value).sub_(r).add_(least, alpha=2).sub_(low, alpha=2).copysign_(side)
+    chroma = torch.sub(value, low, out=low).mul_(6)
+    hue = angle.div_(torch.clamp(chroma, min=TINY, out=least)).add_(shift[:, None, None])
     base = value.sub_(chroma, alpha=1 / 3)
+    d, turns = least, side
     for channel, place in zip((r, g, b), (1 / 2, 1 / 6, -1 / 6), strict=True):
-        d = hue + place
-        d.sub_(d.round()).abs_().clamp_(1 / 6, 1 / 3)
+        torch.add(hue, place, out=d)
+        d.sub_(torch.round(d, out=turns)).abs_().clamp_(1 / 6, 1 / 3)
         torch.addcmul(base, chroma, d, out=channel)
     x.clamp_(0, 1)
 

@@ -89,6 +89,7 @@ def step_seconds(compute: Compute) -> float:
 def _keep_freed_memory() -> None:
     # glibc would give freed tensors back to the system, and each step would fault every page in anew
     # (docs/performance.md). Other C libraries have no mallopt, and Windows cannot open itself as a library.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch: tensors of 2 MB and more in pages of 2 MB
     if platform.libc_ver()[0] != "glibc":
         return
     libc = ctypes.CDLL(None)
