@@ -73,6 +73,9 @@ def pretrain(
     facts["views"] = params.steps * params.batch_size * len(method.views)
     facts["forwards"] = round(params.batch_size * forwards(method, train[0], params.steps))
 
+    # Which images take part is known by their digest; who chose them may differ, and does not belong on the card.
+    mixing = setting.inflation.model_dump(exclude={"ratio", "score", "select"})
+
     def train_in(folder: Path, fingerprint: str) -> tuple[list[str], list[dict]]:
         method.to(compute.device)
         if compute.compile:
@@ -106,7 +109,7 @@ def pretrain(
         names = ["encoder.safetensors", "card.json"]
         made_by = {"method": params.method, "augment": setting.augment.model_dump(), "fingerprint": fingerprint}
         made_by |= {"data": real.source, "resize": real.resize, "generated": images.source}
-        made_by |= {"mixture": setting.inflation.model_dump(exclude={"seed"})}
+        made_by |= {"mixture": mixing}
         if head is not None:
             weights.save(folder / heads.ONLINE, head.layer)
             names.append(heads.ONLINE)
@@ -121,7 +124,7 @@ def pretrain(
         "data": [real.source, real.resize],
         "method": setting.method.model_dump(),
         "augment": setting.augment.model_dump(),
-        "mixing": setting.inflation.model_dump(exclude={"ratio", "score", "select"}),
+        "mixing": mixing,
         "weights": None if images.weights is None else stored.digest(images.weights),
         "images": [stored.digest(part) for part in (*train, *validation)],
         "made": [stored.digest(*parts) for parts in (images.generated, positives)],
