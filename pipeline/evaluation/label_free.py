@@ -6,12 +6,13 @@ import torch
 from pipeline.augment import recipes
 from pipeline.core import seeds
 from pipeline.data import shards
-from pipeline.measures import probes
+from pipeline.measures import geometry, linear_probe, probes
 from pipeline.networks import backbones
 from pipeline.params.schema import Augment, Compute, LinearEval
 
 CLEAN, OBJECTS, VIEWS = 2_000, 1_000, 10  # images as they are, those of them that are seen in views, views of each
 CHUNK = 500  # images whose views are drawn together
+ROTATION_L2 = 1e-3  # fixed: nothing is left to choose it on
 KEPT = ("family", "form", "interpolation", "seed")  # of an encoder's own augmentation, where the strength is another
 
 
@@ -41,17 +42,37 @@ def measures(
         seen.append(torch.stack([probes.embed(encoder, view, compute) for view in views], dim=1))
     views = torch.cat(seen)  # images views D
     found = {
-        "rankme": probes.rankme(clean),
-        "lidar": probes.lidar(views),
-        "alignment": probes.alignment(views[:, 0], views[:, 1]),
-        "uniformity": probes.uniformity(clean),
-        "connectivity": probes.connectivity(views[:, 0], views[:, 1]),
+        "rankme": geometry.rankme(clean),
+        "lidar": geometry.lidar(views),
+        "alignment": geometry.alignment(views[:, 0], views[:, 1]),
+        "uniformity": geometry.uniformity(clean),
+        "connectivity": geometry.connectivity(views[:, 0], views[:, 1]),
+        "rotation": rotation(encoder, images[: len(clean)], compute),
+        "cluster_learnability": geometry.cluster_learnability(clean, seeds.generator(params.seed, "clusters")),
+        "intrinsic_dimension": geometry.intrinsic_dimension(clean),
     }
     of = (
-        f"{len(clean):,} {whose} images as they are (rankme, uniformity), {len(batch):,} in {VIEWS} views of strength "
-        f"{params.view_strength:g} (lidar; alignment and connectivity: in two)"
+        f"{len(clean):,} {whose} images as they are (rankme, uniformity, clusters, dimension; rotation: turned), "
+        f"{len(batch):,} in {VIEWS} views of strength {params.view_strength:g} (lidar; alignment, connectivity: in two)"
     )
     return found, of
+
+
+def rotation(encoder: backbones.Encoder, images: np.ndarray, compute: Compute) -> float:
+    """How often, in percent, a linear layer on the features tells by how many quarter turns an image was turned.
+
+    SelfAugment (Reed et al., CVPR 2021). The layer learns on the first half of the images, uint8 (N, H, W, C) of which
+    the largest square is taken, and is judged on the others, in all four turns.
+    """
+    side = min(images.shape[1:3])
+    top, left = ((whole - side) // 2 for whole in images.shape[1:3])
+    square = images[:, top : top + side, left : left + side]
+    turned = np.concatenate([np.rot90(square, turns, axes=(1, 2)) for turns in range(4)])
+    x, turns = probes.features(encoder, turned, compute), torch.arange(4).repeat_interleave(len(images))
+    first = torch.arange(len(x)) % len(images) < len(images) // 2
+    learned, nothing = (x[first], turns[first]), (x[:0], turns[:0])
+    told, _ = linear_probe.linear_probe(learned, nothing, x[~first], 4, [ROTATION_L2])
+    return probes.accuracy(told, turns[~first].numpy())
 
 
 def images_of(real: shards.RealSet) -> tuple[str, np.ndarray]:

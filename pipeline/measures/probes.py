@@ -1,4 +1,4 @@
-"""Measures of a frozen encoder: its features, weighted kNN, measures without labels, intervals.
+"""Measures of a frozen encoder: its features, weighted kNN, intervals, the distance of two sets of features.
 
 The trained probe is in linear_probe.py; pretraining uses only this file.
 """
@@ -116,55 +116,6 @@ def paired_difference(right_a: np.ndarray, right_b: np.ndarray) -> tuple[float, 
     d = right_a.astype(np.float64) - right_b.astype(np.float64)
     half = 1.959964 * d.std(ddof=1) / math.sqrt(len(d))
     return 100 * d.mean(), 100 * (d.mean() - half), 100 * (d.mean() + half)
-
-
-def rankme(x: torch.Tensor) -> float:
-    """RankMe (Garrido et al., ICML 2023): exp of the entropy of the normalised singular values of features (N, D)."""
-    return _rank(torch.linalg.svdvals(x.double()))
-
-
-def _rank(values: torch.Tensor) -> float:
-    p = values / values.sum().clamp(min=1e-12) + 1e-7  # features that are all zero have rank 1, not nan
-    return float(torch.exp(-(p * p.log()).sum()))
-
-
-def lidar(views: torch.Tensor) -> float:
-    """LiDAR (Thilak et al., arXiv 2312.04000): exp of the entropy of the eigenvalues of a linear discriminant analysis.
-
-    views: float (images, views, D), features of several views of each image; each image is a class. The covariance
-    between images is whitened by that within images, to which 1e-4 is added after the features' mean variance was
-    scaled to 1. The paper takes the projector's output, this the features of the probes.
-    """
-    x = views.double()
-    means = x.mean(dim=1)
-    scale = x.var(dim=(0, 1), correction=0).mean().clamp(min=1e-24)
-    between, within = means - means.mean(dim=0), (x - means[:, None]).flatten(0, 1)
-    within = within.T @ within / len(within) / scale + 1e-4 * torch.eye(x.shape[2], dtype=x.dtype)
-    root = torch.linalg.cholesky(within)
-    # Eigenvalues of within^-1/2 between within^-1/2 are squared singular values of root^-1 between'.
-    return _rank(torch.linalg.svdvals(torch.linalg.solve_triangular(root, between.T / scale.sqrt(), upper=False)) ** 2)
-
-
-def connectivity(one: torch.Tensor, two: torch.Tensor) -> float:
-    """Share of views, in percent, whose nearest other view by cosine shows another image.
-
-    one, two: features (N, D) of two views of each image. How well the graph of augmentations connects images, for the
-    encoder: 0 if it tells all images apart, 100 (1 - 1/(2N - 1)) if views of an image have nothing in common.
-    """
-    x = F.normalize(torch.cat([one, two]), dim=1)
-    nearest = (x @ x.T).fill_diagonal_(-torch.inf).argmax(dim=1)
-    return 100 * float((nearest % len(one) != torch.arange(len(x)) % len(one)).float().mean())
-
-
-def alignment(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Mean squared distance of two views' unit features (Wang and Isola, ICML 2020, with alpha = 2): 0 is best."""
-    return float((F.normalize(a, dim=1) - F.normalize(b, dim=1)).pow(2).sum(dim=1).mean())
-
-
-def uniformity(x: torch.Tensor) -> float:
-    """log of the mean of exp(-2 d^2) over all pairs of unit features (Wang and Isola, with t = 2): lower is better."""
-    distances = torch.pdist(F.normalize(x, dim=1).double())
-    return float(torch.exp(-2 * distances**2).mean().log())
 
 
 def frechet(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -12,27 +12,40 @@ from pipeline.study import analysis, tables
 from pipeline.study.analysis import STRENGTH
 from pipeline.study.cells import PERCENT, PartFile, Study
 
+CEILING = "What a perfect generator would bring, and what this one does"
+
 
 def section(study: Study) -> Markup:
     """A study's parts, in the order of its file; empty if no cell is finished."""
     data = analysis.frame(study)
     if data.empty:
         return Markup()
-    parts = []
+    parts, kinds = [], []
     for name, part in study.file.parts.items():
         of = data[data.part == name]
         shown = {"figures": _figures(name, part, of), "tables": tables.of_part(of, part)}
         parts.append({"name": name, "asks": part.asks, **shown})
+        kinds += _kinds(name, of, part)
     return render(
         "study.html",
         name=study.name,
         title=study.file.title,
         origin=tables.origin(data, study),
+        ceiling=figures.forest(CEILING, kinds, "points over the best arm without") if kinds else "",
         sections=parts,
         ranking=tables.without_labels(data, study),
         ranked=tables.ranked(study),
         caution=tables.CAUTION,
     )
+
+
+def _kinds(name: str, data: pd.DataFrame, part: PartFile) -> list[tuple[str, analysis.Difference]]:
+    """The ceiling and the generated images of a part, over its best arm without generated images."""
+    found = analysis.decomposed(data, part.outcomes[0]) if len(data) else None
+    if found is None:
+        return []
+    rows = [(f"{name}: ceiling", found.more), (f"{name}: generated", found.gain)]
+    return [(label, difference) for label, difference in rows if difference is not None]
 
 
 def _figures(name: str, part: PartFile, data: pd.DataFrame) -> list[Markup]:

@@ -18,8 +18,10 @@ from pipeline.study.cells import OUTCOME, Study
 
 STRENGTH = "augment.strength"
 # Measures without labels, and the sign that a better encoder should have according to their papers. Connectivity:
-# according to AdaInf's theory, in which classes separate more easily if augmentation connects images.
-EXPECTED = {"rankme": 1, "lidar": 1, "alignment": -1, "uniformity": -1, "connectivity": 1}
+# according to AdaInf's theory, in which classes separate more easily if augmentation connects images. clid: the sum of
+# the two of CLID, each in standard deviations over the arms (Lu et al., TMLR 2023).
+EXPECTED = {"rankme": 1, "lidar": 1, "alignment": -1, "uniformity": -1, "connectivity": 1, "rotation": 1, "clid": 1}
+CLID = ["cluster_learnability", "intrinsic_dimension"]
 _POWER = 0.8
 # Decimals in which a fit is the same on all processors: noise beyond them would decide ties, and how a half is rounded.
 _EXACT = 9
@@ -161,6 +163,45 @@ def contrasts(data: pd.DataFrame, wanted: dict[str, dict[str, float]], outcome: 
     return {words: blocks.contrast(weights) for words, weights in wanted.items() if set(weights) <= set(blocks.arms)}
 
 
+@dataclass(frozen=True)
+class Decomposition:
+    """Where a gain comes from: the best arm of each kind in a part, and the differences between them.
+
+    none has no generated images, ceiling further real ones in their place, generated those of a generator, if there is
+    such an arm. more: ceiling - none, what perfect images bring. gain: generated - none. wrong: generated - ceiling,
+    what is lost as they are not perfect; gain = more + wrong.
+    """
+
+    none: str
+    ceiling: str
+    generated: str | None
+    more: Difference
+    gain: Difference | None
+    wrong: Difference | None
+
+
+def decomposed(data: pd.DataFrame, outcome: str = OUTCOME) -> Decomposition | None:
+    """A part's decomposition; None unless it has an arm without generated images and one with a ceiling.
+
+    The best of a kind is the one with the highest fitted effect.
+    """
+    blocks, best = fitted(data, outcome), {}
+    alone = (data.ratio == 0) & (data.positives == "none") & ~(data["replace"] > 0)
+    kind = np.where(alone, "none", np.where(data.source == "real", "ceiling", "generated"))
+    for of, arm in zip(kind, data.arm, strict=True):
+        if arm in blocks.arms:
+            best[of] = max(best.get(of, arm), arm, key=lambda arm: blocks.effects[blocks.arms.index(arm)])
+    if not {"none", "ceiling"} <= best.keys():
+        return None
+
+    def between(one: str, other: str) -> Difference:
+        return blocks.contrast({best[one]: 1, best[other]: -1})
+
+    made = "generated" in best
+    gain, wrong = (between("generated", other) if made else None for other in ("none", "ceiling"))
+    return Decomposition(best["none"], best["ceiling"], best.get("generated"), between("ceiling", "none"), gain, wrong)
+
+
 def curves(data: pd.DataFrame, outcome: str = OUTCOME) -> dict[str, dict[float, str]]:
     """For a part with a grid of strengths: the rest of the setting -> strength -> arm. 0 is left out: no logarithm."""
     found: dict[str, dict[float, str]] = {}
@@ -187,10 +228,13 @@ def ranking(data: pd.DataFrame, outcome: str = OUTCOME) -> pd.DataFrame:
     """
     data = data.dropna(subset=[outcome])
     names = list(data.arm.unique())
-    there = data.groupby("arm")[[outcome, *EXPECTED]].count().min()
+    there = data.groupby("arm")[[outcome, *rows.LABEL_FREE]].count().min()
     # Fitted effects, not plain means: a seed that an arm lacks is not held against it.
     fits = {name: fitted(data, name) for name in there.index if there[name] > 0}
     means = pd.DataFrame({n: [f.effects[f.arms.index(arm)] for arm in names] for n, f in fits.items()}, index=names)
+    if set(CLID) <= set(means):
+        apart = means[CLID] - means[CLID].mean()
+        means["clid"] = (apart / means[CLID].std(ddof=0).replace(0, 1)).sum(axis=1)
     found = []
     for name, sign in EXPECTED.items():
         if name not in means:

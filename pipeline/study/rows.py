@@ -12,14 +12,15 @@ from pipeline.params.types import Section
 from pipeline.study import cells
 from pipeline.study.cells import FOLDER, OTHERS, OUTCOME, PERCENT, Cell
 
-LABEL_FREE = ("rankme", "lidar", "alignment", "uniformity", "connectivity")
+_NEWER = ("rotation", "cluster_learnability", "intrinsic_dimension")
+LABEL_FREE = ("rankme", "lidar", "alignment", "uniformity", "connectivity", *_NEWER)
 JUDGED = ("frechet", "coverage", "told_apart", "distance", "same_class")
 _CHOSEN = ("score", "select", "weighting", "final_real_share")
 _INFLATION = ("ratio", "source", "real_weight", "order", *_CHOSEN, "strength", "ddpm_steps", "ddpm_seed")
 _POSITIVES = ("positives", "weight", "candidates", "guidance", "replace", "replaced")
 _MIXED_AE = ("mixing", "attention", "segments", "contrast")  # 1 or 0, and lambda
 _KINDS = ("generator", "backbone", "mode", "mix", *_MIXED_AE, "finetune_labels")
-_LATE = ("set", "source", *_CHOSEN)  # columns that a file of older code lacks
+_LATE = ("set", "source", *_CHOSEN, *_NEWER)  # columns that a file of older code lacks
 SETTING = ("set", "method", "n_real", *_INFLATION, "width", "batch", *_POSITIVES, *_KINDS)
 DRAWN = ("steps", "beta", "real_passes", "images", "views", "forwards")
 MADE = ("seconds", "commit", "key", "cell")

@@ -13,6 +13,7 @@ from pipeline.params import reader
 from pipeline.study import analysis
 from pipeline.study.analysis import EXPECTED, Blocks, Difference
 from pipeline.study.cells import OUTCOME, PERCENT, PartFile, Study
+from pipeline.study.rows import LABEL_FREE
 
 CAUTION = (
     "Each interval is a 95 % interval by itself; none is corrected for multiple comparisons. They cover the variation "
@@ -29,8 +30,10 @@ RANKED = (
     "taking the arm that the measure likes best. By chance: the absolute correlation that 95 % of random orders stay "
     "within."
 )
+BEST = "The best arm of each kind by the same seeds, which flatters a kind of which several were tried."
 COSTS = "Encoder: its forward passes, relative to those of {}. Training and sampling of generators do not count."
 _NAMES = {OUTCOME: "top-1", "finetuned": "fine-tuned top-1"}  # the others go by their names in the CSV
+LATER = ("rotation", "clid")  # measures that rows of older code lack
 _FEW = {"top1_1pct": "1 % of labels", "top1_10pct": "10 %"}
 
 
@@ -103,7 +106,7 @@ def of_part(data: pd.DataFrame, part: PartFile) -> list[Table]:
     if data.empty:
         return []
     first, *further = outcomes(data, part)
-    tables = [_arms(data, part), *_compared(data, part, first), *_strengths(data, first)]
+    tables = [_arms(data, part), *_compared(data, part, first), *_decomposed(data, first), *_strengths(data, first)]
     return tables + [table for outcome in further for table in _compared(data, part, outcome)]
 
 
@@ -117,9 +120,10 @@ def _arms(data: pd.DataFrame, part: PartFile) -> Table:
     shown = outcomes(data, part)
     few = [name for name in _FEW if data[name].notna().all() and name not in part.outcomes]
     costs = data.groupby("arm").forwards.mean() / data[data.arm == part.against].forwards.mean()
+    unlabelled = [name for name in LABEL_FREE if data[name].notna().any()]
     costly = part.against in set(data.arm) and costs.nunique() > 1
     columns = ["arm", "seeds", "beta", "passes", *map(_titled, shown), "kNN", *(_FEW[name] for name in few)]
-    columns += [*(["encoder"] if costly else []), *EXPECTED]
+    columns += [*(["encoder"] if costly else []), *unlabelled]
     rows = []
     for arm, of in data.groupby("arm", sort=False):
         mean = of.mean(numeric_only=True)
@@ -129,7 +133,7 @@ def _arms(data: pd.DataFrame, part: PartFile) -> Table:
             cells.append(" +- ".join(filter(None, (number(of[name].mean(), form), number(of[name].std(), form)))))
         cells += [number(mean[name], ".2f") for name in ("knn", *few)]
         cells += [number(costs[arm], ".2f")] if costly else []
-        rows.append(cells + [number(mean[name], ".4g") for name in EXPECTED])
+        rows.append(cells + [number(mean[name], ".4g") for name in unlabelled])
     return Table(columns, rows, (COSTS.format(part.against),) if costly else ())
 
 
@@ -155,6 +159,18 @@ def _compared(data: pd.DataFrame, part: PartFile, outcome: str) -> list[Table]:
             tables.append(_differences(f"minus {part.against}{of}", found, outcome, _residual(blocks, outcome)))
     found = analysis.contrasts(data, part.contrasts, outcome)
     return tables + ([_differences(f"comparison{of}", found, outcome)] if found else [])
+
+
+def _decomposed(data: pd.DataFrame, outcome: str) -> list[Table]:
+    """What perfect images bring, what generated ones do, and what lies between; nothing without a ceiling."""
+    found = analysis.decomposed(data, outcome)
+    if found is None:
+        return []
+    rows = {f"the ceiling: {found.ceiling}, minus {found.none}": found.more}
+    if found.generated is not None:
+        rows[f"generated images: {found.generated}, minus {found.none}"] = found.gain
+        rows[f"what they lack: {found.generated}, minus {found.ceiling}"] = found.wrong
+    return [_differences("the best of each kind", rows, outcome, (BEST,))]
 
 
 def _differences(head: str, found: dict[str, Difference], outcome: str, notes: tuple[str, ...] = ()) -> Table:
@@ -219,7 +235,9 @@ def without_labels(data: pd.DataFrame, study: Study) -> Table:
             found = analysis.ranking(of, study.file.parts[name].outcomes[0]).itertuples()
             pairs = ((number(r.rho, "+.2f"), number(r.regret, ".2f")) for r in found)
             rows.append([name, str(arms), f"{analysis.chance(arms):.2f}", *(", ".join(filter(None, p)) for p in pairs)])
-    return Table(["part", "arms", "by chance", *EXPECTED], rows)
+    columns = ["part", "arms", "by chance", *EXPECTED]
+    kept = [i for i, name in enumerate(columns) if name not in LATER or any(row[i] for row in rows)]
+    return Table([columns[i] for i in kept], [[row[i] for i in kept] for row in rows])
 
 
 def _interval(d: Difference, digits: int = 2) -> str:

@@ -16,7 +16,7 @@ from pipeline.core.progress import log
 from pipeline.data import mixture, shards
 from pipeline.engine import arithmetic, distributed, loop
 from pipeline.generators import cards
-from pipeline.measures import probes
+from pipeline.measures import geometry, probes
 from pipeline.networks import backbones, heads
 from pipeline.params.schema import Augment, Compute, Inflation, Pretrain
 from pipeline.params.types import Section
@@ -229,7 +229,7 @@ def validate(
     known = labels >= 0
     if not known.any() or validation[1].min(initial=0) < 0 or not len(validation[1]):
         seen = probes.features(encoder, images, compute)
-        judged = {"rankme": probes.rankme(seen)}
+        judged = {"rankme": geometry.rankme(seen)}
     else:
         x = probes.features(encoder, np.concatenate([images[known], validation[0]]), compute)
         bank, seen = x.split([int(known.sum()), len(validation[0])])

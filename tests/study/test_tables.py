@@ -69,6 +69,43 @@ def test_the_page_shows_the_same(study):
     assert "<p>Residual s.d. 0.20 points, 1 degrees of freedom.</p>" in section
 
 
+KINDS = """    arms:
+      none: {inflation: {ratio: 0}}
+      some: {}
+      perfect: {augment: {strength: 1.5}}
+"""
+OF_KINDS = {"none": (80.0, 82.0), "some": (81.0, 83.4), "perfect": (84.0, 86.0)}
+
+
+def test_a_ceiling_is_set_beside_what_generated_images_bring_in_the_table_and_as_a_picture(write):
+    """Over 81 without: +1.2 with generated images, +4 with perfect ones, of which the generated ones lack 2.8."""
+    study = write(STUDY.partition("parts:")[0] + f"parts:\n  kinds:\n    asks: x\n    seeds: 2\n{KINDS}")
+
+    def fill(**of_perfect):
+        study.memory.unlink(missing_ok=True)
+        for one in runner.wanted(study):
+            perfect = of_perfect if one.cell.arm == "perfect" else {}
+            values = {"top1_labelled": OF_KINDS[one.cell.arm][one.cell.seed], "ratio": 2, "source": "ddpm"}
+            values |= {"ratio": 0} if one.cell.arm == "none" else {}
+            rows.add(study.memory, row(one, **values | perfect))
+
+    fill()
+    assert "the best of each kind" not in tables.table(study)
+    assert studies.CEILING not in studies.section(study)
+    fill(source="real")
+    text, section = tables.table(study), studies.section(study)
+    for line in (
+        "| the ceiling: perfect, minus none | +4.00 |",
+        "| generated images: some, minus none | +1.20 |",
+        "| what they lack: some, minus perfect | -2.80 |",
+    ):
+        assert line in text
+    assert of_page(section) == of_text(text)
+    assert section.count("<figure>") == 1
+    assert "kinds: ceiling" in section
+    assert "kinds: generated" in section
+
+
 def test_costs_and_few_labels_are_columns_where_there_are_such(study):
     assert "| encoder |" not in tables.table(study)
     given = rows.read(study.memory)
@@ -135,12 +172,10 @@ def test_further_outcomes_by_hand(game):
     text = tables.table(game)
     assert "nan" not in text
     lines = text.splitlines()
-    head = "| arm | seeds | beta | passes | fine-tuned top-1, % | cosine | frechet growth | kNN | rankme |"
+    head = "| arm | seeds | beta | passes | fine-tuned top-1, % | cosine | frechet growth | kNN |"
     assert any(line.startswith(head) for line in lines)
-    assert "| real | 2 | 1.000 | 1 | 71.00 +- 1.41 |  |  | 60.00 |  |  |  |  |  |" in lines
-    assert (
-        "| pair | 2 | 1.000 | 1 | 72.50 +- 1.41 | 0.7500 +- 0.0707 | 0.0400 +- 0.0283 | 60.00 |  |  |  |  |  |" in lines
-    )
+    assert "| real | 2 | 1.000 | 1 | 71.00 +- 1.41 |  |  | 60.00 |" in lines
+    assert "| pair | 2 | 1.000 | 1 | 72.50 +- 1.41 | 0.7500 +- 0.0707 | 0.0400 +- 0.0283 | 60.00 |" in lines
     assert "| both | +1.50 | +1.50 to +1.50 | 0.00 | better |" in lines  # seeds move all arms alike
     # Cosines: residuals of arm + seed are -+ 1/30, +- 1/60, +- 1/60; their squares, 1/300, over two degrees of freedom.
     # s.d. .0408, and of a difference of two arms over two seeds as much; t(2) is 4.3027, and at .8 more 1.0607

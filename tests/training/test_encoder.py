@@ -14,7 +14,7 @@ from pipeline.core.errors import UserError
 from pipeline.data import mixture, shards
 from pipeline.engine import loop
 from pipeline.generators import gan
-from pipeline.measures import probes
+from pipeline.measures import geometry, probes
 from pipeline.methods import View, clsp_simclr, joint_gan, mixed_ae, simclr
 from pipeline.networks import backbones, heads
 from pipeline.params.methods import CLSPSimCLR, SimCLR
@@ -161,7 +161,7 @@ def test_a_set_without_validation_is_watched_by_rankme_of_its_train_images(real,
     assert ["rankme" in row for row in rows] == [False, True, True]
     assert not any({"validation_knn", "validation_online"} & row.keys() for row in rows)
     features = probes.features(backbones.load(made["card.json"].parent), real.images[:12], COMPUTE)
-    assert rows[-1]["rankme"] == pytest.approx(probes.rankme(features), rel=1e-6)
+    assert rows[-1]["rankme"] == pytest.approx(geometry.rankme(features), rel=1e-6)
     assert rows[-1]["feature_spread"] == pytest.approx(float(heads.spread(features)), rel=1e-6)
     assert (heads.ONLINE in made) == (head is not None)
 
