@@ -6,10 +6,13 @@ python -m bench NAME ...   these alone
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+
+import torch
 
 from pipeline.core import files
 from pipeline.engine import arithmetic
@@ -22,6 +25,8 @@ RESULTS = Path(__file__).parent / "results.json"
 def run(name: str) -> None:
     """Run one bench in this process, print its rows and put them in the place of those that are on record."""
     arithmetic.prepare(reader.load().compute)
+    torch.empty(1)  # reads how torch is to allocate; peers, in processes of their own, run as their users have them
+    os.environ.pop("THP_MEM_ALLOC_ENABLE", None)
     found = importlib.import_module(f"bench.{name}").rows()
     for row in found:
         print(row.line(), flush=True)
