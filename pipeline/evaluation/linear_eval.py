@@ -34,9 +34,9 @@ WHOLE, LISTED = 20, 30  # classes whose confusion has all cells; of more classes
 
 @dataclass
 class Judged:
-    """metrics: ten numbers, two more where the test's classes are unequal, one for each further protocol, and four of a
-    baseline; none without labels. label_free: those that want none; protocol: how each came about; tables: name ->
-    (columns, rows) for plots/."""
+    """metrics: eleven numbers (ten without validation images), two more where the test's classes are unequal, one for
+    each further protocol, and four of a baseline; none without labels. label_free: those that want none; protocol: how
+    each came about; tables: name -> (columns, rows) for plots/."""
 
     metrics: dict[str, float]
     label_free: dict[str, float]
@@ -48,10 +48,12 @@ class Judged:
 class Compared:
     """An encoder beside its yardsticks. Of the test images: predicted[features, labels] -> int64 (n,), l2 likewise.
 
-    metrics: common to all sets; protocol: how they came about; validation, test: features (n, D) of these images.
+    chosen: labels -> top-1 of the encoder's probe on validation images, in percent; empty if there are none. metrics:
+    common to all sets; protocol: how they came about; validation, test: features (n, D) of these images.
     """
 
     predicted: dict[tuple[str, str], torch.Tensor]
+    chosen: dict[str, float]
     metrics: dict[str, float]
     protocol: dict
     validation: torch.Tensor
@@ -94,6 +96,8 @@ def judge(
     actual = real.labels[rows["test"]]
     top1 = {name: probes.accuracy(found.predicted["encoder", labels], actual) for labels, name in BUDGETS.items()}
     metrics = found.metrics | top1 | ceiling(card.get("generated", "none"))
+    if found.chosen:
+        metrics["validation"] = found.chosen["labelled"]
     if beside is not None:
         metrics |= {
             f"baseline{name.removeprefix('top1')}": probes.accuracy(found.predicted["baseline", labels], actual)
@@ -170,10 +174,11 @@ def compare(
     used = np.unique(np.concatenate(list(rows.values())))
     classes, l2, predicted = len(real.classes), {}, {}
 
-    def probe(x: torch.Tensor, budget: str) -> tuple[torch.Tensor, float]:
+    def probe(x: torch.Tensor, budget: str, *also: str) -> tuple[torch.Tensor, float]:
         x = {name: x[np.searchsorted(used, r)] for name, r in rows.items()}
         fit, validation = (x[budget], labels[budget]), (x["validation"], labels["validation"])
-        return linear_probe.linear_probe(fit, validation, x["test"], classes, params.l2)
+        unseen = torch.cat([x[name] for name in (*also, "test")])
+        return linear_probe.linear_probe(fit, validation, unseen, classes, params.l2)
 
     def untrained() -> tuple[torch.Tensor, float]:
         before = backbones.untrained(encoder).to(compute.device)
@@ -184,8 +189,12 @@ def compare(
 
     x = probes.features(encoder, real.images[used], compute)
     train, validation, test = (x[np.searchsorted(used, rows[name])] for name in ("train", "validation", "test"))
+    chosen = {}
     for budget in budgets:
-        predicted["encoder", budget], l2[f"encoder, {budget}"] = probe(x, budget)
+        both, l2[f"encoder, {budget}"] = probe(x, budget, "validation")
+        told, predicted["encoder", budget] = both.tensor_split([len(validation)])
+        if len(validation):
+            chosen[budget] = probes.accuracy(told, real.labels[rows["validation"]])
         progress.update()
     neighbours = probes.knn(train, labels["train"], test)
     mirror = probes.features(encoder, clsp_probe.mirrored(real.images[rows["train"]]), compute)
@@ -222,7 +231,7 @@ def compare(
         protocol["baseline"] = beside[1]
     if classes > 5:
         protocol["clsp_top5"] = round(clsp_probe.top(clsp, labels["test"], 5), 4)
-    return Compared(predicted, metrics, protocol | made_of(encoder.card), validation, test)
+    return Compared(predicted, chosen, metrics, protocol | made_of(encoder.card), validation, test)
 
 
 def made_of(card: dict) -> dict:

@@ -45,6 +45,11 @@ class Difference:
     visible: float
 
     @property
+    def half(self) -> float:
+        """Half the interval's length."""
+        return self.high - self.points
+
+    @property
     def verdict(self) -> str:
         """better, worse, or not resolved."""
         return "better" if self.low > 0 else "worse" if self.high < 0 else "not resolved"

@@ -36,7 +36,7 @@ from pipeline.params.types import Section
 FOLDER = Path("studies")
 MOST = 10_000  # cells of a part
 OUTCOME = "top1_labelled"  # the same number of labels for every train_size
-_PROBED = ("top1", OUTCOME, "knn", "pixels", "untrained", "clsp", "top1_1pct", "top1_10pct")
+_PROBED = ("top1", OUTCOME, "validation", "knn", "pixels", "untrained", "clsp", "top1_1pct", "top1_10pct")
 PERCENT = (*_PROBED, "finetuned", "from_scratch")
 OTHERS = ("reconstruction", "top_k", "synthetic", "synthetic_start", "cosine", "frechet_growth", "frechet_most")
 # The sections of params.yaml and the modules that decide a cell's numbers. `quality`, for one, only looks at images.

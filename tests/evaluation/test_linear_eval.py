@@ -83,9 +83,9 @@ def turn(labels):
     return (labels + 1) % 3
 
 
-def test_there_are_ten_numbers_and_two_where_classes_are_unequal_and_all_are_finite(judged):
+def test_there_are_eleven_numbers_and_two_where_classes_are_unequal_and_all_are_finite(judged):
     assert {"balanced_accuracy", "macro_f1"} <= set(judged.metrics)  # the test has 16, 17 and 17 of its classes
-    assert len(judged.metrics) == 12
+    assert len(judged.metrics) == 13
     assert all(isinstance(v, float) and math.isfinite(v) for v in (judged.metrics | judged.label_free).values())
     assert judged.metrics["top1_low"] < judged.metrics["top1"] < judged.metrics["top1_high"]
 
@@ -129,14 +129,14 @@ def test_a_network_from_elsewhere_gets_the_probes_of_the_encoder(real, judged, e
 
 
 def test_the_numbers_are_those_of_the_measures_on_the_right_images(judged, encoder, real):
-    def percent(found):
-        return 100 * float((found.numpy() == real.labels[TEST]).mean())
+    def percent(found, of=TEST):
+        return 100 * float((found.numpy() == real.labels[of]).mean())
 
-    def top1(features, fit):
+    def top1(features, fit, of=TEST):
         x = features(real.images)
         y = torch.from_numpy(real.labels)
-        found, _ = linear_probe.linear_probe((x[fit], y[fit]), (x[VALIDATION], y[VALIDATION]), x[TEST], 3, PARAMS.l2)
-        return percent(found)
+        found, _ = linear_probe.linear_probe((x[fit], y[fit]), (x[VALIDATION], y[VALIDATION]), x[of], 3, PARAMS.l2)
+        return percent(found, of)
 
     def made_by(network):
         return lambda images: probes.features(network, images, COMPUTE)
@@ -150,6 +150,7 @@ def test_the_numbers_are_those_of_the_measures_on_the_right_images(judged, encod
     expected = {
         "top1": top1(trained, TRAIN),
         "top1_labelled": top1(trained, slice(0, 60)),  # labelled_size
+        "validation": top1(trained, slice(0, 60), VALIDATION),
         "top1_10pct": top1(trained, slice(0, 6)),
         "top1_1pct": top1(trained, slice(0, 3)),  # one image is 1 %, and there are three classes
         "clsp": by_clsp(trained),
@@ -170,7 +171,7 @@ def test_the_numbers_are_those_of_the_measures_on_the_right_images(judged, encod
 def test_the_fixed_budget_alone_uses_the_further_labels(judged, encoder, real):
     found = judge_with(encoder, real, slice(30, 60), turn)
     changed = {name for name in found.metrics if found.metrics[name] != judged.metrics[name]}
-    assert changed == {"top1_labelled"}  # the few labels are the first of them
+    assert changed == {"top1_labelled", "validation"}  # the few labels are the first of them
     beyond = judge_with(encoder, real, slice(60, 70), turn)  # labelled, but more than labelled_size
     assert beyond.metrics == judged.metrics
 
@@ -382,9 +383,11 @@ def unvalidated(real):
     )
 
 
-def test_without_validation_all_numbers_are_there_and_l2_is_of_the_labels_learned_from(judged, encoder, unvalidated):
+def test_without_validation_all_numbers_of_the_test_are_there_and_l2_is_of_the_labels_learned_from(
+    judged, encoder, unvalidated
+):
     found = linear_eval.judge(encoder, None, unvalidated, PARAMS, COMPUTE)
-    assert set(found.metrics) == set(judged.metrics)
+    assert set(found.metrics) == set(judged.metrics) - {"validation"}
     assert set(found.label_free) == set(judged.label_free)
     assert all(math.isfinite(value) for value in (found.metrics | found.label_free).values())
     assert found.metrics["knn"] == judged.metrics["knn"]  # which chooses nothing
