@@ -213,6 +213,36 @@ def _study(parser: argparse.ArgumentParser) -> Work:
     return work
 
 
+def _recommend(parser: argparse.ArgumentParser) -> Work:
+    """Ask by a race of experiments: do generated images help here, how many, with how strong an augmentation?
+
+    The plan is printed first: arms, what a run costs here, which difference the time can resolve. The same command goes
+    on, also with more hours; studies/recommend.csv remembers every run.
+
+      leaven recommend --hours 2                             the data set of params.yaml
+      leaven recommend --hours 8 --folder data/mine          a folder of pictures
+    """
+    parser.add_argument("--hours", type=float, required=True, help="stop after so many")
+    parser.add_argument("--folder", type=Path, help="of pictures, looked at as `leaven dataset` does")
+    parser.add_argument(
+        "--min-gain", type=float, default=1.0, metavar="POINTS", help="the least that is of interest; 1"
+    )
+    parser.add_argument("--name", default="recommend", help="of its files in studies/")
+    parser.add_argument("--jobs", type=int, default=1, help="experiments at a time; each has compute.threads")
+    parser.add_argument("--anyway", action="store_true", help="go on where not even perfect images would help")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+
+    def work(asked: argparse.Namespace) -> None:
+        _extra("scipy")  # imported late, for Student's t
+        from pipeline.recommend import command
+        from pipeline.recommend.race import Rules
+
+        rules = Rules(least=asked.min_gain, anyway=asked.anyway)
+        command.recommend(asked.name, asked.folder, asked.hours, rules, asked.jobs, asked.dry_run)
+
+    return work
+
+
 def _table(parser: argparse.ArgumentParser) -> Work:
     """Print the numbers of the last run, and how long each stage took."""
 
@@ -276,6 +306,7 @@ COMMANDS = {
     "embed": _embed,
     "export": _export,
     "study": _study,
+    "recommend": _recommend,
     "table": _table,
     "report": _report,
     "theory": _theory,
@@ -297,7 +328,7 @@ def main() -> int:
 def _main(name: str, *words: str) -> int:
     program = "leaven" if Path(sys.argv[0]).stem == "leaven" else "python -m pipeline"
     if name in ("-h", "--help"):
-        lines = (f"  {each:<8} {(command.__doc__ or '').splitlines()[0]}" for each, command in COMMANDS.items())
+        lines = (f"  {each:<9} {(command.__doc__ or '').splitlines()[0]}" for each, command in COMMANDS.items())
         print(f"usage: {program} COMMAND ...\n\n", *(f"{line}\n" for line in lines), sep="", end="")
         print(f"\n{program} COMMAND --help tells more of each.")
         return 0

@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import io
 import itertools
 import json
 import re
@@ -105,6 +106,14 @@ def write(flat: dict[tuple, object], path: Path = reader.FILE) -> None:
             section.fa.set_block_style()  # it was {}
         section[where[-1]] = value
     files.write(path, lambda temporary: yaml.dump(document, temporary))
+
+
+def as_yaml(values: dict) -> str:
+    """Nested sections as the text of a YAML file, without anchors for what is there twice."""
+    yaml, out = YAML(), io.StringIO()
+    yaml.default_flow_style = False
+    yaml.dump(json.loads(json.dumps(values)), out)
+    return out.getvalue()
 
 
 def leaves(values: dict, path: tuple = ()) -> dict[tuple, object]:

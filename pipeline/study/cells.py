@@ -8,6 +8,7 @@ parts:
   NAME:
     asks: one line
     seeds: 5                                # 0 to 4, the same in every arm, so that arms are paired
+    first_seed: 100                         # 100 to 104 instead; may be left out
     against: ARM                            # the arm that others are compared with, at the same point of the grid
     arms: {ARM: {inflation: {ratio: 0.0}}, ...}
     grid: {augment.strength: [1, 2], ...}   # every arm at every point; arms or grid may be left out
@@ -29,7 +30,7 @@ from pydantic import Field, ValidationError
 from pipeline.core import sources, store
 from pipeline.core.errors import UserError
 from pipeline.params import presets, reader
-from pipeline.params.ranges import Count
+from pipeline.params.ranges import Count, CountOrZero
 from pipeline.params.schema import Params
 from pipeline.params.types import Section
 
@@ -57,6 +58,7 @@ class PartFile(Section):
 
     asks: str
     seeds: Count
+    first_seed: CountOrZero = 0
     against: str | None = None
     arms: dict[str, dict] = Field(default={"": {}}, min_length=1)
     grid: dict[str, Annotated[list, Field(min_length=1)]] = Field(default={})
@@ -147,7 +149,7 @@ def _cells(file: StudyFile, path: Path) -> Iterator[Cell]:
         if count > MOST:
             raise UserError(f"{count:,} cells, more than {MOST:,}", f"{path}: {name}")
         seen = set()
-        for seed in range(part.seeds):
+        for seed in range(part.first_seed, part.first_seed + part.seeds):
             points = ([(key, value) for value in values] for key, values in part.grid.items())
             for (arm, changes), *point in itertools.product(part.arms.items(), *points):
                 values = dict(given)

@@ -1,0 +1,109 @@
+"""Simulated races of `leaven recommend`: the truth is known, the rules are the real ones.
+
+python -m bench.races 10000     (half a minute for each thousand of one world, of one core)
+
+How often the race says what is not so, what is lost by following it, and how many runs it takes, in worlds of which a
+generated image is worth more or less. A run deviates from arm + seed as the runs of the committed study of AdaInf do.
+"""
+
+import collections
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from tqdm import tqdm
+
+from pipeline.recommend import race
+from pipeline.study import analysis, cells
+
+STRENGTHS = ("0.5", "1", "2")
+SHORT = 0.25  # of a run of the whole length
+
+
+@dataclass
+class World:
+    """Arms and their true accuracies. gain and perfect: over those without, at each strength.
+
+    steep: what the first strength loses; the last loses 0.7 of it. A run's deviation from arm + seed is `noise(rng)`;
+    its validation images add a deviation of their own.
+    """
+
+    gain: float
+    perfect: float
+    steep: float = 1.0
+    noise: Callable[[np.random.Generator], float] = lambda rng: rng.normal(0, 0.5)
+    unlike: float = 0.5
+    arms: race.Arms = field(init=False)
+    truth: dict[str, float] = field(init=False)
+
+    def __post_init__(self):
+        loss = dict(zip(STRENGTHS, (self.steep, 0.0, 0.7 * self.steep), strict=True))
+        better = {"none": 0.0, "N 1": self.gain, "N 10": self.gain - 0.3, "perfect": self.perfect}
+        kinds = {"none": "none", "N 1": "generated", "N 10": "generated", "perfect": "ceiling"}
+        self.arms = {f"{name}, strength {s}": kind for name, kind in kinds.items() for s in STRENGTHS}
+        self.truth = {f"{name}, strength {s}": 50 + better[name] - loss[s] for name in kinds for s in STRENGTHS}
+
+    def result(self, run: race.Run, seed: int) -> race.Result:
+        """The same whenever it is asked for."""
+        of_seed = np.random.default_rng([seed, len(run.heat), run.seed]).normal(0, 0.8)
+        rng = np.random.default_rng([seed, len(run.heat), run.seed, list(self.arms).index(run.arm)])
+        test = self.truth[run.arm] + of_seed + self.noise(rng)
+        return race.Result(test + rng.normal(0, self.unlike), test)
+
+    def run(self, rules: race.Rules, seed: int, most: float = float("inf")) -> tuple[race.Answer, race.Results]:
+        """A race to its end, or until runs of so many whole lengths are done."""
+        results: race.Results = {}
+        while runs := race.wanted(self.arms, results, rules):
+            if cost([*results, *runs]) > most:
+                break
+            results |= {run: self.result(run, seed) for run in runs}
+        return race.answer(self.arms, results, rules), results
+
+
+def cost(runs) -> float:
+    """In runs of the whole length."""
+    return sum(SHORT if run.heat == "short" else 1.0 for run in runs)
+
+
+def residuals() -> np.ndarray:
+    """How far runs of the study of AdaInf lie from arm + seed, in points, spread as independent ones would be."""
+    data, found = analysis.frame(cells.load("adainf")), []
+    for _, of in data.groupby("part"):
+        fit = analysis.fitted(of)
+        if fit.df:
+            left = of.top1_labelled.to_numpy() - fit.x @ fit.effects
+            found.append(left * np.sqrt(len(left) / fit.df))
+    return np.concatenate(found)
+
+
+WORLDS = ((0.0, 3.0), (0.5, 3.0), (1.0, 3.0), (2.0, 4.0), (-1.0, 3.0), (0.0, 0.0), (-2.0, -1.0))  # gain, perfect
+
+
+def main() -> None:
+    """Print a line of a table for each world."""
+    races, measured, rules = int(sys.argv[1]), residuals(), race.Rules()
+    print(
+        "| gain | perfect | helps | harms | no gain | could not help | not resolved | lost, mean | 90 % | runs | 90 % |"
+    )
+    print("|---" * 11 + "|")
+    for gain, perfect in WORLDS:
+        world = World(gain, perfect, noise=lambda rng: rng.choice(measured))
+        said, lost, runs = collections.Counter(), [], []
+        for seed in tqdm(range(races), f"gain {gain:+g}", unit="race"):
+            answer, results = world.run(rules, seed)
+            said[answer.word] += 1
+            chosen = answer.best["generated" if answer.word == "helps" else "none"]
+            lost.append(
+                max(world.truth[a] for a, kind in world.arms.items() if kind != "ceiling") - world.truth[chosen]
+            )
+            runs.append(cost(results))
+        words = ("helps", "harms", "no gain", "could not help", "not resolved")
+        shares = [f"{100 * said[word] / races:.1f} %" for word in words]
+        spread = [f"{np.mean(lost):.2f}", f"{np.quantile(lost, 0.9):.2f}"]
+        spread += [f"{np.median(runs):.0f}", f"{np.quantile(runs, 0.9):.0f}"]
+        print(f"| {gain:+.1f} | {perfect:+.1f} | {' | '.join([*shares, *spread])} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""The whole command on a study that it writes itself; only the runs are made up, by a world whose truth is known."""
+
+import itertools
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from bench.races import World
+from pipeline.core.errors import UserError
+from pipeline.params import reader
+from pipeline.recommend import arms, command, prices
+from pipeline.recommend.race import Rules, Run
+from pipeline.study import cells, rows, runner
+from tests.pipeline.clones import ROOT
+from tests.study.test_runner import row
+
+RUN, GENERATOR = 240.0, 600.0
+
+
+class Made(World):
+    """As `World`, by the arms of the command."""
+
+    def __init__(self, gain: float, perfect: float):
+        super().__init__(gain, perfect)
+        better = {"none": 0.0, "ceiling": perfect} | dict.fromkeys(arms.INFLATED, gain)
+        loss = dict(zip(arms.STRENGTHS, (1.0, 0.0, 0.7), strict=True))
+        points = list(itertools.product(better, arms.STRENGTHS))
+        self.arms = {f"{arm}, strength {s:g}": arms.kind(arm) for arm, s in points}
+        self.truth = {f"{arm}, strength {s:g}": 50 + better[arm] - loss[s] for arm, s in points}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    shutil.copy(ROOT / reader.FILE, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(prices, "measured", lambda params, ratio: prices.Prices(RUN, GENERATOR))
+    return tmp_path
+
+
+@pytest.fixture
+def world(monkeypatch):
+    """Takes the runner's place: writes a row for each cell, as many as the time allows or as `left` lets it."""
+
+    def of(gain: float, perfect: float, left: float = float("inf")):
+        made = Made(gain, perfect)
+        made.done, made.clock = 0, 0.0
+
+        def run(study, parts, minutes, jobs):
+            assert parts is None
+            spent = 0.0
+            for one in runner.missing(runner.wanted(study)):
+                seconds = prices.OVERHEAD + (RUN - prices.OVERHEAD) * (0.25 if one.cell.part == "short" else 1.0)
+                if spent + seconds > 60 * minutes * jobs or made.done >= left:
+                    return
+                spent, made.done, made.clock = spent + seconds, made.done + 1, made.clock + seconds
+                found = made.result(Run(one.cell.part, one.cell.arm, one.cell.seed), 0)
+                steps = one.params.pretrain.steps
+                values = {
+                    "validation": found.validation,
+                    "top1_labelled": found.test,
+                    "seconds": seconds,
+                    "steps": steps,
+                }
+                rows.add(study.memory, row(one, **values))
+
+        monkeypatch.setattr(runner, "run", run)
+        monkeypatch.setattr(command, "time", SimpleNamespace(monotonic=lambda: made.clock))
+        return made
+
+    return of
+
+
+def answered() -> dict:
+    return json.loads(command.METRICS.read_text())
+
+
+def ask(hours: float = 24.0, **options):
+    given = {"name": "recommend", "folder": None, "rules": Rules(), "jobs": 1, "dry_run": False}
+    command.recommend(hours=hours, **given | options)
+
+
+def test_what_helps_is_found_and_the_setting_is_one_that_can_be_run(here, world, capsys):
+    world(2.0, 4.0)
+    ask()
+    found, said = answered(), capsys.readouterr().out
+    assert found["answer"] == "helps"
+    assert found["gain"]["low"] > 0
+    assert found["gain"]["low"] < 2.0 < found["gain"]["high"]
+    assert found["best"]["none"] == "none, strength 1"
+    assert "generated images: they help (+" in said
+    assert "a perfect generator would bring +" in said
+    words = said.partition("run the best setting: leaven run ")[2].split()
+    assert "augment.strength=1.0" in words
+    assert "-S" in words
+    assert not any("seed" in word for word in words)
+
+
+def test_the_file_that_it_writes_is_a_study_like_any_other(here, world):
+    world(0.0, 4.0)
+    ask()
+    study = cells.load("recommend")
+    assert {cell.part for cell in study.cells} == {"short", "full", "fresh"}
+    fresh = {cell.seed for cell in study.cells if cell.part == "fresh"}
+    raced = {cell.seed for cell in study.cells if cell.part != "fresh"}
+    assert not fresh & raced
+    assert all(cell.values["pretrain", "seed"] == cell.seed for cell in study.cells)
+    whole = reader.load().pretrain.steps
+    short = {cell.values["pretrain", "steps"] for cell in study.cells if cell.part == "short"}
+    assert all(whole / 5 < steps <= whole / 4 for steps in short)
+    assert answered()["answer"] == "no gain"
+
+
+def test_stopped_three_times_it_ends_with_the_rows_of_a_race_that_was_not(here, world):
+    world(2.0, 4.0)
+    ask()
+    whole, found = (here / "studies/recommend.csv").read_text(), answered()
+    (here / "studies/recommend.csv").unlink()
+    for stop in (7, 31, 40):
+        world(2.0, 4.0, left=stop - len(rows.read(here / "studies/recommend.csv")))
+        ask()
+        assert len(rows.read(here / "studies/recommend.csv")) == stop
+    world(2.0, 4.0)
+    ask()
+    assert sorted((here / "studies/recommend.csv").read_text().splitlines()) == sorted(whole.splitlines())
+    assert answered() == found
+
+
+def test_a_dry_run_says_what_it_would_cost_and_runs_nothing(here, world, capsys):
+    made = world(2.0, 4.0)
+    ask(dry_run=True)
+    said = capsys.readouterr().out
+    assert made.done == 0
+    assert not command.METRICS.exists()
+    assert "a run of the whole length takes about 4.0 minutes" in said
+    assert "arms: 3 without generated images, 9 with, 3 with" in said
+    # 15 arms, two seeds, a quarter: 7.5; 3 + 3 + 1 arms, two seeds: 14; three kinds, three seeds: 9. And the generator.
+    assert f"after about {(30.5 * RUN + GENERATOR) / 3600:.1f} hours" in said
+
+
+def test_too_little_time_is_said_at_once(here, world):
+    made = world(2.0, 4.0)
+    with pytest.raises(UserError, match=r"0.5 hours are too few for any answer, which takes about 2.2"):
+        ask(0.5)
+    assert made.done == 0
+
+
+def test_hours_are_kept_and_more_of_them_go_on(here, world):
+    made = world(0.3, 4.0)
+    ask(2.3)
+    first = made.done
+    spent = sum(float(each["seconds"]) for each in rows.read(here / "studies/recommend.csv"))
+    assert 2.1 * 3600 < spent <= 2.3 * 3600
+    ask(24)
+    assert made.done > first
+    assert answered()["fresh_seeds"] >= 3
+
+
+def test_a_race_of_one_folder_is_not_gone_on_with_for_another(here, world, tmp_path):
+    world(0.0, 4.0)
+    ask(dry_run=True)
+    with pytest.raises(UserError, match="not of"):
+        ask(folder=tmp_path / "other")
+
+
+def test_rows_without_labels_are_refused(here, world, monkeypatch):
+    made = world(0.0, 4.0)
+    ask(2.3)
+    assert made.done
+    given = rows.read(here / "studies/recommend.csv")
+    (here / "studies/recommend.csv").unlink()
+    rows.add(here / "studies/recommend.csv", given[0] | {"validation": ""})
+    with pytest.raises(UserError, match="labels"):
+        ask()
