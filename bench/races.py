@@ -25,7 +25,8 @@ SHORT = 0.25  # of a run of the whole length
 class World:
     """Arms and their true accuracies. gain and perfect: over those without, at each strength.
 
-    steep: what the first strength loses; the last loses 0.7 of it. A run's deviation from arm + seed is `noise(rng)`;
+    In the short heat more images bring three points less, as at 600 steps on CIFAR-10's copies. steep: what the first
+    strength loses; the last loses 0.7 of it. A run's deviation from arm + seed is `noise(rng)`;
     its validation images add a deviation of their own.
     """
 
@@ -41,22 +42,21 @@ class World:
         loss = dict(zip(STRENGTHS, (self.steep, 0.0, 0.7 * self.steep), strict=True))
         better = {"none": 0.0, "N 1": self.gain, "N 10": self.gain - 0.3, "perfect": self.perfect}
         kinds = {"none": "none", "N 1": "generated", "N 10": "generated", "perfect": "ceiling"}
-        self.arms = {f"{name}, strength {s}": kind for name, kind in kinds.items() for s in STRENGTHS}
+        self.arms = {f"{name}, strength {s}": race.Arm(kind, name) for name, kind in kinds.items() for s in STRENGTHS}
         self.truth = {f"{name}, strength {s}": 50 + better[name] - loss[s] for name in kinds for s in STRENGTHS}
 
     def result(self, run: race.Run, seed: int) -> race.Result:
         """The same whenever it is asked for."""
         of_seed = np.random.default_rng([seed, len(run.heat), run.seed]).normal(0, 0.8)
         rng = np.random.default_rng([seed, len(run.heat), run.seed, list(self.arms).index(run.arm)])
-        test = self.truth[run.arm] + of_seed + self.noise(rng)
+        short = 3.0 * (run.heat == "short" and self.arms[run.arm].kind != "none")
+        test = self.truth[run.arm] - short + of_seed + self.noise(rng)
         return race.Result(test + rng.normal(0, self.unlike), test)
 
-    def run(self, rules: race.Rules, seed: int, most: float = float("inf")) -> tuple[race.Answer, race.Results]:
-        """A race to its end, or until runs of so many whole lengths are done."""
+    def run(self, rules: race.Rules, seed: int) -> tuple[race.Answer, race.Results]:
+        """A race to its end."""
         results: race.Results = {}
         while runs := race.wanted(self.arms, results, rules):
-            if cost([*results, *runs]) > most:
-                break
             results |= {run: self.result(run, seed) for run in runs}
         return race.answer(self.arms, results, rules), results
 
@@ -77,7 +77,8 @@ def residuals() -> np.ndarray:
     return np.concatenate(found)
 
 
-WORLDS = ((0.0, 3.0), (0.5, 3.0), (1.0, 3.0), (2.0, 4.0), (-1.0, 3.0), (0.0, 0.0), (-2.0, -1.0))  # gain, perfect
+# gain, perfect
+WORLDS = ((0.0, 3.0), (0.5, 3.0), (1.0, 3.0), (2.0, 4.0), (-1.0, 3.0), (1.2, 1.2), (0.0, 0.0), (-2.0, -1.0))
 
 
 def main() -> None:
@@ -95,7 +96,7 @@ def main() -> None:
             said[answer.word] += 1
             chosen = answer.best["generated" if answer.word == "helps" else "none"]
             lost.append(
-                max(world.truth[a] for a, kind in world.arms.items() if kind != "ceiling") - world.truth[chosen]
+                max(world.truth[a] for a, arm in world.arms.items() if arm.kind != "ceiling") - world.truth[chosen]
             )
             runs.append(cost(results))
         words = ("helps", "harms", "no gain", "could not help", "not resolved")

@@ -61,13 +61,10 @@ def measures(
 def rotation(encoder: backbones.Encoder, images: np.ndarray, compute: Compute) -> float:
     """How often, in percent, a linear layer on the features tells by how many quarter turns an image was turned.
 
-    SelfAugment (Reed et al., CVPR 2021). The layer learns on the first half of the images, uint8 (N, H, W, C) of which
-    the largest square is taken, and is judged on the others, in all four turns.
+    SelfAugment (Reed et al., CVPR 2021). The layer learns on the first half of the images, uint8 (N, H, H, C), and is
+    judged on the others, in all four turns.
     """
-    side = min(images.shape[1:3])
-    top, left = ((whole - side) // 2 for whole in images.shape[1:3])
-    square = images[:, top : top + side, left : left + side]
-    turned = np.concatenate([np.rot90(square, turns, axes=(1, 2)) for turns in range(4)])
+    turned = np.concatenate([np.rot90(images, turns, axes=(1, 2)) for turns in range(4)])
     x, turns = probes.features(encoder, turned, compute), torch.arange(4).repeat_interleave(len(images))
     first = torch.arange(len(x)) % len(images) < len(images) // 2
     learned, nothing = (x[first], turns[first]), (x[:0], turns[:0])

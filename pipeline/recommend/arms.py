@@ -1,10 +1,11 @@
-"""What a race compares, as a study's file: then the study's runner, table and page know it, too."""
+"""What a race compares, as the text of a study's file: then the study's runner, table and page know it, too."""
 
-from pipeline.core import files
+import math
+
 from pipeline.core.errors import UserError
 from pipeline.params import presets, reader
 from pipeline.params.schema import Params
-from pipeline.recommend.race import FIRST_FRESH, LOOKS, Kind, Rules
+from pipeline.recommend.race import FIRST_FRESH, LOOKS, Arm, Rules
 from pipeline.study import cells
 
 STRENGTHS = (0.5, 1.0, 2.0)
@@ -14,55 +15,57 @@ MOST, LEAST = 20.0, 0.5  # further real images for each, in the ceiling: where t
 SHORT = 4  # the whole length in lengths of the short heat
 SEEDS = ["pretrain.seed", "inflation.seed", "augment.seed"]
 ASKS = {
-    "short": "which strengths are worth the whole length, within each kind?",
+    "short": "which strengths are worth the whole length, within each family?",
     "full": "could perfect images help, and which arms may be the best of their kind?",
     "fresh": "do generated images help? On seeds that no choice has seen",
 }
+_IN_STEPS = ("queue_start", "freeze_steps", "teacher_warmup_steps")  # of methods' own sections
+_ELSEWHERE = ("hub", "revision", "sha256", "channel_order")  # of a generator that is loaded or imported
 
 
-def kind(arm: str) -> Kind:
+def of(cell: cells.Cell) -> Arm:
     """What an arm of the study's file is."""
-    return arm if arm in ("none", "ceiling") else "generated"
+    return Arm(cell.of if cell.of in ("none", "ceiling") else "generated", cell.of)
 
 
-def write(name: str, values: dict[tuple, object], params: Params, rules: Rules) -> cells.Study:
-    """Write studies/NAME.yaml, with values by their path that all arms share, and read it.
+def text(values: dict[tuple, object], params: Params, rules: Rules) -> str:
+    """The study's file, with values by their path that all arms share.
 
-    params: with these values. UserError where its method wants generated images in another way.
+    params: with these values. UserError where they have no generator, or a method that wants its images in another way.
     """
-    if cells.wants_positives(params) or params.pretrain.method == "joint_gan":
-        what = f"{params.pretrain.method} uses generated images in its own way"
+    own, d, source = params.pretrain.method, params.dataset, params.generator.source
+    if cells.wants_positives(params) or own == "joint_gan":
+        what = f"{own} uses generated images in its own way"
         raise UserError(what, "params.yaml: pretrain.method", "the race is of inflation: take simclr, moco or another")
-    d = params.dataset
-    if not (d.validation_size and d.labelled_size):
-        what = f"{d.validation_size:,} validation images and {d.labelled_size:,} labels: nothing to choose arms by"
-        raise UserError(what, "params.yaml: dataset", "the race wants some of each")
-    ratio = min(MOST, d.ceiling_size / d.train_size)
+    if source in ("none", "real"):
+        what = f"{source} makes no generated images"
+        raise UserError(what, "params.yaml: generator.source", "set it to train, pretrained or import")
+    if not d.validation_size:
+        raise UserError("0 images to choose arms by", "params.yaml: dataset.validation_size", "the race wants some")
+    ratio = min(MOST, math.floor(100 * d.ceiling_size / d.train_size) / 100)
     arms = {"none": {"inflation": {"ratio": 0.0}}}
     arms |= {arm: {"inflation": {"ratio": r, "real_weight": w}} for arm, (r, w) in INFLATED.items()}
     if ratio >= LEAST:
-        arms["ceiling"] = {
-            "generator": {"source": "real"},
-            "inflation": {"ratio": float(f"{ratio:.2f}"), "real_weight": 1.0},
-        }
+        perfect = {"source": "real"} | dict.fromkeys(_ELSEWHERE)
+        arms["ceiling"] = {"generator": perfect, "inflation": {"ratio": ratio, "real_weight": 1.0}}
     parts = {}
     for heat, asks in ASKS.items():
         seeds = {"seeds": LOOKS[-1], "first_seed": FIRST_FRESH} if heat == "fresh" else {"seeds": rules.seeds}
-        base = {"base": {"pretrain": _shorter(params)}} if heat == "short" else {}
+        base = {"base": _shorter(params)} if heat == "short" else {}
         grid = {"augment.strength": list(STRENGTHS)}
         parts[heat] = {"asks": asks, **seeds, "arms": arms, "grid": grid, **base}
     file = {"title": "Do generated images help here?", "base": _nested(values), "seed": SEEDS, "parts": parts}
-    path = cells.FOLDER / f"{name}.yaml"
-    path.parent.mkdir(exist_ok=True)
-    files.write_text(path, presets.as_yaml(file))
-    return cells.load(name)
+    return presets.as_yaml(file)
 
 
-def _shorter(params: Params) -> dict[str, int]:
-    """A quarter of the steps, to the next step that is logged; warm-up and measurements with it."""
-    p = params.pretrain
-    steps = max(p.log_every, p.steps // SHORT // p.log_every * p.log_every)
-    return {"steps": steps, "warmup_steps": p.warmup_steps // SHORT, "evaluate_every": steps}
+def _shorter(params: Params) -> dict[str, dict]:
+    """A quarter of the steps; warm-up, and what the method counts in steps, with it. One row of the log."""
+    p, own = params.pretrain, params.pretrain.method
+    steps, warmup = max(1, p.steps // SHORT), p.warmup_steps // SHORT
+    section = getattr(params, own)
+    pretrain = {"steps": steps, "log_every": steps, "evaluate_every": steps, "warmup_steps": warmup}
+    counted = {name: getattr(section, name) // SHORT for name in _IN_STEPS if hasattr(section, name)}
+    return {"pretrain": pretrain | ({} if warmup else {"warmup_lr": None})} | ({own: counted} if counted else {})
 
 
 def _nested(values: dict[tuple, object]) -> dict:

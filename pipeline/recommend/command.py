@@ -1,4 +1,4 @@
-"""`leaven recommend`: a race of arms as a study that writes itself, from a folder or the set of params.yaml."""
+"""`leaven recommend`: a race of arms as a study that writes itself, of a folder or of the set of params.yaml."""
 
 import functools
 import json
@@ -11,20 +11,21 @@ from pipeline.core.progress import log
 from pipeline.params import presets, reader
 from pipeline.params.schema import Params
 from pipeline.recommend import arms, prices, race, words
-from pipeline.recommend.race import Result, Results, Rules, Run
+from pipeline.recommend.race import LOOKS, Result, Results, Rules, Run
 from pipeline.run import survey
 from pipeline.study import cells, rows, runner
 
-METRICS = Path("metrics/recommend.json")
+METRICS = Path("metrics")
+FAILED = 1  # the exit code of a study of which cells failed
 
 
 class Race:
-    """A study's file and its rows, as the race sees them."""
+    """A study and its rows, as the race sees them."""
 
     def __init__(self, study: cells.Study, rules: Rules):
         self.study, self.rules = study, rules
         self.asked = runner.wanted(study)
-        self.arms = {one.cell.arm: arms.kind(one.cell.of) for one in self.asked}
+        self.arms = {one.cell.arm: arms.of(one.cell) for one in self.asked}
         self.cells = {Run(one.cell.part, one.cell.arm, one.cell.seed): one.cell for one in self.asked}
 
     @property
@@ -32,20 +33,23 @@ class Race:
         """Those of a run of the whole length without generated images."""
         return next(one.params for one in self.asked if one.cell.part == "full")
 
+    @property
+    def perfect(self) -> float:
+        """Further real images for each one in the ceiling; 0 without one."""
+        of_ceiling = (one.params.inflation.ratio for one in self.asked if one.cell.of == "ceiling")
+        return next(of_ceiling, 0.0)
+
     @functools.cached_property
     def measured(self) -> prices.Prices:
         """What runs cost, before there is one."""
-        generated = (one for one in self.asked if self.arms[one.cell.arm] == "generated")
-        return prices.measured(self.params, max(one.params.inflation.ratio for one in generated))
+        return prices.measured(self.params, max(ratio for ratio, _ in arms.INFLATED.values()))
 
     def price(self) -> prices.Prices:
-        """By the rows if there are some; the generator's is nothing once it has been made."""
+        """By rows of the whole length if there are some; the generator's is nothing once it has been made."""
         found = self.rows()
-        run = prices.of_rows(list(found.values()), self.params.pretrain.steps)
-        if run is None:
-            return self.measured
-        made = any(self.arms[one.arm] == "generated" for one in found)
-        return prices.Prices(run, 0.0 if made else self.measured.generator)
+        run = prices.of_rows([row for one, row in found.items() if one.heat != "short"])
+        made = any(self.cells[one].of in arms.INFLATED for one in found)
+        return prices.Prices(self.measured.run if run is None else run, 0.0 if made else self.measured.generator)
 
     def rows(self) -> dict[Run, dict[str, str]]:
         """The rows that today's code and parameters made."""
@@ -60,149 +64,169 @@ class Race:
             if not (row["validation"] and row[cells.OUTCOME]):
                 what = "no validation images with labels, by which arms are chosen"
                 raise UserError(what, self.study.name, "the race wants some labels")
-            found[run] = Result(float(row["validation"]), float(row[cells.OUTCOME]))
+            if run.arm in self.arms:
+                found[run] = Result(float(row["validation"]), float(row[cells.OUTCOME]))
         return found
 
     def wanted(self) -> list[Run]:
         """What is to be made next."""
         return race.wanted(self.arms, self.results(), self.rules)
 
-    def answer(self) -> race.Answer:
-        """What is known."""
-        return race.answer(self.arms, self.results(), self.rules)
-
     def make(self, runs: list[Run], minutes: float, jobs: int) -> None:
-        """Run these, as far as the time reaches."""
+        """Run these, as far as the time reaches. An arm that fails drops out; UserError if a kind has no other left."""
         chosen = [self.cells[run] for run in runs]
-        runner.run(cells.Study(self.study.name, self.study.file, chosen), None, minutes, jobs)
+        try:
+            runner.run(cells.Study(self.study.name, self.study.file, chosen), None, minutes, jobs)
+        except UserError as fault:
+            there = self.rows()
+            failed = {run.arm for run in runs if run not in there}
+            left = {arm: of for arm, of in self.arms.items() if arm not in failed}
+            if fault.code != FAILED or {"none", "generated"} - {of.kind for of in left.values()}:
+                raise
+            log(f"{', '.join(sorted(failed))}: drop out, as a run failed ({fault})")
+            self.arms = left
 
 
 def recommend(name: str, folder: Path | None, hours: float, rules: Rules, jobs: int, dry_run: bool) -> None:
     """Plan the race, run it for so many hours, say what is known; the same command goes on."""
     if not 0 < hours < float("inf") or jobs < 1:
         raise UserError("must be above 0", "--hours and --jobs")
-    racing = Race(_study(name, folder, rules), rules)
+    text = _text(folder, rules)
+    racing = Race(cells.read(name, text), rules)
+    _refuse_another(racing, text)
+    if not dry_run:
+        rows.commit()  # or refused: no row could name what made it
     price = racing.price()
-    for line in plan(racing, price, hours):
-        print(line)
-    first = _first_look(racing) * price.run + price.generator
-    if not racing.rows() and first > 3600 * hours * jobs:
-        what = f"{hours:g} hours are too few for any answer, which takes about {first / 3600 / jobs:.1f}"
+    print("\n".join(plan(racing, price, hours)))
+    first, _ = to_first_look(racing)
+    if not racing.rows() and first * price.run + price.generator > 3600 * hours * jobs:
+        least = (first * price.run + price.generator) / 3600 / jobs
+        what = f"{hours:g} hours are too few for any answer, which takes about {least:.1f}"
         raise UserError(what, "--hours", "give as many, or shorten the runs: pretrain.steps in params.yaml")
     if dry_run:
         return
+    files.write_text(cells.FOLDER / f"{name}.yaml", text)
     end = time.monotonic() + 3600 * hours
     try:
         while runs := racing.wanted():
-            left, done = end - time.monotonic(), len(racing.rows())
-            if left < racing.price().run * (0.25 if runs[0].heat == "short" else 1.0):
+            left, done = end - time.monotonic(), (len(racing.rows()), len(racing.arms))
+            if left < racing.price().run * (1 / arms.SHORT if runs[0].heat == "short" else 1.0):
                 break
             log(f"{runs[0].heat} heat: {len(runs)} runs; {left / 3600:.1f} hours left")
             racing.make(runs, left / 60, jobs)
-            if len(racing.rows()) == done:
+            if (len(racing.rows()), len(racing.arms)) == done:
                 break
     except Stopped as stop:
         raise Stopped("stopped; the same command goes on", stop.signum) from stop
     finish(racing)
 
 
-def _study(name: str, folder: Path | None, rules: Rules) -> cells.Study:
-    """The study that was written before, or a new one of the folder, else of the set that params.yaml names."""
-    path = cells.FOLDER / f"{name}.yaml"
-    if path.exists():
-        study = cells.load(name)
-        there = study.file.base.get("dataset", {}).get("path")
-        if folder is not None and Path(there or "").resolve() != folder.resolve():
-            what = f"is of {there or 'the set of params.yaml'}, not of {folder}"
-            raise UserError(what, path, "give another --name, or move it and its CSV away")
-        return study
+def _text(folder: Path | None, rules: Rules) -> str:
+    """The study's file, as the folder or the set of params.yaml and today's parameters make it."""
     params = reader.load()
-    values = arms.with_a_ceiling(params) if folder is None else _of_folder(folder, params)
+    own = params.dataset.name == "folder" and Path(params.dataset.path)
+    if folder is None and not own:
+        values = arms.with_a_ceiling(params)
+    else:
+        values = _of_folder(folder or own, params, bool(own) and (folder or own).resolve() == own.resolve())
+    presets.words(values)  # or refused: a path that is no word would fail in every run
     whole = params.model_dump()
-    for (section, key, *further), value in values.items():
-        target = whole[section]
-        for deeper in further:
-            target, key = target[key], deeper
-        target[key] = value
+    for (*path, key), value in values.items():
+        functools.reduce(dict.__getitem__, path, whole)[key] = value
     given, faults = reader.validate(whole)
     if faults:
-        raise UserError("; ".join(f"{'.'.join(map(str, where))}: {what}" for where, what in faults), folder or path)
-    return arms.write(name, values, given, rules)
-
-
-def _of_folder(folder: Path, params: Params) -> dict[tuple, object]:
-    """What fits a folder, with half of the train images held back for the ceiling where none are to spare."""
-    asked = params.model_copy(
-        update={
-            "dataset": params.dataset.model_copy(update={"ceiling_size": int(arms.MOST * params.dataset.train_size)})
-        }
-    )
-    found = survey.survey(folder, survey.Wish(), asked)
-    train = found.values["dataset", "train_size"]
-    if found.values["dataset", "ceiling_size"] < train:
-        half = {"train_size": train // 2, "ceiling_size": train - train // 2}
-        asked = asked.model_copy(update={"dataset": asked.dataset.model_copy(update=half)})
-        found = survey.survey(folder, survey.Wish(), asked)
-        found.words.append(
-            f"half of the train pictures, {train - train // 2:,}, are held back as a perfect generator's"
+        raise UserError(
+            "; ".join(f"{'.'.join(map(str, where))}: {what}" for where, what in faults), folder or reader.FILE
         )
+    return arms.text(values, given, rules)
+
+
+def _of_folder(folder: Path, params: Params, own: bool) -> dict[tuple, object]:
+    """What fits a folder: half of the train images are held back for the ceiling where none are to spare.
+
+    own: params.yaml is of this folder, so what it says of labels, sizes and networks stands.
+    """
+    d = params.dataset
+    wish = survey.Wish(d.labels, d.label_column, d.image_size, d.channels, d.resize) if own else survey.Wish()
+    alone = params.inflation.model_copy(update={"ratio": 0.0})  # a batch must do for the arms without generated images
+
+    def look(**sizes: int) -> survey.Survey:
+        given = d.model_copy(update={"spare_size": 0, **sizes})
+        return survey.survey(folder, wish, params.model_copy(update={"dataset": given, "inflation": alone}))
+
+    found = look(ceiling_size=int(arms.MOST * d.train_size))
+    if not found.labelled:
+        raise UserError("pictures without labels, by which arms are chosen", folder, "the race wants some labels")
+    train, labelled = (found.values["dataset", name] for name in ("train_size", "labelled_size"))
+    if found.values["dataset", "ceiling_size"] < train:
+        half = train // 2
+        halved = look(train_size=half, labelled_size=min(labelled, half), ceiling_size=train - half)
+        held = halved.values["dataset", "ceiling_size"]
+        if held >= arms.LEAST * half:
+            found = halved
+            found.words.append(f"{held:,} train pictures are held back, to stand for those of a perfect generator")
     print("\n".join(found.words))
-    return found.values
+    sized = {
+        path: value for path, value in found.values.items() if path[0] in ("dataset", "quality") or "batch" in path[-1]
+    }
+    return sized if own else found.values
 
 
-def _first_look(racing: Race) -> float:
-    """Runs of the whole length up to the first look, if every arm that may go on does, and one of a kind is left."""
-    kinds = list(racing.arms.values())
-    going = sum(min(most, kinds.count(kind)) for kind, most in racing.rules.keep)
-    return racing.rules.seeds * (len(kinds) / arms.SHORT + going) + len(set(kinds)) * race.LOOKS[0]
+def _refuse_another(racing: Race, text: str) -> None:
+    """Refuse to go on with a study that is another question's, or was begun with other parameters."""
+    path = cells.FOLDER / f"{racing.study.name}.yaml"
+    if path.exists() and path.read_text(encoding="utf-8") != text and rows.read(racing.study.memory):
+        what = "was begun with another folder, other parameters or sizes"
+        raise UserError(what, path, "give another --name, or move it and its CSV away")
+
+
+def to_first_look(racing: Race) -> tuple[float, float]:
+    """Runs of the whole length until the first look at fresh seeds: if one arm of a kind is left then, and if all are.
+
+    What is done counts no more.
+    """
+    most, families = dict(racing.rules.keep), list(dict.fromkeys(racing.arms.values()))
+    going = sum(min(most[of.kind], list(racing.arms.values()).count(of)) for of in families)
+    before = racing.rules.seeds * (len(racing.arms) / arms.SHORT + going)
+    done = sum(1 / arms.SHORT if run.heat == "short" else 1.0 for run in racing.rows())
+    kinds = len({of.kind for of in families})
+    return tuple(max(0.0, before + LOOKS[0] * left - done) for left in (kinds, going))
 
 
 def plan(racing: Race, price: prices.Prices, hours: float) -> list[str]:
     """What will be run, what it costs, what it can tell: before anything is."""
-    params, done = racing.params, racing.rows()
-    d = params.dataset
-    kinds = list(racing.arms.values())
+    p, d, kinds = racing.params.pretrain, racing.params.dataset, [of.kind for of in racing.arms.values()]
+    first, last = ((runs * price.run + price.generator) / 3600 for runs in to_first_look(racing))
+    perfect = f", {kinds.count('ceiling')} with {racing.perfect:g} x as many real images in their place"
     lines = [
         f"{d.path}: {d.train_size:,} real images, {d.validation_size:,} of validation, "
-        f"{params.pretrain.steps:,} steps of {params.pretrain.batch_size}",
-        f"arms: {kinds.count('none')} without generated images, {kinds.count('generated')} with, "
-        f"{kinds.count('ceiling')} with {d.ceiling_size:,} real images in their place",
-        f"{price.told()}; the first look at fresh seeds comes after about "
-        f"{(_first_look(racing) * price.run + price.generator) / 3600:.1f} hours",
+        f"{p.steps:,} steps of {p.batch_size}",
+        f"arms: {kinds.count('none')} without generated images, {kinds.count('generated')} with"
+        f"{perfect if racing.perfect else ''}; {len(racing.rows())} runs are done",
+        price.told(),
+        f"the first look at fresh seeds comes after {first:.1f} to {last:.1f} hours, one run at a time",
     ]
-    affordable = [
-        look for look in range(1, len(race.LOOKS) + 1) if _until_look(racing, look) * price.run <= 3600 * hours
-    ]
-    if affordable:
-        most = affordable[-1]
-        lines.append(
-            f"{hours:g} hours reach about {race.LOOKS[most - 1]} fresh seeds, which resolve about "
-            f"{words.resolvable(most):.1f} points"
-        )
-    if "ceiling" not in kinds:
+    further = [2 * (seeds - LOOKS[0]) * price.run / 3600 for seeds in LOOKS]
+    reached = sum(first + more <= hours for more in further)
+    if reached:
+        reach = f"{hours:g} hours reach {LOOKS[reached - 1]} fresh seeds at best"
+        lines.append(f"{reach}, which resolve about {words.resolvable(reached):.1f} points")
+    if not racing.perfect:
         lines.append("no real images are to spare: what a perfect generator would bring stays unknown")
-    if done:
-        lines.append(f"{len(done)} runs are there already")
     return lines
 
 
-def _until_look(racing: Race, look: int) -> float:
-    return _first_look(racing) + 2 * (race.LOOKS[look - 1] - race.LOOKS[0])
-
-
 def finish(racing: Race) -> None:
-    """Print what is known; write it as numbers, and the best setting as a preset."""
-    answer = racing.answer()
-    test = racing.params.dataset.test_size
-    for line in words.told(answer, racing.rules, racing.price(), test):
-        print(line)
-    METRICS.parent.mkdir(exist_ok=True)
-    files.write_text(METRICS, json.dumps(words.numbers(answer, racing.rules), indent=1) + "\n")
-    print(f"written: {METRICS}, {racing.study.memory}")
+    """Print what is known and how to run the best setting; write it as numbers."""
+    answer, path = race.answer(racing.arms, racing.results(), racing.rules), METRICS / f"{racing.study.name}.json"
+    print("\n".join(words.told(answer, racing.rules, racing.price(), racing.perfect)))
+    path.parent.mkdir(exist_ok=True)
+    files.write_text(path, json.dumps(words.numbers(answer, racing.rules), indent=1) + "\n")
+    print(f"written: {path}, {racing.study.memory}")
     chosen = answer.best.get("generated" if answer.word == "helps" else "none")
     if chosen is not None:
         cell = next(cell for cell in racing.study.cells if cell.part == "full" and cell.arm == chosen)
-        seeds = {tuple(key.split(".")) for key in racing.study.file.seed}
-        needless = seeds | {("dataset", "ceiling_size")}
-        setting = {path: value for path, value in cell.values.items() if path not in needless}
-        print(f"run the best setting: leaven run {' '.join(presets.words(setting))}")
+        setting = {path: cell.values[path] for path in cell.values if path[0] in ("inflation", "augment")}
+        setting = {path: value for path, value in setting.items() if path[-1] != "seed"}
+        so_far = "best setting so far" if answer.word == "not resolved" else "best setting"
+        print(f"{so_far}: leaven run {' '.join(presets.words(setting))}")

@@ -1,16 +1,19 @@
 """What runs cost on this machine: measured in some seconds before the first one, then by the rows that there are."""
 
+import multiprocessing
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from pipeline import methods
 from pipeline.core import seeds
+from pipeline.core.errors import UserError
 from pipeline.data import mixture, shards
 from pipeline.engine import arithmetic, loop
 from pipeline.generators import module
@@ -20,9 +23,9 @@ from pipeline.params.schema import Params
 from pipeline.training import encoder
 from pipeline.training.batches import Batches
 
-STEPS, WARM = 8, 2  # timed, after so many that are not
+FEW, MORE = 2, 8  # steps whose times are compared: what a run does once falls out
 OVERHEAD = 40.0  # seconds of a run beside its training: the stages' imports, linear evaluation, DVC
-IMAGES = 512  # that measured batches are of
+IMAGES = 512  # that measured batches are of, at least
 
 
 class Prices(NamedTuple):
@@ -40,56 +43,60 @@ class Prices(NamedTuple):
 def measured(params: Params, ratio: float) -> Prices:
     """By some steps of the encoder's and the generator's own training on noise, and the images that `ratio` asks for.
 
-    A generated image costs a third of a training step's share for each step of the sampler: the forward pass alone.
+    In a process of its own, which leaves a GPU as it was. A generated image costs a third of a training step's share
+    for each step of the sampler, the forward pass alone; of a generator that is not trained here nothing is known.
     """
+    if params.compute.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("torch finds no CUDA device", "params.yaml: compute.device", "set it to cpu")
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(_measured, params, ratio).result()
+
+
+def of_rows(rows: list[dict[str, str]]) -> float | None:
+    """Seconds of a run, by finished ones of the whole length; None if there is none.
+
+    The median: a few of them made the generator or its images as well.
+    """
+    return statistics.median(float(row["seconds"]) for row in rows) if rows else None
+
+
+def _measured(params: Params, ratio: float) -> Prices:
     arithmetic.prepare(params.compute)
     side, channels, _ = shape(params.dataset)
-    noise = 128 + 50 * seeds.noise((IMAGES, side, side, channels), 0, "prices")
-    images = noise.clamp(0, 255).to(torch.uint8).numpy()
+    noise = 128 + 50 * seeds.noise((max(IMAGES, params.pretrain.batch_size), side, side, channels), 0, "prices")
+    images = noise.clamp(0, 255).to(torch.uint8)
     run = _encoder_step(params, images) * params.pretrain.steps + OVERHEAD
     if params.generator.source != "train":
         return Prices(run, 0.0)
     section = getattr(params, params.generator.kind)
-    step = _generator_step(params, images)
+    training = module(params.generator.kind).Training(section, images.to(params.compute.device))
+    step = _timed(params, training.task, section, training.plan.build)
     sampled = ratio * params.dataset.train_size * params.generate.steps
     return Prices(run, step * section.steps + step / section.batch_size / 3 * sampled)
 
 
-def of_rows(rows: list[dict[str, str]], steps: int) -> float | None:
-    """Seconds of a run of so many steps, by finished ones; None if there is none.
-
-    The median: a few of them made the generator or its images as well.
-    """
-    found = [max(0.0, float(row["seconds"]) - OVERHEAD) / int(row["steps"]) for row in rows]
-    return statistics.median(found) * steps + OVERHEAD if found else None
-
-
-def _encoder_step(params: Params, images: np.ndarray) -> float:
+def _encoder_step(params: Params, images: torch.Tensor) -> float:
     p, channels = params.pretrain, images.shape[3]
     network = backbones.build(p.backbone, [0.5] * channels, [0.25] * channels, 0, images.shape[1])
     method = methods.load(p.method).build(getattr(params, p.method), network, 0).to(params.compute.device)
-    draw = mixture.Mixture(IMAGES, 0, 1.0, p.batch_size, 0)
-    bank = shards.ImageBank(images, [], params.compute.device)
-    batches = Batches(draw, bank, 0, method.views, params.augment)
+    draw = mixture.Mixture(len(images), 0, 1.0, p.batch_size, 0)
+    batches = Batches(
+        draw, shards.ImageBank(images.numpy(), [], params.compute.device), 0, method.views, params.augment
+    )
     phases = encoder.phases_of(method, p.decay_vectors)
     task = loop.Task(phases, batches, {"method": method}, before_step=method.before_step, after_step=method.after_step)
     method.train()
-    return _timed(params, task, p, lambda groups, lr: encoder.optimiser(p, groups, lr))
+    return _timed(params, task, p, lambda groups, lr: encoder.optimiser(p, groups, lr), p.accumulate)
 
 
-def _generator_step(params: Params, images: np.ndarray) -> float:
-    section = getattr(params, params.generator.kind)
-    training = module(params.generator.kind).Training(section, torch.from_numpy(images).to(params.compute.device))
-    return _timed(params, training.task, training.plan.schedule, training.plan.build)
-
-
-def _timed(params: Params, task: loop.Task, schedule, build) -> float:
+def _timed(params: Params, task: loop.Task, schedule, build: Callable, parts: int = 1) -> float:
     """Seconds of a step of the real loop."""
-    for steps in (WARM, STEPS):
-        short = schedule.model_copy(update={"steps": steps, "log_every": steps, "checkpoint_every": steps})
-        plan = loop.Optimisation(short, build)
+    found = {}
+    for steps in (FEW, FEW, FEW + MORE):  # the first makes kernels
+        at_end = dict.fromkeys(("steps", "log_every", "checkpoint_every"), steps)
+        plan = loop.Optimisation(schedule.model_copy(update=at_end), build, parts=parts)
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
             loop.train("measuring", task, plan, params.compute, Path(folder), "measuring")
-            seconds = time.perf_counter() - start
-    return seconds / STEPS
+            found[steps] = time.perf_counter() - start
+    return max(0.0, found[FEW + MORE] - found[FEW]) / MORE

@@ -2,16 +2,18 @@
 
 It looks at results alone, so a race that was broken off goes on where it was. Three heats:
 
-1. short: every arm, a part of the length. An arm drops out where it is surely worse than the best of its own kind, or
-   not among the first few. Kinds are never compared here: how much more images bring depends on the length.
+1. short: every arm, a part of the length. Of each family (the same images at several strengths) the best goes on, of
+   the family without generated images all that are not surely worse. Families are not compared: how much more images
+   bring depends on the length.
 2. full: what is left, at the whole length. The ceiling ends the race where even perfect images would surely bring less
    than the least gain of interest. Arms that may still be the best of their kind go on.
 3. fresh: they meet again on seeds that no choice has seen. After some numbers of seeds there is a look, each with a
    wider interval, so that all looks together err as seldom as one would; what is surely worse than its kind drops out.
 
-Arms are chosen by validation images; what is reported is of test images and of fresh seeds alone. Generated images help
-if the best arm with them surely beats every arm without that is left; not only the best of those, which the race may
-not have found. They harm, or bring no gain, if this is sure of every arm with them that is left.
+Arms are chosen by validation images; what is reported is of test images and of fresh seeds alone. From the second look
+on, the fresh seeds before it have chosen among what was left: that much luck may be in the number. Generated images
+help if the best arm with them surely beats every arm without that is left; not only the best of those, which the race
+may not have found. They harm, or bring no gain, if this is sure of every arm with them that is left.
 """
 
 import math
@@ -31,15 +33,22 @@ FIRST_FRESH = 100  # the first seed of the third heat
 
 @dataclass(frozen=True)
 class Rules:
-    """least: the least gain of interest, in points. seeds: of the first two heats. keep: arms of a kind in the second.
+    """least: the least gain of interest, in points. seeds: of the first two heats.
 
-    anyway: whether to go on where perfect images would bring nothing.
+    keep: how many arms of a family the second heat has. anyway: whether to go on where perfect images bring nothing.
     """
 
     least: float = 1.0
     seeds: int = 2
-    keep: tuple[tuple[Kind, int], ...] = (("none", 3), ("generated", 3), ("ceiling", 1))
+    keep: tuple[tuple[Kind, int], ...] = (("none", 3), ("generated", 1), ("ceiling", 1))
     anyway: bool = False
+
+
+class Arm(NamedTuple):
+    """What an arm is, and the family of those that differ from it in strength alone."""
+
+    kind: Kind
+    family: str
 
 
 class Run(NamedTuple):
@@ -58,22 +67,24 @@ class Result(NamedTuple):
 
 
 Results = dict[Run, Result]
-Arms = dict[str, Kind]
+Arms = dict[str, Arm]
 
 
 @dataclass(frozen=True)
 class Answer:
     """What is known. word: helps, harms, no gain (of `least` or more), could not help (nor could perfect images), or
-    not resolved. best: the arm of each kind. gain and more: generated - none and ceiling - none, in points, with
-    intervals that hold over all looks in 95 %. fresh: the fresh seeds they rest on; 0: those of the choice.
-    deviation: of a run from arm + seed, in points; NaN if unknown.
+    not resolved. best: the arm of each kind. gain, more and lacking: generated - none, ceiling - none and generated -
+    ceiling, in points, with intervals that hold over all looks in 95 %. fresh, perfect: the fresh seeds that gain and
+    the other two rest on; 0: the seeds of the choice. deviation: of a run from arm + seed, in points; NaN if unknown.
     """
 
     word: Literal["helps", "harms", "no gain", "could not help", "not resolved"]
     best: dict[Kind, str]
     gain: Difference | None
     more: Difference | None
+    lacking: Difference | None
     fresh: int
+    perfect: int
     deviation: float
 
 
@@ -87,7 +98,7 @@ def wanted(arms: Arms, results: Results, rules: Rules) -> list[Run]:
         return []
     for look in range(len(LOOKS)):
         left = _at_look(arms, results, look)
-        if not {"none", "generated"} <= {arms[arm] for arm in left}:
+        if not {"none", "generated"} <= {arms[arm].kind for arm in left}:
             return []
         missing = _missing(results, "fresh", left, _fresh(look))
         if missing or _looked_at(arms, results, rules, look).word != "not resolved":
@@ -115,9 +126,11 @@ def kept(arms: Arms, results: Results, rules: Rules) -> list[str]:
     short = _fit(results, "short")
     if short is None or not set(arms) <= set(short.arms):
         return list(arms)
-    found = []
-    for kind, most in rules.keep:
-        found += _close(short, [arm for arm, of in arms.items() if of == kind])[:most]
+    most, families, found = dict(rules.keep), {}, []
+    for arm, of in arms.items():
+        families.setdefault(of, []).append(arm)
+    for of, members in families.items():
+        found += _close(short, members)[: most[of.kind]]
     return [arm for arm in arms if arm in found]
 
 
@@ -128,7 +141,7 @@ def racing(arms: Arms, results: Results, look: int) -> list[str]:
         return []
     left = racing(arms, results, look - 1) if look else fit.arms
     kinds = ("none", "generated")
-    return [arm for kind in kinds for arm in _close(fit, [arm for arm in left if arms[arm] == kind])]
+    return [arm for kind in kinds for arm in _close(fit, _of(arms, kind, left))]
 
 
 def _at_look(arms: Arms, results: Results, look: int) -> list[str]:
@@ -149,7 +162,11 @@ def _close(blocks: Blocks, arms: list[str]) -> list[str]:
 def _ceiling(arms: Arms, results: Results) -> list[str]:
     """The best arm with perfect images, of the second heat."""
     full = _fit(results, "full")
-    return [] if full is None else _close(full, [arm for arm in full.arms if arms[arm] == "ceiling"])[:1]
+    return [] if full is None else _close(full, _of(arms, "ceiling", full.arms))[:1]
+
+
+def _of(arms: Arms, kind: Kind, those: list[str]) -> list[str]:
+    return [arm for arm in those if arms[arm].kind == kind]
 
 
 def answer(arms: Arms, results: Results, rules: Rules) -> Answer:
@@ -168,35 +185,39 @@ def _looked_at(arms: Arms, results: Results, rules: Rules, look: int) -> Answer:
     before, left, best = _until(results, look), racing(arms, results, max(look, 0)), {}
     every = _fit(before, "full", "fresh", of="test")
     for arm in [*left, *_ceiling(arms, results)]:
-        best.setdefault(arms[arm], arm)
+        best.setdefault(arms[arm].kind, arm)
     deviation = math.sqrt(every.variance) if every is not None and every.df else math.nan
     if {"none", "generated"} - best.keys():
-        return Answer("not resolved", best, None, None, 0, deviation)
+        return Answer("not resolved", best, None, None, None, 0, 0, deviation)
 
     def over(one: str, other: str = best["none"]) -> Difference:
         return _between(before, every, one, other)
 
-    gain, more = over(best["generated"]), over(best["ceiling"]) if "ceiling" in best else None
+    gain, more, lacking = over(best["generated"]), None, None
+    if "ceiling" in best:
+        more, lacking = over(best["ceiling"]), over(best["generated"], best["ceiling"])
+    perfect = LOOKS[0] if "ceiling" in best and look >= 0 else 0
     if look < 0:
         word = "could not help" if _hopeless(arms, results, rules) and not rules.anyway else "not resolved"
-        return Answer(word, best, gain, more, 0, deviation)
-    without, generated = ([arm for arm in left if arms[arm] == kind] for kind in ("none", "generated"))
+        return Answer(word, best, gain, more, lacking, 0, 0, deviation)
+    without, generated = (_of(arms, kind, left) for kind in ("none", "generated"))
     most = max(over(arm).high for arm in generated)
     word = "harms" if most < 0 else "no gain" if most < rules.least else "not resolved"
     if all(over(best["generated"], arm).low > 0 for arm in without):
         word = "helps"
-    return Answer(word, best, gain, more, LOOKS[look], deviation)
+    return Answer(word, best, gain, more, lacking, LOOKS[look], perfect, deviation)
 
 
 def _hopeless(arms: Arms, results: Results, rules: Rules) -> bool:
-    """Whether perfect images would surely bring less than the least gain of interest."""
-    full = _fit(results, "full")
+    """Whether perfect images would surely bring less than the least gain, on validation images and on the test."""
+    full, test = _fit(results, "full"), _fit(results, "full", of="test")
     if full is None:
         return False
-    best = {kind: _close(full, [arm for arm in full.arms if arms[arm] == kind])[:1] for kind in ("none", "ceiling")}
-    if not (best["none"] and best["ceiling"]):
+    best = [_close(full, _of(arms, kind, full.arms))[:1] for kind in ("ceiling", "none")]
+    if not all(best):
         return False
-    return full.contrast({best["ceiling"][0]: 1, best["none"][0]: -1}).high < rules.least
+    (ceiling,), (none,) = best
+    return max(fit.contrast({ceiling: 1, none: -1}).high for fit in (full, test)) < rules.least
 
 
 def _fit(results: Results, *heats: Heat, of: Literal["validation", "test"] = "validation") -> Blocks | None:

@@ -16,46 +16,46 @@ def resolvable(looks: int, deviation: float = USUAL, df: int = 20) -> float:
     return (quantile(race.CONFIDENCE, df) + quantile(0.6, df)) * error
 
 
-def told(answer: Answer, rules: Rules, prices: Prices, test: int | None) -> list[str]:
-    """A line for each thing that is known. test: test images, for what they cannot tell; None: unknown."""
-    lines = [_verdict(answer, rules)]
+def told(answer: Answer, rules: Rules, prices: Prices, perfect: float) -> list[str]:
+    """A line for each thing that is known. perfect: further real images for each one in the ceiling."""
+    lines = [_verdict(answer, rules, perfect)]
     if answer.more is not None:
-        lines.append(_ceiling(answer, rules))
+        lines.append(_ceiling(answer, perfect))
     if answer.best:
         lines.append("best: " + "; ".join(f"{kind}: {arm}" for kind, arm in answer.best.items()))
-    if test:
-        noise = 100 * 1.96 * math.sqrt(2 * 0.16 / test)
-        lines.append(f"on other test images, {test:,} as here, differences may lie up to {noise:.1f} points elsewhere")
     more = hours_to_resolve(answer, rules, prices)
     if answer.word == "not resolved" and more is not None:
         lines.append(f"to resolve {rules.least:g} points would take about {more:.1f} hours more")
     return lines
 
 
-def _verdict(answer: Answer, rules: Rules) -> str:
+def _verdict(answer: Answer, rules: Rules, perfect: float) -> str:
     if answer.gain is None:
         return "generated images: nothing is known yet"
+    not_even = f"they could not help: {perfect:g} x as many perfect images do not bring {rules.least:g} points"
     said = {
         "helps": "they help",
         "harms": "they harm",
         "no gain": f"no gain of {rules.least:g} points or more",
-        "could not help": f"they could not help: not even perfect images bring {rules.least:g} points",
+        "could not help": not_even,
         "not resolved": "not resolved",
     }[answer.word]
-    rests = (
-        f"{answer.fresh} fresh paired seeds" if answer.fresh else "the seeds by which arms were chosen, which flatter"
-    )
-    return f"generated images: {said} ({_points(answer.gain)}; {rests})"
+    return f"generated images: {said} ({_points(answer.gain)}; {_rests(answer.fresh)})"
 
 
-def _ceiling(answer: Answer, rules: Rules) -> str:
-    """What perfect images bring, and so what limits generated ones."""
-    more, gain = answer.more, answer.gain
-    line = f"a perfect generator would bring {_points(more)}"
-    if gain is None or not answer.fresh or more.low <= 0:
-        return line
-    lacking = more.points - gain.points
-    return f"{line}: the generated images lack {lacking:.1f} of these" if lacking > rules.least else line
+def _ceiling(answer: Answer, perfect: float) -> str:
+    """What perfect images bring, and what generated ones surely lack of it."""
+    line = f"a perfect generator of {perfect:g} x as many would bring {_points(answer.more)}; {_rests(answer.perfect)}"
+    lacking = answer.lacking
+    if answer.perfect and answer.more.low > 0 and lacking is not None and lacking.high < 0:
+        line += (
+            f"; the generated images lack {-lacking.points:.1f} of these ({-lacking.high:.1f} to {-lacking.low:.1f})"
+        )
+    return line
+
+
+def _rests(seeds: int) -> str:
+    return f"{seeds} fresh paired seeds" if seeds else "the seeds by which arms were chosen, which flatter"
 
 
 def _points(d: Difference) -> str:
@@ -65,7 +65,10 @@ def _points(d: Difference) -> str:
 
 
 def hours_to_resolve(answer: Answer, rules: Rules, prices: Prices) -> float | None:
-    """About how much more time resolves the least gain, if runs go on to deviate as they did; None if no look would."""
+    """About how much more time resolves the least gain, if two arms are left and runs deviate as they did.
+
+    None if no look would, or nothing is known of runs yet.
+    """
     if math.isnan(answer.deviation) or "generated" not in answer.best:
         return None
     for look, seeds in enumerate(LOOKS, 1):
@@ -87,7 +90,9 @@ def numbers(answer: Answer, rules: Rules) -> dict[str, object]:
         "least_gain": rules.least,
         "gain": interval(answer.gain),
         "ceiling": interval(answer.more),
+        "lacking": interval(answer.lacking),
         "fresh_seeds": answer.fresh,
+        "ceiling_seeds": answer.perfect,
         "deviation": None if math.isnan(answer.deviation) else round(answer.deviation, 3),
         "best": answer.best,
     }

@@ -44,11 +44,15 @@ class Wish(NamedTuple):
 
 @dataclass
 class Survey:
-    """What was found: words for people, the values that fit by their path in params.yaml, some pictures."""
+    """What was found: words for people, the values that fit by their path in params.yaml, some pictures.
+
+    labelled: whether pictures have classes.
+    """
 
     words: list[str]
     values: dict[tuple, object]
     sheet: list[tuple[str, np.ndarray]]
+    labelled: bool
 
 
 def survey(folder: Path, wish: Wish, params: Params) -> Survey:
@@ -73,7 +77,9 @@ def survey(folder: Path, wish: Wish, params: Params) -> Survey:
         raise UserError(what, folder, "it takes more pictures to learn anything")
     values = _values(asked, params, len(listing.train), known, drawn=listing.test is None)
     words = [f"{asked.path}: {listing.told()}", *_looks(headers, asked), *_copies(alone), *_unequal(labels)]
-    return Survey([*words, *_warnings(values, listing)], values, some(images, labels, listing.classes))
+    return Survey(
+        [*words, *_warnings(values, listing)], values, some(images, labels, listing.classes), listing.classes != [""]
+    )
 
 
 def _asked(folder: Path, wish: Wish, before: Dataset) -> Dataset:

@@ -191,7 +191,7 @@ def decomposed(data: pd.DataFrame, outcome: str = OUTCOME) -> Decomposition | No
     The best of a kind is the one with the highest fitted effect.
     """
     blocks, best = fitted(data, outcome), {}
-    alone = (data.ratio == 0) & (data.positives == "none") & ~(data["replace"] > 0)
+    alone = (data.ratio == 0) & (data.positives == "none") & ~(data["replace"] > 0) & (data.method != "joint_gan")
     kind = np.where(alone, "none", np.where(data.source == "real", "ceiling", "generated"))
     for of, arm in zip(kind, data.arm, strict=True):
         if arm in blocks.arms:

@@ -123,7 +123,13 @@ def load(name: str) -> Study:
     if not path.exists():
         there = ", ".join(sorted(found.stem for found in FOLDER.glob("*.yaml"))) or "none"
         raise UserError(f"no study {name}", FOLDER, f"there are {there}")
-    values, _, faults = reader.parse(reader.text_of(path))
+    return read(name, reader.text_of(path))
+
+
+def read(name: str, text: str) -> Study:
+    """A study of the text that studies/NAME.yaml has, or would have; UserError where it has a fault."""
+    path = FOLDER / f"{name}.yaml"
+    values, _, faults = reader.parse(text)
     if faults:
         raise UserError("; ".join(f"{'.'.join(map(str, where))}: {what}" for where, what in faults), path)
     try:

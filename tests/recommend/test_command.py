@@ -3,15 +3,18 @@
 import itertools
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from bench.races import World
 from pipeline.core.errors import UserError
-from pipeline.params import reader
+from pipeline.params import presets, reader
 from pipeline.recommend import arms, command, prices
-from pipeline.recommend.race import Rules, Run
+from pipeline.recommend.race import Arm, Rules, Run
 from pipeline.study import cells, rows, runner
 from tests.pipeline.clones import ROOT
 from tests.study.test_runner import row
@@ -27,7 +30,8 @@ class Made(World):
         better = {"none": 0.0, "ceiling": perfect} | dict.fromkeys(arms.INFLATED, gain)
         loss = dict(zip(arms.STRENGTHS, (1.0, 0.0, 0.7), strict=True))
         points = list(itertools.product(better, arms.STRENGTHS))
-        self.arms = {f"{arm}, strength {s:g}": arms.kind(arm) for arm, s in points}
+        kinds = {"none": "none", "ceiling": "ceiling"}
+        self.arms = {f"{arm}, strength {s:g}": Arm(kinds.get(arm, "generated"), arm) for arm, s in points}
         self.truth = {f"{arm}, strength {s:g}": 50 + better[arm] - loss[s] for arm, s in points}
 
 
@@ -36,6 +40,7 @@ def here(tmp_path, monkeypatch):
     shutil.copy(ROOT / reader.FILE, tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(prices, "measured", lambda params, ratio: prices.Prices(RUN, GENERATOR))
+    monkeypatch.setattr(rows, "commit", lambda: "c")
     return tmp_path
 
 
@@ -73,7 +78,7 @@ def world(monkeypatch):
 
 
 def answered() -> dict:
-    return json.loads(command.METRICS.read_text())
+    return json.loads(Path("metrics/recommend.json").read_text())
 
 
 def ask(hours: float = 24.0, **options):
@@ -90,8 +95,8 @@ def test_what_helps_is_found_and_the_setting_is_one_that_can_be_run(here, world,
     assert found["gain"]["low"] < 2.0 < found["gain"]["high"]
     assert found["best"]["none"] == "none, strength 1"
     assert "generated images: they help (+" in said
-    assert "a perfect generator would bring +" in said
-    words = said.partition("run the best setting: leaven run ")[2].split()
+    assert "a perfect generator of 5 x as many would bring +" in said
+    words = said.partition("\nbest setting: leaven run ")[2].split()
     assert "augment.strength=1.0" in words
     assert "-S" in words
     assert not any("seed" in word for word in words)
@@ -132,11 +137,14 @@ def test_a_dry_run_says_what_it_would_cost_and_runs_nothing(here, world, capsys)
     ask(dry_run=True)
     said = capsys.readouterr().out
     assert made.done == 0
-    assert not command.METRICS.exists()
+    assert not Path("metrics/recommend.json").exists()
+    assert not Path("studies").exists()
     assert "a run of the whole length takes about 4.0 minutes" in said
-    assert "arms: 3 without generated images, 9 with, 3 with" in said
-    # 15 arms, two seeds, a quarter: 7.5; 3 + 3 + 1 arms, two seeds: 14; three kinds, three seeds: 9. And the generator.
-    assert f"after about {(30.5 * RUN + GENERATOR) / 3600:.1f} hours" in said
+    assert "arms: 3 without generated images, 9 with, 3 with 5 x as many real images in their place" in said
+    # 15 arms, two seeds, a quarter: 7.5; 3 + 3 + 1 arms, two seeds: 14; three seeds of three kinds, 9, or of all seven
+    # arms, 21. And the generator.
+    first, last = ((runs * RUN + GENERATOR) / 3600 for runs in (30.5, 42.5))
+    assert f"comes after {first:.1f} to {last:.1f} hours" in said
 
 
 def test_too_little_time_is_said_at_once(here, world):
@@ -157,11 +165,13 @@ def test_hours_are_kept_and_more_of_them_go_on(here, world):
     assert answered()["fresh_seeds"] >= 3
 
 
-def test_a_race_of_one_folder_is_not_gone_on_with_for_another(here, world, tmp_path):
+def test_a_race_is_not_gone_on_with_after_its_parameters_changed(here, world):
     world(0.0, 4.0)
-    ask(dry_run=True)
-    with pytest.raises(UserError, match="not of"):
-        ask(folder=tmp_path / "other")
+    ask(2.3)
+    presets.write({("pretrain", "steps"): 800})
+    with pytest.raises(UserError, match="begun with another folder, other parameters"):
+        ask()
+    ask(name="longer", dry_run=True)
 
 
 def test_rows_without_labels_are_refused(here, world, monkeypatch):
@@ -172,4 +182,71 @@ def test_rows_without_labels_are_refused(here, world, monkeypatch):
     (here / "studies/recommend.csv").unlink()
     rows.add(here / "studies/recommend.csv", given[0] | {"validation": ""})
     with pytest.raises(UserError, match="labels"):
+        ask()
+
+
+def test_an_arm_whose_runs_fail_drops_out_and_the_others_go_on(here, world, monkeypatch, capsys):
+    world(2.0, 4.0)
+    run = runner.run
+
+    def failing(study, parts, minutes, jobs):
+        chosen = [cell for cell in study.cells if cell.arm != "x10, strength 2"]
+        run(cells.Study(study.name, study.file, chosen), parts, minutes, jobs)
+        if len(chosen) < len(study.cells):
+            raise UserError("2 cells failed", study.name, "see above", code=1)
+
+    monkeypatch.setattr(runner, "run", failing)
+    ask()
+    assert "x10, strength 2: drop out, as a run failed" in capsys.readouterr().err
+    assert answered()["answer"] == "helps"
+
+
+def folder(path: Path, classes: int, each: int) -> Path:
+    """Grey noise in class folders."""
+    noise = np.random.default_rng(0)
+    for k, i in itertools.product(range(classes), range(each)):
+        (path / f"class{k}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise.integers(0, 256, (12, 12), dtype=np.uint8)).save(path / f"class{k}" / f"{i}.png")
+    return path
+
+
+def test_of_a_folder_half_of_the_train_pictures_are_held_back_and_every_arm_has_the_other_half(here, world, capsys):
+    """600 pictures: 100 to test, 100 of validation, 200 of 400 to train on."""
+    made = world(2.0, 4.0)
+    ask(folder=folder(here / "mine", 3, 200), dry_run=True)
+    said = capsys.readouterr().out
+    assert "200 train pictures are held back, to stand for those of a perfect generator" in said
+    assert "200 real images, 100 of validation" in said
+    assert "3 with 1 x as many real images in their place" in said
+    assert made.done == 0
+
+
+def test_a_folder_that_params_yaml_names_keeps_its_size_and_network(here, world, capsys):
+    world(2.0, 4.0)
+    given = {"name": "folder", "path": "mine", "image_size": 8, "channels": 3, "resize": "crop", "test_size": 60}
+    given |= {"train_size": 100, "validation_size": 50, "labelled_size": 100, "spare_size": 0}
+    folder(here / "mine", 3, 200)
+    values = {("dataset", name): value for name, value in given.items()}
+    values |= {("augment", "form"): "colour", ("quality", "images"): 20, ("pretrain", "batch_size"): 32}
+    presets.write(values)
+    ask()
+    assert "100 real images, 50 of validation" in capsys.readouterr().out
+    study = cells.load("recommend")
+    assert study.file.base["dataset"]["image_size"] == 8
+    assert study.file.base["dataset"]["ceiling_size"] >= 100
+    assert set(study.file.base) <= {"dataset", "quality", "ddpm", "conditioned", "pretrain", "linear_eval"}
+
+
+def test_pictures_without_labels_are_refused_before_any_run(here, world):
+    made = world(2.0, 4.0)
+    bare = folder(here / "mine", 1, 40) / "class0"
+    with pytest.raises(UserError, match="pictures without labels"):
+        ask(folder=bare)
+    assert made.done == 0
+
+
+def test_without_a_generator_there_is_nothing_to_ask(here, world):
+    world(2.0, 4.0)
+    presets.write({("generator", "source"): "real", ("dataset", "ceiling_size"): 20000})
+    with pytest.raises(UserError, match="real makes no generated images"):
         ask()

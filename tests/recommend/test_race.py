@@ -6,9 +6,10 @@ from scipy import stats
 
 from bench.races import World, residuals
 from pipeline.recommend import race
-from pipeline.recommend.race import Result, Rules, Run
+from pipeline.recommend.race import Arm, Result, Rules, Run
 
 RULES = Rules()
+ARMS = {"without": Arm("none", "none"), "made": Arm("generated", "x1")}
 
 
 def words(world: World, races: int, rules: Rules = RULES) -> collections.Counter:
@@ -115,7 +116,7 @@ def test_the_answer_by_hand():
     and 4 less their mean, 2.8; squares of all residuals 2 (.64 + .04 + .64 + .04 + 1.44) / 4 = 1.4, over 4 degrees of
     freedom: .35. The difference of means of three: s.e. sqrt(2 .35 / 3) = .4830."""
     results = given(without=(50, 51, 50, 52, 51), made=(52, 54, 52, 55, 55))
-    found = race.answer({"without": "none", "made": "generated"}, results, RULES)
+    found = race.answer(ARMS, results, RULES)
     half = stats.t.ppf((1 + race.CONFIDENCE) / 2, 4) * (0.7 / 3) ** 0.5
     assert found.gain.points == pytest.approx(3)
     assert (found.gain.low, found.gain.high) == pytest.approx((3 - half, 3 + half))
@@ -129,26 +130,27 @@ def test_the_answer_by_hand():
 def test_a_gain_over_the_first_of_two_arms_without_is_none_where_the_second_is_as_good():
     """`other` is a little worse on validation images and as good as `made` on the test: it may be the better one."""
     results = given(without=(50, 51, 50, 52, 51), made=(54, 55.2, 54, 56, 55.1), other=(49.9, 50.8, 50, 52, 51))
-    arms = {"without": "none", "other": "none", "made": "generated"}
+    arms = ARMS | {"other": Arm("none", "other")}
     assert race.answer(arms, results, RULES).word == "helps"
     level = {run: Result(found.validation, found.test + 4 * (run.arm == "other")) for run, found in results.items()}
     assert race.answer(arms, level, RULES).word != "helps"
 
 
-def test_kinds_are_not_compared_in_the_short_heat():
-    """Generated images lose ten points there and go on; the worst strength of each kind does not."""
-    values = {"none, 1": 60, "none, 2": 50, "made, 1": 45, "made, 2": 30, "perfect, 1": 40}
-    arms = {arm: {"n": "none", "m": "generated", "p": "ceiling"}[arm[0]] for arm in values}
+def test_families_are_not_compared_in_the_short_heat():
+    """Generated images lose ten points there and go on; what is surely worse in its own family does not."""
+    values = {"none, 1": 60, "none, 2": 50, "x1, 1": 45, "x1, 2": 44, "x10, 1": 30, "x10, 2": 31, "perfect, 1": 40}
+    kinds = {"n": "none", "x": "generated", "p": "ceiling"}
+    arms = {arm: Arm(kinds[arm[0]], arm.partition(",")[0]) for arm in values}
     wobble = itertools.cycle((0.0, 0.1, -0.1))
     results = {
         Run("short", arm, seed): Result(value + seed + next(wobble), 0.0)
         for arm, value in values.items()
         for seed in (0, 1)
     }
-    assert race.kept(arms, results, RULES) == ["none, 1", "made, 1", "perfect, 1"]
+    assert race.kept(arms, results, RULES) == ["none, 1", "x1, 1", "x10, 2", "perfect, 1"]
 
 
 def test_without_arms_to_compare_there_is_no_answer():
-    found = race.answer({"without": "none", "made": "generated"}, {}, RULES)
+    found = race.answer(ARMS, {}, RULES)
     assert (found.word, found.gain, found.fresh) == ("not resolved", None, 0)
-    assert len(race.wanted({"without": "none", "made": "generated"}, {}, RULES)) == 4
+    assert len(race.wanted(ARMS, {}, RULES)) == 4
