@@ -12,7 +12,7 @@ from pipeline.study import analysis, tables
 from pipeline.study.analysis import STRENGTH
 from pipeline.study.cells import PERCENT, PartFile, Study
 
-CEILING = "What a perfect generator would bring, and what this one does"
+CEILING = "What a perfect generator would bring"
 
 
 def section(study: Study) -> Markup:
@@ -31,12 +31,21 @@ def section(study: Study) -> Markup:
         name=study.name,
         title=study.file.title,
         origin=tables.origin(data, study),
-        ceiling=figures.forest(CEILING, kinds, "points over the best arm without") if kinds else "",
+        ceiling=_ceiling(kinds),
         sections=parts,
         ranking=tables.without_labels(data, study),
         ranked=tables.ranked(study),
         caution=tables.CAUTION,
     )
+
+
+def _ceiling(kinds: list[tuple[str, analysis.Difference]]) -> Markup:
+    """The parts' ceilings and generated images as one figure; empty if no part has a ceiling."""
+    if not kinds:
+        return Markup()
+    generated = any(name.endswith(": generated") for name, _ in kinds)
+    title = f"{CEILING}, and what the generated images do" if generated else CEILING
+    return figures.forest(title, kinds, "points over the best arm without generated images")
 
 
 def _kinds(name: str, data: pd.DataFrame, part: PartFile) -> list[tuple[str, analysis.Difference]]:
