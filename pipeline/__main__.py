@@ -224,6 +224,7 @@ def _recommend(parser: argparse.ArgumentParser) -> Work:
     """
     parser.add_argument("--hours", type=float, required=True, help="stop after so many")
     parser.add_argument("--folder", type=Path, help="of pictures, looked at as `leaven dataset` does")
+    parser.add_argument("--labels", type=int, metavar="N", help="use so many labels alone, of more")
     parser.add_argument(
         "--min-gain", type=float, default=1.0, metavar="POINTS", help="the least that is of interest; 1"
     )
@@ -238,7 +239,7 @@ def _recommend(parser: argparse.ArgumentParser) -> Work:
         from pipeline.recommend.race import Rules
 
         rules = Rules(least=asked.min_gain, anyway=asked.anyway)
-        command.recommend(asked.name, asked.folder, asked.hours, rules, asked.jobs, asked.dry_run)
+        command.recommend(asked.name, asked.folder, asked.hours, rules, asked.jobs, asked.dry_run, asked.labels)
 
     return work
 

@@ -132,7 +132,8 @@ def split(
     if faults:
         raise UserErrors(faults)
     pool, known = (rows[~np.isin(rows, validation)] for rows in (order, known))
-    train, labelled = pool[: params.train_size], known[: params.labelled_size]
+    labelled = known[: params.labelled_size]
+    train = np.concatenate([labelled, pool[~np.isin(pool, labelled)]])[: params.train_size]  # few labels come first
     labelled = labelled[~np.isin(labelled, train)]
     left = pool[~np.isin(pool, np.concatenate([train, labelled])) & alone[pool]]
     if params.spare_size > len(left):

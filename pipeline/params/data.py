@@ -17,6 +17,7 @@ SETS = {
     "tiny-imagenet": (64, 3, 100_000),
 }
 WITH_LABELS = {"stl10": 5_000}  # of the training images, where not all of them
+TESTS = {"stl10": 8_000, "svhn": 26_032}  # test images, where not 10,000
 SetName = Literal[(*SETS, "folder")]
 
 
@@ -36,6 +37,11 @@ def side(p) -> int:
 def labelled(name: str) -> int | None:
     """How many training images of a set have labels; None where only its files can tell."""
     return WITH_LABELS.get(name, SETS[name][2] if name in SETS else None)
+
+
+def tested(name: str) -> int | None:
+    """How many test images a set has; None where only its files can tell."""
+    return TESTS.get(name, 10_000) if name in SETS else None
 
 
 def its_own(name: str, given: int) -> str:

@@ -6,6 +6,7 @@ file of parameters must not have is refused here: keys that stand twice or are n
 
 import contextlib
 import difflib
+import functools
 import re
 import types
 from collections.abc import Callable, Iterator
@@ -124,6 +125,22 @@ def validate(values: dict) -> tuple[Params | None, list[tuple[tuple, str]]]:
         wrong = {tuple(part for part in where if isinstance(part, str)) for where, _ in faults}
         return None, faults + judge.broken(judge.partial(Params, values, wrong))
     return params, judge.broken(params)
+
+
+def changed(params: Params, values: dict[tuple, object]) -> tuple[Params | None, list[tuple[tuple, str]]]:
+    """`params` with other values by their path, and every fault, as `validate` tells them."""
+    whole = params.model_dump()
+    for (*path, name), value in values.items():
+        functools.reduce(dict.__getitem__, path, whole)[name] = value
+    return validate(whole)
+
+
+def with_values(params: Params, values: dict[tuple, object], where: object) -> Params:
+    """The same, or a UserError that names every fault; where: whose values they are."""
+    found, faults = changed(params, values)
+    if faults:
+        raise UserError("; ".join(f"{'.'.join(map(str, path))}: {what}" for path, what in faults), where)
+    return found
 
 
 def _place(detail: dict) -> tuple:

@@ -4,20 +4,24 @@ from pipeline.params import reader
 from pipeline.params.data import rounded
 from pipeline.params.schema import Params
 
-FEWEST = 5  # two test images, two of validation, one to learn from
+FEWEST = 6  # two test images, two of validation, two to learn labels from
+MANY = 500  # images of which no more than a third of all labels need to be
 
 
 def fitting(params: Params, images: int, known: int, drawn: bool) -> dict[str, int]:
     """Values by the paths of their parameters, those alone that must change; of a folder of so many pictures.
 
     known: pictures that may be validation and test images, those with a label if any has one. A sixth of them at most
-    is for choices, and a sixth for the test, if that is to be drawn from them. {} where they are fewer than FEWEST.
+    is for choices, and a sixth for the test, if that is to be drawn from them. Where most pictures have no label it
+    is a third each, of few labels, since a sixth of them tells nothing. {} where they are fewer than FEWEST.
     """
     if known < FEWEST:
         return {}
-    d, sixth = params.dataset, max(2, known // 6)
-    test = min(d.test_size or sixth, sixth) if drawn else None
-    validation = min(d.validation_size, sixth)
+    d, most = params.dataset, max(2, known // 6)
+    if 2 * known < images:
+        most = max(most, min(known // 3, MANY))
+    test = min(d.test_size or most, most) if drawn else None
+    validation = min(d.validation_size, most)
     rest = images - (test or 0) - validation
     labelled = min(d.labelled_size, known - (test or 0) - validation)
     ratio = params.inflation.ratio if params.generator.source == "real" else 0.0  # further real images for each

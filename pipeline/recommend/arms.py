@@ -1,6 +1,7 @@
 """What a race compares, as the text of a study's file: then the study's runner, table and page know it, too."""
 
 import math
+from pathlib import Path
 
 from pipeline.core.errors import UserError
 from pipeline.params import presets, reader
@@ -21,6 +22,11 @@ ASKS = {
 }
 _IN_STEPS = ("queue_start", "freeze_steps", "teacher_warmup_steps")  # of methods' own sections
 _ELSEWHERE = ("hub", "revision", "sha256", "channel_order")  # of a generator that is loaded or imported
+
+
+def answer_of(name: str) -> Path:
+    """Where a race's answer stands, as numbers and words."""
+    return Path("metrics") / f"{name}.json"
 
 
 def of(cell: cells.Cell) -> Arm:
@@ -81,9 +87,7 @@ def _nested(values: dict[tuple, object]) -> dict:
 def with_a_ceiling(params: Params) -> dict[tuple, object]:
     """The largest ceiling of a published set that its images allow, by its path; {} if there is none to spare."""
     for ratio in (MOST, 10.0, 5.0, 2.0, 1.0, LEAST):
-        size = int(ratio * params.dataset.train_size)
-        asked = params.model_dump()
-        asked["dataset"]["ceiling_size"] = size
-        if not reader.validate(asked)[1]:
-            return {("dataset", "ceiling_size"): size}
+        found: dict[tuple, object] = {("dataset", "ceiling_size"): int(ratio * params.dataset.train_size)}
+        if not reader.changed(params, found)[1]:
+            return found
     return {}

@@ -1,29 +1,31 @@
 """`leaven recommend`: a race of arms as a study that writes itself, of a folder or of the set of params.yaml."""
 
 import functools
-import json
+import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-from pipeline.core import files
+from pipeline.core import files, store
 from pipeline.core.errors import Stopped, UserError
 from pipeline.core.progress import log
-from pipeline.params import presets, reader
+from pipeline.params import presets, reader, sizes
+from pipeline.params.data import tested
 from pipeline.params.schema import Params
-from pipeline.recommend import arms, prices, race, words
+from pipeline.recommend import arms, prices, race, reliability, words
 from pipeline.recommend.race import LOOKS, Result, Results, Rules, Run
 from pipeline.run import survey
 from pipeline.study import cells, rows, runner
 
-METRICS = Path("metrics")
 FAILED = 1  # the exit code of a study of which cells failed
 
 
 class Race:
-    """A study and its rows, as the race sees them."""
+    """A study and its rows, as the race sees them. test: test images; None where there are no labels."""
 
-    def __init__(self, study: cells.Study, rules: Rules):
-        self.study, self.rules = study, rules
+    def __init__(self, study: cells.Study, rules: Rules, test: int | None):
+        self.study, self.rules, self.test = study, replace(rules, labels=test is not None), test
         self.asked = runner.wanted(study)
         self.arms = {one.cell.arm: arms.of(one.cell) for one in self.asked}
         self.cells = {Run(one.cell.part, one.cell.arm, one.cell.seed): one.cell for one in self.asked}
@@ -38,6 +40,11 @@ class Race:
         """Further real images for each one in the ceiling; 0 without one."""
         of_ceiling = (one.params.inflation.ratio for one in self.asked if one.cell.of == "ceiling")
         return next(of_ceiling, 0.0)
+
+    @functools.cached_property
+    def reliability(self) -> str:
+        """How far what takes the place of labels can be trusted."""
+        return reliability.measured().told()
 
     @functools.cached_property
     def measured(self) -> prices.Prices:
@@ -58,14 +65,19 @@ class Race:
         return {run: row for run, row in found.items() if row is not None}
 
     def results(self) -> Results:
-        """By validation images, and by the test; UserError where there were no labels."""
+        """By validation images and by the test, or by a measure without labels; UserError where a row lacks them."""
         found = {}
         for run, row in self.rows().items():
-            if not (row["validation"] and row[cells.OUTCOME]):
-                what = "no validation images with labels, by which arms are chosen"
-                raise UserError(what, self.study.name, "the race wants some labels")
+            if self.rules.labels:
+                there = [float(row[name]) for name in ("validation", cells.OUTCOME) if row[name]]
+            else:
+                there = 2 * [liked] if (liked := reliability.liking(row)) is not None else []
+            if len(there) < 2:
+                what = "validation and test images with labels" if self.rules.labels else reliability.MEASURE
+                what = f"{row['label']}: no {what}, by which arms are chosen"
+                raise UserError(what, self.study.name, "give more labels of each class")
             if run.arm in self.arms:
-                found[run] = Result(float(row["validation"]), float(row[cells.OUTCOME]))
+                found[run] = Result(*there)
         return found
 
     def wanted(self) -> list[Run]:
@@ -87,12 +99,16 @@ class Race:
             self.arms = left
 
 
-def recommend(name: str, folder: Path | None, hours: float, rules: Rules, jobs: int, dry_run: bool) -> None:
-    """Plan the race, run it for so many hours, say what is known; the same command goes on."""
+def recommend(
+    name: str, folder: Path | None, hours: float, rules: Rules, jobs: int, dry_run: bool, few: int | None = None
+) -> None:
+    """Plan the race, run it for so many hours, say what is known; the same command goes on. few: labels to use."""
     if not 0 < hours < float("inf") or jobs < 1:
         raise UserError("must be above 0", "--hours and --jobs")
-    text = _text(folder, rules)
-    racing = Race(cells.read(name, text), rules)
+    if few is not None and few < sizes.FEWEST:
+        raise UserError(f"{few} labels to share out are fewer than {sizes.FEWEST}", "--labels", "give more")
+    asked = _asked(folder, rules, few)
+    racing, text = Race(cells.read(name, asked.text), rules, asked.test), asked.text
     _refuse_another(racing, text)
     if not dry_run:
         rows.commit()  # or refused: no row could name what made it
@@ -106,6 +122,7 @@ def recommend(name: str, folder: Path | None, hours: float, rules: Rules, jobs: 
     if dry_run:
         return
     files.write_text(cells.FOLDER / f"{name}.yaml", text)
+    runner.adopt(racing.study, racing.asked)
     end = time.monotonic() + 3600 * hours
     try:
         while runs := racing.wanted():
@@ -113,41 +130,49 @@ def recommend(name: str, folder: Path | None, hours: float, rules: Rules, jobs: 
             if left < racing.price().run * (1 / arms.SHORT if runs[0].heat == "short" else 1.0):
                 break
             log(f"{runs[0].heat} heat: {len(runs)} runs; {left / 3600:.1f} hours left")
-            racing.make(runs, left / 60, jobs)
+            racing.make(runs if done[0] else runs[:1], left / 60, jobs)  # the first shows whether labels do
             if (len(racing.rows()), len(racing.arms)) == done:
                 break
     except Stopped as stop:
         raise Stopped("stopped; the same command goes on", stop.signum) from stop
-    finish(racing)
+    finish(racing, asked)
 
 
-def _text(folder: Path | None, rules: Rules) -> str:
-    """The study's file, as the folder or the set of params.yaml and today's parameters make it."""
+class Asked(NamedTuple):
+    """A race's study as text. test: how many test images have labels, None without any. folder: one that params.yaml
+    does not name."""
+
+    text: str
+    test: int | None
+    folder: Path | None
+
+
+def _asked(folder: Path | None, rules: Rules, few: int | None) -> Asked:
+    """What the folder or the set of params.yaml and today's parameters make."""
     params = reader.load()
     own = params.dataset.name == "folder" and Path(params.dataset.path)
     if folder is None and not own:
-        values = arms.with_a_ceiling(params)
+        values = survey.few_labels(params, few) if few is not None else {}
+        values |= arms.with_a_ceiling(reader.with_values(params, values, reader.FILE))
+        test = tested(params.dataset.name)
     else:
-        values = _of_folder(folder or own, params, bool(own) and (folder or own).resolve() == own.resolve())
+        folder = folder or own
+        named = bool(own) and folder.resolve() == own.resolve()
+        values, test = _of_folder(folder, params, named, few)
+        folder = None if named else folder
     presets.words(values)  # or refused: a path that is no word would fail in every run
-    whole = params.model_dump()
-    for (*path, key), value in values.items():
-        functools.reduce(dict.__getitem__, path, whole)[key] = value
-    given, faults = reader.validate(whole)
-    if faults:
-        raise UserError(
-            "; ".join(f"{'.'.join(map(str, where))}: {what}" for where, what in faults), folder or reader.FILE
-        )
-    return arms.text(values, given, rules)
+    return Asked(arms.text(values, reader.with_values(params, values, folder or reader.FILE), rules), test, folder)
 
 
-def _of_folder(folder: Path, params: Params, own: bool) -> dict[tuple, object]:
-    """What fits a folder: half of the train images are held back for the ceiling where none are to spare.
+def _of_folder(folder: Path, params: Params, own: bool, few: int | None) -> tuple[dict[tuple, object], int | None]:
+    """What fits a folder, and how many test images have labels; None without any.
 
-    own: params.yaml is of this folder, so what it says of labels, sizes and networks stands.
+    Half of the train images are held back for the ceiling where none are to spare. own: params.yaml is of this folder,
+    so what it says of labels, sizes and networks stands.
     """
     d = params.dataset
     wish = survey.Wish(d.labels, d.label_column, d.image_size, d.channels, d.resize) if own else survey.Wish()
+    wish = wish._replace(few=few)
     alone = params.inflation.model_copy(update={"ratio": 0.0})  # a batch must do for the arms without generated images
 
     def look(**sizes: int) -> survey.Survey:
@@ -155,8 +180,6 @@ def _of_folder(folder: Path, params: Params, own: bool) -> dict[tuple, object]:
         return survey.survey(folder, wish, params.model_copy(update={"dataset": given, "inflation": alone}))
 
     found = look(ceiling_size=int(arms.MOST * d.train_size))
-    if not found.labelled:
-        raise UserError("pictures without labels, by which arms are chosen", folder, "the race wants some labels")
     train, labelled = (found.values["dataset", name] for name in ("train_size", "labelled_size"))
     if found.values["dataset", "ceiling_size"] < train:
         half = train // 2
@@ -169,7 +192,7 @@ def _of_folder(folder: Path, params: Params, own: bool) -> dict[tuple, object]:
     sized = {
         path: value for path, value in found.values.items() if path[0] in ("dataset", "quality") or "batch" in path[-1]
     }
-    return sized if own else found.values
+    return sized if own else found.values, found.test if found.labelled else None
 
 
 def _refuse_another(racing: Race, text: str) -> None:
@@ -189,8 +212,8 @@ def to_first_look(racing: Race) -> tuple[float, float]:
     going = sum(min(most[of.kind], list(racing.arms.values()).count(of)) for of in families)
     before = racing.rules.seeds * (len(racing.arms) / arms.SHORT + going)
     done = sum(1 / arms.SHORT if run.heat == "short" else 1.0 for run in racing.rows())
-    kinds = len({of.kind for of in families})
-    return tuple(max(0.0, before + LOOKS[0] * left - done) for left in (kinds, going))
+    kinds, fresh = len({of.kind for of in families}), LOOKS[0] if racing.rules.labels else 0
+    return tuple(max(0.0, before + fresh * left - done) for left in (kinds, going))
 
 
 def plan(racing: Race, price: prices.Prices, hours: float) -> list[str]:
@@ -204,6 +227,12 @@ def plan(racing: Race, price: prices.Prices, hours: float) -> list[str]:
         f"arms: {kinds.count('none')} without generated images, {kinds.count('generated')} with"
         f"{perfect if racing.perfect else ''}; {len(racing.rows())} runs are done",
         price.told(),
+    ]
+    if not racing.rules.labels:
+        line = f"no labels: arms are chosen by {reliability.MEASURE}, which is weak evidence, after {first:.1f} hours"
+        return [*lines, line, racing.reliability]
+    lines += [
+        f"labels: {d.labelled_size:,} fit the probe, {d.validation_size:,} choose arms, {racing.test:,} report",
         f"the first look at fresh seeds comes after {first:.1f} to {last:.1f} hours, one run at a time",
     ]
     further = [2 * (seeds - LOOKS[0]) * price.run / 3600 for seeds in LOOKS]
@@ -216,17 +245,30 @@ def plan(racing: Race, price: prices.Prices, hours: float) -> list[str]:
     return lines
 
 
-def finish(racing: Race) -> None:
-    """Print what is known and how to run the best setting; write it as numbers."""
-    answer, path = race.answer(racing.arms, racing.results(), racing.rules), METRICS / f"{racing.study.name}.json"
-    print("\n".join(words.told(answer, racing.rules, racing.price(), racing.perfect)))
+def finish(racing: Race, asked: Asked) -> None:
+    """Print what is known and how to run the best setting; write it as numbers, with the same words."""
+    results, path = racing.results(), arms.answer_of(racing.study.name)
+    answer, over = race.answer(racing.arms, results, racing.rules), not racing.wanted()
+    if racing.rules.labels:
+        judged = [found.test for run, found in results.items() if run.heat != "short"]
+        on = (statistics.mean(judged) if judged else 50.0, racing.test)
+        lines = words.told(answer, racing.rules, racing.price(), racing.perfect, on)
+    else:
+        lines = words.without_labels(answer, reliability.MEASURE, racing.reliability, over)
+    lines += _setting(racing, answer, asked.folder, over)
     path.parent.mkdir(exist_ok=True)
-    files.write_text(path, json.dumps(words.numbers(answer, racing.rules), indent=1) + "\n")
-    print(f"written: {path}, {racing.study.memory}")
-    chosen = answer.best.get("generated" if answer.word == "helps" else "none")
-    if chosen is not None:
-        cell = next(cell for cell in racing.study.cells if cell.part == "full" and cell.arm == chosen)
-        setting = {path: cell.values[path] for path in cell.values if path[0] in ("inflation", "augment")}
-        setting = {path: value for path, value in setting.items() if path[-1] != "seed"}
-        so_far = "best setting so far" if answer.word == "not resolved" else "best setting"
-        print(f"{so_far}: leaven run {' '.join(presets.words(setting))}")
+    known = {"study": store.fingerprint(text=asked.text), "runs": len(results), "over": over, "words": lines}
+    files.write_json(path, words.numbers(answer, racing.rules) | known)
+    print("\n".join([*lines, f"written: {path}, {racing.study.memory}"]))
+
+
+def _setting(racing: Race, answer: race.Answer, folder: Path | None, over: bool) -> list[str]:
+    """How to run the arm to take; of a folder that params.yaml does not name, with all its images."""
+    if answer.chosen is None:
+        return []
+    cell = next(cell for cell in racing.study.cells if cell.part == "full" and cell.arm == answer.chosen)
+    setting = {path: value for path, value in cell.values.items() if path[0] in ("inflation", "augment")}
+    setting = {path: value for path, value in setting.items() if path[-1] != "seed"}
+    so_far, of_folder = "" if over else " so far", f"leaven dataset {racing.params.dataset.path}, then "
+    first = "" if folder is None else of_folder
+    return [f"best setting{so_far}: {first}leaven run {' '.join(presets.words(setting))}"]

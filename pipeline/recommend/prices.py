@@ -23,7 +23,7 @@ from pipeline.params.schema import Params
 from pipeline.training import encoder
 from pipeline.training.batches import Batches
 
-FEW, MORE = 2, 8  # steps whose times are compared: what a run does once falls out
+FEW, MORE, MOST = 2, 8, 2048  # steps whose times are compared, and at most: what a run does once falls out
 OVERHEAD = 40.0  # seconds of a run beside its training: the stages' imports, linear evaluation, DVC
 IMAGES = 512  # that measured batches are of, at least
 
@@ -90,13 +90,18 @@ def _encoder_step(params: Params, images: torch.Tensor) -> float:
 
 
 def _timed(params: Params, task: loop.Task, schedule, build: Callable, parts: int = 1) -> float:
-    """Seconds of a step of the real loop."""
-    found = {}
-    for steps in (FEW, FEW, FEW + MORE):  # the first makes kernels
+    """Seconds of a step of the real loop: of so many that what a run does once is the smaller part."""
+
+    def run(steps: int) -> float:
         at_end = dict.fromkeys(("steps", "log_every", "checkpoint_every"), steps)
         plan = loop.Optimisation(schedule.model_copy(update=at_end), build, parts=parts)
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
             loop.train("measuring", task, plan, params.compute, Path(folder), "measuring")
-            found[steps] = time.perf_counter() - start
-    return max(0.0, found[FEW + MORE] - found[FEW]) / MORE
+            return time.perf_counter() - start
+
+    run(FEW)  # makes kernels
+    once, more = run(FEW), MORE
+    while (longer := run(FEW + more) - once) < max(1.0, once) and more < MOST:
+        more *= 4
+    return max(0.0, longer) / more

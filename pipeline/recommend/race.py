@@ -14,10 +14,13 @@ Arms are chosen by validation images; what is reported is of test images and of 
 on, the fresh seeds before it have chosen among what was left: that much luck may be in the number. Generated images
 help if the best arm with them surely beats every arm without that is left; not only the best of those, which the race
 may not have found. They harm, or bring no gain, if this is sure of every arm with them that is left.
+
+Without labels there is nothing to be sure of. A measure takes the place of accuracy in the first two heats, and the
+race ends with the arms that it likes best.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from pipeline.study.analysis import Blocks, Difference, quantile
@@ -36,12 +39,14 @@ class Rules:
     """least: the least gain of interest, in points. seeds: of the first two heats.
 
     keep: how many arms of a family the second heat has. anyway: whether to go on where perfect images bring nothing.
+    labels: whether results are accuracies; else they are of a measure without labels, twice the same.
     """
 
     least: float = 1.0
     seeds: int = 2
     keep: tuple[tuple[Kind, int], ...] = (("none", 3), ("generated", 1), ("ceiling", 1))
     anyway: bool = False
+    labels: bool = True
 
 
 class Arm(NamedTuple):
@@ -72,13 +77,14 @@ Arms = dict[str, Arm]
 
 @dataclass(frozen=True)
 class Answer:
-    """What is known. word: helps, harms, no gain (of `least` or more), could not help (nor could perfect images), or
-    not resolved. best: the arm of each kind. gain, more and lacking: generated - none, ceiling - none and generated -
-    ceiling, in points, with intervals that hold over all looks in 95 %. fresh, perfect: the fresh seeds that gain and
-    the other two rest on; 0: the seeds of the choice. deviation: of a run from arm + seed, in points; NaN if unknown.
+    """What is known. word: helps, harms, no gain (of `least` or more), could not help (nor could perfect images), not
+    resolved, or weak evidence: no labels. best: the arm of each kind. gain, more and lacking: generated - none, ceiling
+    - none and generated - ceiling, in points, with intervals that hold over all looks in 95 %. fresh, perfect: the
+    fresh seeds that gain and the other two rest on; 0: the seeds of the choice. deviation: of a run from arm + seed, in
+    points; NaN if unknown. leads: whether the best generated arm is above the best one without on validation images.
     """
 
-    word: Literal["helps", "harms", "no gain", "could not help", "not resolved"]
+    word: Literal["helps", "harms", "no gain", "could not help", "not resolved", "weak evidence"]
     best: dict[Kind, str]
     gain: Difference | None
     more: Difference | None
@@ -86,6 +92,14 @@ class Answer:
     fresh: int
     perfect: int
     deviation: float
+    leads: bool = False
+
+    @property
+    def chosen(self) -> str | None:
+        """The arm to take: without generated images unless they help or, before that is known, lead."""
+        sure = self.gain is not None and self.gain.low > 0
+        taken = {"helps": True, "not resolved": self.leads, "weak evidence": sure}.get(self.word, False)
+        return self.best.get("generated" if taken else "none")
 
 
 def wanted(arms: Arms, results: Results, rules: Rules) -> list[Run]:
@@ -94,7 +108,7 @@ def wanted(arms: Arms, results: Results, rules: Rules) -> list[Run]:
         missing = _missing(results, heat, those, range(rules.seeds))
         if missing:
             return missing
-    if _hopeless(arms, results, rules) and not rules.anyway:
+    if not rules.labels or (_hopeless(arms, results, rules) and not rules.anyway):
         return []
     for look in range(len(LOOKS)):
         left = _at_look(arms, results, look)
@@ -172,6 +186,8 @@ def _of(arms: Arms, kind: Kind, those: list[str]) -> list[str]:
 def answer(arms: Arms, results: Results, rules: Rules) -> Answer:
     """What is known by now: at the first look that resolved it, else at the last one whose runs are all there."""
     found = _looked_at(arms, results, rules, -1)
+    if not rules.labels:
+        return replace(found, word="weak evidence")
     for look in range(len(LOOKS)):
         left = _at_look(arms, results, look)
         if found.word != "not resolved" or not left or _missing(results, "fresh", left, _fresh(look)):
@@ -194,18 +210,20 @@ def _looked_at(arms: Arms, results: Results, rules: Rules, look: int) -> Answer:
         return _between(before, every, one, other)
 
     gain, more, lacking = over(best["generated"]), None, None
+    chosen_by = _fit(before, "full", "fresh")
+    leads = chosen_by.contrast({best["generated"]: 1, best["none"]: -1}).points > 0
     if "ceiling" in best:
         more, lacking = over(best["ceiling"]), over(best["generated"], best["ceiling"])
     perfect = LOOKS[0] if "ceiling" in best and look >= 0 else 0
     if look < 0:
         word = "could not help" if _hopeless(arms, results, rules) and not rules.anyway else "not resolved"
-        return Answer(word, best, gain, more, lacking, 0, 0, deviation)
+        return Answer(word, best, gain, more, lacking, 0, 0, deviation, leads)
     without, generated = (_of(arms, kind, left) for kind in ("none", "generated"))
     most = max(over(arm).high for arm in generated)
     word = "harms" if most < 0 else "no gain" if most < rules.least else "not resolved"
     if all(over(best["generated"], arm).low > 0 for arm in without):
         word = "helps"
-    return Answer(word, best, gain, more, lacking, LOOKS[look], perfect, deviation)
+    return Answer(word, best, gain, more, lacking, LOOKS[look], perfect, deviation, leads)
 
 
 def _hopeless(arms: Arms, results: Results, rules: Rules) -> bool:

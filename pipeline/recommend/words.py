@@ -9,6 +9,8 @@ from pipeline.study.analysis import Difference, quantile
 
 USUAL = 0.5  # points: a run's deviation from arm + seed in the committed studies, before there are any here
 
+FAR = 5  # times the least gain: test images that move a difference by more than that are too few
+
 
 def resolvable(looks: int, deviation: float = USUAL, df: int = 20) -> float:
     """The true difference that would be found four times in five after so many looks, in points."""
@@ -16,17 +18,50 @@ def resolvable(looks: int, deviation: float = USUAL, df: int = 20) -> float:
     return (quantile(race.CONFIDENCE, df) + quantile(0.6, df)) * error
 
 
-def told(answer: Answer, rules: Rules, prices: Prices, perfect: float) -> list[str]:
-    """A line for each thing that is known. perfect: further real images for each one in the ceiling."""
+def told(answer: Answer, rules: Rules, prices: Prices, perfect: float, judged: tuple[float, int]) -> list[str]:
+    """A line for each thing that is known.
+
+    perfect: further real images for each one in the ceiling. judged: the runs' top-1, %, and of how many test images.
+    """
     lines = [_verdict(answer, rules, perfect)]
     if answer.more is not None:
         lines.append(_ceiling(answer, perfect))
+    if answer.gain is not None:
+        lines.append(_of_images(*judged, max(FAR * rules.least, abs(answer.gain.points))))
     if answer.best:
         lines.append("best: " + "; ".join(f"{kind}: {arm}" for kind, arm in answer.best.items()))
     more = hours_to_resolve(answer, rules, prices)
     if answer.word == "not resolved" and more is not None:
         lines.append(f"to resolve {rules.least:g} points would take about {more:.1f} hours more")
     return lines
+
+
+def without_labels(answer: Answer, measure: str, reliability: str, over: bool) -> list[str]:
+    """What a measure likes, and how little that says. over: whether the race is."""
+    if answer.gain is None:
+        return ["generated images: nothing is known yet"]
+    d = answer.gain
+    liked = "prefers them" if d.low > 0 else "prefers the arms without" if d.high < 0 else "does not tell"
+    so_far = "" if over else ", so far"
+    lines = [
+        f"generated images: weak evidence, as there are no labels: {measure} {liked}{so_far} ({_points(d, measure)})",
+        f"how weak: {reliability}",
+    ]
+    return [*lines, "best: " + "; ".join(f"{kind}: {arm}" for kind, arm in answer.best.items())]
+
+
+def of_images(top1: float, test: int) -> float:
+    """By how many points other test images would move a difference, at most in 95 % of all cases.
+
+    At most: as if two encoders erred independently. They err alike, which makes it less.
+    """
+    return quantile(0.95, math.inf) * math.sqrt(2 * top1 * (100 - top1) / test)
+
+
+def _of_images(top1: float, test: int, matters: float) -> str:
+    most = of_images(top1, test)
+    line = f"intervals are over training seeds; {test:,} other test images would move a difference by {most:.1f} points"
+    return f"{line} at most" + f"; {test:,} are too few to judge by" * (most > matters)
 
 
 def _verdict(answer: Answer, rules: Rules, perfect: float) -> str:
@@ -58,10 +93,10 @@ def _rests(seeds: int) -> str:
     return f"{seeds} fresh paired seeds" if seeds else "the seeds by which arms were chosen, which flatter"
 
 
-def _points(d: Difference) -> str:
+def _points(d: Difference, unit: str = "points") -> str:
     if math.isinf(d.low):
-        return f"{d.points:+.1f} points, no interval yet"
-    return f"{d.points:+.1f} points, 95 % interval {d.low:+.1f} to {d.high:+.1f}"
+        return f"{d.points:+.1f} {unit}, no interval yet"
+    return f"{d.points:+.1f} {unit}, 95 % interval {d.low:+.1f} to {d.high:+.1f}"
 
 
 def hours_to_resolve(answer: Answer, rules: Rules, prices: Prices) -> float | None:

@@ -90,8 +90,18 @@ def forest(title: str, rows: Sequence[tuple[str, Difference]], across: str, judg
     return _drawing(0.75 + 0.27 * len(rows), draw, title)
 
 
-def heat(title: str, across: tuple[str, list], down: list[str], values: np.ndarray, best: list[tuple]) -> Markup:
-    """Numbers in rows and columns, shaded white to blue; best: (place, low, high) of each row on the columns' scale."""
+def heat(
+    title: str,
+    across: tuple[str, list],
+    down: list[str],
+    values: np.ndarray,
+    best: Sequence[tuple] = (),
+    signed: bool = False,
+) -> Markup:
+    """Numbers in rows and columns, shaded white to blue; what is not finite is empty.
+
+    best: (place, low, high) of each row on the columns' scale. signed: whether numbers have their sign.
+    """
 
     def draw(axes: Axes) -> None:
         name, xs = across
@@ -100,12 +110,13 @@ def heat(title: str, across: tuple[str, list], down: list[str], values: np.ndarr
             for j, value in enumerate(row):
                 if np.isfinite(value):
                     _cell(axes, i, j, COLOURS[0], 0.05 + 0.85 * (value - low) / max(high - low, 1e-9))
-                    axes.text(j, i - 0.1, f"{value:.1f}", ha="center", va="center")
+                    text = f"{round(value, 1) + 0.0:+.1f}" if signed else f"{value:.1f}"
+                    axes.text(j, i - 0.1 * bool(best), text, ha="center", va="center")
             if best and np.isfinite(row).all():
                 place, left, right = (np.interp(x, xs, range(len(xs))) for x in best[i])
                 axes.plot([left, right], [i + 0.3, i + 0.3], color=COLOURS[1], linewidth=2)
                 axes.plot(place, i + 0.3, "o", color=COLOURS[1], markersize=5)
-        axes.set_xticks(range(len(xs)), [f"{x:g}" for x in xs])
+        axes.set_xticks(range(len(xs)), [x if isinstance(x, str) else f"{x:g}" for x in xs])
         _rows_of_cells(axes, down, len(xs))
         axes.set_xlabel(name)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from pipeline.report import figures
+from pipeline.report import figures, races
 from pipeline.report.render import render
 from pipeline.study import analysis, tables
 from pipeline.study.analysis import STRENGTH
@@ -31,7 +31,7 @@ def section(study: Study) -> Markup:
         name=study.name,
         title=study.file.title,
         origin=tables.origin(data, study),
-        ceiling=_ceiling(kinds),
+        top=races.verdict(study, data) or _ceiling(kinds),
         sections=parts,
         ranking=tables.without_labels(data, study),
         ranked=tables.ranked(study),

@@ -4,7 +4,6 @@ The pictures are decoded once, at the size that is proposed: the stage `prepare`
 """
 
 import contextlib
-import functools
 import math
 import os
 import statistics
@@ -33,26 +32,28 @@ FEW_TO_TEST, FEW_TO_JUDGE = 400, 100  # below these many pictures an answer is o
 
 
 class Wish(NamedTuple):
-    """What a person has decided already; None where not."""
+    """What a person has decided already; None where not. few: labels that may be used, of more."""
 
     labels: str | None = None
     label_column: str | None = None
     size: int | None = None
     channels: int | None = None
     resize: str | None = None
+    few: int | None = None
 
 
 @dataclass
 class Survey:
     """What was found: words for people, the values that fit by their path in params.yaml, some pictures.
 
-    labelled: whether pictures have classes.
+    labelled: whether pictures have classes. test: how many of them are test pictures.
     """
 
     words: list[str]
     values: dict[tuple, object]
     sheet: list[tuple[str, np.ndarray]]
     labelled: bool
+    test: int
 
 
 def survey(folder: Path, wish: Wish, params: Params) -> Survey:
@@ -64,22 +65,25 @@ def survey(folder: Path, wish: Wish, params: Params) -> Survey:
     listing = folders.look(asked)
     if listing.faults:
         raise UserErrors(listing.faults)
+    if wish.few and listing.classes == [""]:
+        raise UserError("pictures without labels, of which none can be used", folder, "leave --labels out")
     pictured = listing.train | (listing.test or {})
     headers = _headers(pictured)
     asked = asked.model_copy(update=_shape(headers, wish))
-    _values(asked, params, len(listing.train), listing.known(), drawn=listing.test is None)  # or refused, undecoded
+    drawn, few = listing.test is None, wish.few or len(listing.train)
+    _values(asked, params, len(listing.train), min(listing.known(), few), drawn)  # or refused, undecoded
     images, labels = datasets.decoded(asked, list(pictured)), datasets.numbers(pictured, listing.classes)
     alone = datasets.without_copy(images)
     judging = alone & (labels >= 0 if (labels >= 0).any() else True)
-    known = int(judging[: len(listing.train)].sum())
+    known = min(int(judging[: len(listing.train)].sum()), few)
     if known < sizes.FEWEST:
         what = f"{known} pictures to share out, with labels and without a copy, are fewer than {sizes.FEWEST}"
         raise UserError(what, folder, "it takes more pictures to learn anything")
-    values = _values(asked, params, len(listing.train), known, drawn=listing.test is None)
+    values = _values(asked, params, len(listing.train), known, drawn)
     words = [f"{asked.path}: {listing.told()}", *_looks(headers, asked), *_copies(alone), *_unequal(labels)]
-    return Survey(
-        [*words, *_warnings(values, listing)], values, some(images, labels, listing.classes), listing.classes != [""]
-    )
+    labelled, test = listing.classes != [""], values["dataset", "test_size"] or len(listing.test or ())
+    words += _warnings(values, test if labelled else None)
+    return Survey(words, values, some(images, labels, listing.classes), labelled, test)
 
 
 def _asked(folder: Path, wish: Wish, before: Dataset) -> Dataset:
@@ -160,12 +164,16 @@ def _recipe(side: int, channels: int, params: Params) -> dict[tuple, object]:
 
 def _refuse_faults(values: dict[tuple, object], params: Params) -> None:
     """UserErrors that name what the parameters, with these values, cannot have."""
-    whole = params.model_dump()
-    for (*path, name), value in values.items():
-        functools.reduce(dict.__getitem__, path, whole)[name] = value
-    _, faults = reader.validate(whole)
+    _, faults = reader.changed(params, values)
     if faults:
         raise UserErrors([UserError(what, ".".join(map(str, where))) for where, what in faults])
+
+
+def few_labels(params: Params, few: int) -> dict[tuple, object]:
+    """Sizes by their path, for a published set of which so many labels may be used; those alone that must change."""
+    _, _, images = shape(params.dataset)
+    fitting = sizes.fitting(params, images, min(few, labelled(params.dataset.name)), drawn=False)
+    return {tuple(name.split(".")): value for name, value in fitting.items()}
 
 
 def named(name: str, params: Params) -> dict[tuple, object]:
@@ -215,11 +223,10 @@ def _unequal(labels: np.ndarray) -> list[str]:
     return [f"classes are unequal, {count.min():,} to {count.max():,} pictures: look at balanced accuracy beside top-1"]
 
 
-def _warnings(values: dict[tuple, object], listing: folders.Listing) -> list[str]:
-    """What a set of this size cannot tell."""
-    test = values["dataset", "test_size"] or len(listing.test or ())
+def _warnings(values: dict[tuple, object], test: int | None) -> list[str]:
+    """What a set of this size cannot tell. test: pictures, None without labels."""
     said = []
-    if listing.classes != [""] and test < FEW_TO_TEST:
+    if test is not None and test < FEW_TO_TEST:
         seen = 100 * 1.96 * math.sqrt(2 * 0.16 / test)  # two accuracies of 80 %
         said.append(f"warning: {test:,} test pictures: two encoders less than about {seen:.0f} points apart look alike")
     judged = values.get(("quality", "images"))

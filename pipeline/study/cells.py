@@ -186,17 +186,7 @@ def _plain(value: object) -> str:
 
 def resolve(cell: Cell, base: Params) -> Params:
     """All parameters of a cell: those of params.yaml with its values; UserError where they break a rule."""
-    values = base.model_dump()
-    for path, value in cell.values.items():
-        section = values
-        for key in path[:-1]:
-            section = section[key]
-        section[path[-1]] = value
-    params, faults = reader.validate(values)
-    if faults:
-        what = "; ".join(f"{'.'.join(map(str, where))}: {fault}" for where, fault in faults)
-        raise UserError(what, cell.label)
-    return params
+    return reader.with_values(base, cell.values, cell.label)
 
 
 def wants_positives(params: Params) -> bool:

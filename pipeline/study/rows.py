@@ -30,6 +30,7 @@ _CHOICES = ("set", "method", "source", "order", "score", "weighting")
 _CHOICES += ("positives", "replaced", "generator", "backbone", "mode", "mix")
 _WORDS = ("label", *_CHOICES, "commit", "key", "cell")
 NUMBERS = [name for name in COLUMNS if name not in _WORDS]
+_MAKERS = ("pipeline", "stages", str(reader.FILE), "dvc.yaml")  # what decides a row's numbers, by its path
 _ONCE = {"top1_10k": OUTCOME}  # a column's earlier name, which a user's CSV may still have
 
 
@@ -128,11 +129,16 @@ def measured(metrics: dict[str, dict]) -> dict:
 
 def commit() -> str:
     """The current commit; UserError while code or parameters differ from it."""
-    changed = git("status", "--porcelain", "--", "pipeline", "stages", str(reader.FILE), "dvc.yaml")
+    changed = git("status", "--porcelain", "--", *_MAKERS)
     if changed:
         files = ", ".join(line.split(maxsplit=1)[1] for line in changed.splitlines())
         raise UserError("not committed, so no row could name what made it", files, "commit first")
     return git("rev-parse", "HEAD")
+
+
+def alike(one: str, other: str) -> bool:
+    """Whether two commits have the same code and parameters."""
+    return not git("diff", "--name-only", one, other, "--", *_MAKERS)
 
 
 def git(*words: str) -> str:

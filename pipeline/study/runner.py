@@ -105,7 +105,7 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) 
     if not (minutes > 0 and math.isfinite(minutes) and jobs > 0):
         raise UserError("must be above 0", "--minutes and --jobs")
     with files.lock(store.root() / "studies.lock", "a study in this clone"), processes.signals() as signals:
-        commit, end = rows.commit(), time.monotonic() + 60 * minutes
+        began, end = rows.commit(), time.monotonic() + 60 * minutes
         asked = [one for one in wanted(study) if parts is None or one.cell.part in parts]
         _ready(study, asked)
         adopt(study, asked)
@@ -123,7 +123,7 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) 
                 free = not stopping and len(running) < (jobs if begun else 1)
                 chosen = _affordable(todo, end - time.monotonic(), anyway=first) if free else None
                 if chosen is not None:
-                    _unchanged(commit)
+                    commit = _current(began)
                     todo.remove(chosen)
                     running.append(_Experiment(study.name, chosen, commit))
                     first = False
@@ -133,7 +133,7 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) 
                 if stopping:
                     _stop(running)
                 for experiment in [e for e in running if e.process.poll() is not None]:
-                    _unchanged(commit)
+                    _current(began)
                     running.remove(experiment)
                     label = experiment.one.cell.label
                     if experiment.process.returncode == 0:
@@ -183,9 +183,13 @@ def _ready(study: cells.Study, asked: list[Wanted]) -> None:
         raise UserErrors(list(faults.values()))
 
 
-def _unchanged(commit: str) -> None:
-    if rows.commit() != commit:
-        raise UserError("another commit than when the study began", "HEAD", "run the same command again", code=1)
+def _current(began: str) -> str:
+    """Today's commit; UserError if its code or parameters are not those of the one at which the study began."""
+    commit = rows.commit()
+    if commit != began and not rows.alike(began, commit):
+        what = "other code or parameters than when the study began"
+        raise UserError(what, "HEAD", "run the same command again", code=1)
+    return commit
 
 
 def _stop(running: list["_Experiment"]) -> None:
@@ -205,12 +209,12 @@ class _Experiment:
 
     def __init__(self, study: str, one: Wanted, commit: str):
         self.one, self.since, self._settled, self._commit = one, time.monotonic(), False, commit
-        name = f"{study}-{one.cell.name}-{one.key[:6]}"
-        self._ref = f"refs/exps/{commit[:2]}/{commit[2:]}/{name}"
-        rows.git("update-ref", "-d", self._ref)  # one whose row was lost
-        out, path = tempfile.mkstemp(".log", f"{name}-")
+        self._name = f"{study}-{one.cell.name}-{one.key[:6]}"
+        for lost in self._refs():  # one without its row
+            rows.git("update-ref", "-d", lost)
+        out, path = tempfile.mkstemp(".log", f"{self._name}-")
         self.log = Path(path)
-        dvc = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", name]
+        dvc = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", self._name]
         self.process = subprocess.Popen(
             [*dvc, *presets.words(one.cell.values)],
             stdout=out,
@@ -222,6 +226,10 @@ class _Experiment:
         # Or its name would be taken when the cell is run again. Its stage lives on, and what it makes is found.
         self._guard = launch.guard(self.process, signal.SIGKILL)
         os.close(out)
+
+    def _refs(self) -> list[str]:
+        """The experiment's, whatever commit DVC saw: a page may have been committed in between."""
+        return rows.git("for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{self._name}").splitlines()
 
     def settled(self) -> bool:
         """Whether DVC has made the experiment's copy; True after PATIENCE seconds in any case.
@@ -240,7 +248,7 @@ class _Experiment:
 
     def row(self) -> dict:
         """The row of a finished experiment."""
-        ref, params = self._ref, self.one.params
+        (ref,), params = self._refs(), self.one.params
         wanted = {f: f"metrics/{f}.json" for f in rows.FILES if f != "positives" or cells.wants_positives(params)}
         if params.finetune.labels:
             there, share = rows.git("ls-tree", "--name-only", ref, "metrics/finetune/"), max(params.finetune.labels)

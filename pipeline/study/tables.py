@@ -2,6 +2,7 @@
 
 import math
 import re
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ RANKED = (
 BEST = "The best arm of each kind by the same seeds, which flatters a kind of which several were tried."
 COSTS = "Encoder: its forward passes, relative to those of {}. Training and sampling of generators do not count."
 _NAMES = {OUTCOME: "top-1", "finetuned": "fine-tuned top-1"}  # the others go by their names in the CSV
+WIDTH = 128  # characters of a line of text
 LATER = ("rotation", "clid")  # measures that rows of older code lack
 _FEW = {"top1_1pct": "1 % of labels", "top1_10pct": "10 %"}
 
@@ -56,7 +58,12 @@ def table(study: Study) -> str:
     rankings = without_labels(data, study)
     if rankings.rows:
         blocks += ["## Without labels", ranked(study), *_markdown([rankings])]
-    return "\n\n".join(blocks) + "\n"
+    return "\n\n".join(map(_wrapped, blocks)) + "\n"
+
+
+def _wrapped(block: str) -> str:
+    """A paragraph in lines of a page's width; headings and tables are as they are."""
+    return block if block.startswith(("#", "|")) else textwrap.fill(block, WIDTH, break_on_hyphens=False)
 
 
 def write(path: Path, study: Study) -> None:

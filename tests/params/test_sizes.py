@@ -26,7 +26,7 @@ def of_a_folder(**dataset):
 
 
 @pytest.mark.parametrize("drawn", [True, False])
-@pytest.mark.parametrize("images", [5, 6, 11, 30, 300, 3_000, 17_000, 20_000, 100_000])
+@pytest.mark.parametrize("images", [6, 7, 11, 30, 300, 3_000, 17_000, 20_000, 100_000])
 @pytest.mark.parametrize("validation", [5000, 0])
 def test_what_is_named_makes_parameters_that_pass_and_fit(images, drawn, validation):
     params = of_a_folder(**({} if drawn else {"test_size": None}))
@@ -48,7 +48,7 @@ def test_what_is_named_makes_parameters_that_pass_and_fit(images, drawn, validat
     assert (d.validation_size > 0) == (validation > 0)
 
 
-@pytest.mark.parametrize("known", [5, 30, 100, 299])
+@pytest.mark.parametrize("known", [6, 30, 100, 299])
 def test_of_pictures_with_few_labels_those_are_shared_out_and_all_are_learned_from(known):
     params = of_a_folder()
     values = changed(params.model_dump(), sizes.fitting(params, 300, known, drawn=True))
@@ -57,6 +57,7 @@ def test_of_pictures_with_few_labels_those_are_shared_out_and_all_are_learned_fr
     d = params.dataset
     assert d.test_size + d.validation_size + d.labelled_size == known
     assert d.test_size + d.validation_size + d.train_size == 300
+    assert d.test_size == d.validation_size == {6: 2, 30: 10, 100: 33, 299: 49}[known]  # thirds; sixths of most of all
     assert list(d.beyond(300 - d.test_size, known - d.test_size)) == []
 
 
@@ -70,7 +71,13 @@ def test_values_that_fit_are_left_as_they_are_and_three_thousand_pictures_give_t
         "quality.images": 250,
     }
     assert sizes.fitting(of_a_folder(), 100_000, 100_000, drawn=True) == {}
-    assert sizes.fitting(of_a_folder(), 4, 4, drawn=True) == {}
+    assert sizes.fitting(of_a_folder(), 5, 5, drawn=True) == {}
+
+
+def test_of_many_labels_a_third_is_not_needed_though_most_pictures_have_none():
+    """500 test images are enough of 1,500 labels and of 3,000; from there on a sixth is more."""
+    for known, test in ((1_499, 499), (1_500, 500), (3_000, 500), (6_000, 1_000), (12_000, 2_000)):
+        assert sizes.fitting(of_a_folder(test_size=2001), 40_000, known, drawn=True)["dataset.test_size"] == test
 
 
 @pytest.mark.parametrize("ratio", [0.5, 1.0, 3.0])

@@ -7,17 +7,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
+from markupsafe import Markup
 from PIL import Image
 
 from bench.races import World
 from pipeline.core.errors import UserError
 from pipeline.params import presets, reader
-from pipeline.recommend import arms, command, prices
+from pipeline.recommend import arms, command, prices, reliability, words
 from pipeline.recommend.race import Arm, Rules, Run
-from pipeline.study import cells, rows, runner
+from pipeline.report import races, studies
+from pipeline.study import analysis, cells, rows, runner, tables
 from tests.pipeline.clones import ROOT
 from tests.study.test_runner import row
+from tests.study.toy import STUDY
 
 RUN, GENERATOR = 240.0, 600.0
 
@@ -50,7 +54,7 @@ def world(monkeypatch):
 
     def of(gain: float, perfect: float, left: float = float("inf")):
         made = Made(gain, perfect)
-        made.done, made.clock = 0, 0.0
+        made.done, made.clock, made.labels = 0, 0.0, True
 
         def run(study, parts, minutes, jobs):
             assert parts is None
@@ -62,12 +66,11 @@ def world(monkeypatch):
                 spent, made.done, made.clock = spent + seconds, made.done + 1, made.clock + seconds
                 found = made.result(Run(one.cell.part, one.cell.arm, one.cell.seed), 0)
                 steps = one.params.pretrain.steps
-                values = {
-                    "validation": found.validation,
-                    "top1_labelled": found.test,
-                    "seconds": seconds,
-                    "steps": steps,
-                }
+                values = {"validation": found.validation, "top1_labelled": found.test}
+                if not made.labels:
+                    sign = analysis.EXPECTED[reliability.MEASURE]
+                    values = dict.fromkeys(values, "") | {reliability.MEASURE: sign * found.test}
+                values |= {"seconds": seconds, "steps": steps}
                 rows.add(study.memory, row(one, **values))
 
         monkeypatch.setattr(runner, "run", run)
@@ -219,6 +222,8 @@ def test_of_a_folder_half_of_the_train_pictures_are_held_back_and_every_arm_has_
     assert "200 real images, 100 of validation" in said
     assert "3 with 1 x as many real images in their place" in said
     assert made.done == 0
+    ask(folder=here / "mine")
+    assert "best setting: leaven dataset mine, then leaven run -S " in capsys.readouterr().out
 
 
 def test_a_folder_that_params_yaml_names_keeps_its_size_and_network(here, world, capsys):
@@ -237,12 +242,136 @@ def test_a_folder_that_params_yaml_names_keeps_its_size_and_network(here, world,
     assert set(study.file.base) <= {"dataset", "quality", "ddpm", "conditioned", "pretrain", "linear_eval"}
 
 
-def test_pictures_without_labels_are_refused_before_any_run(here, world):
-    made = world(2.0, 4.0)
-    bare = folder(here / "mine", 1, 40) / "class0"
+def test_a_few_labels_are_shared_out_to_fit_to_choose_and_to_report(here, world, capsys):
+    """The 10,000 test images of the set are its own, and report as they are; of a folder, a third of the labels do."""
+    world(0.0, 4.0)
+    ask(few=100, dry_run=True)
+    assert "labels: 67 fit the probe, 33 choose arms, 10,000 report" in capsys.readouterr().out
+    ask(few=90, folder=folder(here / "mine", 3, 200), dry_run=True)
+    assert "labels: 30 fit the probe, 30 choose arms, 30 report" in capsys.readouterr().out
+    ask(few=90, folder=here / "mine", name="few")
+    assert "30 are too few to judge by" in capsys.readouterr().out
+    with pytest.raises(UserError, match="5 labels to share out are fewer than 6"):
+        ask(few=5)
     with pytest.raises(UserError, match="pictures without labels"):
-        ask(folder=bare)
-    assert made.done == 0
+        ask(few=90, folder=folder(here / "bare", 1, 400) / "class0", name="bare")
+
+
+def test_what_other_test_images_would_do_is_said(here, world, capsys):
+    """Two encoders of 50 % that err independently: 1.96 times the root of 2 * 0.5 * 0.5 / 10,000."""
+    world(0.0, 4.0)
+    ask()
+    said = capsys.readouterr().out
+    assert "10,000 other test images would move a difference by 1.4 points at most" in said
+    assert "too few to judge by" not in said
+    assert words.of_images(50.0, 10_000) == pytest.approx(1.3859, abs=1e-4)
+    assert words.of_images(90.0, 100) == pytest.approx(100 * 1.95996 * (2 * 0.9 * 0.1 / 100) ** 0.5, abs=1e-3)
+
+
+def test_without_labels_a_measure_takes_their_place_and_the_answer_is_weak_evidence(here, world, capsys):
+    made = world(2.0, 4.0)
+    made.labels = False
+    bare = folder(here / "mine", 1, 400) / "class0"
+    ask(folder=bare, dry_run=True)
+    said = capsys.readouterr().out
+    assert f"no labels: arms are chosen by {reliability.MEASURE}, which is weak evidence" in said
+    assert "no study of this clone tells how far" in said
+    ask(folder=bare)
+    said, found = capsys.readouterr().out, answered()
+    assert found["answer"] == "weak evidence"
+    assert found["gain"]["points"] == pytest.approx(2.0, abs=1.5)
+    assert f"weak evidence, as there are no labels: {reliability.MEASURE} prefers them" in said
+    parts = [label.partition(":")[0] for label in (each["label"] for each in rows.read(Path("studies/recommend.csv")))]
+    assert set(parts) == {"short", "full"}
+    assert "no gain" not in said
+    assert "best setting: leaven dataset " in said
+    study = cells.load("recommend")
+    assert f"weak evidence, as there are no labels: {reliability.MEASURE}" in studies.section(study)
+    assert "none, strength 1" in tables.table(study)
+
+
+def test_without_labels_and_amid_the_race_it_is_so_far(here, world, capsys):
+    bare = folder(here / "mine", 1, 400) / "class0"
+    world(2.0, 4.0, left=33).labels = False
+    ask(folder=bare)
+    said = capsys.readouterr().out
+    assert "so far" in said
+    assert "inf to" not in said
+    assert answered()["runs"] == 33
+    assert not answered()["over"]
+
+
+def test_how_far_a_measure_can_be_trusted_is_what_the_studies_say(here):
+    """Five arms of which it orders the best three the wrong way round: 1 - 6 * 8 / 120 = 0.6, and one point is lost.
+
+    Any order of four may be chance, and the same encoders twice are no more evidence than once.
+    """
+
+    def part(name: str, ratio: float, arms: int) -> str:
+        each = "".join(f"      a{k}: {{augment: {{strength: {k / 4}}}}}\n" for k in range(1, arms + 1))
+        return f"  {name}:\n    asks: x\n    seeds: 1\n    base: {{inflation: {{ratio: {ratio}}}}}\n    arms:\n{each}"
+
+    text = (
+        STUDY.partition("parts:")[0] + "parts:\n" + part("five", 1.0, 5) + part("four", 2.0, 4) + part("again", 3.0, 5)
+    )
+    Path("studies").mkdir()
+    Path("studies/known.yaml").write_text(text)
+    study = cells.load("known")
+    assert reliability.measured() == reliability.Reliability((), ())
+    five = [(1, 1), (2, 2), (3, 5), (3.5, 4), (4, 3)]
+    order = iter([*five, (1, 9), (2, 8), (3, 7), (4, 6), *five])
+    sign = analysis.EXPECTED[reliability.MEASURE]
+    for one in runner.wanted(study):
+        top1, liked = next(order)
+        rows.add(study.memory, row(one, top1_labelled=top1, **{reliability.MEASURE: sign * liked}))
+    found = reliability.measured()
+    assert found.rho == (pytest.approx(0.6),)
+    assert found.lost == (pytest.approx(1.0),)
+    assert "over 1 part(s)" in found.told()
+    assert "+0.60 (+0.60 to +0.60)" in found.told()
+    assert "1.0 points below the best (1.0 at most)" in found.told()
+    Path("studies/known.yaml").write_text("title: half a file")
+    assert reliability.measured() == reliability.Reliability((), ())
+
+
+def test_the_page_says_it_and_shows_where_each_arm_dropped_out(here, world):
+    world(2.0, 4.0)
+    study = cells.read("recommend", "title: x\nseed: [pretrain.seed]\nparts: {a: {asks: x, seeds: 1}}\n")
+    assert not races.verdict(study, analysis.frame(study))
+    ask()
+    study = cells.load("recommend")
+    shown = races.verdict(study, analysis.frame(study))
+    for line in answered()["words"]:
+        assert Markup.escape(line) in shown
+    assert "generated, not perfect" in shown
+    assert "empty: runs no longer" in shown
+    for column in ("short", "full", "3 fresh"):
+        assert f">{column}<" in shown
+    assert "5 fresh" not in shown or answered()["fresh_seeds"] > 3
+    with open("studies/recommend.yaml", "a") as file:  # another race of this name
+        file.write("# another\n")
+    assert not races.verdict(study, analysis.frame(study))
+    ask(name="again")
+    study = cells.load("again")
+    assert races.verdict(study, analysis.frame(study))
+    Path("metrics/again.json").unlink()
+    assert not races.verdict(study, analysis.frame(study))
+
+
+def test_fields_of_the_page_are_differences_from_the_best_arm_without(here):
+    """Two seeds a heat, then three and five. `b` lacks a seed of the look at five, which is not over then."""
+    given = [("short", "none, strength 1", (50, 52)), ("short", "none, strength 2", (48, 49)), ("short", "b", (53, 54))]
+    given += [("full", "none, strength 1", (60, 62)), ("full", "b", (60, 61))]
+    given += [("fresh", "none, strength 1", (60, 61, 62, 63, 64)), ("fresh", "b", (64, 64, 64, 64, None))]
+    flat = [
+        {"part": part, "arm": arm, "seed": seed, "chosen": value}
+        for part, arm, values in given
+        for seed, value in enumerate(values)
+    ]
+    heats, values, names = races._heats(pd.DataFrame(flat))
+    assert heats == ["short", "full", "3 fresh"]
+    assert names == ["none, strength 1", "none, strength 2", "b"]
+    np.testing.assert_allclose(values, [[0, 0, 0], [-2.5, np.nan, np.nan], [2.5, -0.5, 3]])
 
 
 def test_without_a_generator_there_is_nothing_to_ask(here, world):

@@ -101,6 +101,18 @@ def test_what_is_there_in_any_order_counts_alike():
     assert race.wanted(world.arms, turned, RULES) == []
 
 
+def test_without_labels_there_are_two_heats_and_no_verdict():
+    """A measure that likes the generated images by two of its units says so, and no more."""
+    world, rules = World(2.0, 3.0, steep=0.5), Rules(labels=False)
+    answer, results = world.run(rules, 0)
+    assert {run.heat for run in results} == {"short", "full"}
+    assert answer.word == "weak evidence"
+    assert set(answer.best) == {"none", "generated", "ceiling"}
+    assert answer.gain.points == pytest.approx(2.0, abs=1.5)
+    assert race.answer(world.arms, {}, rules).word == "weak evidence"
+    assert race.answer(world.arms, {}, rules).gain is None
+
+
 def given(**arms: tuple[float, ...]) -> race.Results:
     """Two seeds of the second heat, and fresh ones; validation and test alike."""
     seeds = (("full", 0), ("full", 1), *(("fresh", race.FIRST_FRESH + k) for k in range(3)))

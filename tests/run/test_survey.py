@@ -132,6 +132,17 @@ def test_a_table_of_labels_is_named_from_the_folder_or_from_here(tmp_path, monke
         looked(tmp_path / "mine", labels=str(tmp_path / "labels.csv"))
 
 
+def test_fewer_labels_than_there_are_can_be_asked_for(tmp_path):
+    draw(tmp_path / "mine/cat", 60)
+    draw(tmp_path / "mine/dog", 60)
+    found = looked(tmp_path / "mine", few=30)
+    d = with_values(found).dataset
+    assert (d.test_size, d.validation_size, d.labelled_size, d.train_size) == (10, 10, 10, 100)
+    assert (found.test, found.labelled) == (10, True)
+    datasets.load(d)
+    assert with_values(looked(tmp_path / "mine", few=500)).dataset.test_size == 20
+
+
 def test_the_sheet_shows_some_of_every_class_under_its_name_and_their_number():
     images = np.arange(40, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 3), np.uint8)
     shown = survey.some(images, np.array([0] * 30 + [1] * 3 + [-1] * 7), ["cat", "dog"])

@@ -1,6 +1,7 @@
 """What is missing, what it may cost, what another row answers already; tests/pipeline/test_study.py runs real cells."""
 
 import errno
+import itertools
 import shutil
 import subprocess
 import time
@@ -259,14 +260,42 @@ def test_nothing_is_started_that_would_not_be_finished_but_the_first(stand):
     assert Stand.labels == ["arms: some, seed 0"]
 
 
-def test_another_commit_meanwhile_ends_a_run_before_a_row_is_written(stand, monkeypatch):
+def test_other_code_meanwhile_ends_a_run_before_a_row_is_written(stand, monkeypatch):
     commits, kept = iter(["abc", "abc", "other"]), []
     monkeypatch.setattr(Stand, "keep_time", lambda self: kept.append(self.one.cell.label))
     monkeypatch.setattr(rows, "commit", lambda: next(commits))
-    with pytest.raises(UserError, match="another commit than when the study began"):
+    monkeypatch.setattr(rows, "alike", lambda one, other: False)
+    with pytest.raises(UserError, match="other code or parameters than when the study began"):
         runner.run(stand, None, 1, 1)
     assert rows.read(stand.memory) == []
     assert kept == ["arms: none, seed 0"]  # or its row would tell of the second look alone
+
+
+def test_a_commit_of_anything_else_meanwhile_does_not(stand, monkeypatch):
+    """A row names the commit at which its cell began."""
+    commits = itertools.count()
+    monkeypatch.setattr(rows, "commit", lambda: f"commit {next(commits):02}")
+    monkeypatch.setattr(rows, "alike", lambda one, other: True)
+    runner.run(stand, ["arms"], 1, 1)
+    named = [found["commit"] for found in rows.read(stand.memory)]
+    assert named == ["commit 01", "commit 03", "commit 05", "commit 07"]
+
+
+def test_commits_are_alike_where_code_and_parameters_are(tmp_path, monkeypatch):
+    def commit(path: str) -> str:
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(path)
+        for words in (["add", "."], ["commit", "-qm", path]):
+            subprocess.run(["git", *words], cwd=tmp_path, check=True, env=clones.environment(tmp_path / "x"))
+        return rows.git("rev-parse", "HEAD")
+
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "-q"], check=True)
+    first, page, code, parameters = map(commit, ("a", "docs/page.md", "pipeline/x.py", "params.yaml"))
+    assert rows.alike(first, page)
+    assert not rows.alike(page, code)
+    assert not rows.alike(first, code)
+    assert not rows.alike(code, parameters)
 
 
 @pytest.mark.parametrize(
