@@ -190,6 +190,7 @@ def _study(parser: argparse.ArgumentParser) -> Work:
             command.add_argument("--minutes", type=float, required=True, help="stop after so many")
             command.add_argument("--jobs", type=int, default=1, help="experiments at a time; each has compute.threads")
             command.add_argument("--part", action="append", help="only this part (may be given several times)")
+            _executor(command)
         if name == "table":
             marks = "a Markdown file: put it between <!-- table NAME --> and <!-- end NAME -->"
             command.add_argument("--into", type=Path, metavar="FILE", help=marks)
@@ -201,7 +202,7 @@ def _study(parser: argparse.ArgumentParser) -> Work:
         if asked.command == "plan":
             print(runner.plan(study))
         elif asked.command == "run":
-            runner.run(study, asked.part, asked.minutes, asked.jobs)
+            runner.run(study, asked.part, asked.minutes, asked.jobs, _start(asked))
         else:
             _extra("scipy")  # imported late, for Student's t
             tables = _extra("pipeline.study.tables")
@@ -211,6 +212,21 @@ def _study(parser: argparse.ArgumentParser) -> Work:
                 tables.write(asked.into, study)
 
     return work
+
+
+def _executor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--executor", choices=("local", "slurm"), default="local", help="here, or as jobs of SLURM")
+    parser.add_argument("--time", type=int, default=60, metavar="MINUTES", help="of a job, which then goes on anew; 60")
+    parser.add_argument("--gpus", type=int, default=0, metavar="N", help="of a job")
+    parser.add_argument("--partition", metavar="NAME", help="of SLURM's; its own choice")
+
+
+def _start(asked: argparse.Namespace):  # None: here
+    if asked.executor == "local":
+        return None
+    from pipeline.study import cluster
+
+    return cluster.Resources(asked.time, asked.gpus, asked.partition).send
 
 
 def _recommend(parser: argparse.ArgumentParser) -> Work:
@@ -232,14 +248,16 @@ def _recommend(parser: argparse.ArgumentParser) -> Work:
     parser.add_argument("--jobs", type=int, default=1, help="experiments at a time; each has compute.threads")
     parser.add_argument("--anyway", action="store_true", help="go on where not even perfect images would help")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    _executor(parser)
 
     def work(asked: argparse.Namespace) -> None:
         _extra("scipy")  # imported late, for Student's t
-        from pipeline.recommend import command
+        from pipeline.recommend import command, question
         from pipeline.recommend.race import Rules
 
         rules = Rules(least=asked.min_gain, anyway=asked.anyway)
-        command.recommend(asked.name, asked.folder, asked.hours, rules, asked.jobs, asked.dry_run, asked.labels)
+        wish = question.Wish(asked.name, asked.folder, asked.labels, rules)
+        command.recommend(wish, asked.hours, asked.jobs, _start(asked), asked.dry_run)
 
     return work
 

@@ -5,17 +5,15 @@ import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from pipeline.core import files, store
 from pipeline.core.errors import Stopped, UserError
 from pipeline.core.progress import log
-from pipeline.params import presets, reader, sizes
-from pipeline.params.data import tested
+from pipeline.params import presets
 from pipeline.params.schema import Params
 from pipeline.recommend import arms, prices, race, reliability, words
+from pipeline.recommend.question import Question, Wish, question
 from pipeline.recommend.race import LOOKS, Result, Results, Rules, Run
-from pipeline.run import survey
 from pipeline.study import cells, rows, runner
 
 FAILED = 1  # the exit code of a study of which cells failed
@@ -84,11 +82,11 @@ class Race:
         """What is to be made next."""
         return race.wanted(self.arms, self.results(), self.rules)
 
-    def make(self, runs: list[Run], minutes: float, jobs: int) -> None:
+    def make(self, runs: list[Run], minutes: float, jobs: int, start: runner.Start | None) -> None:
         """Run these, as far as the time reaches. An arm that fails drops out; UserError if a kind has no other left."""
         chosen = [self.cells[run] for run in runs]
         try:
-            runner.run(cells.Study(self.study.name, self.study.file, chosen), None, minutes, jobs)
+            runner.run(cells.Study(self.study.name, self.study.file, chosen), None, minutes, jobs, start)
         except UserError as fault:
             there = self.rows()
             failed = {run.arm for run in runs if run not in there}
@@ -100,16 +98,14 @@ class Race:
 
 
 def recommend(
-    name: str, folder: Path | None, hours: float, rules: Rules, jobs: int, dry_run: bool, few: int | None = None
+    wish: Wish, hours: float, jobs: int = 1, start: runner.Start | None = None, dry_run: bool = False
 ) -> None:
-    """Plan the race, run it for so many hours, say what is known; the same command goes on. few: labels to use."""
+    """Plan the race, run it for so many hours, say what is known; the same command goes on. start: as for a study."""
     if not 0 < hours < float("inf") or jobs < 1:
         raise UserError("must be above 0", "--hours and --jobs")
-    if few is not None and few < sizes.FEWEST:
-        raise UserError(f"{few} labels to share out are fewer than {sizes.FEWEST}", "--labels", "give more")
-    asked = _asked(folder, rules, few)
-    racing, text = Race(cells.read(name, asked.text), rules, asked.test), asked.text
-    _refuse_another(racing, text)
+    asked = question(wish)
+    racing = Race(cells.read(wish.name, asked.text), wish.rules, asked.test)
+    _refuse_another(racing, asked.text)
     if not dry_run:
         rows.commit()  # or refused: no row could name what made it
     price = racing.price()
@@ -121,7 +117,7 @@ def recommend(
         raise UserError(what, "--hours", "give as many, or shorten the runs: pretrain.steps in params.yaml")
     if dry_run:
         return
-    files.write_text(cells.FOLDER / f"{name}.yaml", text)
+    files.write_text(cells.FOLDER / f"{wish.name}.yaml", asked.text)
     runner.adopt(racing.study, racing.asked)
     end = time.monotonic() + 3600 * hours
     try:
@@ -130,69 +126,12 @@ def recommend(
             if left < racing.price().run * (1 / arms.SHORT if runs[0].heat == "short" else 1.0):
                 break
             log(f"{runs[0].heat} heat: {len(runs)} runs; {left / 3600:.1f} hours left")
-            racing.make(runs if done[0] else runs[:1], left / 60, jobs)  # the first shows whether labels do
+            racing.make(runs if done[0] else runs[:1], left / 60, jobs, start)  # the first shows whether labels do
             if (len(racing.rows()), len(racing.arms)) == done:
                 break
     except Stopped as stop:
         raise Stopped("stopped; the same command goes on", stop.signum) from stop
     finish(racing, asked)
-
-
-class Asked(NamedTuple):
-    """A race's study as text. test: how many test images have labels, None without any. folder: one that params.yaml
-    does not name."""
-
-    text: str
-    test: int | None
-    folder: Path | None
-
-
-def _asked(folder: Path | None, rules: Rules, few: int | None) -> Asked:
-    """What the folder or the set of params.yaml and today's parameters make."""
-    params = reader.load()
-    own = params.dataset.name == "folder" and Path(params.dataset.path)
-    if folder is None and not own:
-        values = survey.few_labels(params, few) if few is not None else {}
-        values |= arms.with_a_ceiling(reader.with_values(params, values, reader.FILE))
-        test = tested(params.dataset.name)
-    else:
-        folder = folder or own
-        named = bool(own) and folder.resolve() == own.resolve()
-        values, test = _of_folder(folder, params, named, few)
-        folder = None if named else folder
-    presets.words(values)  # or refused: a path that is no word would fail in every run
-    return Asked(arms.text(values, reader.with_values(params, values, folder or reader.FILE), rules), test, folder)
-
-
-def _of_folder(folder: Path, params: Params, own: bool, few: int | None) -> tuple[dict[tuple, object], int | None]:
-    """What fits a folder, and how many test images have labels; None without any.
-
-    Half of the train images are held back for the ceiling where none are to spare. own: params.yaml is of this folder,
-    so what it says of labels, sizes and networks stands.
-    """
-    d = params.dataset
-    wish = survey.Wish(d.labels, d.label_column, d.image_size, d.channels, d.resize) if own else survey.Wish()
-    wish = wish._replace(few=few)
-    alone = params.inflation.model_copy(update={"ratio": 0.0})  # a batch must do for the arms without generated images
-
-    def look(**sizes: int) -> survey.Survey:
-        given = d.model_copy(update={"spare_size": 0, **sizes})
-        return survey.survey(folder, wish, params.model_copy(update={"dataset": given, "inflation": alone}))
-
-    found = look(ceiling_size=int(arms.MOST * d.train_size))
-    train, labelled = (found.values["dataset", name] for name in ("train_size", "labelled_size"))
-    if found.values["dataset", "ceiling_size"] < train:
-        half = train // 2
-        halved = look(train_size=half, labelled_size=min(labelled, half), ceiling_size=train - half)
-        held = halved.values["dataset", "ceiling_size"]
-        if held >= arms.LEAST * half:
-            found = halved
-            found.words.append(f"{held:,} train pictures are held back, to stand for those of a perfect generator")
-    print("\n".join(found.words))
-    sized = {
-        path: value for path, value in found.values.items() if path[0] in ("dataset", "quality") or "batch" in path[-1]
-    }
-    return sized if own else found.values, found.test if found.labelled else None
 
 
 def _refuse_another(racing: Race, text: str) -> None:
@@ -245,7 +184,7 @@ def plan(racing: Race, price: prices.Prices, hours: float) -> list[str]:
     return lines
 
 
-def finish(racing: Race, asked: Asked) -> None:
+def finish(racing: Race, asked: Question) -> None:
     """Print what is known and how to run the best setting; write it as numbers, with the same words."""
     results, path = racing.results(), arms.answer_of(racing.study.name)
     answer, over = race.answer(racing.arms, results, racing.rules), not racing.wanted()

@@ -79,9 +79,9 @@ def _named(params: Params | SimpleNamespace) -> dict[str, Path]:
 
 
 def _clone() -> Path | None:
-    """The clone of which this folder is a copy; None where it is none."""
-    root = Path(os.environ.get("DVC_ROOT", ".")).resolve()
-    return root if Path.cwd().is_relative_to(root / ".dvc/tmp") else None
+    """The clone of which this folder is a copy, which lies below its .dvc/tmp; None where it is none."""
+    above = (folder for folder in Path.cwd().parents if folder.parts[-2:] == (".dvc", "tmp"))
+    return next((folder.parent.parent for folder in above), None)
 
 
 def _same(source: str | Path, path: str | Path) -> None:

@@ -3,39 +3,23 @@
 A stopped cell goes on from its checkpoint, which is in the store. A finished one never runs again.
 """
 
-import contextlib
-import json
 import math
-import os
 import re
 import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 from pipeline.core import files, processes, store
 from pipeline.core.errors import Stopped, UserError, UserErrors
 from pipeline.core.progress import log
-from pipeline.params import presets, reader
-from pipeline.params.schema import Params
-from pipeline.run import copies, launch
-from pipeline.run.experiment import environment
+from pipeline.params import reader
+from pipeline.run import copies
 from pipeline.study import cells, rows
+from pipeline.study.experiment import PATIENCE, Experiment, Wanted
 
-PATIENCE = 90  # seconds for a stopped experiment to save what it has
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A cell, all its parameters and the key of its row."""
-
-    cell: cells.Cell
-    params: Params
-    key: str
+Start = Callable[[str, Wanted, str], Experiment]  # a study's name, a cell and a commit -> the cell, running
 
 
 def wanted(study: cells.Study) -> list[Wanted]:
@@ -94,10 +78,11 @@ def plan(study: cells.Study) -> str:
     return "\n".join(lines)
 
 
-def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) -> None:
+def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int, start: Start | None = None) -> None:
     """Run missing cells, `jobs` experiments at a time, for so many minutes; each row is written when its cell ends.
 
-    If a cell fails, the others go on. A cell that would not end in time is not started, unless it is the first.
+    If a cell fails, the others go on. A cell that would not end in time is not started, unless it is the first. start:
+    how a cell is run; None: here.
     """
     unknown = sorted(set(parts or ()) - set(study.file.parts))
     if unknown:
@@ -111,7 +96,7 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) 
         adopt(study, asked)
         todo = missing(asked)
         log(f"study {study.name}: {len(todo)} of {len(asked)} cells to run, for {minutes:g} minutes")
-        running: list[_Experiment] = []
+        running: list[Experiment] = []
         failed, first, begun = {}, True, False
         try:
             while True:
@@ -125,18 +110,18 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int) 
                 if chosen is not None:
                     commit = _current(began)
                     todo.remove(chosen)
-                    running.append(_Experiment(study.name, chosen, commit))
+                    running.append((start or Experiment)(study.name, chosen, commit))
                     first = False
                     continue
                 if not running:
                     break
                 if stopping:
                     _stop(running)
-                for experiment in [e for e in running if e.process.poll() is not None]:
+                for experiment in [e for e in running if e.code() is not None]:
                     _current(began)
                     running.remove(experiment)
                     label = experiment.one.cell.label
-                    if experiment.process.returncode == 0:
+                    if experiment.code() == 0:
                         row = experiment.row()
                         rows.add(study.memory, row)
                         adopt(study, asked)
@@ -192,90 +177,11 @@ def _current(began: str) -> str:
     return commit
 
 
-def _stop(running: list["_Experiment"]) -> None:
+def _stop(running: list[Experiment]) -> None:
     """Interrupt all, as Ctrl-C does: stages save and end, DVC removes its copies. Kill what takes too long."""
     for number, patience in ((signal.SIGINT, PATIENCE), (signal.SIGKILL, PATIENCE)):
         for experiment in running:
-            if experiment.process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(experiment.process.pid, number)
+            experiment.interrupt(number)
         end = time.monotonic() + patience
-        while any(experiment.process.poll() is None for experiment in running) and time.monotonic() < end:
+        while any(experiment.code() is None for experiment in running) and time.monotonic() < end:
             time.sleep(0.1)
-
-
-class _Experiment:
-    """One `dvc exp run --temp`, in a process group of its own."""
-
-    def __init__(self, study: str, one: Wanted, commit: str):
-        self.one, self.since, self._settled, self._commit = one, time.monotonic(), False, commit
-        self._name = f"{study}-{one.cell.name}-{one.key[:6]}"
-        for lost in self._refs():  # one without its row
-            rows.git("update-ref", "-d", lost)
-        out, path = tempfile.mkstemp(".log", f"{self._name}-")
-        self.log = Path(path)
-        dvc = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", self._name]
-        self.process = subprocess.Popen(
-            [*dvc, *presets.words(one.cell.values)],
-            stdout=out,
-            stderr=out,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            env=environment(),
-        )
-        # Or its name would be taken when the cell is run again. Its stage lives on, and what it makes is found.
-        self._guard = launch.guard(self.process, signal.SIGKILL)
-        os.close(out)
-
-    def _refs(self) -> list[str]:
-        """The experiment's, whatever commit DVC saw: a page may have been committed in between."""
-        return rows.git("for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{self._name}").splitlines()
-
-    def settled(self) -> bool:
-        """Whether DVC has made the experiment's copy; True after PATIENCE seconds in any case.
-
-        Until then DVC stashes this folder's changes and keeps the experiment's parameters here: a row that is added
-        meanwhile is lost, params.yaml is not the committed one, and a second experiment fails.
-        """
-        self._settled = (
-            self._settled or self.process.poll() is not None or time.monotonic() > self.since + PATIENCE or self.begun()
-        )
-        return self._settled
-
-    def begun(self) -> bool:
-        """Whether DVC has made the copy."""
-        return "Reproducing experiment" in self.log.read_text(errors="replace")
-
-    def row(self) -> dict:
-        """The row of a finished experiment."""
-        (ref,), params = self._refs(), self.one.params
-        wanted = {f: f"metrics/{f}.json" for f in rows.FILES if f != "positives" or cells.wants_positives(params)}
-        if params.finetune.labels:
-            there, share = rows.git("ls-tree", "--name-only", ref, "metrics/finetune/"), max(params.finetune.labels)
-            texts = (str(share), f"{share:g}")  # params.yaml may have 1 for 1.0
-            named = (f"metrics/finetune/{text}.json" for text in texts)
-            wanted["finetune"] = next(path for path in named if path in there.splitlines())
-        metrics = {name: json.loads(rows.git("show", f"{ref}:./{path}")) for name, path in wanted.items()}
-        self.log.unlink()
-        facts = {"seconds": round(self._spent(), 1), "commit": self._commit[:12], "key": self.one.key}
-        self._clock.unlink(missing_ok=True)
-        return rows.setting(self.one.cell, self.one.params) | rows.measured(metrics) | facts
-
-    def fault(self) -> str:
-        """The last lines of a failed experiment's output, and the file with all of it."""
-        lines = [line.strip()[-200:] for line in self.log.read_text(errors="replace").splitlines()]
-        lines = [line for line in dict.fromkeys(lines) if line and "dvc.org/support" not in line]
-        return f"failed, {' / '.join(lines[-3:])} ({self.log})"
-
-    def keep_time(self) -> None:
-        """Save how many seconds a stopped experiment's cell has taken so far, for its later row."""
-        files.write_json(self._clock, {"seconds": self._spent()})
-        self.log.unlink()
-
-    @property
-    def _clock(self) -> Path:
-        return store.root() / "studies" / f"{self.one.key}.json"
-
-    def _spent(self) -> float:
-        before = files.read_json(self._clock)["seconds"] if self._clock.exists() else 0.0
-        return before + time.monotonic() - self.since

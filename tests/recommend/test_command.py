@@ -16,7 +16,8 @@ from bench.races import World
 from pipeline.core.errors import UserError
 from pipeline.params import presets, reader
 from pipeline.recommend import arms, command, prices, reliability, words
-from pipeline.recommend.race import Arm, Rules, Run
+from pipeline.recommend.question import Wish
+from pipeline.recommend.race import Arm, Run
 from pipeline.report import races, studies
 from pipeline.study import analysis, cells, rows, runner, tables
 from tests.pipeline.clones import ROOT
@@ -56,7 +57,7 @@ def world(monkeypatch):
         made = Made(gain, perfect)
         made.done, made.clock, made.labels = 0, 0.0, True
 
-        def run(study, parts, minutes, jobs):
+        def run(study, parts, minutes, jobs, start):
             assert parts is None
             spent = 0.0
             for one in runner.missing(runner.wanted(study)):
@@ -85,8 +86,8 @@ def answered() -> dict:
 
 
 def ask(hours: float = 24.0, **options):
-    given = {"name": "recommend", "folder": None, "rules": Rules(), "jobs": 1, "dry_run": False}
-    command.recommend(hours=hours, **given | options)
+    wish = Wish(**{name: options.pop(name) for name in Wish._fields if name in options})
+    command.recommend(wish, hours, **options)
 
 
 def test_what_helps_is_found_and_the_setting_is_one_that_can_be_run(here, world, capsys):
@@ -192,9 +193,9 @@ def test_an_arm_whose_runs_fail_drops_out_and_the_others_go_on(here, world, monk
     world(2.0, 4.0)
     run = runner.run
 
-    def failing(study, parts, minutes, jobs):
+    def failing(study, parts, minutes, jobs, start):
         chosen = [cell for cell in study.cells if cell.arm != "x10, strength 2"]
-        run(cells.Study(study.name, study.file, chosen), parts, minutes, jobs)
+        run(cells.Study(study.name, study.file, chosen), parts, minutes, jobs, start)
         if len(chosen) < len(study.cells):
             raise UserError("2 cells failed", study.name, "see above", code=1)
 

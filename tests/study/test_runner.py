@@ -2,6 +2,7 @@
 
 import errno
 import itertools
+import os
 import shutil
 import subprocess
 import time
@@ -150,6 +151,13 @@ class Stand:
     def begun(self):
         return self.copied
 
+    def code(self):
+        return self.process.poll()
+
+    def interrupt(self, number):
+        if self.code() is None:
+            os.killpg(self.process.pid, number)
+
     def row(self):
         return row(self.one, commit=self.commit, top1_labelled=81.0, seconds=0.3)
 
@@ -163,7 +171,7 @@ class Stand:
 @pytest.fixture
 def stand(write, monkeypatch):
     monkeypatch.setenv("LEAVEN_STORE", "store")
-    monkeypatch.setattr(runner, "_Experiment", Stand)
+    monkeypatch.setattr(runner, "Experiment", Stand)
     monkeypatch.setattr(rows, "commit", lambda: "abc")
     monkeypatch.setattr(Stand, "ends", {})
     monkeypatch.setattr(Stand, "labels", [])

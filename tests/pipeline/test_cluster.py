@@ -1,0 +1,205 @@
+"""Cells as jobs of a real SLURM of two nodes on this machine: cancelled, told to leave, left alone, none is lost."""
+
+import contextlib
+import csv
+import os
+import re
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline import clones, slurm
+
+STEPS = 40
+STUDY = """
+title: a toy
+presets: [smoke]
+base: {compute: {threads: 1}, generator: {source: none}, inflation: {ratio: 0.0}, quality: {images: 0}}
+seed: [pretrain.seed, augment.seed]
+parts:
+  weak:
+    asks: whether it goes on
+    seeds: 1
+    grid: {augment.strength: [1.0, 2.0]}
+"""
+# In the place of all stages: steps that cost nothing, saved in the store as they are made, and numbers at the end.
+DVC = """
+stages:
+  toy:
+    cmd: python toy.py
+    params: [pretrain.seed, augment.strength]
+    metrics:
+      - metrics/pretrain.json: {cache: false}
+      - metrics/linear_eval.json: {cache: false}
+      - metrics/label_free.json: {cache: false}
+      - metrics/quality.json: {cache: false}
+"""
+TOY = f"""
+import json, signal, sys, time
+from pathlib import Path
+from pipeline.core import store
+from pipeline.params import reader
+
+params, stops = reader.load(), []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: stops.append(number))
+if (store.root() / "bad").exists():
+    sys.exit("toy.py: it is bad")
+steps = store.root() / f"steps-{{params.augment.strength:g}}"
+for step in range(len(steps.read_text()) if steps.exists() else 0, {STEPS}):
+    if stops:
+        sys.exit(130)
+    time.sleep(0.2)
+    with open(steps, "a") as file:
+        file.write(".")
+Path("metrics").mkdir(exist_ok=True)
+linear = {{"top1_labelled": 80 + params.augment.strength, "validation": 80.0}}
+for name, found in {{"pretrain": {{}}, "linear_eval": linear, "label_free": {{}}, "quality": {{}}}}.items():
+    Path(f"metrics/{{name}}.json").write_text(json.dumps(found))
+"""
+RUN = ("python", "-m", "pipeline", "study", "run", "toy", "--minutes", "20", "--jobs", "2", "--executor", "slurm")
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A study of two cells, and SLURM."""
+    clone = clones.of_working_tree(tmp_path / "clone")
+    for others in (clone / "studies").glob("*.csv"):
+        others.unlink()
+    (clone / "studies/toy.yaml").write_text(STUDY)
+    clones.commit(clone, "A study")
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin")
+    with slurm.cluster(tmp_path / "slurm"):
+        yield clone
+
+
+@pytest.fixture
+def toy(clone):
+    """The same with stages that cost nothing."""
+    (clone / "dvc.yaml").write_text(DVC)
+    (clone / "toy.py").write_text(TOY)
+    (clone / "dvc.lock").unlink()
+    for made in ("metrics", "plots"):
+        shutil.rmtree(clone / made)
+    clones.commit(clone, "Toys")
+    return clone
+
+
+def rows(clone) -> list[dict]:
+    path = clone / "studies/toy.csv"
+    with open(path) if path.exists() else contextlib.nullcontext([]) as file:
+        return list(csv.DictReader(file))
+
+
+def steps(clone) -> list[int]:
+    return [path.stat().st_size for path in sorted((clone / ".cache").glob("steps-*"))]
+
+
+def amid(clone, process, log) -> list[str]:
+    """The jobs, once both are in the midst of their steps."""
+    clones.until(lambda: len(steps(clone)) == 2 and min(steps(clone)) > 3, process, log)
+    return [job for job, _ in sorted(line.split() for line in slurm.said("squeue", "-h", "-o", "%A %j").splitlines())]
+
+
+def at_once(job: str) -> None:
+    """SLURM starts a job that it took back two minutes later, unless it is told otherwise."""
+    end = time.monotonic() + 60
+    while slurm.said("squeue", "-h", "-j", job, "-o", "%T").strip() != "PENDING":
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    slurm.said("scontrol", "update", f"jobid={job}", "starttime=now")
+
+
+def finished(clone, said: str) -> None:
+    assert "0 of 2 cells missing" in said
+    found = {row["label"]: row for row in rows(clone)}
+    assert {label: float(row["top1_labelled"]) for label, row in found.items()} == {
+        "weak: strength 1, seed 0": 81.0,
+        "weak: strength 2, seed 0": 82.0,
+    }
+    assert steps(clone) == [STEPS, STEPS]  # each step once
+    assert not list((clone / ".dvc/tmp/jobs").iterdir())
+    assert not list((clone / ".cache/jobs").iterdir())
+    assert slurm.said("squeue", "-h") == ""
+    for row in found.values():  # each is a DVC experiment of the clone that asked
+        name = f"toy-{row['cell']}-{row['key'][:6]}"
+        assert f"{float(row['top1_labelled'])}" in clones.experiment(clone, name, "metrics/linear_eval.json")
+        assert 0.2 * STEPS < float(row["seconds"]) < 60
+
+
+@pytest.mark.slow
+def test_jobs_that_slurm_takes_back_or_tells_to_leave_go_on_where_they_were(toy):
+    with clones.background(toy, *RUN) as (process, log):
+        first, second = amid(toy, process, log)
+        slurm.said("scontrol", "requeue", first)
+        slurm.said("scancel", "--signal", "USR2", second)  # as SLURM does before a job's time is over
+        at_once(first)
+        at_once(second)
+        assert process.wait(120) == 0
+        finished(toy, log.read_text())
+
+
+@pytest.mark.slow
+def test_a_lost_job_is_sent_again_in_a_line_and_a_killed_study_takes_its_jobs_over(toy):
+    with clones.background(toy, *RUN) as (process, log):
+        first, second = amid(toy, process, log)
+        process.kill()
+        process.wait()
+    with clones.background(toy, *RUN) as (process, log):
+        clones.until(lambda: f"job {second} of an earlier call is running" in log.read_text(), process, log)
+        slurm.said("scancel", first)
+        assert process.wait(120) == 0
+        assert f"seed 0: job {first} was lost, sent again" in log.read_text()
+        finished(toy, log.read_text())
+
+
+@pytest.mark.slow
+def test_a_stopped_study_cancels_its_jobs_which_save_and_a_failed_cell_is_told_in_a_line(toy):
+    with clones.background(toy, *RUN) as (process, log):
+        amid(toy, process, log)
+        process.terminate()
+        assert process.wait(60) == 128 + 15
+        assert "stopped; `python -m pipeline study run toy` goes on" in log.read_text()
+    assert slurm.said("squeue", "-h") == ""
+    assert rows(toy) == []
+    before = steps(toy)
+    (toy / ".cache/bad").touch()
+    said = clones.run(toy, *RUN, code=1)
+    assert re.search(r"weak: strength 1, seed 0: failed, .*toy.py: it is bad", said)
+    assert rows(toy) == []
+    assert steps(toy) == before
+    (toy / ".cache/bad").unlink()
+    finished(toy, clones.run(toy, *RUN))
+
+
+@pytest.mark.slow
+def test_real_cells_give_the_rows_that_they_give_here(clone):
+    assert "0 of 2 cells missing" in clones.run(clone, *RUN, warm=False)
+    there = rows(clone)
+    (clone / "studies/toy.csv").unlink()
+    shutil.rmtree(clone / ".cache")
+    assert "0 of 2 cells missing" in clones.run(clone, *RUN[:-4], warm=False)
+    own = ("seconds", "commit")
+    numbers = [{name: value for name, value in row.items() if name not in own} for row in there]
+    here = [{name: value for name, value in row.items() if name not in own} for row in rows(clone)]
+    assert sorted(numbers, key=lambda row: row["label"]) == sorted(here, key=lambda row: row["label"])
+
+
+def test_what_a_job_cannot_do_without_is_said_before_anything_is_sent(tmp_path):
+    """Where SLURM is not, or nothing is kept."""
+    clone = clones.of_working_tree(tmp_path / "clone")
+    for others in (clone / "studies").glob("*.csv"):
+        others.unlink()
+    (clone / "studies/toy.yaml").write_text(STUDY)
+    clones.commit(clone, "A study")
+    bare = tmp_path / "bin"
+    bare.mkdir()
+    for name in ("git", "sh"):
+        (bare / name).symlink_to(shutil.which(name))
+    said = clones.run(clone, "env", f"PATH={bare}", shutil.which("python"), *RUN[1:], code=2)
+    assert said.splitlines()[-1] == "--executor slurm: sbatch is not here - run it where SLURM's commands are"
+    said = clones.run(clone, "env", "LEAVEN_STORE=off", *RUN, code=2)
+    assert "LEAVEN_STORE=off: keeps nothing that a job could go on from" in said
+    assert not Path(clone / "studies/toy.csv").exists()
