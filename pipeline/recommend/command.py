@@ -20,10 +20,14 @@ FAILED = 1  # the exit code of a study of which cells failed
 
 
 class Race:
-    """A study and its rows, as the race sees them. test: test images; None where there are no labels."""
+    """A study and its rows, as the race sees them.
 
-    def __init__(self, study: cells.Study, rules: Rules, test: int | None):
+    test: test images; None where there are no labels. elsewhere: whether other machines than this one make its runs.
+    """
+
+    def __init__(self, study: cells.Study, rules: Rules, test: int | None, elsewhere: bool = False):
         self.study, self.rules, self.test = study, replace(rules, labels=test is not None), test
+        self.elsewhere = elsewhere
         self.asked = runner.wanted(study)
         self.arms = {one.cell.arm: arms.of(one.cell) for one in self.asked}
         self.cells = {Run(one.cell.part, one.cell.arm, one.cell.seed): one.cell for one in self.asked}
@@ -49,10 +53,15 @@ class Race:
         """What runs cost, before there is one."""
         return prices.measured(self.params, max(ratio for ratio, _ in arms.INFLATED.values()))
 
-    def price(self) -> prices.Prices:
-        """By rows of the whole length if there are some; the generator's is nothing once it has been made."""
+    def price(self) -> prices.Prices | None:
+        """By rows of the whole length if there are some; the generator's is nothing once it has been made.
+
+        None of runs elsewhere before there is one.
+        """
         found = self.rows()
         run = prices.of_rows([row for one, row in found.items() if one.heat != "short"])
+        if self.elsewhere:
+            return None if run is None else prices.Prices(run, 0.0)
         made = any(self.cells[one].of in arms.INFLATED for one in found)
         return prices.Prices(self.measured.run if run is None else run, 0.0 if made else self.measured.generator)
 
@@ -104,14 +113,14 @@ def recommend(
     if not 0 < hours < float("inf") or jobs < 1:
         raise UserError("must be above 0", "--hours and --jobs")
     asked = question(wish)
-    racing = Race(cells.read(wish.name, asked.text), wish.rules, asked.test)
+    racing = Race(cells.read(wish.name, asked.text), wish.rules, asked.test, elsewhere=start is not None)
     _refuse_another(racing, asked.text)
     if not dry_run:
         rows.commit()  # or refused: no row could name what made it
     price = racing.price()
     print("\n".join(plan(racing, price, hours)))
     first, _ = to_first_look(racing)
-    if not racing.rows() and first * price.run + price.generator > 3600 * hours * jobs:
+    if price is not None and not racing.rows() and first * price.run + price.generator > 3600 * hours * jobs:
         least = (first * price.run + price.generator) / 3600 / jobs
         what = f"{hours:g} hours are too few for any answer, which takes about {least:.1f}"
         raise UserError(what, "--hours", "give as many, or shorten the runs: pretrain.steps in params.yaml")
@@ -123,7 +132,8 @@ def recommend(
     try:
         while runs := racing.wanted():
             left, done = end - time.monotonic(), (len(racing.rows()), len(racing.arms))
-            if left < racing.price().run * (1 / arms.SHORT if runs[0].heat == "short" else 1.0):
+            price = racing.price()
+            if left < (price.run if price else 0.0) * (1 / arms.SHORT if runs[0].heat == "short" else 1.0):
                 break
             log(f"{runs[0].heat} heat: {len(runs)} runs; {left / 3600:.1f} hours left")
             racing.make(runs if done[0] else runs[:1], left / 60, jobs, start)  # the first shows whether labels do
@@ -155,32 +165,38 @@ def to_first_look(racing: Race) -> tuple[float, float]:
     return tuple(max(0.0, before + fresh * left - done) for left in (kinds, going))
 
 
-def plan(racing: Race, price: prices.Prices, hours: float) -> list[str]:
+def plan(racing: Race, price: prices.Prices | None, hours: float) -> list[str]:
     """What will be run, what it costs, what it can tell: before anything is."""
     p, d, kinds = racing.params.pretrain, racing.params.dataset, [of.kind for of in racing.arms.values()]
-    first, last = ((runs * price.run + price.generator) / 3600 for runs in to_first_look(racing))
     perfect = f", {kinds.count('ceiling')} with {racing.perfect:g} x as many real images in their place"
     lines = [
         f"{d.path}: {d.train_size:,} real images, {d.validation_size:,} of validation, "
         f"{p.steps:,} steps of {p.batch_size}",
         f"arms: {kinds.count('none')} without generated images, {kinds.count('generated')} with"
         f"{perfect if racing.perfect else ''}; {len(racing.rows())} runs are done",
-        price.told(),
+        "what a run costs is known after the first ones" if price is None else price.told(),
     ]
+    if racing.rules.labels:
+        known = f"{d.labelled_size:,} fit the probe, {d.validation_size:,} choose arms, {racing.test:,} report"
+        lines.append(f"labels: {known}")
+    else:
+        what = f"no labels: arms are chosen by {reliability.MEASURE}, which is weak evidence"
+        lines += [what, f"how weak: {racing.reliability}"]
+    if not racing.perfect:
+        lines.append("no real images are to spare: what a perfect generator would bring stays unknown")
+    return lines if price is None else [*lines, *_times(racing, price, hours)]
+
+
+def _times(racing: Race, price: prices.Prices, hours: float) -> list[str]:
+    first, last = ((runs * price.run + price.generator) / 3600 for runs in to_first_look(racing))
     if not racing.rules.labels:
-        line = f"no labels: arms are chosen by {reliability.MEASURE}, which is weak evidence, after {first:.1f} hours"
-        return [*lines, line, racing.reliability]
-    lines += [
-        f"labels: {d.labelled_size:,} fit the probe, {d.validation_size:,} choose arms, {racing.test:,} report",
-        f"the first look at fresh seeds comes after {first:.1f} to {last:.1f} hours, one run at a time",
-    ]
+        return [f"that takes {first:.1f} hours, one run at a time"]
+    lines = [f"the first look at fresh seeds comes after {first:.1f} to {last:.1f} hours, one run at a time"]
     further = [2 * (seeds - LOOKS[0]) * price.run / 3600 for seeds in LOOKS]
     reached = sum(first + more <= hours for more in further)
     if reached:
         reach = f"{hours:g} hours reach {LOOKS[reached - 1]} fresh seeds at best"
         lines.append(f"{reach}, which resolve about {words.resolvable(reached):.1f} points")
-    if not racing.perfect:
-        lines.append("no real images are to spare: what a perfect generator would bring stays unknown")
     return lines
 
 

@@ -18,7 +18,7 @@ def resolvable(looks: int, deviation: float = USUAL, df: int = 20) -> float:
     return (quantile(race.CONFIDENCE, df) + quantile(0.6, df)) * error
 
 
-def told(answer: Answer, rules: Rules, prices: Prices, perfect: float, judged: tuple[float, int]) -> list[str]:
+def told(answer: Answer, rules: Rules, prices: Prices | None, perfect: float, judged: tuple[float, int]) -> list[str]:
     """A line for each thing that is known.
 
     perfect: further real images for each one in the ceiling. judged: the runs' top-1, %, and of how many test images.
@@ -99,12 +99,12 @@ def _points(d: Difference, unit: str = "points") -> str:
     return f"{d.points:+.1f} {unit}, 95 % interval {d.low:+.1f} to {d.high:+.1f}"
 
 
-def hours_to_resolve(answer: Answer, rules: Rules, prices: Prices) -> float | None:
+def hours_to_resolve(answer: Answer, rules: Rules, prices: Prices | None) -> float | None:
     """About how much more time resolves the least gain, if two arms are left and runs deviate as they did.
 
     None if no look would, or nothing is known of runs yet.
     """
-    if math.isnan(answer.deviation) or "generated" not in answer.best:
+    if prices is None or math.isnan(answer.deviation) or "generated" not in answer.best:
         return None
     for look, seeds in enumerate(LOOKS, 1):
         if seeds > answer.fresh and resolvable(look, answer.deviation) <= rules.least:

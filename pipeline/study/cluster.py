@@ -1,17 +1,17 @@
 """Cells as jobs of SLURM, which submitit sends: each in a clone of its own, beside the store of the clone that asks.
 
-All nodes see this clone, and the store, under the same path. A job that SLURM asks to leave saves, and SLURM starts it
-again; one that was lost with its node is sent again. Nothing here schedules.
+All nodes see this clone, and the store, under the same path. A job that SLURM tells to leave saves, and goes on when
+SLURM starts it again; one that was lost is sent again. Nothing here schedules.
 """
 
 import contextlib
-import getpass
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,9 +24,10 @@ from pipeline.run.experiment import environment
 from pipeline.study import experiment, rows
 from pipeline.study.experiment import Experiment, Wanted
 
-AGAIN, REQUEUES = 3, 1_000  # times that a lost job is sent again, and that one may reach its time
-LOOK, LATE = 5.0, 20.0  # seconds between looks at the queue, and until a result may be seen here
-WARNED = 120  # seconds before its time in which a job is asked to leave
+AGAIN, REQUEUES = 3, 1_000  # times that a lost job is sent, and that one may reach its time
+LOOK, LATE = 5.0, 20.0  # seconds between looks at the queue, and until all that a job wrote can be seen here
+WARNED = 120  # seconds before its time at which a job is told to leave
+PROGRAMS = ("sbatch", "squeue", "scancel", "srun")
 
 
 @dataclass(frozen=True)
@@ -42,87 +43,138 @@ class Resources:
         return Job(study, one, commit, self)
 
 
+class Queue:
+    """This user's jobs that wait or run, looked at every LOOK seconds."""
+
+    def __init__(self):
+        self.seen, self._tried, self._jobs = -LOOK, -LOOK, set()  # the last look that SLURM answered
+
+    def has(self, job: str) -> bool:
+        """Whether the last look showed it."""
+        if time.monotonic() > self._tried + LOOK:
+            self._tried = time.monotonic()
+            found = _slurm("squeue", "--noheader", "--format", "%A", "--user", str(os.getuid()))
+            if found.returncode == 0:
+                self.seen, self._jobs = self._tried, set(found.stdout.split())
+        return job in self._jobs
+
+
+QUEUE = Queue()
+
+
 class Job(Experiment):
     """One cell's job, or those that followed it; it is in the queue when it is made."""
 
-    _queue: tuple[float, dict[str, str]] = (-LOOK, {})  # when it was looked at, and what it had: name -> job and state
-
     def __init__(self, study: str, one: Wanted, commit: str, resources: Resources):
-        self._resources, self._sent, self._missed = resources, 0, None
+        self._resources, self._sent, self._cancelled = resources, 0, None
         super().__init__(study, one, commit)
 
     def _begin(self) -> None:
-        """Send it, or take over what an earlier call has sent."""
+        """Take over what an earlier call has sent, or send it."""
         if store.off():
             raise UserError("keeps nothing that a job could go on from", "LEAVEN_STORE=off", "name a folder")
-        submitit, folder = _submitit(), (store.root() / "jobs").absolute()
-        self._stopping = False
-        there = _queue().get(self.name)
-        if there is not None and not self._sent:
-            self._job = submitit.SlurmJob(folder=folder, job_id=there[0])
-            log(f"{self.one.cell.label}: job {there[0]} of an earlier call is {there[1].lower()}")
-        else:
-            executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=REQUEUES)
-            given = {"partition": self._resources.partition, "gpus_per_node": self._resources.gpus or None}
-            executor.update_parameters(
-                job_name=self.name,
-                time=self._resources.minutes,
-                cpus_per_task=self.one.params.compute.threads,
-                signal_delay_s=min(WARNED, 30 * self._resources.minutes),
-                additional_parameters={"requeue": True},
-                **{name: value for name, value in given.items() if value is not None},
-            )
-            try:
-                self._job = executor.submit(_work(self.name, self.one, self._commit))
-            except (submitit.core.utils.FailedJobError, subprocess.SubprocessError) as fault:
-                said = str(getattr(fault, "stderr", "") or fault).strip().splitlines()[-1]
-                raise UserError(said, "sbatch", "see what SLURM wants of a job here") from fault
-        self.log, self._sent, self._missed = self._job.paths.stderr, self._sent + 1, None
+        self._submitit, self._folder = _submitit(), Path(".dvc/tmp/submitted").absolute()
+        self._note = self._folder / f"{self.name}.json"
+        if not (self._note.exists() and self._taken_over(files.read_json(self._note))):
+            self._send()
+
+    def _taken_over(self, sent: dict) -> bool:
+        """Whether that job is to be waited for: it has ended well, or still runs today's code."""
+        self._job, self._since = self._submitit.SlurmJob(self._folder, sent["job"]), time.monotonic()
+        self.log, label = self._job.paths.stderr, self.one.cell.label
+        ended, there = self._result().exists(), QUEUE.has(sent["job"])
+        if rows.alike(sent["commit"], self._commit) and (there or (ended and not self._outcome().fault)):
+            log(f"{label}: job {sent['job']} of an earlier call {'has ended' if ended else 'is in the queue'}")
+            self._commit = sent["commit"]
+            return True
+        if there:
+            _slurm("scancel", sent["job"])
+        self._clear()
+        return False
+
+    def _send(self) -> None:
+        self.forget()
+        work, threads = _work(self.name, self.one, self._commit), self.one.params.compute.threads
+        given = {"partition": self._resources.partition, "gpus_per_node": self._resources.gpus or None}
+        try:
+            with _bare():
+                executor = self._submitit.SlurmExecutor(folder=self._folder, max_num_timeout=REQUEUES)
+                executor.update_parameters(
+                    job_name=self.name,
+                    time=self._resources.minutes,
+                    cpus_per_task=threads,
+                    srun_args=[f"--cpus-per-task={threads}"],  # which srun does not inherit from 22.05 to 23.02
+                    signal_delay_s=min(WARNED, 30 * self._resources.minutes),
+                    additional_parameters={"requeue": True},
+                    **{name: value for name, value in given.items() if value is not None},
+                )
+                self._job = executor.submit(work)
+        except (self._submitit.core.utils.FailedJobError, RuntimeError, subprocess.CalledProcessError) as fault:
+            for left in self._folder.glob("?" * 32 + ".pkl"):
+                left.unlink(missing_ok=True)
+            lines = str(getattr(fault, "stderr", "") or fault).strip().splitlines()
+            raise UserError(lines[-1] if lines else "was broken off", "sbatch", "see what SLURM wants here") from fault
+        self._job.paths.result_pickle.unlink(missing_ok=True)  # of a job of this number on another cluster
+        self.log, self._sent, self._since = self._job.paths.stderr, self._sent + 1, time.monotonic()
+        files.write_json(self._note, {"job": self._job.job_id, "commit": self._commit})
 
     def settled(self) -> bool:
         """A job touches nothing of this folder."""
         return True
 
     def begun(self) -> bool:
-        """As far as this clone is concerned."""
-        return True
+        """Whether a node has started it."""
+        return self._result().exists() or self._job.paths.stdout.exists()
 
     def code(self) -> int | None:
         """0 or 1 by its result, 130 if cancelled here, None while it waits or runs. One that was lost is sent again."""
         if self._result().exists():
             return 1 if self._outcome().fault else 0
-        if self.name in _queue():
-            self._missed = None
-        elif self._stopping:
-            return 130
-        elif self._missed is None:
-            self._missed = time.monotonic()
-        elif time.monotonic() > self._missed + LATE:
-            if self._sent >= AGAIN:
-                return 1
-            log(f"{self.one.cell.label}: job {self._job.job_id} was lost, sent again")
-            self._clear()
-            self._begin()
+        if QUEUE.has(self._job.job_id):
+            return None
+        if self._cancelled is not None:
+            return 130 if QUEUE.seen > self._cancelled else None
+        if QUEUE.seen < self._since + LATE or not self._gone():
+            return None
+        if self._sent >= AGAIN:
+            return 1
+        log(f"{self.one.cell.label}: job {self._job.job_id} was lost, sent again{self._said()}")
+        self._clear()
+        try:
+            self._send()
+        except UserError as fault:
+            log(f"{self.one.cell.label}: {fault}")
+            self._sent, self._since = self._sent + 1, time.monotonic()
         return None
 
+    def _gone(self) -> bool:
+        """Whether SLURM says so of this one job, and it left no result in the meantime."""
+        found = _slurm("squeue", "--noheader", "--jobs", self._job.job_id)
+        unknown = found.returncode != 0 and "nvalid job id" in found.stderr
+        gone = unknown or (found.returncode == 0 and not found.stdout.strip())
+        return gone and not self._result().exists()
+
     def interrupt(self, number: int) -> None:
-        """Cancel the job: SLURM tells all its processes, and kills them some time later."""
-        self._stopping = True
-        if self.name in _queue():
-            self._job.cancel(check=False)
+        """Cancel the job: SLURM tells its processes, and kills them some time later."""
+        if not self._result().exists():
+            _slurm("scancel", self._job.job_id)
+            self._cancelled = time.monotonic()
 
     def fault(self) -> str:
-        """The last lines of a failed job, and its file."""
+        """What went wrong in a job, or why there was none."""
         if not self._result().exists():
-            return f"its job was lost {self._sent} times ({self._job.paths.folder})"
+            said = self._said()
+            self._clear()
+            return f"its job was lost {AGAIN} times{said}"
         said = f"failed, {self._outcome().fault}"
         if self._job.exception() is None:  # of a bug, its files tell more
-            self._clear()
+            self._clear(clone=False)
         return said
 
     def keep_time(self) -> None:
-        """The job itself did."""
-        self._clear()
+        """The job itself did; one that has ended meanwhile is found by the next call."""
+        if not self._result().exists():
+            self._clear()
 
     def row(self) -> dict:
         """The row of a finished job, of which nothing else is kept."""
@@ -130,12 +182,18 @@ class Job(Experiment):
         self._clear()
         return found
 
-    def _clear(self) -> None:
-        """Delete what a job has left that is of no more use, and submitit's links to it."""
-        folder = self._job.paths.folder
-        for path in (*folder.glob(f"{self._job.job_id}_*"), *folder.glob(".submission_file_*")):
+    def _clear(self, clone: bool = True) -> None:
+        """Delete what a job has left that is of no more use: its files, submitit's links to them, its clone."""
+        for path in (*self._folder.glob(f"{self._job.job_id}_*"), *self._folder.glob(".submission_file_*")):
             if not path.is_symlink() or not path.exists():
                 path.unlink(missing_ok=True)
+        self._note.unlink(missing_ok=True)
+        if clone:
+            shutil.rmtree(Path(".dvc/tmp/jobs") / self.name, ignore_errors=True)
+
+    def _said(self) -> str:
+        lines = self.log.read_text(errors="replace").strip().splitlines() if self.log.exists() else []
+        return f" ({lines[-1][-200:]})" if lines else ""
 
     def _spent(self) -> float:
         return self._outcome().seconds
@@ -154,17 +212,23 @@ class Job(Experiment):
         return Outcome(0.0, lines[-1] if lines else type(fault).__name__)
 
 
-def _queue() -> dict[str, tuple[str, str]]:
-    """This user's jobs that wait or run: name -> number and state. What was seen last, where SLURM does not answer."""
-    seen, there = Job._queue
-    if time.monotonic() > seen + LOOK:
-        words = ["squeue", "--noheader", "--format", "%A %T %j", "--user", getpass.getuser()]
-        found = subprocess.run(words, capture_output=True, text=True, check=False)
-        if found.returncode == 0:
-            lines = (line.split(maxsplit=2) for line in found.stdout.splitlines())
-            there = {name: (number, state) for number, state, name in lines}
-        Job._queue = time.monotonic(), there
-    return there
+def _slurm(*words: str) -> subprocess.CompletedProcess:
+    """A command of SLURM's, without what the user's own settings would filter."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
+    return subprocess.run(words, capture_output=True, text=True, check=False, env=own, start_new_session=True)
+
+
+@contextlib.contextmanager
+def _bare() -> Iterator[None]:
+    """Without what a job or a launcher around this process has set, which would count for the jobs that it sends."""
+    kept = dict(os.environ)
+    for name in kept:
+        if (name.startswith("SLURM_") and name != "SLURM_CONF") or name in ("RANK", "WORLD_SIZE", "SBATCH_JOB_NAME"):
+            del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 def _submitit():
@@ -172,8 +236,10 @@ def _submitit():
         import submitit
     except ImportError as fault:
         raise UserError("submitit is not installed", "--executor slurm", "pip install -e '.[cluster]'") from fault
-    if shutil.which("sbatch") is None:
-        raise UserError("sbatch is not here", "--executor slurm", "run it where SLURM's commands are")
+    lacking = [name for name in PROGRAMS if shutil.which(name) is None]
+    if lacking:
+        what = f"{lacking[0]} is not here"
+        raise UserError(what, "--executor slurm", "run it where SLURM's commands are")
     return submitit
 
 
@@ -197,27 +263,19 @@ class Work:
         self.name, self.commit, self.words = name, commit, words
         self.top, self.prefix, self.cache = top, prefix, cache
         self.store, self.clock = str(store.root().absolute()), experiment.clock(key).absolute()
+        self._process, self._told, self._from = None, False, None
 
     def __call__(self) -> Outcome:
         """Run the experiment in a clone below this one's .dvc/tmp, where stages find the data; push it to this one."""
-        self._since, self._told = time.monotonic(), False
+        self._from = time.monotonic()
         signal.signal(signal.SIGTERM, self._leave)
         signal.signal(signal.SIGCONT, signal.SIG_IGN)
-        origin = self.top / self.prefix
-        clone = origin / ".dvc/tmp/jobs" / self.name
-        shutil.rmtree(clone, ignore_errors=True)  # of a job that was killed
-        _do(["git", "clone", "--quiet", "--shared", "--no-checkout", str(self.top), str(clone)], self.top)
-        _do(["git", "checkout", "--quiet", "--detach", self.commit], clone)
-        here = clone / self.prefix
-        local = origin / ".dvc/config.local"
-        if local.exists():
-            shutil.copyfile(local, here / ".dvc/config.local")
-        _do([sys.executable, "-m", "dvc", "cache", "dir", "--local", self.cache], here)
-        dvc = [sys.executable, "-m", "dvc", "exp", "run", "--name", self.name, *self.words]
+        clone = self._cloned()
+        words = [sys.executable, "-m", "dvc", "exp", "run", "--name", self.name, *self.words]
         with open(clone / "log", "w", encoding="utf-8") as out:
             self._process = subprocess.Popen(
-                dvc,
-                cwd=here,
+                words,
+                cwd=clone / self.prefix,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
@@ -226,49 +284,83 @@ class Work:
                 preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN),  # which SLURM sends to all
             )
             code = self._process.wait()
-        if self._told:
+        if code and self._told:
             self._wait_for_the_end()
         if code:
-            return Outcome(self._seconds(), f"{experiment.last_words(clone / 'log')} ({clone / 'log'})")
-        ref = _do(["git", "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{self.name}"], clone)
-        _do(["git", "push", "--quiet", "origin", f"+{ref}:{ref}"], clone)
+            self._keep_time()
+            return Outcome(0.0, f"{experiment.last_words(clone / 'log')} ({clone / 'log'})")
+        ref = self._do("git", "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{self.name}", where=clone)
+        self._do("git", "push", "--quiet", "origin", f"+{ref}:{ref}", where=clone)
         shutil.rmtree(clone, ignore_errors=True)
         return Outcome(self._seconds())
 
     def checkpoint(self):
-        """Asked to leave before its time or for another job: save, and come again; submitit calls it so."""
-        self._stop()
-        files.write_json(self.clock, {"seconds": self._seconds()})
-        self.__dict__.pop("_process", None)  # it cannot be pickled
-        return _submitit().helpers.DelayedSubmission(self)
+        """Told to leave before its time or for another job: save, and come again; submitit calls it so."""
+        self._interrupt()
+        self._keep_time()
+        self._process = None  # which cannot be pickled
+        import submitit
+
+        return submitit.helpers.DelayedSubmission(self)
+
+    def _cloned(self) -> Path:
+        """A clone of the clone that asks, at the commit, with its cache, its identity and its own settings of DVC."""
+        origin = self.top / self.prefix
+        clone = origin / ".dvc/tmp/jobs" / self.name
+        shutil.rmtree(clone, ignore_errors=True)  # of a job that was killed
+        self._do("git", "clone", "--quiet", "--shared", "--no-checkout", str(self.top), str(clone), where=self.top)
+        self._do("git", "checkout", "--quiet", "--detach", self.commit, where=clone)
+        for name in ("user.name", "user.email"):
+            own = subprocess.run(["git", "config", name], cwd=self.top, capture_output=True, text=True, check=False)
+            if own.stdout.strip():
+                self._do("git", "config", name, own.stdout.strip(), where=clone)
+        local = origin / ".dvc/config.local"
+        if local.exists():
+            shutil.copyfile(local, clone / self.prefix / ".dvc/config.local")
+        self._do(sys.executable, "-m", "dvc", "cache", "dir", "--local", self.cache, where=clone / self.prefix)
+        return clone
 
     def _leave(self, number: int, frame: object) -> None:
+        """Where SLURM tracks processes by cgroup, it tells this one alone."""
         self._told = True
+        self._signal()
 
-    def _stop(self) -> None:
-        process, end = getattr(self, "_process", None), time.monotonic() + experiment.PATIENCE
-        if process is None:
-            return
-        # By waitid: `wait` would wait for the one that this handler of a signal has broken off.
-        look = os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            os.killpg(process.pid, signal.SIGINT)
-            while os.waitid(*look) is None and time.monotonic() < end:
+    def _signal(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGINT)
+
+    def _interrupt(self) -> None:
+        """Have the experiment save and end, inside the handler of a signal.
+
+        By waitid: `wait` would wait for the one that the handler has broken off.
+        """
+        self._signal()
+        end = time.monotonic() + experiment.PATIENCE
+        with contextlib.suppress(ChildProcessError):
+            while self._process is not None and time.monotonic() < end:
+                if os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                    break
                 time.sleep(0.2)
 
     def _wait_for_the_end(self) -> None:
         """Told to end, as its stages were: what follows is SLURM's to say, and an answer of this job would be none."""
-        files.write_json(self.clock, {"seconds": self._seconds()})
+        self._keep_time()
         time.sleep(24 * 3600)
+
+    def _keep_time(self) -> None:
+        files.write_json(self.clock, {"seconds": self._seconds()})
+        self._from = time.monotonic()
 
     def _seconds(self) -> float:
         now = time.monotonic()
-        return experiment.spent(self.clock) + now - getattr(self, "_since", now)
+        return experiment.spent(self.clock) + now - (now if self._from is None else self._from)
 
-
-def _do(words: list[str], where: Path) -> str:
-    """What a command prints, stripped."""
-    done = subprocess.run(words, cwd=where, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(words[:4])}: {done.stderr.strip()}")
-    return done.stdout.strip()
+    def _do(self, *words: str, where: Path) -> str:
+        """What a command prints, stripped."""
+        done = subprocess.run(words, cwd=where, capture_output=True, text=True, check=False)
+        if done.returncode and self._told:
+            self._wait_for_the_end()
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(words[:4])}: {done.stderr.strip()}")
+        return done.stdout.strip()

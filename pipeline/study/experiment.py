@@ -36,11 +36,15 @@ class Experiment:
     def __init__(self, study: str, one: Wanted, commit: str):
         self.one, self.since, self._settled, self._commit = one, time.monotonic(), False, commit
         self.name = f"{study}-{one.cell.name}-{one.key[:6]}"
-        for lost in self._refs():  # one without its row
-            rows.git("update-ref", "-d", lost)
         self._begin()
 
+    def forget(self) -> None:
+        """Delete what git has of an earlier one, whose row was lost."""
+        for lost in self._refs():
+            rows.git("update-ref", "-d", lost)
+
     def _begin(self) -> None:
+        self.forget()
         out, path = tempfile.mkstemp(".log", f"{self.name}-")
         self.log = Path(path)
         dvc = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", self.name]

@@ -97,7 +97,7 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int, 
         todo = missing(asked)
         log(f"study {study.name}: {len(todo)} of {len(asked)} cells to run, for {minutes:g} minutes")
         running: list[Experiment] = []
-        failed, first, begun = {}, True, False
+        failed, first, begun, most = {}, True, False, jobs
         try:
             while True:
                 if not all(experiment.settled() for experiment in running):
@@ -105,13 +105,21 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int, 
                     continue
                 stopping = bool(signals) or time.monotonic() >= end
                 begun = begun or any(experiment.begun() for experiment in running)
-                free = not stopping and len(running) < (jobs if begun else 1)
+                free = not stopping and len(running) < (most if begun else 1)
                 chosen = _affordable(todo, end - time.monotonic(), anyway=first) if free else None
                 if chosen is not None:
                     commit = _current(began)
+                    try:
+                        running.append((start or Experiment)(study.name, chosen, commit))
+                    except UserError as fault:  # a full queue, say
+                        if not running and not signals:
+                            raise
+                        if not signals and len(running) != most:
+                            log(f"{chosen.cell.label}: {fault}; it waits until another has ended")
+                        most = len(running)
+                        continue
                     todo.remove(chosen)
-                    running.append((start or Experiment)(study.name, chosen, commit))
-                    first = False
+                    first, most = False, jobs
                     continue
                 if not running:
                     break
@@ -120,6 +128,7 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int, 
                 for experiment in [e for e in running if e.code() is not None]:
                     _current(began)
                     running.remove(experiment)
+                    most = jobs
                     label = experiment.one.cell.label
                     if experiment.code() == 0:
                         row = experiment.row()
@@ -132,8 +141,8 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int, 
                         log(f"{label}: stopped")
                     else:
                         failed[label] = experiment.fault()
-                        if not begun:  # it is the clone, not the cell
-                            what = f"DVC makes no copy of this clone: {failed[label]}"
+                        if not begun:  # it is the clone, or the cluster, not the cell
+                            what = f"no cell begins: {failed[label]}"
                             raise UserError(what, study.name, "mend that, then run the same command again")
                         log(f"{label}: {failed[label]}")
                 time.sleep(0.2)
@@ -173,7 +182,7 @@ def _current(began: str) -> str:
     commit = rows.commit()
     if commit != began and not rows.alike(began, commit):
         what = "other code or parameters than when the study began"
-        raise UserError(what, "HEAD", "run the same command again", code=1)
+        raise UserError(what, "HEAD", "run the same command again")
     return commit
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.pipeline import clones, slurm
 
-STEPS = 40
+STEPS, HALF = 40, 10
 STUDY = """
 title: a toy
 presets: [smoke]
@@ -24,7 +24,8 @@ parts:
     seeds: 1
     grid: {augment.strength: [1.0, 2.0]}
 """
-# In the place of all stages: steps that cost nothing, saved in the store as they are made, and numbers at the end.
+# In the place of all stages: steps that cost nothing, of which the second half waits to be let go; what was made is
+# saved at the end or when it is told to stop, and nowhere else.
 DVC = """
 stages:
   toy:
@@ -47,13 +48,19 @@ for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, frame: stops.append(number))
 if (store.root() / "bad").exists():
     sys.exit("toy.py: it is bad")
-steps = store.root() / f"steps-{{params.augment.strength:g}}"
-for step in range(len(steps.read_text()) if steps.exists() else 0, {STEPS}):
-    if stops:
-        sys.exit(130)
-    time.sleep(0.2)
-    with open(steps, "a") as file:
-        file.write(".")
+saved, seen = (store.root() / f"{{name}}-{{params.augment.strength:g}}" for name in ("saved", "seen"))
+step = int(saved.read_text()) if saved.exists() else 0
+while step < {STEPS} and not stops:
+    if step == {HALF} and not (store.root() / "go").exists():
+        (store.root() / f"half-{{params.augment.strength:g}}").touch()
+    else:
+        with open(seen, "a") as file:
+            file.write(".")
+        step += 1
+    time.sleep(0.05)
+saved.write_text(str(step))
+if stops:
+    sys.exit(130)
 Path("metrics").mkdir(exist_ok=True)
 linear = {{"top1_labelled": 80 + params.augment.strength, "validation": 80.0}}
 for name, found in {{"pretrain": {{}}, "linear_eval": linear, "label_free": {{}}, "quality": {{}}}}.items():
@@ -93,14 +100,14 @@ def rows(clone) -> list[dict]:
         return list(csv.DictReader(file))
 
 
-def steps(clone) -> list[int]:
-    return [path.stat().st_size for path in sorted((clone / ".cache").glob("steps-*"))]
-
-
 def amid(clone, process, log) -> list[str]:
-    """The jobs, once both are in the midst of their steps."""
-    clones.until(lambda: len(steps(clone)) == 2 and min(steps(clone)) > 3, process, log)
-    return [job for job, _ in sorted(line.split() for line in slurm.said("squeue", "-h", "-o", "%A %j").splitlines())]
+    """The jobs, once both have made half of their steps, and then let go."""
+    clones.until(lambda: len(list((clone / ".cache").glob("half-*"))) == 2, process, log)
+    return sorted(slurm.said("squeue", "-h", "-o", "%A").split())
+
+
+def let_go(clone) -> None:
+    (clone / ".cache/go").touch()
 
 
 def at_once(job: str) -> None:
@@ -112,6 +119,13 @@ def at_once(job: str) -> None:
     slurm.said("scontrol", "update", f"jobid={job}", "starttime=now")
 
 
+def nothing_waits() -> None:
+    end = time.monotonic() + 30
+    while slurm.said("squeue", "-h"):
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
 def finished(clone, said: str) -> None:
     assert "0 of 2 cells missing" in said
     found = {row["label"]: row for row in rows(clone)}
@@ -119,14 +133,14 @@ def finished(clone, said: str) -> None:
         "weak: strength 1, seed 0": 81.0,
         "weak: strength 2, seed 0": 82.0,
     }
-    assert steps(clone) == [STEPS, STEPS]  # each step once
+    assert [path.stat().st_size for path in (clone / ".cache").glob("seen-*")] == [STEPS, STEPS]  # each step once
     assert not list((clone / ".dvc/tmp/jobs").iterdir())
-    assert not list((clone / ".cache/jobs").iterdir())
-    assert slurm.said("squeue", "-h") == ""
+    assert not list((clone / ".dvc/tmp/submitted").iterdir())
+    nothing_waits()
     for row in found.values():  # each is a DVC experiment of the clone that asked
         name = f"toy-{row['cell']}-{row['key'][:6]}"
         assert f"{float(row['top1_labelled'])}" in clones.experiment(clone, name, "metrics/linear_eval.json")
-        assert 0.2 * STEPS < float(row["seconds"]) < 60
+        assert 0.05 * STEPS < float(row["seconds"]) < 120
 
 
 @pytest.mark.slow
@@ -137,6 +151,7 @@ def test_jobs_that_slurm_takes_back_or_tells_to_leave_go_on_where_they_were(toy)
         slurm.said("scancel", "--signal", "USR2", second)  # as SLURM does before a job's time is over
         at_once(first)
         at_once(second)
+        let_go(toy)
         assert process.wait(120) == 0
         finished(toy, log.read_text())
 
@@ -148,11 +163,28 @@ def test_a_lost_job_is_sent_again_in_a_line_and_a_killed_study_takes_its_jobs_ov
         process.kill()
         process.wait()
     with clones.background(toy, *RUN) as (process, log):
-        clones.until(lambda: f"job {second} of an earlier call is running" in log.read_text(), process, log)
+        waits = f"job {second} of an earlier call is in the queue"
+        clones.until(lambda: waits in log.read_text(), process, log)
         slurm.said("scancel", first)
+        let_go(toy)
         assert process.wait(120) == 0
         assert f"seed 0: job {first} was lost, sent again" in log.read_text()
         finished(toy, log.read_text())
+
+
+@pytest.mark.slow
+def test_jobs_that_end_while_nobody_looks_are_found_and_a_refused_one_is_a_line(toy):
+    said = clones.run(toy, *RUN, "--partition", "none", code=2)
+    assert re.search(r"(?m)^sbatch: .*partition.* - see what SLURM wants here$", said)
+    with clones.background(toy, *RUN) as (process, log):
+        amid(toy, process, log)
+        process.kill()
+        process.wait()
+    let_go(toy)
+    nothing_waits()
+    said = clones.run(toy, *RUN)
+    assert said.count("of an earlier call has ended") == 2
+    finished(toy, said)
 
 
 @pytest.mark.slow
@@ -162,15 +194,16 @@ def test_a_stopped_study_cancels_its_jobs_which_save_and_a_failed_cell_is_told_i
         process.terminate()
         assert process.wait(60) == 128 + 15
         assert "stopped; `python -m pipeline study run toy` goes on" in log.read_text()
-    assert slurm.said("squeue", "-h") == ""
+    nothing_waits()
     assert rows(toy) == []
-    before = steps(toy)
+    saved = sorted((toy / ".cache").glob("saved-*"))
+    assert [path.read_text() for path in saved] == [str(HALF), str(HALF)]
     (toy / ".cache/bad").touch()
     said = clones.run(toy, *RUN, code=1)
     assert re.search(r"weak: strength 1, seed 0: failed, .*toy.py: it is bad", said)
     assert rows(toy) == []
-    assert steps(toy) == before
     (toy / ".cache/bad").unlink()
+    let_go(toy)
     finished(toy, clones.run(toy, *RUN))
 
 

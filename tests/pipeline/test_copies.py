@@ -91,5 +91,5 @@ def test_a_clone_of_which_dvc_makes_no_copy_is_refused_in_a_line(clone, words, s
     clones.run(clone, *words.split())
     *before, line = clones.run(clone, *RUN, code=2).splitlines()
     assert before == ["study toy: 1 of 1 cells to run, for 5 minutes"]
-    assert line.startswith("toy: DVC makes no copy of this clone: failed, ")
+    assert line.startswith("toy: no cell begins: failed, ")
     assert said in line

@@ -151,6 +151,17 @@ def test_a_dry_run_says_what_it_would_cost_and_runs_nothing(here, world, capsys)
     assert f"comes after {first:.1f} to {last:.1f} hours" in said
 
 
+def test_of_runs_that_are_made_elsewhere_the_price_is_not_measured_here(here, world, monkeypatch, capsys):
+    world(2.0, 4.0)
+    monkeypatch.setattr(prices, "measured", lambda params, ratio: pytest.fail("measured on this machine"))
+    ask(0.1, start=print, dry_run=True)
+    said = capsys.readouterr().out
+    assert "what a run costs is known after the first ones" in said
+    assert "hours" not in said
+    ask(start=print)
+    assert answered()["answer"] == "helps"
+
+
 def test_too_little_time_is_said_at_once(here, world):
     made = world(2.0, 4.0)
     with pytest.raises(UserError, match=r"0.5 hours are too few for any answer, which takes about 2.2"):

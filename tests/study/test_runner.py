@@ -217,7 +217,7 @@ def test_a_cell_that_fails_is_told_and_the_others_go_on(stand, capsys):
 
 def test_a_clone_of_which_dvc_makes_no_copy_is_told_in_a_line_and_no_other_cell_is_tried(stand):
     Stand.copied, Stand.ends = False, {"arms: none, seed 0": (0.1, 255)}
-    with pytest.raises(UserError, match=r"^toy: DVC makes no copy of this clone: failed, it was told to - mend that"):
+    with pytest.raises(UserError, match=r"^toy: no cell begins: failed, it was told to - mend that"):
         runner.run(stand, None, 1, 2)
     assert Stand.labels == ["arms: none, seed 0"]
 
