@@ -272,7 +272,7 @@ class Work:
         signal.signal(signal.SIGCONT, signal.SIG_IGN)
         clone = self._cloned()
         words = [sys.executable, "-m", "dvc", "exp", "run", "--name", self.name, *self.words]
-        with open(clone / "log", "w", encoding="utf-8") as out:
+        with open(clone / "log", "ab") as out:
             self._process = subprocess.Popen(
                 words,
                 cwd=clone / self.prefix,
