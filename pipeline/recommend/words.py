@@ -44,7 +44,7 @@ def without_labels(answer: Answer, measure: str, reliability: str, over: bool) -
     liked = "prefers them" if d.low > 0 else "prefers the arms without" if d.high < 0 else "does not tell"
     so_far = "" if over else ", so far"
     lines = [
-        f"generated images: weak evidence, as there are no labels: {measure} {liked}{so_far} ({_points(d, measure)})",
+        f"generated images: weak evidence, as there are no labels: {measure} {liked}{so_far} ({_points(d, 'for them', 2)})",
         f"how weak: {reliability}",
     ]
     return [*lines, "best: " + "; ".join(f"{kind}: {arm}" for kind, arm in answer.best.items())]
@@ -93,10 +93,10 @@ def _rests(seeds: int) -> str:
     return f"{seeds} fresh paired seeds" if seeds else "the seeds by which arms were chosen, which flatter"
 
 
-def _points(d: Difference, unit: str = "points") -> str:
+def _points(d: Difference, unit: str = "points", digits: int = 1) -> str:
     if math.isinf(d.low):
-        return f"{d.points:+.1f} {unit}, no interval yet"
-    return f"{d.points:+.1f} {unit}, 95 % interval {d.low:+.1f} to {d.high:+.1f}"
+        return f"{d.points:+.{digits}f} {unit}, no interval yet"
+    return f"{d.points:+.{digits}f} {unit}, 95 % interval {d.low:+.{digits}f} to {d.high:+.{digits}f}"
 
 
 def hours_to_resolve(answer: Answer, rules: Rules, prices: Prices | None) -> float | None:
