@@ -112,7 +112,7 @@ def let_go(clone) -> None:
 
 def at_once(job: str) -> None:
     """SLURM starts a job that it took back two minutes later, unless it is told otherwise."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 200
     while slurm.said("squeue", "-h", "-j", job, "-o", "%T").strip() != "PENDING":
         assert time.monotonic() < end
         time.sleep(0.2)
@@ -120,7 +120,7 @@ def at_once(job: str) -> None:
 
 
 def nothing_waits() -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while slurm.said("squeue", "-h"):
         assert time.monotonic() < end
         time.sleep(0.2)
@@ -140,7 +140,7 @@ def finished(clone, said: str) -> None:
     for row in found.values():  # each is a DVC experiment of the clone that asked
         name = f"toy-{row['cell']}-{row['key'][:6]}"
         assert f"{float(row['top1_labelled'])}" in clones.experiment(clone, name, "metrics/linear_eval.json")
-        assert 0.05 * STEPS < float(row["seconds"]) < 120
+        assert 0.05 * STEPS < float(row["seconds"]) < 600
 
 
 @pytest.mark.slow
@@ -152,7 +152,7 @@ def test_jobs_that_slurm_takes_back_or_tells_to_leave_go_on_where_they_were(toy)
         at_once(first)
         at_once(second)
         let_go(toy)
-        assert process.wait(120) == 0
+        assert process.wait(400) == 0
         finished(toy, log.read_text())
 
 
@@ -167,7 +167,7 @@ def test_a_lost_job_is_sent_again_in_a_line_and_a_killed_study_takes_its_jobs_ov
         clones.until(lambda: waits in log.read_text(), process, log)
         slurm.said("scancel", first)
         let_go(toy)
-        assert process.wait(120) == 0
+        assert process.wait(400) == 0
         assert f"seed 0: job {first} was lost, sent again" in log.read_text()
         finished(toy, log.read_text())
 
@@ -192,7 +192,7 @@ def test_a_stopped_study_cancels_its_jobs_which_save_and_a_failed_cell_is_told_i
     with clones.background(toy, *RUN) as (process, log):
         amid(toy, process, log)
         process.terminate()
-        assert process.wait(60) == 128 + 15
+        assert process.wait(200) == 128 + 15
         assert "stopped; `python -m pipeline study run toy` goes on" in log.read_text()
     nothing_waits()
     assert rows(toy) == []
