@@ -33,6 +33,10 @@ def told(answer: Answer, rules: Rules, prices: Prices | None, perfect: float, ju
     more = hours_to_resolve(answer, rules, prices)
     if answer.word == "not resolved" and more is not None:
         lines.append(f"to resolve {rules.least:g} points would take about {more:.1f} hours more")
+    elif answer.word == "not resolved" and resolvable(len(LOOKS), answer.deviation) > rules.least:
+        most = resolvable(len(LOOKS), answer.deviation)
+        deviate = f"runs deviate so much that {LOOKS[-1]} fresh seeds resolve {most:.1f} points"
+        lines.append(f"{deviate}: ask for a --min-gain of as many")
     return lines
 
 
@@ -42,9 +46,9 @@ def without_labels(answer: Answer, measure: str, reliability: str, over: bool) -
         return ["generated images: nothing is known yet"]
     d = answer.gain
     liked = "prefers them" if d.low > 0 else "prefers the arms without" if d.high < 0 else "does not tell"
-    so_far = "" if over else ", so far"
+    liked += "" if over else ", so far"
     lines = [
-        f"generated images: weak evidence, as there are no labels: {measure} {liked}{so_far} ({_points(d, 'for them', 2)})",
+        f"generated images: weak evidence, as there are no labels: {measure} {liked} ({_points(d, 'for them', 2)})",
         f"how weak: {reliability}",
     ]
     return [*lines, "best: " + "; ".join(f"{kind}: {arm}" for kind, arm in answer.best.items())]

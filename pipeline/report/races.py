@@ -15,7 +15,7 @@ from pipeline.report.render import render
 from pipeline.study.analysis import EXPECTED, Difference
 from pipeline.study.cells import FOLDER, Study
 
-NAMES = {"gain": "generated images", "ceiling": "perfect images", "lacking": "generated, not perfect"}
+NAMES = {"gain": "generated images", "ceiling": "perfect images", "lacking": "generated minus perfect"}
 
 
 def verdict(study: Study, data: pd.DataFrame) -> Markup:

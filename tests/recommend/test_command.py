@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,9 +18,10 @@ from pipeline.core.errors import UserError
 from pipeline.params import presets, reader
 from pipeline.recommend import arms, command, prices, reliability, words
 from pipeline.recommend.question import Wish
-from pipeline.recommend.race import Arm, Run
+from pipeline.recommend.race import Answer, Arm, Rules, Run
 from pipeline.report import races, studies
 from pipeline.study import analysis, cells, rows, runner, tables
+from pipeline.study.analysis import Difference
 from tests.pipeline.clones import ROOT
 from tests.study.test_runner import row
 from tests.study.toy import STUDY
@@ -160,6 +162,17 @@ def test_of_runs_that_are_made_elsewhere_the_price_is_not_measured_here(here, wo
     assert "hours" not in said
     ask(start=print)
     assert answered()["answer"] == "helps"
+
+
+def test_where_no_number_of_seeds_resolves_the_gain_it_says_which_one_they_do():
+    """A deviation of two points: 26 pairs have an error of 0.55, times 2.70 + 0.86 quantiles of t."""
+    answer = Answer("not resolved", {"none": "a", "generated": "b"}, Difference(0, -2, 2, 3), None, None, 8, 0, 2.0)
+    lines = words.told(answer, Rules(), prices.Prices(60, 0), 0.0, (90.0, 1000))
+    assert lines[-1] == "runs deviate so much that 26 fresh seeds resolve 2.0 points: ask for a --min-gain of as many"
+    assert (
+        "would take about"
+        in words.told(replace(answer, deviation=0.5), Rules(), prices.Prices(60, 0), 0.0, (9.0, 9))[-1]
+    )
 
 
 def test_too_little_time_is_said_at_once(here, world):
@@ -355,7 +368,7 @@ def test_the_page_says_it_and_shows_where_each_arm_dropped_out(here, world):
     shown = races.verdict(study, analysis.frame(study))
     for line in answered()["words"]:
         assert Markup.escape(line) in shown
-    assert "generated, not perfect" in shown
+    assert "generated minus perfect" in shown
     assert "empty: runs no longer" in shown
     for column in ("short", "full", "3 fresh"):
         assert f">{column}<" in shown
