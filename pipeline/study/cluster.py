@@ -8,13 +8,12 @@ import contextlib
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.core import files, store
+from pipeline.core import files, links, store
 from pipeline.core.errors import UserError
 from pipeline.core.progress import log
 from pipeline.params import presets
@@ -107,7 +106,7 @@ class Job(Experiment):
                     **{name: value for name, value in given.items() if value is not None},
                 )
                 self._job = executor.submit(work)
-        except (self._submitit.core.utils.FailedJobError, RuntimeError, subprocess.CalledProcessError) as fault:
+        except RuntimeError as fault:  # as all that submitit raises here
             for left in self._folder.glob("?" * 32 + ".pkl"):
                 left.unlink(missing_ok=True)
             lines = str(getattr(fault, "stderr", "") or fault).strip().splitlines()
@@ -243,5 +242,4 @@ def _submitit():
 
 def _work(name: str, one: Wanted, commit: str) -> Work:
     top, prefix = Path(rows.git("rev-parse", "--show-toplevel")), rows.git("rev-parse", "--show-prefix")
-    cache = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True, check=True)
-    return Work(name, commit, presets.words(one.cell.values), top, prefix, cache.stdout.strip(), one.key)
+    return Work(name, commit, presets.words(one.cell.values), top, prefix, str(links.dvc_cache()), one.key)
