@@ -176,6 +176,27 @@ def _export(parser: argparse.ArgumentParser) -> Work:
     return work
 
 
+def _sample(parser: argparse.ArgumentParser) -> Work:
+    """Sample shards of the generated images into the store, beside others that do; `dvc repro` finds them there.
+
+    Start as many as you like, in any order, on whatever machine sees the clone and the store; each shard is made once.
+    The generator must be there: `dvc repro generator`.
+
+      leaven sample                                          what inflation.ratio asks for
+      leaven sample --shards 0-179                           these; more is no harm
+      leaven sample --shards $SLURM_ARRAY_TASK_ID            one, in each task of an array
+    """
+    parser.add_argument("--shards", metavar="A-B", help="from number A to number B, or one number; 0 is the first")
+
+    def work(asked: argparse.Namespace) -> None:
+        from pipeline.core.progress import log
+        from pipeline.run import sample
+
+        log(sample.sample(asked.shards))
+
+    return work
+
+
 def _study(parser: argparse.ArgumentParser) -> Work:
     """Many experiments that answer one question: studies/NAME.yaml, remembered in studies/NAME.csv."""
     commands = parser.add_subparsers(dest="command", required=True)
@@ -324,6 +345,7 @@ COMMANDS = {
     "dataset": _dataset,
     "embed": _embed,
     "export": _export,
+    "sample": _sample,
     "study": _study,
     "recommend": _recommend,
     "table": _table,

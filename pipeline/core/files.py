@@ -197,11 +197,15 @@ def assemble(folder: Path, sources: dict[str, Path], finish: Callable[[Path], No
             shutil.rmtree(fresh, ignore_errors=True)
 
 
+class Busy(UserError):
+    """Another process has the lock."""
+
+
 @contextlib.contextmanager
 def lock(path: Path, what: str, patient: bool = True) -> Iterator[None]:
     """Hold `path` locked; wait, and say so again and again, while another process has it. It dies with its process.
 
-    Without patience it is refused (a UserError). Also said: that the file system, as one of a network, does not answer.
+    Without patience it is refused (Busy). Also said: that the file system, as one of a network, does not answer.
     """
     held, wait = FileLock(path, fallback_to_soft=False), 0  # a soft lock outlives a killed process
     with disk_faults(Path(path)):
@@ -216,7 +220,7 @@ def lock(path: Path, what: str, patient: bool = True) -> Iterator[None]:
             except Timeout as fault:
                 busy, wait = f"another process works on {what}", _AGAIN
                 if not patient:
-                    raise UserError(busy, path, "wait for it, or stop it") from fault
+                    raise Busy(busy, path, "wait for it, or stop it") from fault
                 log(f"waiting: {busy} ({path})")
             finally:
                 silent.cancel()

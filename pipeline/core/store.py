@@ -100,17 +100,33 @@ def grow(
     """Files of a set that only ever grows, name -> path: those that the store lacks are made, the others found.
 
     start(names) -> write(path): called once in each process with the names that are its to make, if there are any; a
-    file counts once its sha256 lies beside it.
+    file counts once its sha256 lies beside it. Each file is locked by itself: what other programs make meanwhile is
+    left to them, and waited for at the end.
     """
-    with _together(kind, fingerprint(**parts), job) as folder:
-        missing = job.agreed([name for name in names if job.first() and not _whole(folder / name)])
-        mine = missing[job.rank() :: job.size()]
-        if mine:
-            write = start(mine)
-            for name in mine:
-                write(folder / name)
-                files.write_text(_digest_of(folder / name), files.sha256(folder / name))
-        return {name: folder / name for name in names}
+    folder = _agreed(kind, fingerprint(**parts), job)
+    missing = job.agreed([name for name in names if job.first() and not _whole(folder / name)])
+    mine = missing[job.rank() :: job.size()]
+    if mine:
+        write, busy = start(mine), []
+        for name in mine:
+            try:
+                _write(folder / name, write, patient=False)
+            except files.Busy:
+                busy.append(name)
+        for name in busy:
+            _write(folder / name, write, patient=True)
+    job.wait()
+    return {name: folder / name for name in names}
+
+
+def _write(path: Path, write: Callable[[Path], None], patient: bool) -> None:
+    with files.lock(path.with_suffix(".lock"), path.name, patient):
+        if _whole(path):  # another program made it
+            return
+        _clear(path.parent, f".{path.stem}.*.tmp")
+        write(path)
+        files.write_text(_digest_of(path), files.sha256(path))
+        (path.parent / _USED).touch()
 
 
 def _digest_of(path: Path) -> Path:
@@ -126,32 +142,60 @@ def _whole(path: Path) -> bool:
 @contextlib.contextmanager
 def _together(kind: str, name: str, job: Job) -> Iterator[Path]:
     """`work` of all processes: the first holds the lock, all get its folder, and they leave together."""
-    if job.differ(name):
-        raise UserError("not the same code, parameters, data or hardware in all processes", "PIPELINE_LAUNCH")
+    _same(name, job)
     with contextlib.ExitStack() as held:
         yield job.agreed(held.enter_context(work(kind, name)) if job.first() else None)
         job.wait()
+
+
+def _agreed(kind: str, name: str, job: Job) -> Path:
+    """The same folder for all processes, and no lock."""
+    _same(name, job)
+    return job.agreed(_folder(kind, name) if job.first() else None)
+
+
+def _same(name: str, job: Job) -> None:
+    if job.differ(name):
+        raise UserError("not the same code, parameters, data or hardware in all processes", "PIPELINE_LAUNCH")
 
 
 @contextlib.contextmanager
 def work(kind: str, name: str) -> Iterator[Path]:
     """The folder of one piece of work, locked against other processes; it may hold finished parts already."""
     if off():
-        folder = Path(tempfile.mkdtemp(prefix="leaven-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)  # the stage copies from it after the block
-        yield folder
+        yield _folder(kind, name)
         return
-    folder = root() / kind / name[:16]
-    with files.lock(folder.with_suffix(".lock"), kind):
-        with access.disk_faults(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / _USED).touch()
-            for torn in folder.rglob(".*.tmp"):  # what a killed process was writing; the lock says that none is now
-                torn.unlink()
+    with files.lock(_entry(kind, name).with_suffix(".lock"), kind):
+        folder = _folder(kind, name)
+        _clear(folder, ".*.tmp")
         try:
             yield folder
         finally:
             (folder / _USED).touch()
+
+
+def _entry(kind: str, name: str) -> Path:
+    return root() / kind / name[:16]
+
+
+def _folder(kind: str, name: str) -> Path:
+    """A folder that is there, and was used just now; if the store is off, a fresh one."""
+    if off():
+        folder = Path(tempfile.mkdtemp(prefix="leaven-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)  # the stage copies from it later
+        return folder
+    folder = _entry(kind, name)
+    with access.disk_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _USED).touch()
+    return folder
+
+
+def _clear(folder: Path, pattern: str) -> None:
+    """Delete what a killed process was writing; the caller's lock says that none is now."""
+    with access.disk_faults(folder):
+        for torn in folder.rglob(pattern):
+            torn.unlink()
 
 
 def seal(folder: Path, names: list[str], facts: dict[str, object]) -> None:
@@ -201,7 +245,8 @@ def listing(days: float | None = None) -> Iterator[str]:
         old = days is not None and age >= days * 86400
         if old:
             with files.lock(folder.with_suffix(".lock"), folder.name):
-                old = _age(folder) >= days * 86400  # whoever held the lock has used it since
+                # Whoever held the lock has used it since; and parts of a set may be at work.
+                old = _age(folder) >= days * 86400 and not any(map(files.locked, folder.glob("*.lock")))
                 if old:
                     with access.disk_faults(folder):
                         shutil.rmtree(folder)

@@ -1,5 +1,6 @@
 """Sampling shard by shard: shard k is a function of its fingerprint and k, so that a set only ever grows."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,12 +18,12 @@ Batch = Callable[[range], dict[str, np.ndarray]]  # numbers -> arrays of as many
 
 
 def sample(
-    params: Generate, card: dict, generator: Path, n: int, size: int, compute: Compute
+    params: Generate, card: dict, generator: Path, n: int, size: int, compute: Compute, only: range | None = None
 ) -> tuple[dict[str, Path], str]:
     """At least n images of size x size as whole shards in the store; only missing shards are sampled.
 
-    generator: a folder with this `card`. Of imported or real images these are the first n. Returns (shard name -> file,
-    fingerprint of the set).
+    generator: a folder with this `card`. Of imported or real images these are the first n. only: these shards alone,
+    numbered from 0, whatever n is; of sampled images. Returns (shard name -> file, fingerprint of the set).
     """
     if card["source"] in ("import", "real"):
         return _cut(params, card, generator, n)
@@ -39,7 +40,7 @@ def sample(
         batch = module(kind).batches(generator, params, size, compute)
         return lambda numbers: {"images": batch(numbers)}
 
-    return sample_shards(f"sampling ({params.sampler}, {params.steps} steps)", n, params, parts, start)
+    return sample_shards(f"sampling ({params.sampler}, {params.steps} steps)", n, params, parts, start, only)
 
 
 def _cut(params: Generate, card: dict, generator: Path, n: int) -> tuple[dict[str, Path], str]:
@@ -57,29 +58,35 @@ def _cut(params: Generate, card: dict, generator: Path, n: int) -> tuple[dict[st
 
 
 def sample_shards(
-    what: str, n: int, grid: Generate | Positives, parts: dict, start: Callable[[], Batch]
+    what: str,
+    n: int,
+    grid: Generate | Positives,
+    parts: dict,
+    start: Callable[[], Batch],
+    only: range | None = None,
 ) -> tuple[dict[str, Path], str]:
     """At least n images as whole shards of `grid.shard_size`: (shard name -> file, fingerprint of the set).
 
     parts: everything that decides their pixels. start() -> batch(numbers) -> arrays of `grid.batch_size` rows; called
-    only if a shard is missing. Several processes divide the shards among them.
+    only if a shard is missing. only: these shards alone. Several processes divide the shards among them; those that
+    another program is at work on are left to it.
     """
-    names = [shards.shard_name(k) for k in range(-(-n // grid.shard_size))]
+    numbers = {shards.shard_name(k): k for k in (range(-(-n // grid.shard_size)) if only is None else only)}
+    told = contextlib.ExitStack()
 
     def begin(missing: list[str]) -> Callable[[Path], None]:
-        log(f"{what}: {len(missing)} of {len(names)} shards")
-        batch, seen = start(), bar(what, len(missing) * grid.shard_size, "image")
+        log(f"{what}: {len(missing)} of {len(numbers)} shards")
+        batch, seen = start(), told.enter_context(bar(what, len(missing) * grid.shard_size, "image"))
 
         def write(path: Path) -> None:
-            k, made = names.index(path.name), []
+            k, made = numbers[path.name], []
             for first in range(k * grid.shard_size, (k + 1) * grid.shard_size, grid.batch_size):
                 made.append(batch(range(first, first + grid.batch_size)))
                 seen.update(grid.batch_size)
             whole = {name: np.concatenate([part[name] for part in made]) for name in made[0]}
             shards.write_arrays(path, whole, {"shard": k})
-            if path.name == missing[-1]:
-                seen.close()
 
         return write
 
-    return store.grow("shards", parts, names, begin, distributed), store.fingerprint(**parts)
+    with told:
+        return store.grow("shards", parts, list(numbers), begin, distributed), store.fingerprint(**parts)

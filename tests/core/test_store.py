@@ -299,3 +299,80 @@ def test_the_first_process_alone_makes_all_of_a_set(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     made = store.grow("set", {}, ["a.h5", "b.h5"], lambda missing: lambda path: path.write_text(path.name))
     assert [path.read_text() for path in made.values()] == ["a.h5", "b.h5"]
+
+
+# --- several programs fill a set
+
+WORKER = """
+    import sys, time
+    from pathlib import Path
+    from pipeline.core import store
+
+    name, holds = sys.argv[1:]
+
+    def write(path):
+        with open("made", "a") as file:
+            file.write(f"{name} {path.name}\\n")
+        if path.name == holds:
+            path.with_name(f".{path.name}.0.tmp").write_text("half")
+            Path(f"holds-{holds}").touch()
+            while not Path("go").exists():
+                time.sleep(0.05)
+        path.write_text(path.name)
+
+    store.grow("set", {}, ["a.h5", "b.h5", "c.h5"], lambda missing: write)
+"""
+
+
+def worker(name: str, holds: str = "") -> subprocess.Popen:
+    """A program that makes a, b and c, and stands still in one of them until there is a file `go`."""
+    command = [sys.executable, "-B", "-c", textwrap.dedent(WORKER), name, holds]
+    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, stderr=-1, text=True)
+
+
+def made() -> list[str]:
+    return Path("made").read_text().split("\n")[:-1]
+
+
+def wait_for(true) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_programs_fill_one_set_together_and_each_file_is_made_once():
+    first = worker("first", holds="a.h5")
+    wait_for(Path("holds-a.h5").exists)
+    second = worker("second")
+    wait_for(lambda: len(made()) == 3)
+    assert second.poll() is None  # it waits for a
+    Path("go").touch()
+    said = second.communicate(timeout=60)[1]
+    assert (first.wait(60), second.returncode) == (0, 0)
+    assert said.startswith("waiting: another process works on a.h5 (")
+    assert made() == ["first a.h5", "second b.h5", "second c.h5"]
+
+
+def test_what_a_killed_program_had_in_hand_another_makes():
+    first = worker("first", holds="a.h5")
+    wait_for(Path("holds-a.h5").exists)
+    second = worker("second")
+    wait_for(lambda: len(made()) == 3)
+    assert list(store.root().rglob(".*.tmp"))
+    first.kill()
+    assert second.wait(60) == 0
+    assert made() == ["first a.h5", "second b.h5", "second c.h5", "second a.h5"]
+    assert not list(store.root().rglob(".*.tmp"))
+    found = store.grow("set", {}, ["a.h5", "b.h5", "c.h5"], lambda missing: pytest.fail(str(missing)))
+    assert [path.read_text() for path in found.values()] == list(found)
+
+
+def test_prune_spares_a_set_in_which_a_file_is_being_made():
+    first = worker("first", holds="b.h5")
+    wait_for(Path("holds-b.h5").exists)
+    assert prune(0)[0].split()[-1] == "kept"
+    Path("go").touch()
+    assert first.wait(60) == 0
+    assert prune(0)[0].split()[-1] == "deleted"
+    assert not list(store.root().rglob("*.h5"))
