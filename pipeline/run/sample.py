@@ -46,7 +46,8 @@ def sample(asked: str | None) -> str:
     made, _ = sampling.sample(params.generate, card, _GENERATOR, n, real.images.shape[1], params.compute, only)
     folder = next(iter(made.values())).parent
     there = len(list(folder.glob("shard-*.sha256")))
-    return f"{len(made):,} shards of {size:,} images are there; {there:,} in all in {folder}"
+    which = str(only[0]) if len(only) == 1 else f"{only[0]}-{only[-1]}"
+    return f"{folder}: shards {which} are there; {there:,} in all, of {size:,} images each"
 
 
 def _numbers(asked: str | None, needed: int) -> range:

@@ -5,6 +5,7 @@ import csv
 import os
 import re
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -218,6 +219,82 @@ def test_real_cells_give_the_rows_that_they_give_here(clone):
     numbers = [{name: value for name, value in row.items() if name not in own} for row in there]
     here = [{name: value for name, value in row.items() if name not in own} for row in rows(clone)]
     assert sorted(numbers, key=lambda row: row["label"]) == sorted(here, key=lambda row: row["label"])
+
+
+# --- the guide's own job files
+
+
+GUIDE = Path(__file__).parents[2] / "docs/guide/many-gpus-and-clusters.md"
+
+
+@pytest.fixture
+def run_before(base, tmp_path, monkeypatch):
+    """A copy of an uninterrupted run, and SLURM."""
+    clone = clones.copy(base.clone, tmp_path / "clone")
+    activate = clone / ".venv/bin/activate"
+    activate.parent.mkdir(parents=True)
+    activate.write_text(f"export PATH={Path(sys.executable).parent}:$PATH\n")
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin")
+    with slurm.cluster(tmp_path / "slurm"):
+        yield clone
+
+
+def submit(clone, of: str, *changes: tuple[str, str]) -> str:
+    """Submit the guide's job file in which `of` stands, changed so; the job's number."""
+    (text,) = (job for job in re.findall(r"(?s)```\n(#!/bin/bash\n.*?)```", GUIDE.read_text()) if of in job)
+    for before, after in changes:
+        assert text.count(before) == 1, before
+        text = text.replace(before, after)
+    path = clone.parent / "job.sh"
+    path.write_text(text)
+    return clones.run(clone, "sbatch", "--parsable", str(path)).strip()
+
+
+def output(clone, job: str) -> str:
+    return "".join(path.read_text() for path in sorted(clone.glob(f"slurm-{job}*.out")))
+
+
+@pytest.mark.slow
+def test_an_array_fills_a_set_and_a_task_that_is_taken_back_makes_its_shard_again(base, run_before):
+    for place in (".cache/shards", "data/generated/inflation"):
+        shutil.rmtree(run_before / place)
+    shards = len(list((base.clone / "data/generated/inflation").glob("shard-*.h5")))
+    job = submit(run_before, "leaven sample", ("0-199 --gpus=1", f"0-{shards - 1}"))
+    store, end = run_before / ".cache/shards", time.monotonic() + 300
+    while not list(store.rglob("*.lock")):  # the first is at work
+        assert time.monotonic() < end, output(run_before, job)
+        time.sleep(0.02)
+    slurm.said("scontrol", "requeue", f"{job}_0")
+    at_once(f"{job}_0")
+    nothing_waits()
+    there = sorted(path.name for path in store.rglob("*.sha256"))
+    assert there == [f"shard-{k:05d}.sha256" for k in range(shards)], output(run_before, job)
+    clones.run(run_before, "dvc", "repro", "generate")
+    assert "generate.forwards" not in clones.counts(run_before)
+    assert clones.digests(run_before) == clones.digests(base.clone)
+
+
+@pytest.mark.slow
+def test_processes_on_two_nodes_make_what_two_on_one_make_and_a_job_told_to_stop_goes_on(run_before, tmp_path):
+    other = ("-S", "pretrain.seed=1", "-S", "pretrain.steps=60", "-S", "pretrain.evaluate_every=60")
+    here = clones.copy(run_before, tmp_path / "here")
+    changes = (" --gpus-per-node=8", ""), ("--nproc-per-node 8", "--nproc-per-node 1")
+    changes += (("leaven run -n adainf adainf-cifar10", f"leaven run -n adainf {' '.join(other)}"),)
+    first = submit(run_before, "srun torchrun", *changes)
+    end = time.monotonic() + 300
+    while not list((run_before / ".cache/encoder").glob("*/checkpoint.pt")):  # finished work has none
+        assert time.monotonic() < end, output(run_before, first)
+        time.sleep(0.02)
+    slurm.said("scancel", "--signal", "TERM", first)  # as --signal=TERM@120 does before the time is over
+    nothing_waits()
+    assert re.search(r"stopped after step \d+; run the same command to go on", output(run_before, first))
+    second = submit(run_before, "srun torchrun", *changes)
+    nothing_waits()
+    assert "resuming after step" in output(run_before, second)
+    launcher = f"{sys.executable} -m torch.distributed.run --nproc-per-node 2"
+    clones.run(here, "env", f"PIPELINE_LAUNCH={launcher}", "python", "-m", "pipeline", "run", "-n", "adainf", *other)
+    assert clones.digests(run_before, "data/encoder") == clones.digests(here, "data/encoder")
+    assert clones.experiment(run_before, "adainf", "metrics/pretrain.json")
 
 
 def test_what_a_job_cannot_do_without_is_said_before_anything_is_sent(tmp_path):
