@@ -1,5 +1,6 @@
 """Data that live elsewhere: a DVC remote on S3-compatible storage, by a server on this machine's loopback."""
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -66,6 +67,64 @@ def test_what_is_pushed_is_pulled_elsewhere_and_needs_no_run(base, storage, tmp_
     (theirs / "data/encoder/encoder.safetensors").unlink()
     clones.run(theirs, "dvc", "checkout")
     assert clones.digests(theirs, "data/encoder") == clones.digests(ours, "data/encoder")
+
+
+@pytest.fixture
+def hub(base, storage, tmp_path):
+    """A clone with images and generator pushed: its data to storage, its commits to a bare repository."""
+    ours, hub = clones.copy(base.clone, tmp_path / "ours"), tmp_path / "hub.git"
+    clones.run(ours, "git", "init", "--quiet", "--bare", "--initial-branch=main", str(hub))
+    clones.run(ours, "git", "remote", "add", "origin", str(hub))
+    clones.run(ours, "dvc", "remote", "add", "--default", "storage", f"s3://{BUCKET}/leaven")
+    clones.run(ours, "dvc", "remote", "modify", "storage", "endpointurl", storage[0])
+    clones.commit(ours, "A remote")
+    clones.run(ours, "git", "push", "--quiet", "origin", "main")
+    clones.run(ours, "dvc", "push")
+    return ours
+
+
+def worker(hub, place):
+    """A machine that sees nothing of the hub's folder: a clone with a store of its own."""
+    there = clones.fresh(hub, place)
+    clones.run(there, "git", "remote", "set-url", "origin", str(hub.parent / "hub.git"))
+    clones.run(there, "dvc", "pull")
+    return there
+
+
+RUN = ("python", "-m", "pipeline", "run", "-n", "far", "-S", "pretrain.seed=1")
+
+
+def test_a_worker_without_the_file_system_hands_its_experiment_over(hub, tmp_path):
+    far = worker(hub, tmp_path / "far")
+    clones.run(far, *RUN)
+    assert {"generator", "generate"}.isdisjoint(clones.starts(clones.counts(far)))
+    clones.run(far, "dvc", "exp", "push", "origin", "far")
+    made = clones.digests(far)
+    shutil.rmtree(far)
+    clones.run(hub, "dvc", "exp", "pull", "origin", "far")
+    clones.run(hub, "dvc", "exp", "apply", "far")
+    clones.run(hub, "dvc", "repro")
+    assert set(clones.starts(clones.counts(hub))) <= {"check"}
+    assert clones.digests(hub) == made
+
+
+def test_a_worker_goes_on_from_the_checkpoint_that_a_lost_one_left_in_storage(hub, storage, tmp_path):
+    import s3fs
+
+    place, lost = f"{BUCKET}/store", worker(hub, tmp_path / "lost")
+    clones.killed_at(lost, "pretrain.steps:7", *RUN)
+    files = s3fs.S3FileSystem(endpoint_url=storage[0])
+    files.put(f"{lost / '.cache'}/", place, recursive=True)
+    shutil.rmtree(lost)
+    far = worker(hub, tmp_path / "far")
+    files.get(f"{place}/", str(far / ".cache"), recursive=True)
+    clones.counts(lost)
+    clones.run(far, *RUN)
+    assert clones.counts(far)["pretrain.steps"] == 12 - 4
+    straight = worker(hub, tmp_path / "straight")
+    clones.run(straight, *RUN)
+    assert clones.counts(straight)["pretrain.steps"] == 12
+    assert clones.digests(far) == clones.digests(straight)
 
 
 def test_another_repository_gets_the_encoder_by_its_name_and_by_its_path(base, tmp_path):
