@@ -81,8 +81,7 @@ def residuals() -> np.ndarray:
     for _, of in data.groupby("part"):
         fit = analysis.fitted(of)
         if fit.df:
-            left = of.top1_labelled.to_numpy() - fit.x @ fit.effects
-            found.append(left * np.sqrt(len(left) / fit.df))
+            found.append(fit.residual * np.sqrt(len(fit.residual) / fit.df))
     return np.concatenate(found)
 
 

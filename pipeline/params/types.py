@@ -1,6 +1,7 @@
 """What the sections of params.yaml are made of: their base class, and what a rule is."""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 
 from pydantic import BaseModel, ConfigDict
 
@@ -32,6 +33,7 @@ class Section(BaseModel):
         return super().__getattr__(name)
 
     @classmethod
+    @cache
     def rules(cls) -> list[Callable]:
         """The rules of this class and of those that it inherits from."""
         return [check for kind in cls.__mro__[::-1] for check in vars(kind).values() if hasattr(check, "is_rule")]

@@ -58,28 +58,30 @@ class Difference:
 class Blocks:
     """The least-squares fit of arm + block to one number per cell; cells may be missing.
 
-    values: (arm, block) -> number; a block is a seed, or a seed at one point of a grid.
+    values: (arm, block) -> number; a block is a seed, or a seed at one point of a grid. residual: what the fit leaves
+    of each number, in their order.
     """
 
     def __init__(self, values: dict[tuple[str, Hashable], float]):
         self.arms, blocks = sorted({arm for arm, _ in values}), sorted({block for _, block in values})
-        x = np.zeros((len(values), len(self.arms) + len(blocks)))
+        column = {name: i for i, name in enumerate((*self.arms, *((block,) for block in blocks)))}
+        x = np.zeros((len(values), len(column)))
         for i, (arm, block) in enumerate(values):
-            x[i, self.arms.index(arm)] = x[i, len(self.arms) + blocks.index(block)] = 1
+            x[i, column[arm]] = x[i, column[(block,)]] = 1
         y = np.array(list(values.values()))
-        self.x = x
-        self.inverse = np.linalg.pinv(x.T @ x, rcond=1e-10, hermitian=True)  # singular: the mean is in both
+        self.gram = x.T @ x
+        self.inverse = np.linalg.pinv(self.gram, rcond=1e-10, hermitian=True)  # singular: the mean is in both
         self.effects = (self.inverse @ x.T @ y).round(_EXACT)
-        self.df = len(y) - np.linalg.matrix_rank(x)
-        residual = y - x @ self.effects
-        self.variance = float(residual @ residual) / self.df if self.df else math.nan
+        self.df = len(y) - round(np.trace(self.inverse @ self.gram))  # the trace of a projection is its rank
+        self.residual = y - x @ self.effects
+        self.variance = float(self.residual @ self.residual) / self.df if self.df else math.nan
 
     def contrast(self, weights: dict[str, float]) -> Difference:
         """The weighted sum of arms' effects; weights add up to 0. NaN if no block connects the arms."""
         c = np.zeros(len(self.effects))
         for arm, weight in weights.items():
             c[self.arms.index(arm)] += weight
-        if not np.allclose(c @ self.inverse @ (self.x.T @ self.x), c, atol=1e-6):
+        if not np.allclose(c @ self.inverse @ self.gram, c, atol=1e-6):
             return Difference(math.nan, -math.inf, math.inf, math.inf)
         points = round(float(c @ self.effects), _EXACT)
         if not self.df:

@@ -22,6 +22,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -91,7 +92,7 @@ class Cell:
     point: dict[str, object]
     values: dict[tuple[str, ...], object]
 
-    @property
+    @cached_property
     def name(self) -> str:
         """12 hex digits of its values; 1 and 1.0 give the same."""
         plain = {".".join(path): float(v) if type(v) is int else v for path, v in self.values.items()}

@@ -1,6 +1,7 @@
 """A study's CSV: one row for each finished cell."""
 
 import csv
+import io
 import subprocess
 from pathlib import Path
 
@@ -32,26 +33,34 @@ _WORDS = ("label", *_CHOICES, "commit", "key", "cell")
 NUMBERS = [name for name in COLUMNS if name not in _WORDS]
 _MAKERS = ("pipeline", "stages", str(reader.FILE), "dvc.yaml")  # what decides a row's numbers, by its path
 _ONCE = {"top1_10k": OUTCOME}  # a column's earlier name, which a user's CSV may still have
+_seen: dict[Path, tuple[bytes, list[dict[str, str]]]] = {}  # a file as it was when it was read last, and its rows
 
 
 def read(path: Path) -> list[dict[str, str]]:
     """The rows of a study's CSV, as text; none if there is no file yet. A bad row is refused with its line number.
 
-    A file of older code may lack columns: then they are empty.
+    A file of older code may lack columns: then they are empty. What was read before is not parsed again: a study of ten
+    thousand cells reads it as often.
     """
     with access.read_faults(path):
         if not path.exists():
             return []
     remedy = "mend it: git checkout restores only the rows that were committed"
-    with (
-        access.reading(path, "not readable", remedy, UnicodeDecodeError, csv.Error),
-        open(path, encoding="utf-8", newline="") as file,
-    ):
-        reading = csv.reader(file)
+    with access.reading(path, "not readable", remedy, UnicodeDecodeError, csv.Error):
+        content = path.read_bytes()
+        before, found = _seen.get(path.absolute(), (b"", []))
+        if not (before.endswith(b"\n") and content.startswith(before)):
+            before, found = b"", []
+        reading = csv.reader(io.StringIO(content.decode("utf-8"), newline=""))
         head = [_ONCE.get(name, name) for name in next(reading, [])]
         if head != [name for name in COLUMNS if name in head] or not set(COLUMNS) - set(_LATE) <= set(head):
             raise UserError("has other columns than a study's", path, "restore it, or move it out of the folder")
-        return [_row(path, reading.line_num, head, words) for words in reading]
+        if before:
+            reading = csv.reader(io.StringIO(content[len(before) :].decode("utf-8"), newline=""))
+        above = before.count(b"\n")
+        found = found + [_row(path, above + reading.line_num, head, words) for words in reading]
+        _seen[path.absolute()] = content, found
+        return [row.copy() for row in found]
 
 
 def _row(path: Path, line: int, head: list[str], words: list[str]) -> dict[str, str]:
@@ -73,7 +82,12 @@ def everywhere() -> list[dict[str, str]]:
 
 def add(path: Path, row: dict) -> None:
     """Append a row. The file is replaced whole, so that a killed process leaves no half of it."""
-    outputs.table(path, COLUMNS, [*read(path), row])
+    write(path, [*read(path), row])
+
+
+def write(path: Path, found: list[dict]) -> None:
+    """Write all rows of a CSV."""
+    outputs.table(path, COLUMNS, found)
 
 
 def setting(cell: Cell, params: Params) -> dict:

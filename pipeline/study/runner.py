@@ -49,25 +49,32 @@ def adopt(study: cells.Study, asked: list[Wanted]) -> None:
             rows.add(study.memory, known[one.key] | {"label": one.cell.label, "cell": one.cell.name})
 
 
-def seconds(one: Wanted, known: list[dict]) -> float | None:
-    """About how long a cell takes: from the median seconds per image of rows with its method and width, else of all.
+def pace(known: list[dict]) -> Callable[[Wanted], float | None]:
+    """About how many seconds a cell takes: by the median time an image of rows with its method and width, else of all.
 
     None if there is no row yet.
     """
-    t = one.params.pretrain
-    alike = [row for row in known if (row["method"], row["width"]) == (t.method, str(t.backbone.width or ""))] or known
-    if not alike:
-        return None
-    return statistics.median(float(r["seconds"]) / int(r["images"]) for r in alike) * t.steps * t.batch_size
+    each: dict[tuple[str, str], list[float]] = {}
+    for row in known:
+        each.setdefault((row["method"], row["width"]), []).append(float(row["seconds"]) / int(row["images"]))
+    median = {of: statistics.median(found) for of, found in each.items()}
+    overall = statistics.median(time for found in each.values() for time in found) if each else None
+
+    def seconds(one: Wanted) -> float | None:
+        t = one.params.pretrain
+        image = median.get((t.method, str(t.backbone.width or "")), overall)
+        return None if image is None else image * t.steps * t.batch_size
+
+    return seconds
 
 
 def plan(study: cells.Study) -> str:
     """A line for each part: its cells, how many are missing, and about how long these take one after the other."""
-    asked, known = wanted(study), rows.everywhere()
+    asked, seconds = wanted(study), pace(rows.everywhere())
     lacking = missing(asked)
     lines = [f"{study.file.title}", f"  {'part':<14} {'cells':>6} {'missing':>8} {'minutes':>8}  asks"]
     for name, part in study.file.parts.items():
-        each = [seconds(one, known) for one in lacking if one.cell.part == name]
+        each = [seconds(one) for one in lacking if one.cell.part == name]
         cost = f"{sum(each) / 60:.0f}" if None not in each else "?"
         count = sum(cell.part == name for cell in study.cells)
         lines.append(f"  {name:<14} {count:>6} {len(each):>8} {cost:>8}  {part.asks}")
@@ -160,8 +167,8 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int, 
 
 def _affordable(todo: list[Wanted], left: float, anyway: bool) -> Wanted | None:
     """The first cell that, judging by rows so far, ends within `left` seconds; else the first one if `anyway`."""
-    known = rows.everywhere()
-    fitting = (one for one in todo if (seconds(one, known) or 0) <= left)
+    seconds = pace(rows.everywhere())
+    fitting = (one for one in todo if (seconds(one) or 0) <= left)
     return next(fitting, todo[0] if todo and anyway else None)
 
 

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -110,14 +111,41 @@ def test_rows_of_another_study_are_taken_over(write):
     assert [(r["label"], r["cell"]) for r in rows.read(study.memory)] == [(asked[0].cell.label, asked[0].cell.name)]
 
 
+def test_a_file_that_was_read_before_is_read_as_it_is_now(write):
+    study = write()
+    first, second, third = (row(one, label=one.cell.label, cell=one.cell.name) for one in runner.wanted(study)[:3])
+    path = study.memory
+
+    def labels() -> list[str]:
+        return [r["label"] for r in rows.read(path)]
+
+    for count, one in enumerate((first, second), 1):
+        rows.add(path, one)
+        assert labels() == [r["label"] for r in (first, second)[:count]]
+    rows.read(path)[0]["label"] = "spoilt by who has read it"
+    assert labels() == [first["label"], second["label"]]
+    text = path.read_text()
+    path.write_text(text.replace(second["label"], "changed"))
+    assert labels() == [first["label"], "changed"]
+    path.write_text(text[:-1])  # the end of the last line is lost
+    assert labels() == [first["label"], second["label"]]
+    rows.add(path, third)
+    assert labels() == [r["label"] for r in (first, second, third)]
+    path.write_text(path.read_text() + "half a row\n")
+    with pytest.raises(UserError, match=re.escape(f"{path}:5: no row of a study")):
+        rows.read(path)
+    path.write_text(text)
+    assert labels() == [first["label"], second["label"]]
+
+
 def test_what_a_cell_may_cost(write):
     """Per image drawn, of the same method and width, or else of any: 256 images here, 384 in the grid's 12 steps."""
     asked = runner.wanted(write())
-    assert runner.seconds(asked[0], []) is None
+    assert runner.pace([])(asked[0]) is None
     known = [{"method": "simclr", "width": "8", "images": "256", "seconds": s} for s in ("32", "64", "640")]
-    assert runner.seconds(asked[0], known) == pytest.approx(64)
-    assert runner.seconds(asked[-1], known) == pytest.approx(96)
-    assert runner.seconds(asked[0], [{"method": "byol", "width": "8", "images": "128", "seconds": "16"}]) == 32
+    assert runner.pace(known)(asked[0]) == pytest.approx(64)
+    assert runner.pace(known)(asked[-1]) == pytest.approx(96)
+    assert runner.pace([{"method": "byol", "width": "8", "images": "128", "seconds": "16"}])(asked[0]) == 32
 
 
 # --- running, with a process that does nothing in an experiment's place
