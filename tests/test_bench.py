@@ -8,6 +8,7 @@ import sys
 import tarfile
 import time
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 
 from bench import __main__ as everything
-from bench import cost, ddpm_train, pairs, pretrain, step, views
+from bench import cost, ddpm_train, pairs, pretrain, scale, step, views
 from bench.gpu import __main__ as everything_on_gpu
 from bench.gpu import diffusion, encoders, images, rung
 from pipeline.core.errors import Stopped, UserError
@@ -270,3 +271,12 @@ def test_images_come_back_in_archives_below_a_size(monkeypatch):
     assert max(map(len, packed)) < 24_000
     names = [name for archive in packed for name in zipfile.ZipFile(io.BytesIO(archive)).namelist()]
     assert names == [f"{k:05d}.jpg" for k in range(30)]
+
+
+@pytest.mark.parametrize("name", scale.MEASURES)
+def test_each_piece_of_bookkeeping_can_be_measured(name, monkeypatch):
+    """In little; each checks what it has timed."""
+    before = Path.cwd()
+    monkeypatch.setenv("LEAVEN_STORE", "restored by this fixture")
+    assert 0 <= scale.measured(name, 50 if name in ("plan", "cell", "table") else 2) < 100
+    assert Path.cwd() == before
