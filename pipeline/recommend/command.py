@@ -1,5 +1,6 @@
 """`leaven recommend`: a race of arms as a study that writes itself, of a folder or of the set of params.yaml."""
 
+import collections
 import functools
 import statistics
 import time
@@ -22,12 +23,13 @@ FAILED = 1  # the exit code of a study of which cells failed
 class Race:
     """A study and its rows, as the race sees them.
 
-    test: test images; None where there are no labels. elsewhere: whether other machines than this one make its runs.
+    test: test images; None where there are no labels. jobs: runs at a time. elsewhere: whether other machines than this
+    one make them.
     """
 
-    def __init__(self, study: cells.Study, rules: Rules, test: int | None, elsewhere: bool = False):
+    def __init__(self, study: cells.Study, rules: Rules, test: int | None, jobs: int = 1, elsewhere: bool = False):
         self.study, self.rules, self.test = study, replace(rules, labels=test is not None), test
-        self.elsewhere = elsewhere
+        self.jobs, self.elsewhere = jobs, elsewhere
         self.asked = runner.wanted(study)
         self.arms = {one.cell.arm: arms.of(one.cell) for one in self.asked}
         self.cells = {Run(one.cell.part, one.cell.arm, one.cell.seed): one.cell for one in self.asked}
@@ -61,9 +63,10 @@ class Race:
         found = self.rows()
         run = prices.of_rows([row for one, row in found.items() if one.heat != "short"])
         if self.elsewhere:
-            return None if run is None else prices.Prices(run, 0.0)
+            return None if run is None else prices.Prices(run, 0.0, self.jobs)
         made = any(self.cells[one].of in arms.INFLATED for one in found)
-        return prices.Prices(self.measured.run if run is None else run, 0.0 if made else self.measured.generator)
+        generator = 0.0 if made else self.measured.generator
+        return prices.Prices(self.measured.run if run is None else run, generator, self.jobs)
 
     def rows(self) -> dict[Run, dict[str, str]]:
         """The rows that today's code and parameters made."""
@@ -113,15 +116,14 @@ def recommend(
     if not 0 < hours < float("inf") or jobs < 1:
         raise UserError("must be above 0", "--hours and --jobs")
     asked = question(wish)
-    racing = Race(cells.read(wish.name, asked.text), wish.rules, asked.test, elsewhere=start is not None)
+    racing = Race(cells.read(wish.name, asked.text), wish.rules, asked.test, jobs, elsewhere=start is not None)
     _refuse_another(racing, asked.text)
     if not dry_run:
         rows.commit()  # or refused: no row could name what made it
     price = racing.price()
     print("\n".join(plan(racing, price, hours)))
-    first, _ = to_first_look(racing)
-    if price is not None and not racing.rows() and first * price.run + price.generator > 3600 * hours * jobs:
-        least = (first * price.run + price.generator) / 3600 / jobs
+    least, _ = (0.0, 0.0) if price is None else to_first_look(racing, price)
+    if not racing.rows() and least > hours:
         what = f"{hours:g} hours are too few for any answer, which takes about {least:.1f}"
         raise UserError(what, "--hours", "give as many, or shorten the runs: pretrain.steps in params.yaml")
     if dry_run:
@@ -152,17 +154,23 @@ def _refuse_another(racing: Race, text: str) -> None:
         raise UserError(what, path, "give another --name, or move it and its CSV away")
 
 
-def to_first_look(racing: Race) -> tuple[float, float]:
-    """Runs of the whole length until the first look at fresh seeds: if one arm of a kind is left then, and if all are.
+def to_first_look(racing: Race, price: prices.Prices) -> tuple[float, float]:
+    """Hours until the first look at fresh seeds: if one arm of a kind is left then, and if all are.
 
     What is done counts no more.
     """
     most, families = dict(racing.rules.keep), list(dict.fromkeys(racing.arms.values()))
     going = sum(min(most[of.kind], list(racing.arms.values()).count(of)) for of in families)
-    before = racing.rules.seeds * (len(racing.arms) / arms.SHORT + going)
-    done = sum(1 / arms.SHORT if run.heat == "short" else 1.0 for run in racing.rows())
     kinds, fresh = len({of.kind for of in families}), LOOKS[0] if racing.rules.labels else 0
-    return tuple(max(0.0, before + fresh * left - done) for left in (kinds, going))
+    seeds, done = racing.rules.seeds, collections.Counter(run.heat for run in racing.rows())
+    heats = ("short", seeds * len(racing.arms), 1 / arms.SHORT), ("full", seeds * going, 1.0)
+
+    def hours(left: int) -> float:
+        asked = (*heats, ("fresh", fresh * left, 1.0))
+        to_do = ((max(0, runs - done[heat]), length) for heat, runs, length in asked)
+        return price.hours(*to_do) + price.generator / 3600
+
+    return hours(kinds), hours(going)
 
 
 def plan(racing: Race, price: prices.Prices | None, hours: float) -> list[str]:
@@ -188,11 +196,12 @@ def plan(racing: Race, price: prices.Prices | None, hours: float) -> list[str]:
 
 
 def _times(racing: Race, price: prices.Prices, hours: float) -> list[str]:
-    first, last = ((runs * price.run + price.generator) / 3600 for runs in to_first_look(racing))
+    first, last = to_first_look(racing, price)
+    at_a_time = "one run at a time" if price.jobs == 1 else f"{price.jobs} runs at a time"
     if not racing.rules.labels:
-        return [f"that takes {first:.1f} hours, one run at a time"]
-    lines = [f"the first look at fresh seeds comes after {first:.1f} to {last:.1f} hours, one run at a time"]
-    further = [2 * (seeds - LOOKS[0]) * price.run / 3600 for seeds in LOOKS]
+        return [f"that takes {first:.1f} hours, {at_a_time}"]
+    lines = [f"the first look at fresh seeds comes after {first:.1f} to {last:.1f} hours, {at_a_time}"]
+    further = [price.hours((2 * (seeds - LOOKS[0]), 1.0)) for seeds in LOOKS]
     reached = sum(first + more <= hours for more in further)
     if reached:
         reach = f"{hours:g} hours reach {LOOKS[reached - 1]} fresh seeds at best"

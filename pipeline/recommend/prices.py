@@ -1,5 +1,6 @@
 """What runs cost on this machine: measured in some seconds before the first one, then by the rows that there are."""
 
+import math
 import multiprocessing
 import statistics
 import tempfile
@@ -29,10 +30,15 @@ IMAGES = 512  # that measured batches are of, at least
 
 
 class Prices(NamedTuple):
-    """Seconds. run: one of the whole length; generator: trained once, with its images."""
+    """Seconds. run: one of the whole length; generator: trained once, with its images. jobs: runs at a time."""
 
     run: float
     generator: float
+    jobs: int = 1
+
+    def hours(self, *heats: tuple[int, float]) -> float:
+        """Of heats one after the other, each of so many runs of this part of the whole length."""
+        return sum(math.ceil(runs / self.jobs) * length for runs, length in heats) * self.run / 3600
 
     def told(self) -> str:
         """In words."""

@@ -112,7 +112,7 @@ def hours_to_resolve(answer: Answer, rules: Rules, prices: Prices | None) -> flo
         return None
     for look, seeds in enumerate(LOOKS, 1):
         if seeds > answer.fresh and resolvable(look, answer.deviation) <= rules.least:
-            return 2 * (seeds - answer.fresh) * prices.run / 3600
+            return prices.hours((2 * (seeds - answer.fresh), 1.0))
     return None
 
 

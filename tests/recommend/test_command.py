@@ -150,7 +150,11 @@ def test_a_dry_run_says_what_it_would_cost_and_runs_nothing(here, world, capsys)
     # 15 arms, two seeds, a quarter: 7.5; 3 + 3 + 1 arms, two seeds: 14; three seeds of three kinds, 9, or of all seven
     # arms, 21. And the generator.
     first, last = ((runs * RUN + GENERATOR) / 3600 for runs in (30.5, 42.5))
-    assert f"comes after {first:.1f} to {last:.1f} hours" in said
+    assert f"comes after {first:.1f} to {last:.1f} hours, one run at a time" in said
+    # Four at a time: 30 short runs in 8 turns of a quarter, 14 in 4, 9 or 21 in 3 or 6.
+    ask(dry_run=True, jobs=4)
+    first, last = ((runs * RUN + GENERATOR) / 3600 for runs in (2 + 4 + 3, 2 + 4 + 6))
+    assert f"comes after {first:.1f} to {last:.1f} hours, 4 runs at a time" in capsys.readouterr().out
 
 
 def test_of_runs_that_are_made_elsewhere_the_price_is_not_measured_here(here, world, monkeypatch, capsys):
