@@ -84,9 +84,11 @@ def intrinsic_dimension(x: torch.Tensor) -> float:
     """The features' intrinsic dimension by two neighbours (Facco et al., Scientific Reports 2017); x: float (N, D).
 
     With r1 and r2 the distances to the nearest and the next, (n - 1) / sum of log(r2 / r1): the unbiased maximum
-    likelihood, where the paper fits a line. Copies (r1 = 0) do not count; 0 if there is nothing else.
+    likelihood, where the paper fits a line. Copies (r1 = 0) do not count; 0 if there is nothing else, or no next.
     """
+    if len(x) < 3:
+        return 0.0
     near = torch.cdist(x.double(), x.double(), compute_mode="donot_use_mm_for_euclid_dist")
-    one, two = near.fill_diagonal_(torch.inf).topk(min(2, len(x) - 1), dim=1, largest=False).values[:, [0, -1]].T
+    one, two = near.fill_diagonal_(torch.inf).topk(2, dim=1, largest=False).values.T
     growth = (two / one)[one > 0].log()
     return (len(growth) - 1) / max(float(growth.sum()), 1e-9) if len(growth) > 1 else 0.0

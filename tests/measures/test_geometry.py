@@ -145,3 +145,4 @@ def test_the_dimension_of_five_points_on_a_line_by_hand_and_copies_do_not_count(
     assert geometry.intrinsic_dimension(line) == pytest.approx(expected)
     assert geometry.intrinsic_dimension(torch.zeros(9, 2)) == 0  # a dead network
     assert geometry.intrinsic_dimension(torch.zeros(2, 2)) == 0
+    assert geometry.intrinsic_dimension(torch.eye(2)) == 0  # there is no next
