@@ -238,13 +238,19 @@ def _study(parser: argparse.ArgumentParser) -> Work:
 def _executor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--executor", choices=("local", "slurm"), default="local", help="here, or as jobs of SLURM")
     parser.add_argument("--time", type=int, default=60, metavar="MINUTES", help="of a job, which then goes on anew; 60")
-    parser.add_argument("--gpus", type=int, default=0, metavar="N", help="of a job")
+    parser.add_argument("--gpus", type=int, default=0, metavar="N", help="each experiment has N of its own")
     parser.add_argument("--partition", metavar="NAME", help="of SLURM's; its own choice")
 
 
-def _start(asked: argparse.Namespace):  # None: here
+def _start(asked: argparse.Namespace):  # None: as it is
+    if asked.gpus < 0:
+        from pipeline.core.errors import UserError
+
+        raise UserError("must not be below 0", "--gpus")
     if asked.executor == "local":
-        return None
+        from pipeline.study import experiment
+
+        return experiment.Gpus(asked.gpus).start if asked.gpus else None
     from pipeline.study import cluster
 
     return cluster.Resources(asked.time, asked.gpus, asked.partition).send
@@ -278,7 +284,8 @@ def _recommend(parser: argparse.ArgumentParser) -> Work:
 
         rules = Rules(least=asked.min_gain, anyway=asked.anyway)
         wish = question.Wish(asked.name, asked.folder, asked.labels, rules)
-        command.recommend(wish, asked.hours, asked.jobs, _start(asked), asked.dry_run)
+        elsewhere = asked.executor != "local"
+        command.recommend(wish, asked.hours, asked.jobs, _start(asked), elsewhere, asked.dry_run)
 
     return work
 

@@ -110,13 +110,21 @@ class Race:
 
 
 def recommend(
-    wish: Wish, hours: float, jobs: int = 1, start: runner.Start | None = None, dry_run: bool = False
+    wish: Wish,
+    hours: float,
+    jobs: int = 1,
+    start: runner.Start | None = None,
+    elsewhere: bool = False,
+    dry_run: bool = False,
 ) -> None:
-    """Plan the race, run it for so many hours, say what is known; the same command goes on. start: as for a study."""
+    """Plan the race, run it for so many hours, say what is known; the same command goes on.
+
+    start: as for a study. elsewhere: other machines than this one make the runs.
+    """
     if not 0 < hours < float("inf") or jobs < 1:
         raise UserError("must be above 0", "--hours and --jobs")
     asked = question(wish)
-    racing = Race(cells.read(wish.name, asked.text), wish.rules, asked.test, jobs, elsewhere=start is not None)
+    racing = Race(cells.read(wish.name, asked.text), wish.rules, asked.test, jobs, elsewhere)
     _refuse_another(racing, asked.text)
     if not dry_run:
         rows.commit()  # or refused: no row could name what made it

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core import files, store
+from pipeline.core.errors import UserError
 from pipeline.params import presets
 from pipeline.params.schema import Params
 from pipeline.run import launch
 from pipeline.run.experiment import environment
 from pipeline.study import cells, rows
 
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 PATIENCE = 90  # seconds for a stopped experiment to save what it has
 
 
@@ -31,10 +33,14 @@ class Wanted:
 
 
 class Experiment:
-    """One `dvc exp run --temp`, in a process group of its own; it begins when it is made."""
+    """One `dvc exp run --temp`, in a process group of its own; it begins when it is made.
 
-    def __init__(self, study: str, one: Wanted, commit: str):
+    gpus: those that it sees; None: all.
+    """
+
+    def __init__(self, study: str, one: Wanted, commit: str, gpus: list[str] | None = None):
         self.one, self.since, self._settled, self._commit = one, time.monotonic(), False, commit
+        self._gpus = {} if gpus is None else {_VISIBLE: ",".join(gpus)}
         self.name = f"{study}-{one.cell.name}-{one.key[:6]}"
         self._begin()
 
@@ -54,7 +60,7 @@ class Experiment:
             stderr=out,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            env=environment(),
+            env=environment() | self._gpus,
         )
         # Or its name would be taken when the cell is run again. Its stage lives on, and what it makes is found.
         self._guard = launch.guard(self._process, signal.SIGKILL)
@@ -115,6 +121,31 @@ class Experiment:
 
     def _spent(self) -> float:
         return spent(clock(self.one.key)) + time.monotonic() - self.since
+
+
+class Gpus:
+    """The GPUs of this machine, of which each experiment has so many for itself."""
+
+    def __init__(self, each: int):
+        """As many as CUDA_VISIBLE_DEVICES names, or as torch finds; UserError where they are too few for one."""
+        self._each, self._taken, named = each, [], os.environ.get(_VISIBLE)
+        if named is None:
+            import torch
+
+            named = ",".join(map(str, range(torch.cuda.device_count())))
+        self._all = [gpu for gpu in named.split(",") if gpu]
+        if len(self._all) < each:
+            raise UserError(f"this machine has {len(self._all)}", f"--gpus {each}", "ask for fewer, or for none")
+
+    def start(self, study: str, one: Wanted, commit: str) -> Experiment:
+        """A cell on GPUs that no other has; UserError while too few are free."""
+        self._taken = [(gpus, experiment) for gpus, experiment in self._taken if experiment.code() is None]
+        busy = {gpu for gpus, _ in self._taken for gpu in gpus}
+        free = [gpu for gpu in self._all if gpu not in busy][: self._each]
+        if len(free) < self._each:
+            raise UserError(f"{len(self._all)} GPUs are busy", f"--gpus {self._each}")
+        self._taken.append((free, Experiment(study, one, commit, free)))
+        return self._taken[-1][1]
 
 
 def clock(key: str) -> Path:

@@ -89,7 +89,7 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int, 
     """Run missing cells, `jobs` experiments at a time, for so many minutes; each row is written when its cell ends.
 
     If a cell fails, the others go on. A cell that would not end in time is not started, unless it is the first. start:
-    how a cell is run; None: here.
+    how a cell is run; None: here, and it sees all GPUs.
     """
     unknown = sorted(set(parts or ()) - set(study.file.parts))
     if unknown:

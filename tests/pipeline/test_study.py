@@ -125,3 +125,43 @@ def test_a_study_that_is_stopped_and_killed_loses_and_repeats_nothing(tmp_path):
         difference = float(found[1][name]) - float(found[0][name])
         assert f"| strength 2 | {difference:+.{digits}f} | none | nothing: one seed | not resolved |" in table
     assert re.search(r"weak +2 +0 +0 ", clones.run(there, *RUN[:4], "plan", "toy"))
+
+
+SEES = """
+import json, os, time
+from pathlib import Path
+
+time.sleep(3)
+Path("metrics").mkdir(exist_ok=True)
+linear = {"top1_labelled": float(os.environ["CUDA_VISIBLE_DEVICES"])}
+for name, found in {"pretrain": {}, "linear_eval": linear, "label_free": {}, "quality": {}}.items():
+    Path(f"metrics/{name}.json").write_text(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_each_of_several_experiments_sees_a_gpu_of_its_own(tmp_path):
+    """A stage that says which; there need be none."""
+    clone = clones.of_working_tree(tmp_path / "clone")
+    for others in (clone / "studies").glob("*.csv"):
+        others.unlink()
+    study = yaml.safe_load(STUDY)
+    study["parts"]["weak"] |= {"seeds": 2, "outcomes": ["top1_labelled"]}
+    study["base"]["finetune"]["labels"] = []
+    (clone / "studies/toy.yaml").write_text(yaml.safe_dump(study))
+    (clone / "sees.py").write_text(SEES)
+    metrics = [
+        {f"metrics/{name}.json": {"cache": False}} for name in ("pretrain", "linear_eval", "label_free", "quality")
+    ]
+    stage = {"cmd": "python sees.py", "params": ["pretrain.seed", "augment.strength"], "metrics": metrics}
+    (clone / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"sees": stage}}))
+    for made in ("dvc.lock", "metrics", "plots"):
+        clones.run(clone, "git", "rm", "-r", "--quiet", "--cached", made)
+        clones.run(clone, "rm", "-r", made)
+    clones.commit(clone, "Toys")
+    said = clones.run(clone, "env", "CUDA_VISIBLE_DEVICES=5,7", *RUN, "--jobs", "3", "--gpus", "1")
+    assert "--gpus 1: 2 GPUs are busy; it waits until another has ended" in said
+    found = [float(row["top1_labelled"]) for row in csv.DictReader(memory(clone))]
+    assert (len(found), set(found)) == (4, {5.0, 7.0})
+    said = clones.run(clone, "env", "CUDA_VISIBLE_DEVICES=", *RUN, "--gpus", "1", code=2)
+    assert said == "--gpus 1: this machine has 0 - ask for fewer, or for none\n"

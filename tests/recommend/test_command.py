@@ -160,11 +160,11 @@ def test_a_dry_run_says_what_it_would_cost_and_runs_nothing(here, world, capsys)
 def test_of_runs_that_are_made_elsewhere_the_price_is_not_measured_here(here, world, monkeypatch, capsys):
     world(2.0, 4.0)
     monkeypatch.setattr(prices, "measured", lambda params, ratio: pytest.fail("measured on this machine"))
-    ask(0.1, start=print, dry_run=True)
+    ask(0.1, elsewhere=True, dry_run=True)
     said = capsys.readouterr().out
     assert "what a run costs is known after the first ones" in said
     assert "hours" not in said
-    ask(start=print)
+    ask(elsewhere=True)
     assert answered()["answer"] == "helps"
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import torch
 
 from pipeline.core.errors import UserError
 from pipeline.params import reader
-from pipeline.study import cells, rows, runner
+from pipeline.study import cells, experiment, rows, runner
 from tests.pipeline import clones
 from tests.study.toy import STUDY
 
@@ -146,6 +147,33 @@ def test_what_a_cell_may_cost(write):
     assert runner.pace(known)(asked[0]) == pytest.approx(64)
     assert runner.pace(known)(asked[-1]) == pytest.approx(96)
     assert runner.pace([{"method": "byol", "width": "8", "images": "128", "seconds": "16"}])(asked[0]) == 32
+
+
+class Busy:
+    """In the place of an experiment: it runs until it is told to end."""
+
+    def __init__(self, study, one, commit, gpus):
+        self.gpus, self.ended = gpus, None
+
+    def code(self):
+        return self.ended
+
+
+def test_each_experiment_has_gpus_that_no_other_has(monkeypatch):
+    monkeypatch.setattr(experiment, "Experiment", Busy)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3,4,6,7")
+    gpus = experiment.Gpus(2)
+    first, second = (gpus.start("toy", None, "c") for _ in range(2))
+    assert (first.gpus, second.gpus) == (["1", "3"], ["4", "6"])
+    with pytest.raises(UserError, match=r"^--gpus 2: 5 GPUs are busy$"):
+        gpus.start("toy", None, "c")
+    first.ended = 1
+    assert gpus.start("toy", None, "c").gpus == ["1", "3"]
+    with pytest.raises(UserError, match=r"^--gpus 6: this machine has 5 - ask for fewer, or for none$"):
+        experiment.Gpus(6)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert experiment.Gpus(1).start("toy", None, "c").gpus == ["0"]
 
 
 # --- running, with a process that does nothing in an experiment's place
