@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.core import store
+from pipeline.core import outputs, store
 from pipeline.data import shards
 from pipeline.study import cells, rows, runner, tables
 from pipeline.study.experiment import Wanted
@@ -82,7 +82,7 @@ def _study(n: int) -> tuple[cells.Study, list[Wanted]]:
 
 def _filled(n: int, but: int) -> cells.Study:
     study, asked = _study(n)
-    rows.write(study.memory, [row(one, "0" * 40) for one in asked[: n - but]])
+    outputs.table(study.memory, rows.COLUMNS, [row(one, "0" * 40) for one in asked[: n - but]])
     return study
 
 
@@ -224,9 +224,9 @@ MEASURES: dict[str, tuple[Callable[[int], Iterator[None]], int]] = {  # and how 
 }
 
 
-def measured(name: str, n: int) -> float:
-    """Seconds of one measure with n of its things, in a clone and a store of its own."""
-    work, before = MEASURES[name][0](n), Path.cwd()
+def measured(name: str, n: int, of: Path | None = None) -> float:
+    """Seconds of one measure with n of its things, in a clone and a store of its own; of: another repository."""
+    work, before = MEASURES[name][0](n), of or Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["git", "clone", "--quiet", "--local", str(before), folder], check=True)
         os.environ["LEAVEN_STORE"] = str(Path(folder) / ".cache")

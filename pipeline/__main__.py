@@ -183,7 +183,7 @@ def _sample(parser: argparse.ArgumentParser) -> Work:
     The generator must be there: `dvc repro generator`.
 
       leaven sample                                          what inflation.ratio asks for
-      leaven sample --shards 0-179                           these; more is no harm
+      leaven sample --shards 0-179                           these, also beyond what is asked for
       leaven sample --shards $SLURM_ARRAY_TASK_ID            one, in each task of an array
     """
     parser.add_argument("--shards", metavar="A-B", help="from number A to number B, or one number; 0 is the first")
@@ -242,15 +242,22 @@ def _executor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--partition", metavar="NAME", help="of SLURM's; its own choice")
 
 
-def _start(asked: argparse.Namespace):  # None: as it is
+def _start(asked: argparse.Namespace):  # None: on this machine, all GPUs visible
     if asked.gpus < 0:
         from pipeline.core.errors import UserError
 
         raise UserError("must not be below 0", "--gpus")
     if asked.executor == "local":
+        from pipeline.core.progress import log
         from pipeline.study import experiment
 
-        return experiment.Gpus(asked.gpus).start if asked.gpus else None
+        if not asked.gpus:
+            return None
+        gpus = experiment.Gpus(asked.gpus)
+        if asked.jobs > gpus.most:
+            log(f"--jobs {asked.jobs}: the GPUs are enough for {gpus.most} at a time")
+            asked.jobs = gpus.most
+        return gpus.start
     from pipeline.study import cluster
 
     return cluster.Resources(asked.time, asked.gpus, asked.partition).send

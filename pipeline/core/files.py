@@ -212,7 +212,7 @@ def lock(path: Path, what: str, patient: bool = True) -> Iterator[None]:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     with disk_faults(Path(path), "lock"):
         while not held.is_locked:
-            silent = threading.Timer(wait + _SILENT, log, [f"waiting: its file system does not answer ({path})"])
+            silent = threading.Timer(wait + _SILENT, log, [f"waiting: its file system does not answer ({path})", True])
             silent.daemon = True
             silent.start()
             try:
@@ -221,7 +221,7 @@ def lock(path: Path, what: str, patient: bool = True) -> Iterator[None]:
                 busy, wait = f"another process works on {what}", _AGAIN
                 if not patient:
                     raise Busy(busy, path, "wait for it, or stop it") from fault
-                log(f"waiting: {busy} ({path})")
+                log(f"waiting: {busy} ({path})", all_speak=True)
             finally:
                 silent.cancel()
     try:

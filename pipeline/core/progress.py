@@ -12,9 +12,9 @@ from pipeline.core import processes
 _open: WeakSet[tqdm] = WeakSet()
 
 
-def log(message: str) -> None:
-    """One line to standard error, above any bar; of several processes the first speaks."""
-    if processes.rank() == 0:
+def log(message: str, all_speak: bool = False) -> None:
+    """One line to standard error, above any bar; of several processes the first speaks, or all."""
+    if all_speak or processes.rank() == 0:
         tqdm.write(message, file=sys.stderr)
 
 

@@ -149,9 +149,13 @@ def _together(kind: str, name: str, job: Job) -> Iterator[Path]:
 
 
 def _agreed(kind: str, name: str, job: Job) -> Path:
-    """The same folder for all processes, and no lock."""
+    """The same folder for all processes, unlocked; it is used from now on, so nobody prunes it."""
     _same(name, job)
-    return job.agreed(_folder(kind, name) if job.first() else None)
+    folder = None
+    if job.first():
+        with contextlib.nullcontext() if off() else files.lock(_entry(kind, name).with_suffix(".lock"), kind):
+            folder = _folder(kind, name)
+    return job.agreed(folder)
 
 
 def _same(name: str, job: Job) -> None:
@@ -167,7 +171,7 @@ def work(kind: str, name: str) -> Iterator[Path]:
         return
     with files.lock(_entry(kind, name).with_suffix(".lock"), kind):
         folder = _folder(kind, name)
-        _clear(folder, ".*.tmp")
+        _clear(folder, "**/.*.tmp")
         try:
             yield folder
         finally:
@@ -194,7 +198,7 @@ def _folder(kind: str, name: str) -> Path:
 def _clear(folder: Path, pattern: str) -> None:
     """Delete what a killed process was writing; the caller's lock says that none is now."""
     with access.disk_faults(folder):
-        for torn in folder.rglob(pattern):
+        for torn in folder.glob(pattern):
             torn.unlink()
 
 

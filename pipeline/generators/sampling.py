@@ -1,6 +1,5 @@
 """Sampling shard by shard: shard k is a function of its fingerprint and k, so that a set only ever grows."""
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,13 +71,15 @@ def sample_shards(
     another program is at work on are left to it.
     """
     numbers = {shards.shard_name(k): k for k in (range(-(-n // grid.shard_size)) if only is None else only)}
-    told = contextlib.ExitStack()
+    bars = []
 
     def begin(missing: list[str]) -> Callable[[Path], None]:
         log(f"{what}: {len(missing)} of {len(numbers)} shards")
-        batch, seen = start(), told.enter_context(bar(what, len(missing) * grid.shard_size, "image"))
+        batch, seen = start(), bar(what, len(missing) * grid.shard_size, "image")
+        bars.append(seen)
 
         def write(path: Path) -> None:
+            seen.update(max(0, missing.index(path.name) * grid.shard_size - seen.n))  # what others made meanwhile
             k, made = numbers[path.name], []
             for first in range(k * grid.shard_size, (k + 1) * grid.shard_size, grid.batch_size):
                 made.append(batch(range(first, first + grid.batch_size)))
@@ -88,5 +89,8 @@ def sample_shards(
 
         return write
 
-    with told:
-        return store.grow("shards", parts, list(numbers), begin, distributed), store.fingerprint(**parts)
+    made = store.grow("shards", parts, list(numbers), begin, distributed)
+    for seen in bars:
+        seen.update(seen.total - seen.n)
+        seen.close()
+    return made, store.fingerprint(**parts)

@@ -171,7 +171,9 @@ def to_first_look(racing: Race, price: prices.Prices) -> tuple[float, float]:
     going = sum(min(most[of.kind], list(racing.arms.values()).count(of)) for of in families)
     kinds, fresh = len({of.kind for of in families}), LOOKS[0] if racing.rules.labels else 0
     seeds, done = racing.rules.seeds, collections.Counter(run.heat for run in racing.rows())
-    heats = ("short", seeds * len(racing.arms), 1 / arms.SHORT), ("full", seeds * going, 1.0)
+    alone = 0 if done else 1  # the first run
+    heats = ("alone", alone, 1 / arms.SHORT), ("short", seeds * len(racing.arms) - alone, 1 / arms.SHORT)
+    heats += (("full", seeds * going, 1.0),)
 
     def hours(left: int) -> float:
         asked = (*heats, ("fresh", fresh * left, 1.0))
@@ -205,11 +207,11 @@ def plan(racing: Race, price: prices.Prices | None, hours: float) -> list[str]:
 
 def _times(racing: Race, price: prices.Prices, hours: float) -> list[str]:
     first, last = to_first_look(racing, price)
-    at_a_time = "one run at a time" if price.jobs == 1 else f"{price.jobs} runs at a time"
+    at_a_time = "one run at a time" if price.jobs == 1 else f"{price.jobs} runs at a time at most"
     if not racing.rules.labels:
         return [f"that takes {first:.1f} hours, {at_a_time}"]
     lines = [f"the first look at fresh seeds comes after {first:.1f} to {last:.1f} hours, {at_a_time}"]
-    further = [price.hours((2 * (seeds - LOOKS[0]), 1.0)) for seeds in LOOKS]
+    further = [words.hours_of_looks(LOOKS[0], seeds, price) for seeds in LOOKS]
     reached = sum(first + more <= hours for more in further)
     if reached:
         reach = f"{hours:g} hours reach {LOOKS[reached - 1]} fresh seeds at best"

@@ -37,7 +37,7 @@ class Prices(NamedTuple):
     jobs: int = 1
 
     def hours(self, *heats: tuple[int, float]) -> float:
-        """Of heats one after the other, each of so many runs of this part of the whole length."""
+        """Hours of heats that run one after another; each is (runs, share of a whole run's length)."""
         return sum(math.ceil(runs / self.jobs) * length for runs, length in heats) * self.run / 3600
 
     def told(self) -> str:

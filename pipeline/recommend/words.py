@@ -1,5 +1,6 @@
 """What a race found, in words that a person can act on, and as numbers for metrics/recommend.json."""
 
+import itertools
 import math
 
 from pipeline.recommend import race
@@ -112,8 +113,14 @@ def hours_to_resolve(answer: Answer, rules: Rules, prices: Prices | None) -> flo
         return None
     for look, seeds in enumerate(LOOKS, 1):
         if seeds > answer.fresh and resolvable(look, answer.deviation) <= rules.least:
-            return prices.hours((2 * (seeds - answer.fresh), 1.0))
+            return hours_of_looks(answer.fresh, seeds, prices)
     return None
+
+
+def hours_of_looks(since: int, until: int, prices: Prices) -> float:
+    """What it takes to come from so many fresh seeds to so many, look by look, if two arms are left."""
+    looks = [since, *(seeds for seeds in LOOKS if since < seeds <= until)]
+    return prices.hours(*((2 * (after - before), 1.0) for before, after in itertools.pairwise(looks)))
 
 
 def numbers(answer: Answer, rules: Rules) -> dict[str, object]:

@@ -12,7 +12,7 @@ from pipeline.core.errors import UserError
 from pipeline.params import reader
 from pipeline.params.schema import Params
 
-FILE = Path("dvc.yaml")
+FILE, LOCK = Path("dvc.yaml"), Path("dvc.lock")
 
 
 class Described(NamedTuple):
@@ -68,6 +68,25 @@ def load(name: str) -> Described:
         return Described(None if whole else tuple(params), outs, each.strip("${}") if each else None)
     except (YAMLError, KeyError, TypeError, AttributeError) as fault:
         raise UserError(f"does not describe the stage {name}: {type(fault).__name__}", FILE, remedy) from fault
+
+
+def changed(name: str, params: Params) -> list[str]:
+    """Parameters with another value than when DVC ran a stage last, by dvc.lock; none where that lacks the stage."""
+    if not LOCK.exists():
+        return []
+    try:
+        stages = YAML(typ="safe").load(reader.text_of(LOCK, "git checkout"))["stages"]
+        recorded = stages.get(name, {}).get("params", {}).get(str(reader.FILE), {})
+    except (YAMLError, KeyError, TypeError, AttributeError) as fault:
+        raise UserError(f"not readable: {type(fault).__name__}", LOCK, "git checkout") from fault
+    dumped, found = params.model_dump(mode="json"), []
+    for key, value in recorded.items():
+        today = functools.reduce(lambda section, part: (section or {}).get(part), key.split("."), dumped)
+        if isinstance(value, dict) and isinstance(today, dict):
+            found += [f"{key}.{part}" for part in {*value, *today} if value.get(part) != today.get(part)]
+        elif value != today:
+            found.append(key)
+    return sorted(found)
 
 
 def _entry(params: Params, foreach: str, key: str) -> object:

@@ -19,6 +19,7 @@ from pipeline.core.processes import rank, signals, size
 
 LOST = "another process of the job is gone; run the same command to go on"
 _STOPPED = "stopped; run the same command to go on"
+VARIABLE = "PIPELINE_LAUNCH"
 _FOLDER = "LEAVEN_RANKS"
 _PATIENCE = "110"  # seconds that torchrun gives its processes to stop; a step may take longer than its default, 30
 _GUARD = "import psutil, sys; p = psutil.Process(int(sys.argv[1])); sys.stdin.read(); p.send_signal(int(sys.argv[2]))"
@@ -32,7 +33,7 @@ def leads() -> bool:
 def wanted() -> str | None:
     """The launcher to use; None inside a job, whether a stage or the user started it."""
     started = _FOLDER in os.environ or "RANK" in os.environ
-    return None if started else os.environ.get("PIPELINE_LAUNCH")
+    return None if started else os.environ.get(VARIABLE)
 
 
 def run(module: str, launcher: str, root: Path) -> int:
@@ -43,7 +44,7 @@ def run(module: str, launcher: str, root: Path) -> int:
     try:
         words = [*shlex.split(launcher), "-m", module]
     except ValueError as fault:
-        raise UserError(f"{launcher}: {fault}", "PIPELINE_LAUNCH") from fault
+        raise UserError(f"{launcher}: {fault}", VARIABLE) from fault
     with tempfile.TemporaryDirectory(prefix="job-", dir=root) as folder, tempfile.TemporaryFile() as log:
         variables = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": _PATIENCE} | os.environ | {_FOLDER: folder}
         try:
@@ -51,7 +52,7 @@ def run(module: str, launcher: str, root: Path) -> int:
             # they pass on as standard output is this stage's standard error; `enter` has the processes write there.
             process = subprocess.Popen(words, env=variables, stdout=2, stderr=log, start_new_session=True)
         except OSError as fault:
-            raise UserError(f"{words[0]}: {fault.strerror}", "PIPELINE_LAUNCH", "name a launcher") from fault
+            raise UserError(f"{words[0]}: {fault.strerror}", VARIABLE, "name a launcher") from fault
         with guard(process, signal.SIGTERM), signals(lambda number: process.terminate()) as received:
             code = process.wait()
         if code:
@@ -115,7 +116,7 @@ def _verdict(folder: Path, received: list[int], log: str) -> tuple[int, str]:
     if told:
         return (refusals + bugs + lost + stops)[0]
     last = next((line.strip() for line in reversed(log.split("\n")) if line.strip()), "ended without a word")
-    raise UserError(f"no process was started: {last}", "PIPELINE_LAUNCH")
+    raise UserError(f"no process was started: {last}", VARIABLE)
 
 
 def _stop(number: int, frame: object) -> None:

@@ -1,5 +1,6 @@
 """Sampling into the store beside other programs: each fills shards of its own, and `dvc repro` finds them there."""
 
+import os
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from pipeline.data import mixture, shards
 from pipeline.engine import arithmetic
 from pipeline.generators import cards, sampling
 from pipeline.params import reader
-from pipeline.run import machine
+from pipeline.run import graph, launch, machine
 
 _GENERATOR, _REAL = Path("data/generator"), Path("data/real")
 
@@ -22,6 +23,7 @@ def sample(asked: str | None) -> str:
     end. A killed program loses the shard in hand.
     """
     params = reader.load()
+    os.environ.pop(launch.VARIABLE, None)  # this process does the work itself, and asks the GPU what is free
     if store.off():
         raise UserError(
             "keeps nothing that `dvc repro` could find", "LEAVEN_STORE=off", "leave it out, or name a folder"
@@ -31,6 +33,10 @@ def sample(asked: str | None) -> str:
         raise UserError(f"its source is {card['source']}, so there is nothing to sample", _GENERATOR)
     if (card["kind"], card["source"]) != (params.generator.kind, params.generator.source):
         what = f"is of generator.kind {card['kind']} and source {card['source']}, not those of params.yaml"
+        raise UserError(what, _GENERATOR, "run `dvc repro generator`")
+    changed = [name for stage in ("prepare", "generator") for name in graph.changed(stage, params)]
+    if changed:
+        what = f"params.yaml has another {', '.join(changed)} than when it was made"
         raise UserError(what, _GENERATOR, "run `dvc repro generator`")
     real, size = shards.read_real(_REAL), params.generate.shard_size
     n = mixture.generated_count(len(real.rows(shards.TRAIN)), params.inflation.ratio)

@@ -1,6 +1,7 @@
 """A cell while it runs: a DVC experiment in a temporary copy of this clone, and the row that it gives."""
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -41,6 +42,7 @@ class Experiment:
     def __init__(self, study: str, one: Wanted, commit: str, gpus: list[str] | None = None):
         self.one, self.since, self._settled, self._commit = one, time.monotonic(), False, commit
         self._gpus = {} if gpus is None else {_VISIBLE: ",".join(gpus)}
+        self._gpus |= {launch.VARIABLE: ""} if len(gpus or ()) == 1 else {}
         self.name = f"{study}-{one.cell.name}-{one.key[:6]}"
         self._begin()
 
@@ -124,7 +126,7 @@ class Experiment:
 
 
 class Gpus:
-    """The GPUs of this machine, of which each experiment has so many for itself."""
+    """The GPUs of this machine, of which each experiment has so many for itself: for `most` experiments at a time."""
 
     def __init__(self, each: int):
         """As many as CUDA_VISIBLE_DEVICES names, or as torch finds; UserError where they are too few for one."""
@@ -133,9 +135,16 @@ class Gpus:
             import torch
 
             named = ",".join(map(str, range(torch.cuda.device_count())))
-        self._all = [gpu for gpu in named.split(",") if gpu]
-        if len(self._all) < each:
+        listed = [gpu.strip() for gpu in named.split(",")]
+        self._all = list(
+            dict.fromkeys(itertools.takewhile(lambda gpu: gpu not in ("", "-1"), listed))
+        )  # as CUDA reads it
+        self.most = len(self._all) // each
+        if not self.most:
             raise UserError(f"this machine has {len(self._all)}", f"--gpus {each}", "ask for fewer, or for none")
+        if each > 1 and not os.environ.get(launch.VARIABLE):
+            what = "a process uses one GPU, and nothing starts several"
+            raise UserError(what, f"--gpus {each}", f'export {launch.VARIABLE}="torchrun --nproc-per-node {each}"')
 
     def start(self, study: str, one: Wanted, commit: str) -> Experiment:
         """A cell on GPUs that no other has; UserError while too few are free."""
@@ -143,7 +152,7 @@ class Gpus:
         busy = {gpu for gpus, _ in self._taken for gpu in gpus}
         free = [gpu for gpu in self._all if gpu not in busy][: self._each]
         if len(free) < self._each:
-            raise UserError(f"{len(self._all)} GPUs are busy", f"--gpus {self._each}")
+            raise UserError(f"only {len(free)} of {len(self._all)} GPUs are free", f"--gpus {self._each}")
         self._taken.append((free, Experiment(study, one, commit, free)))
         return self._taken[-1][1]
 

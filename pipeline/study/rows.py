@@ -82,12 +82,7 @@ def everywhere() -> list[dict[str, str]]:
 
 def add(path: Path, row: dict) -> None:
     """Append a row. The file is replaced whole, so that a killed process leaves no half of it."""
-    write(path, [*read(path), row])
-
-
-def write(path: Path, found: list[dict]) -> None:
-    """Write all rows of a CSV."""
-    outputs.table(path, COLUMNS, found)
+    outputs.table(path, COLUMNS, [*read(path), row])
 
 
 def setting(cell: Cell, params: Params) -> dict:

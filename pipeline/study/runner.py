@@ -104,7 +104,7 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int, 
         todo = missing(asked)
         log(f"study {study.name}: {len(todo)} of {len(asked)} cells to run, for {minutes:g} minutes")
         running: list[Experiment] = []
-        failed, first, begun, most = {}, True, False, jobs
+        failed, first, begun, most, fits = {}, True, False, jobs, True
         try:
             while True:
                 if not all(experiment.settled() for experiment in running):
@@ -112,8 +112,10 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int, 
                     continue
                 stopping = bool(signals) or time.monotonic() >= end
                 begun = begun or any(experiment.begun() for experiment in running)
-                free = not stopping and len(running) < (most if begun else 1)
+                free = fits and not stopping and len(running) < (most if begun else 1)
                 chosen = _affordable(todo, end - time.monotonic(), anyway=first) if free else None
+                if free:
+                    fits = chosen is not None  # what does not fit now does not later, unless a row says otherwise
                 if chosen is not None:
                     commit = _current(began)
                     try:
@@ -135,7 +137,7 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int, 
                 for experiment in [e for e in running if e.code() is not None]:
                     _current(began)
                     running.remove(experiment)
-                    most = jobs
+                    most, fits = jobs, True
                     label = experiment.one.cell.label
                     if experiment.code() == 0:
                         row = experiment.row()

@@ -316,7 +316,9 @@ WORKER = """
         if path.name == holds:
             path.with_name(f".{path.name}.0.tmp").write_text("half")
             Path(f"holds-{holds}").touch()
+            end = time.monotonic() + 100
             while not Path("go").exists():
+                assert time.monotonic() < end
                 time.sleep(0.05)
         path.write_text(path.name)
 

@@ -73,7 +73,11 @@ def test_what_cannot_be_sampled_is_a_line(clone):
     said = clones.run(clone, *SAMPLE, code=2)
     told = "data/generator: is of generator.kind ddpm and source train, not those of params.yaml - "
     assert clones.fault(said) == f"{told}run `dvc repro generator`"
-    clones.edit(clone, generator__source="none")
+    clones.edit(clone, generator__source="train", ddpm__steps="9")
+    said = clones.run(clone, *SAMPLE, code=2)
+    told = "data/generator: params.yaml has another ddpm.steps than when it was made - run `dvc repro generator`"
+    assert clones.fault(said) == told
+    clones.edit(clone, generator__source="none", ddpm__steps="8")
     clones.edit(clone, inflation__ratio="0.0", quality__images="0")
     clones.run(clone, "dvc", "repro", "generator")
     said = clones.run(clone, *SAMPLE, code=2)

@@ -131,7 +131,13 @@ SEES = """
 import json, os, time
 from pathlib import Path
 
-time.sleep(3)
+began, end = Path(os.environ["COUNTS"]) / "began", time.monotonic() + 60
+began.mkdir(exist_ok=True)
+(began / str(os.getpid())).touch()
+while len(list(began.iterdir())) < 2:  # two at a time
+    assert time.monotonic() < end
+    time.sleep(0.05)
+assert os.environ["PIPELINE_LAUNCH"] == ""  # a process needs no launcher
 Path("metrics").mkdir(exist_ok=True)
 linear = {"top1_labelled": float(os.environ["CUDA_VISIBLE_DEVICES"])}
 for name, found in {"pretrain": {}, "linear_eval": linear, "label_free": {}, "quality": {}}.items():
@@ -159,8 +165,9 @@ def test_each_of_several_experiments_sees_a_gpu_of_its_own(tmp_path):
         clones.run(clone, "git", "rm", "-r", "--quiet", "--cached", made)
         clones.run(clone, "rm", "-r", made)
     clones.commit(clone, "Toys")
-    said = clones.run(clone, "env", "CUDA_VISIBLE_DEVICES=5,7", *RUN, "--jobs", "3", "--gpus", "1")
-    assert "--gpus 1: 2 GPUs are busy; it waits until another has ended" in said
+    given = ("env", "CUDA_VISIBLE_DEVICES=5,7", "PIPELINE_LAUNCH=torchrun --nproc-per-node 2")
+    said = clones.run(clone, *given, *RUN, "--jobs", "3", "--gpus", "1")
+    assert "--jobs 3: the GPUs are enough for 2 at a time" in said
     found = [float(row["top1_labelled"]) for row in csv.DictReader(memory(clone))]
     assert (len(found), set(found)) == (4, {5.0, 7.0})
     said = clones.run(clone, "env", "CUDA_VISIBLE_DEVICES=", *RUN, "--gpus", "1", code=2)

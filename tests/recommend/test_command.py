@@ -151,10 +151,12 @@ def test_a_dry_run_says_what_it_would_cost_and_runs_nothing(here, world, capsys)
     # arms, 21. And the generator.
     first, last = ((runs * RUN + GENERATOR) / 3600 for runs in (30.5, 42.5))
     assert f"comes after {first:.1f} to {last:.1f} hours, one run at a time" in said
-    # Four at a time: 30 short runs in 8 turns of a quarter, 14 in 4, 9 or 21 in 3 or 6.
+    # Four at a time: a short run alone and 29 in 8 turns of a quarter, 14 in 4, 9 or 21 in 3 or 6.
     ask(dry_run=True, jobs=4)
-    first, last = ((runs * RUN + GENERATOR) / 3600 for runs in (2 + 4 + 3, 2 + 4 + 6))
-    assert f"comes after {first:.1f} to {last:.1f} hours, 4 runs at a time" in capsys.readouterr().out
+    first, last = ((runs * RUN + GENERATOR) / 3600 for runs in (2.25 + 4 + 3, 2.25 + 4 + 6))
+    assert f"comes after {first:.1f} to {last:.1f} hours, 4 runs at a time at most" in capsys.readouterr().out
+    # From 3 fresh seeds of two arms to 5, 8, 12, 18 and 26, eight at a time: 4, 6, 8, 12 and 16 runs in 7 turns.
+    assert words.hours_of_looks(3, 26, prices.Prices(3600, 0, 8)) == 7
 
 
 def test_of_runs_that_are_made_elsewhere_the_price_is_not_measured_here(here, world, monkeypatch, capsys):

@@ -161,11 +161,17 @@ class Busy:
 
 def test_each_experiment_has_gpus_that_no_other_has(monkeypatch):
     monkeypatch.setattr(experiment, "Experiment", Busy)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3,4,6,7")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3, 4,3,6,7,-1,8")
+    with pytest.raises(
+        UserError, match=r'^--gpus 2: a process uses one GPU.* - export PIPELINE_LAUNCH="torchrun .*2"$'
+    ):
+        experiment.Gpus(2)
+    monkeypatch.setenv("PIPELINE_LAUNCH", "torchrun --nproc-per-node 2")
     gpus = experiment.Gpus(2)
+    assert gpus.most == 2
     first, second = (gpus.start("toy", None, "c") for _ in range(2))
     assert (first.gpus, second.gpus) == (["1", "3"], ["4", "6"])
-    with pytest.raises(UserError, match=r"^--gpus 2: 5 GPUs are busy$"):
+    with pytest.raises(UserError, match=r"^--gpus 2: only 1 of 5 GPUs are free$"):
         gpus.start("toy", None, "c")
     first.ended = 1
     assert gpus.start("toy", None, "c").gpus == ["1", "3"]
