@@ -370,7 +370,15 @@ COMMANDS = {
 
 
 def main() -> int:
-    """Run the command that sys.argv names; the exit code. It ends in silence if nobody reads on, as with `| head`."""
+    """Run the command that sys.argv names; the exit code. It ends in silence if nobody reads on, as with `| head`.
+
+    `leaven`, installed from one clone and called in another, becomes that one's: its stages are, too.
+    """
+    clone = [
+        Path(name) for name in ("pipeline/__main__.py", "pipeline/run/stage.py", "stages/linear_eval.py", "dvc.yaml")
+    ]
+    if Path(sys.argv[0]).stem == "leaven" and all(map(Path.exists, clone)) and not clone[0].samefile(__file__):
+        os.execv(sys.executable, [sys.executable, "-m", "pipeline", *sys.argv[1:]])
     try:
         code = _main(*(sys.argv[1:] or ["--help"]))
         sys.stdout.flush()

@@ -21,6 +21,18 @@ def test_the_door_lists_its_commands_and_takes_no_other(tree):
     assert "there are run, preset" in clones.run(tree, *DOOR, "x", code=2)
 
 
+def test_a_command_that_is_installed_from_another_clone_is_this_clones(tree, tmp_path):
+    """Or the keys of a study's rows would be of code that did not run."""
+    clone = clones.copy(tree, tmp_path / "clone")
+    path = clone / "pipeline/__main__.py"
+    path.write_text(path.read_text().replace("List the work that the store keeps", "Say what is in store"))
+    leaven = "import sys; sys.argv[0] = '/bin/leaven'; from pipeline.__main__ import main; main()"
+    words = ("env", f"PYTHONPATH={clones.ROOT}", "python", "-P", "-c", leaven, "store", "--help")
+    assert "Say what is in store" in clones.run(clone, *words)
+    (clone / "dvc.yaml").unlink()  # another program's folder of that name
+    assert "List the work that the store keeps" in clones.run(clone, *words)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_a_command_needs_none_of_what_the_command_does(name, tree):
     look = (
