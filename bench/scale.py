@@ -1,6 +1,6 @@
 """Which part of Leaven's bookkeeping gives first, at 1, 4 and 16 times as many cells, experiments, shards and entries.
 
-python -m bench.scale              all, in a temporary clone of this repository: some ten minutes
+python -m bench.scale              all, in a temporary clone of this repository: some four minutes
 python -m bench.scale NAME ...     these alone
 
 No network is trained: a study's cells are numbers from the air, shards hold noise. What is timed is the code that users
@@ -87,7 +87,7 @@ def _filled(n: int, but: int) -> cells.Study:
 
 
 def plan(n: int) -> Iterator[None]:
-    """`leaven study plan` of n cells, a tenth of a row each."""
+    """`leaven study plan` of n cells, ten of them missing."""
     study = _filled(n, LAST)
     yield
     runner.plan(study)
@@ -226,9 +226,9 @@ MEASURES: dict[str, tuple[Callable[[int], Iterator[None]], int]] = {  # and how 
 
 def measured(name: str, n: int, of: Path | None = None) -> float:
     """Seconds of one measure with n of its things, in a clone and a store of its own; of: another repository."""
-    work, before = MEASURES[name][0](n), of or Path.cwd()
+    work, source = MEASURES[name][0](n), of or Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(["git", "clone", "--quiet", "--local", str(before), folder], check=True)
+        subprocess.run(["git", "clone", "--quiet", "--local", str(source), folder], check=True)
         os.environ["LEAVEN_STORE"] = str(Path(folder) / ".cache")
         with contextlib.chdir(folder):
             next(work)
