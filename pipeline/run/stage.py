@@ -110,26 +110,34 @@ def _ready(name: str, needs: Callable, params: SimpleNamespace, asked: argparse.
 def _told(work: Callable[[], int | None], before: str, stage: str = "") -> int:
     """The exit code of some work; what stopped it is told in lines that begin with `before`."""
     try:
+        code, said = _outcome(work, before, stage)
+        launch.tell(code, said)
+    except Stopped as stop:  # while the words for the work's end were found; no second one comes (`launch.enter`)
+        code = 128 + stop.signum
+        launch.tell(code, f"\n{before}{stop}\n")
+    return code
+
+
+def _outcome(work: Callable[[], int | None], before: str, stage: str) -> tuple[int, str]:
+    """The exit code of some work and what to say of how it ended."""
+    try:
         with ended_bars():
-            code, said = work() or 0, ""
+            return work() or 0, ""
     except UserError as error:
-        said, code = "".join(f"{before}{line}\n" for line in str(error).split("\n")), error.code
+        return error.code, "".join(f"{before}{line}\n" for line in str(error).split("\n"))
     except Stopped as stop:
-        said, code = f"\n{before}{stop}\n", 128 + stop.signum
+        return 128 + stop.signum, f"\n{before}{stop}\n"
     except KeyboardInterrupt:
-        said, code = f"\n{before}interrupted; run the same command to go on\n", 130
+        return 130, f"\n{before}interrupted; run the same command to go on\n"
     except BrokenPipeError:  # nobody reads any more, as in `| head`: the command's own main ends in silence
         raise
     except Exception as fault:
         known = _resource(fault, stage)
         if not known:
-            launch.tell(1, traceback.format_exc())
-            return 1
-        said, code = f"{before}{known}\n", known.code
+            return 1, traceback.format_exc()
         if os.environ.get("LEAVEN_DEBUG"):
             traceback.print_exc()
-    launch.tell(code, said)
-    return code
+        return known.code, f"{before}{known}\n"
 
 
 def _sources() -> dict[str, str]:

@@ -177,6 +177,12 @@ def test_killed_process_is_named_although_the_other_loses_its_connection(clone):
     assert ended(clone, process) == (3, "pretrain: process 1 of 2 was killed - run the same command to go on\n")
 
 
+def test_killed_process_is_named_although_the_other_is_told_to_stop_while_it_words_its_own_fault(clone):
+    body = "class Lost(RuntimeError):\n    def __str__(self):\n        os.kill(os.getpid(), signal.SIGTERM)\n"
+    body += "        return 'Connection closed by peer'\nif rank:\n    os.kill(os.getpid(), signal.SIGKILL)\nraise Lost"
+    assert run(clone, body) == (3, "pretrain: process 2 of 2 was killed - run the same command to go on\n")
+
+
 def test_connection_that_is_lost_is_told_where_nobody_here_was_killed(clone):
     """The killed one is on another machine."""
     said = "pretrain: another process of the job is gone; run the same command to go on\n"
