@@ -6,7 +6,8 @@ It looks at results alone, so a race that was broken off goes on where it was. T
    the family without generated images all that are not surely worse. Families are not compared: how much more images
    bring depends on the length.
 2. full: what is left, at the whole length. The ceiling ends the race where even perfect images would surely bring less
-   than the least gain of interest. Arms that may still be the best of their kind go on.
+   than the least gain of interest, and generated ones do not surely gain already. Arms that may still be the best of
+   their kind go on.
 3. fresh: they meet again on seeds that no choice has seen. After some numbers of seeds there is a look, each with a
    wider interval, so that all looks together err as seldom as one would; what is surely worse than its kind drops out.
 
@@ -227,15 +228,22 @@ def _looked_at(arms: Arms, results: Results, rules: Rules, look: int) -> Answer:
 
 
 def _hopeless(arms: Arms, results: Results, rules: Rules) -> bool:
-    """Whether perfect images would surely bring less than the least gain, on validation images and on the test."""
+    """Whether perfect images would surely bring less than the least gain, on validation images and on the test.
+
+    Further real images are no ceiling where the real ones are poor: generated ones that surely gain deny it.
+    """
     full, test = _fit(results, "full"), _fit(results, "full", of="test")
     if full is None:
         return False
-    best = [_close(full, _of(arms, kind, full.arms))[:1] for kind in ("ceiling", "none")]
-    if not all(best):
+    best = {kind: _close(full, _of(arms, kind, full.arms))[:1] for kind in ("none", "generated", "ceiling")}
+    if not all(best.values()):
         return False
-    (ceiling,), (none,) = best
-    return max(fit.contrast({ceiling: 1, none: -1}).high for fit in (full, test)) < rules.least
+
+    def gains(kind: Kind) -> list[Difference]:
+        return [fit.contrast({best[kind][0]: 1, best["none"][0]: -1}) for fit in (full, test)]
+
+    better = min(gain.low for gain in gains("generated")) > 0
+    return not better and max(gain.high for gain in gains("ceiling")) < rules.least
 
 
 def _fit(results: Results, *heats: Heat, of: Literal["validation", "test"] = "validation") -> Blocks | None:

@@ -5,6 +5,7 @@ and order of images. Arm and seed effects are fitted by least squares; intervals
 residual's degrees of freedom.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Hashable
@@ -27,6 +28,7 @@ _POWER = 0.8
 _EXACT = 9
 
 
+@functools.cache  # scipy takes a tenth of a millisecond, and a race asks for the same few again and again
 def quantile(confidence: float, df: int) -> float:
     """t with P(|T| < t) = confidence, of Student's distribution with df degrees of freedom."""
     from scipy import stats  # of the extra `report`

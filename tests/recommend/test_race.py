@@ -47,6 +47,12 @@ def test_where_perfect_images_bring_nothing_no_fresh_seed_is_spent():
     assert answer.word == "harms"
 
 
+def test_generated_images_that_gain_where_further_real_ones_bring_nothing_are_found():
+    """The real images are poor, so they are no ceiling; and no gain is made up where there is none."""
+    assert words(World(4.0, 0.0), 40) == {"helps": 40}
+    assert at_most(words(World(0.0, 0.0), 120)["helps"], 120, 0.025)
+
+
 def test_deviations_as_they_were_measured_do_not_lead_astray_either():
     measured = residuals()
     assert 0.3 < measured.std() < 0.8
