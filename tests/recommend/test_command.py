@@ -13,10 +13,11 @@ import pytest
 from markupsafe import Markup
 from PIL import Image
 
+from bench import regret
 from bench.races import World
 from pipeline.core.errors import UserError
 from pipeline.params import presets, reader
-from pipeline.recommend import arms, command, prices, reliability, words
+from pipeline.recommend import arms, command, prices, race, reliability, words
 from pipeline.recommend.question import Wish
 from pipeline.recommend.race import Answer, Arm, Rules, Run
 from pipeline.report import races, studies
@@ -121,6 +122,18 @@ def test_the_file_that_it_writes_is_a_study_like_any_other(here, world):
     short = {cell.values["pretrain", "steps"] for cell in study.cells if cell.part == "short"}
     assert all(whole / 5 < steps <= whole / 4 for steps in short)
     assert answered()["answer"] == "no gain"
+
+
+def test_its_files_are_read_as_the_race_that_they_are_of(here, world):
+    """For bench.regret: the same arms and answer, run by run with the seconds."""
+    made = world(2.0, 4.0)
+    ask()
+    found, known = regret.raced(here / "studies/recommend.yaml"), answered()
+    assert sum(found.seconds) == pytest.approx(made.clock)
+    assert found.arms == made.arms
+    answer = race.answer(found.arms, found.results, Rules())
+    assert (answer.word, answer.best) == (known["answer"], known["best"])
+    assert race.answer(found.arms, found.within(made.clock / 20), Rules()).chosen is None
 
 
 def test_stopped_three_times_it_ends_with_the_rows_of_a_race_that_was_not(here, world):
