@@ -6,6 +6,7 @@ import math
 from pipeline.recommend import race
 from pipeline.recommend.prices import Prices
 from pipeline.recommend.race import LOOKS, Answer, Rules
+from pipeline.run import survey
 from pipeline.study.analysis import Difference, quantile
 
 USUAL = 0.5  # points: a run's deviation from arm + seed in the committed studies, before there are any here
@@ -55,16 +56,8 @@ def without_labels(answer: Answer, measure: str, reliability: str, over: bool) -
     return [*lines, "best: " + "; ".join(f"{kind}: {arm}" for kind, arm in answer.best.items())]
 
 
-def of_images(top1: float, test: int) -> float:
-    """By how many points other test images would move a difference, at most in 95 % of all cases.
-
-    At most: as if two encoders erred independently. They err alike, which makes it less.
-    """
-    return quantile(0.95, math.inf) * math.sqrt(2 * top1 * (100 - top1) / test)
-
-
 def _of_images(top1: float, test: int, matters: float) -> str:
-    most = of_images(top1, test)
+    most = survey.of_test_images(top1, test)
     line = f"intervals are over training seeds; {test:,} other test images would move a difference by {most:.1f} points"
     return f"{line} at most" + f"; {test:,} are too few to judge by" * (most > matters)
 
