@@ -55,7 +55,8 @@ class Experiment:
         self.forget()
         out, path = tempfile.mkstemp(".log", f"{self.name}-")
         self.log = Path(path)
-        dvc = [sys.executable, "-m", "dvc", "exp", "run", "--temp", "--name", self.name]
+        # Or the end of one fails while another begins: DVC would wait three seconds.
+        dvc = [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "run", "--temp", "--name", self.name]
         self._process = subprocess.Popen(
             [*dvc, *presets.words(self.one.cell.values)],
             stdout=out,

@@ -127,9 +127,26 @@ def test_a_study_that_is_stopped_and_killed_loses_and_repeats_nothing(tmp_path):
     assert re.search(r"weak +2 +0 +0 ", clones.run(there, *RUN[:4], "plan", "toy"))
 
 
-SEES = """
-import json, os, time
+HOLDS = """
+import sys, time, zc.lockfile
+
+while True:
+    try:
+        lock = zc.lockfile.LockFile(sys.argv[1])
+        break
+    except zc.lockfile.LockError:
+        time.sleep(0.01)
+time.sleep(6)
+"""
+SEES = f"""
+import json, os, subprocess, sys, time
 from pathlib import Path
+
+held = Path(os.environ["COUNTS"]) / "held-lock"
+if not held.exists():  # another process has DVC's lock when the first experiment ends
+    held.touch()
+    words = [sys.executable, "-c", {HOLDS!r}, os.environ["LOCK"]]
+    subprocess.Popen(words, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 began, end = Path(os.environ["COUNTS"]) / "began", time.monotonic() + 60
 began.mkdir(exist_ok=True)
@@ -139,14 +156,14 @@ while len(list(began.iterdir())) < 2:  # two at a time
     time.sleep(0.05)
 assert os.environ["PIPELINE_LAUNCH"] == ""  # a process needs no launcher
 Path("metrics").mkdir(exist_ok=True)
-linear = {"top1_labelled": float(os.environ["CUDA_VISIBLE_DEVICES"])}
-for name, found in {"pretrain": {}, "linear_eval": linear, "label_free": {}, "quality": {}}.items():
-    Path(f"metrics/{name}.json").write_text(json.dumps(found))
+linear = {{"top1_labelled": float(os.environ["CUDA_VISIBLE_DEVICES"])}}
+for name, found in {{"pretrain": {{}}, "linear_eval": linear, "label_free": {{}}, "quality": {{}}}}.items():
+    Path(f"metrics/{{name}}.json").write_text(json.dumps(found))
 """
 
 
 @pytest.mark.slow
-def test_each_of_several_experiments_sees_a_gpu_of_its_own(tmp_path):
+def test_each_of_several_experiments_sees_a_gpu_of_its_own_and_waits_for_dvc_s_lock(tmp_path):
     """A stage that says which; there need be none."""
     clone = clones.of_working_tree(tmp_path / "clone")
     for others in (clone / "studies").glob("*.csv"):
@@ -165,7 +182,8 @@ def test_each_of_several_experiments_sees_a_gpu_of_its_own(tmp_path):
         clones.run(clone, "git", "rm", "-r", "--quiet", "--cached", made)
         clones.run(clone, "rm", "-r", made)
     clones.commit(clone, "Toys")
-    given = ("env", "CUDA_VISIBLE_DEVICES=5,7", "PIPELINE_LAUNCH=torchrun --nproc-per-node 2")
+    lock = clone / ".dvc/tmp/lock"
+    given = ("env", f"LOCK={lock}", "CUDA_VISIBLE_DEVICES=5,7", "PIPELINE_LAUNCH=torchrun --nproc-per-node 2")
     said = clones.run(clone, *given, *RUN, "--jobs", "3", "--gpus", "1")
     assert "--jobs 3: the GPUs are enough for 2 at a time" in said
     found = [float(row["top1_labelled"]) for row in csv.DictReader(memory(clone))]
