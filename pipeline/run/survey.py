@@ -82,6 +82,7 @@ def survey(folder: Path, wish: Wish, params: Params) -> Survey:
     values = _values(asked, params, len(listing.train), known, drawn)
     words = [f"{asked.path}: {listing.told()}", *_looks(headers, asked), *_copies(alone), *_unequal(labels)]
     labelled, test = listing.classes != [""], values["dataset", "test_size"] or len(listing.test or ())
+    words += [] if labelled else _tables(folder)
     words += _warnings(values, test if labelled else None)
     return Survey(words, values, some(images, labels, listing.classes), labelled, test)
 
@@ -101,6 +102,12 @@ def _asked(folder: Path, wish: Wish, before: Dataset) -> Dataset:
         "test_size": None if own else 2,
     }
     return Dataset(**before.model_dump() | known)
+
+
+def _tables(folder: Path) -> list[str]:
+    """What may hold the labels of a folder that has none."""
+    there = sorted(path.name for path in folder.glob("*.csv"))
+    return [f"if {there[0]} has the labels: leaven dataset {folder} --labels {there[0]}"] if there else []
 
 
 def _headers(pictured: Collection[Path]) -> list[decoding.Header]:
