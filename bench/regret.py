@@ -82,7 +82,7 @@ def line(name: str, data: pd.DataFrame) -> str:
 
 
 def _told(d: Difference) -> str:
-    return f"{d.points:+.2f} ({d.low:+.2f} to {d.high:+.2f})"
+    return f"{d.points:+.1f} ({d.low:+.1f} to {d.high:+.1f})"
 
 
 def main() -> None:
