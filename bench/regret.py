@@ -2,9 +2,10 @@
 
 python -m bench.regret
 
-Reads studies/grids.csv, a part for each set, and the race of the same name in studies/races. Nothing is run.
+Reads studies/grids.csv, a part for each set, and studies/races, of the same names. Nothing is run.
 """
 
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,22 +17,35 @@ from pipeline.study import analysis, cells, rows
 from pipeline.study.analysis import Blocks, Difference
 
 RACES = cells.FOLDER / "races"
-SHARE = 1 / 3  # of the grid's time, after which the race is looked at, too
+SHARE = 1 / 3  # of the grid's cost, after which the race is looked at, too
 
 
 @dataclass(frozen=True)
 class Raced:
-    """A race's arms, its runs in the order in which they ended, and the seconds of each."""
+    """A race's arms, its runs in the order in which they ended, and what a short one costs, in whole ones.
+
+    Seconds of different days are not compared: a short run's share of a whole one's is of this race alone, medians of
+    both. The generator is not counted, which a grid needs, too.
+    """
 
     arms: race.Arms
     results: race.Results
-    seconds: list[float]
+    short: float
+
+    def cost(self, run: race.Run) -> float:
+        """In runs of the whole length."""
+        return self.short if run.heat == "short" else 1.0
+
+    @property
+    def whole(self) -> float:
+        """The race's cost, in runs of the whole length."""
+        return sum(map(self.cost, self.results))
 
     def within(self, most: float) -> race.Results:
-        """The runs that end within so many seconds, if one follows another."""
+        """The first runs, as long as they cost no more."""
         spent, found = 0.0, {}
-        for (run, result), seconds in zip(self.results.items(), self.seconds, strict=True):
-            spent += seconds
+        for run, result in self.results.items():
+            spent += self.cost(run)
             if spent > most:
                 break
             found[run] = result
@@ -47,9 +61,9 @@ def raced(path: Path) -> Raced:
         race.Run(cell.part, cell.arm, cell.seed): race.Result(float(row["validation"]), float(row[cells.OUTCOME]))
         for cell, row in there
     }
-    return Raced(
-        {cell.arm: arms.of(cell) for cell in study.cells}, results, [float(row["seconds"]) for _, row in there]
-    )
+    seconds = [[float(row["seconds"]) for cell, row in there if (cell.part == "short") is of] for of in (True, False)]
+    short = statistics.median(seconds[0]) / statistics.median(seconds[1]) if all(seconds) else 1.0
+    return Raced({cell.arm: arms.of(cell) for cell in study.cells}, results, short)
 
 
 def best(data: pd.DataFrame) -> str:
@@ -68,16 +82,23 @@ def gain(grid: Blocks, answer: race.Answer) -> Difference:
     return grid.contrast({answer.best["generated"]: 1, answer.best["none"]: -1})
 
 
-def line(name: str, data: pd.DataFrame) -> str:
+def line(name: str, found: Raced, data: pd.DataFrame) -> str:
     """A set's row of the table. data: the grid's rows of that set."""
-    found, rules = raced(RACES / f"{name}.yaml"), race.Rules()
-    whole = sum(data.seconds)
+    rules = race.Rules()
     grid, answer = analysis.fitted(data), race.answer(found.arms, found.results, rules)
-    early = race.answer(found.arms, found.within(SHARE * whole), rules).chosen
+    early = race.answer(found.arms, found.within(SHARE * len(data)), rules).chosen
     taken = best(data)
     said = [name, answer.word, _told(answer.gain), _told(gain(grid, answer)), taken, answer.chosen]
-    said += [_told(regret(grid, taken, answer.chosen)), f"{sum(found.seconds) / whole:.2f}"]
+    said += [_told(regret(grid, taken, answer.chosen)), f"{found.whole / len(data):.2f}"]
     said.append(_told(regret(grid, taken, early)) if early else "no arm yet")
+    return f"| {' | '.join(said)} |"
+
+
+def alone(name: str, found: Raced) -> str:
+    """A race that no grid is of, in a row."""
+    answer = race.answer(found.arms, found.results, race.Rules())
+    ceiling = _told(answer.more) if answer.more else "none"
+    said = [name, answer.word, _told(answer.gain), ceiling, f"{len(found.results)}", f"{found.whole:.0f}"]
     return f"| {' | '.join(said)} |"
 
 
@@ -86,12 +107,21 @@ def _told(d: Difference) -> str:
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the table, and one of the races that have no grid."""
     data = analysis.frame(cells.load("grids"))
-    names = "set | the race says | gain, by the race | by the grid | the grid takes | the race takes"
-    print(f"| {names} | regret | time | at a third |\n{'|---' * 9}|")
-    for name, of in data.groupby("part", sort=False):
-        print(line(str(name), of))
+    grids = dict(list(data.groupby("part")))
+    races = {path.stem: raced(path) for path in RACES.glob("*.yaml")}
+    _head("set | the race says | its gain | by the grid | the grid takes | the race takes | regret | cost | at a third")
+    for name in sorted(grids.keys() & races.keys()):
+        print(line(name, races[name], grids[name]))
+    print()
+    _head("race | says | gain | perfect | runs | in whole ones")
+    for name in sorted(races.keys() - grids.keys()):
+        print(alone(name, races[name]))
+
+
+def _head(names: str) -> None:
+    print(f"| {names} |\n{'|---' * (names.count('|') + 1)}|")
 
 
 if __name__ == "__main__":

@@ -32,8 +32,10 @@ def test_the_grid_chooses_by_validation_images_and_is_judged_on_test_images():
 
 def test_a_share_of_the_time_has_the_runs_that_ended_in_it():
     results = {Run("short", arm, seed): Result(seed, seed) for seed in (0, 1) for arm in ARMS}
-    found = regret.Raced({}, results, [10.0, 20.0, 30.0, 10.0, 10.0, 10.0])
-    assert list(found.within(60.0)) == list(results)[:3]
-    assert list(found.within(69.9)) == list(results)[:3]
-    assert found.within(9.0) == {}
-    assert found.within(90.0) == results
+    results |= {Run("full", "none", seed): Result(seed, seed) for seed in (0, 1)}
+    found = regret.Raced({}, results, short=0.5)
+    assert found.whole == 5.0
+    assert list(found.within(1.9)) == list(results)[:3]
+    assert list(found.within(3.9)) == list(results)[:6]
+    assert found.within(0.4) == {}
+    assert found.within(5.0) == results
