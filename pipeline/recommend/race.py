@@ -174,6 +174,12 @@ def _close(blocks: Blocks, arms: list[str]) -> list[str]:
     return [arm for arm in order if arm not in behind or behind[arm].points + wider * behind[arm].half >= 0]
 
 
+def _so_far(arms: Arms, results: Results) -> dict[Kind, str]:
+    """Before the second heat: the best arm without generated images, once each of them has run."""
+    short, without = _fit(results, "short"), [arm for arm, of in arms.items() if of.kind == "none"]
+    return {"none": _close(short, without)[0]} if short is not None and set(without) <= set(short.arms) else {}
+
+
 def _ceiling(arms: Arms, results: Results) -> list[str]:
     """The best arm with perfect images, of the second heat."""
     full = _fit(results, "full")
@@ -205,6 +211,7 @@ def _looked_at(arms: Arms, results: Results, rules: Rules, look: int) -> Answer:
         best.setdefault(arms[arm].kind, arm)
     deviation = math.sqrt(every.variance) if every is not None and every.df else math.nan
     if {"none", "generated"} - best.keys():
+        best = best or _so_far(arms, results)
         return Answer("not resolved", best, None, None, None, 0, 0, deviation)
 
     def over(one: str, other: str = best["none"]) -> Difference:

@@ -168,6 +168,16 @@ def test_families_are_not_compared_in_the_short_heat():
     assert race.kept(arms, results, RULES) == ["none, 1", "x1, 1", "x10, 2", "perfect, 1"]
 
 
+def test_broken_off_in_the_short_heat_it_names_the_best_strength_so_far_and_says_nothing_of_images():
+    arms = ARMS | {"weak": Arm("none", "none"), "strong": Arm("none", "none")}
+    values = {"without": 60.0, "weak": 58.0, "made": 70.0}
+    results = {Run("short", arm, 0): Result(value, 0.0) for arm, value in values.items()}
+    assert race.answer(arms, results, RULES).chosen is None
+    results[Run("short", "strong", 0)] = Result(61.0, 0.0)
+    found = race.answer(arms, results, RULES)
+    assert (found.word, found.gain, found.best, found.chosen) == ("not resolved", None, {"none": "strong"}, "strong")
+
+
 def test_without_arms_to_compare_there_is_no_answer():
     found = race.answer(ARMS, {}, RULES)
     assert (found.word, found.gain, found.fresh) == ("not resolved", None, 0)
