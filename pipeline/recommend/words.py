@@ -34,7 +34,7 @@ def told(answer: Answer, rules: Rules, prices: Prices | None, perfect: float, ju
         lines.append("best: " + "; ".join(f"{kind}: {arm}" for kind, arm in answer.best.items()))
     more = hours_to_resolve(answer, rules, prices)
     if answer.word == "not resolved" and more is not None:
-        lines.append(f"to resolve {rules.least:g} points would take about {more:.1f} hours more")
+        lines.append(f"to resolve {_least(rules)} would take about {more:.1f} hours more")
     elif answer.word == "not resolved" and resolvable(len(LOOKS), answer.deviation) > rules.least:
         most = resolvable(len(LOOKS), answer.deviation)
         deviate = f"runs deviate so much that {LOOKS[-1]} fresh seeds resolve {most:.1f} points"
@@ -65,11 +65,11 @@ def _of_images(top1: float, test: int, matters: float) -> str:
 def _verdict(answer: Answer, rules: Rules, perfect: float) -> str:
     if answer.gain is None:
         return "generated images: nothing is known yet"
-    not_even = f"they could not help: {perfect:g} x as many perfect images do not bring {rules.least:g} points"
+    not_even = f"they could not help: {perfect:g} x as many perfect images do not bring {_least(rules)}"
     said = {
         "helps": "they help",
         "harms": "they harm",
-        "no gain": f"no gain of {rules.least:g} points or more",
+        "no gain": f"no gain of {_least(rules)} or more",
         "could not help": not_even,
         "not resolved": "not resolved",
     }[answer.word]
@@ -89,6 +89,10 @@ def _ceiling(answer: Answer, perfect: float) -> str:
 
 def _rests(seeds: int) -> str:
     return f"{seeds} fresh paired seeds" if seeds else "the seeds by which arms were chosen, which flatter"
+
+
+def _least(rules: Rules) -> str:
+    return f"{rules.least:g} point" + "s" * (rules.least != 1)
 
 
 def _points(d: Difference, unit: str = "points", digits: int = 1) -> str:

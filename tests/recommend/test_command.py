@@ -123,6 +123,7 @@ def test_the_file_that_it_writes_is_a_study_like_any_other(here, world):
     short = {cell.values["pretrain", "steps"] for cell in study.cells if cell.part == "short"}
     assert all(whole / 5 < steps <= whole / 4 for steps in short)
     assert answered()["answer"] == "no gain"
+    assert answered()["words"][0].startswith("generated images: no gain of 1 point or more (")
 
 
 def test_its_files_are_read_as_the_race_that_they_are_of(here, world):
