@@ -93,7 +93,8 @@ def main() -> None:
     """Print a line of a table for each world."""
     races, measured, rules = int(sys.argv[1]), residuals(), race.Rules()
     said = "helps | harms | no gain | could not help | not resolved"
-    print(f"| gain | perfect | {said} | lost, mean | 90 % | lost at {THIRD} runs | 90 % | runs | 90 % |")
+    spread = f"lost, mean | lost, 90 % | at {THIRD} runs, mean | at {THIRD}, 90 % | runs, median | runs, 90 %"
+    print(f"| gain | perfect | {said} | {spread} |")
     print("|---" * 13 + "|")
     for gain, perfect in WORLDS:
         world = World(gain, perfect, noise=lambda rng: rng.choice(measured))

@@ -89,8 +89,7 @@ def line(name: str, found: Raced, data: pd.DataFrame) -> str:
     early = race.answer(found.arms, found.within(SHARE * len(data)), rules).chosen
     taken = best(data)
     said = [name, answer.word, _told(answer.gain), _told(gain(grid, answer)), taken, answer.chosen]
-    said += [_told(regret(grid, taken, answer.chosen)), f"{found.whole / len(data):.2f}"]
-    said.append(_told(regret(grid, taken, early)) if early else "no arm yet")
+    said += [_regret(grid, taken, answer.chosen), f"{found.whole / len(data):.2f}", _regret(grid, taken, early)]
     return f"| {' | '.join(said)} |"
 
 
@@ -100,6 +99,12 @@ def alone(name: str, found: Raced) -> str:
     ceiling = _told(answer.more) if answer.more else "none"
     said = [name, answer.word, _told(answer.gain), ceiling, f"{len(found.results)}", f"{found.whole:.0f}"]
     return f"| {' | '.join(said)} |"
+
+
+def _regret(grid: Blocks, taken: str, chosen: str | None) -> str:
+    if chosen is None:
+        return "no arm yet"
+    return "0 (the same arm)" if chosen == taken else _told(regret(grid, taken, chosen))
 
 
 def _told(d: Difference) -> str:
