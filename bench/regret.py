@@ -1,4 +1,4 @@
-"""What following `leaven recommend` costs against a full grid: by real races and a grid of the same arms.
+"""What following `leaven recommend` costs: real races against a grid of the same arms on seeds that no race has seen.
 
 python -m bench.regret
 
