@@ -6,6 +6,7 @@ import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 from pipeline.core import files, store
 from pipeline.core.errors import Stopped, UserError
@@ -243,6 +244,6 @@ def _setting(racing: Race, answer: race.Answer, folder: Path | None, over: bool)
     cell = next(cell for cell in racing.study.cells if cell.part == "full" and cell.arm == answer.chosen)
     setting = {path: value for path, value in cell.values.items() if path[0] in ("inflation", "augment")}
     setting = {path: value for path, value in setting.items() if path[-1] != "seed"}
-    so_far, of_folder = "" if over else " so far", f"leaven dataset {racing.params.dataset.path}, then "
+    so_far, of_folder = "" if over else " so far", f"leaven dataset {quote(racing.params.dataset.path)}, then "
     first = "" if folder is None else of_folder
     return [f"best setting{so_far}: {first}leaven run {' '.join(presets.words(setting))}"]

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 import numpy as np
@@ -107,7 +108,9 @@ def _asked(folder: Path, wish: Wish, before: Dataset) -> Dataset:
 def _tables(folder: Path) -> list[str]:
     """What may hold the labels of a folder that has none."""
     there = sorted(path.name for path in folder.glob("*.csv"))
-    return [f"if {there[0]} has the labels: leaven dataset {folder} --labels {there[0]}"] if there else []
+    if not there:
+        return []
+    return [f"if {there[0]} has the labels: leaven dataset {quote(str(folder))} --labels {quote(there[0])}"]
 
 
 def _headers(pictured: Collection[Path]) -> list[decoding.Header]:

@@ -116,14 +116,14 @@ def test_copies_unequal_classes_and_small_parts_are_told(tmp_path):
 
 
 def test_a_table_of_labels_is_named_from_the_folder_or_from_here(tmp_path, monkeypatch):
-    draw(tmp_path / "mine", 30)
+    draw(tmp_path / "my own", 30)
     lines = [f"{i:03}.png,{'cat' if i < 10 else 'dog' if i < 22 else ''}" for i in range(30)]
-    hint = f"if labels.csv has the labels: leaven dataset {tmp_path}/mine --labels labels.csv"
-    assert hint not in looked(tmp_path / "mine").words
-    (tmp_path / "mine/labels.csv").write_text("\n".join(["file,label", *lines]))
-    assert hint in looked(tmp_path / "mine").words
-    for name in ("labels.csv", str(tmp_path / "mine/labels.csv")):
-        found = looked(tmp_path / "mine", labels=name)
+    hint = f"if labels.csv has the labels: leaven dataset '{tmp_path}/my own' --labels labels.csv"
+    assert hint not in looked(tmp_path / "my own").words
+    (tmp_path / "my own/labels.csv").write_text("\n".join(["file,label", *lines]))
+    assert hint in looked(tmp_path / "my own").words
+    for name in ("labels.csv", str(tmp_path / "my own/labels.csv")):
+        found = looked(tmp_path / "my own", labels=name)
         assert hint not in found.words
         assert found.values["dataset", "labels"] == "labels.csv"
         d = with_values(found).dataset
@@ -133,7 +133,7 @@ def test_a_table_of_labels_is_named_from_the_folder_or_from_here(tmp_path, monke
         datasets.load(d)
     (tmp_path / "labels.csv").write_text("file,label\n")
     with pytest.raises(UserError, match="lies outside the folder"):
-        looked(tmp_path / "mine", labels=str(tmp_path / "labels.csv"))
+        looked(tmp_path / "my own", labels=str(tmp_path / "labels.csv"))
 
 
 def test_fewer_labels_than_there_are_can_be_asked_for(tmp_path):
