@@ -24,7 +24,7 @@ def test_the_door_lists_its_commands_and_takes_no_other(tree):
 def test_a_command_that_is_installed_from_another_clone_is_this_clones(tree, tmp_path):
     """Or the keys of a study's rows would be of code that did not run."""
     clone = clones.copy(tree, tmp_path / "clone")
-    path = clone / "pipeline/__main__.py"
+    path = clone / "pipeline/commands/runs.py"
     path.write_text(path.read_text().replace("List the work that the store keeps", "Say what is in store"))
     leaven = "import sys; sys.argv[0] = '/bin/leaven'; from pipeline.__main__ import main; main()"
     words = ("env", f"PYTHONPATH={clones.ROOT}", "python", "-P", "-c", leaven, "store", "--help")

@@ -27,7 +27,7 @@ SOURCES = sorted(
 )
 # The rooms of the library in the order of their imports: a room uses those before it, and itself.
 ROOMS = "core params data augment networks engine measures generators methods training positives evaluation"
-ROOMS = [*ROOMS.split(), "release", "run", "study", "recommend", "report"]
+ROOMS = [*ROOMS.split(), "release", "run", "study", "recommend", "report", "commands"]
 
 
 def tree(source: str) -> ast.Module:
