@@ -18,7 +18,8 @@ from bench import pairs
 from bench.views import Pictures, images
 from pipeline.augment import recipes
 from pipeline.core import seeds
-from pipeline.data import mixture, shards
+from pipeline.data import mixture
+from pipeline.data.bank import ImageBank
 from pipeline.engine import loop
 from pipeline.evaluation.quality import plain
 from pipeline.methods import losses, simclr
@@ -45,7 +46,7 @@ class Ours:
 
     def __init__(self, pixels: np.ndarray, width: int, compute: Compute):
         self.width, self.compute = width, compute
-        self.bank = shards.ImageBank(pixels, [], "cpu")
+        self.bank = ImageBank(pixels, [], "cpu")
         self.mixture = mixture.Mixture(len(pixels), 0, 1.0, BATCH, 0)
         self.recipes = [recipes.recipe(plain(3, strength=2.0), 0)] * 2
         steps = STEPS[width]

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from bench.gpu.rung import Setting, defaults
 from pipeline.augment import recipes
 from pipeline.core import seeds
-from pipeline.data import mixture, shards
+from pipeline.data import mixture
+from pipeline.data.bank import ImageBank
 from pipeline.engine import arithmetic, loop
 from pipeline.evaluation.quality import plain
 from pipeline.generators import ddpm
@@ -231,7 +232,7 @@ class Ours:
         self.setting, self.method = setting, network(setting)
         n = 4 * batch
         real, made = (np.random.default_rng(k).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8) for k in range(2))
-        bank = shards.ImageBank(real, [made], setting.device)
+        bank = ImageBank(real, [made], setting.device)
         numbers: Augment = plain(3, strength=2.0)
         self.batches = Batches(mixture.Mixture(n, n, 1.0, batch, 0), bank, 0, self.method.views, numbers)
         count = steps(setting)

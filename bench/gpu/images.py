@@ -11,7 +11,7 @@ from PIL import Image
 from bench.gpu.rung import Setting, defaults
 from pipeline.core import access
 from pipeline.core.errors import UserError
-from pipeline.data import datasets, shards
+from pipeline.data import shards, splits
 
 ARCHIVE = "cifar10-jpeg.tar.xz"  # of train/CLASS/NAME.jpg and test/CLASS/NAME.jpg
 
@@ -38,7 +38,7 @@ def cifar10(setting: Setting, train: int, validation: int = 0) -> shards.RealSet
     (images, labels), test = parts
     sizes = {"train_size": train, "validation_size": validation, "spare_size": 0, "ceiling_size": 0}
     sizes["labelled_size"] = len(labels) - validation
-    found, _ = datasets.split(defaults().dataset.model_copy(update=sizes), labels)
+    found, _ = splits.split(defaults().dataset.model_copy(update=sizes), labels)
     rows = np.concatenate([some for _, some in found] + [len(labels) + np.arange(len(test[1]))])
     codes = [*found, (shards.TEST, test[1])]
     return shards.RealSet(

@@ -23,7 +23,8 @@ from bench.gpu.rung import Setting
 from pipeline import methods
 from pipeline.augment import recipes, transforms
 from pipeline.core import seeds
-from pipeline.data import mixture, shards
+from pipeline.data import mixture
+from pipeline.data.bank import ImageBank
 from pipeline.engine import loop
 from pipeline.evaluation.quality import plain
 from pipeline.generators import ddpm, gan
@@ -113,7 +114,7 @@ def waits(setting: Setting) -> dict:
     if setting.device != "cuda":
         return {"left out": "no card to wait for"}
     images = np.random.default_rng(0).integers(0, 256, (2, 64, SIZE, SIZE, 1), dtype=np.uint8)
-    bank, draw = shards.ImageBank(images[0], [images[1], images[0]], "cuda"), mixture.Mixture(64, 64, 1.0, 32, 0)
+    bank, draw = ImageBank(images[0], [images[1], images[0]], "cuda"), mixture.Mixture(64, 64, 1.0, 32, 0)
     found, waiting = {}, False
     for name in METHODS:
         built = method(name).to("cuda")

@@ -1,9 +1,4 @@
-"""Real images from their source: uint8 NHWC + labels + split. Nothing is downloaded here.
-
-The split depends on the seed and the labels alone. Validation images are taken first, so they do not depend on
-`train_size`. Train images are a prefix of one stratified order, so that a larger set contains a smaller one. If only
-some images have labels (STL-10), validation and the probe's images are taken from those.
-"""
+"""Real images from their source: uint8 NHWC + labels + split. Nothing is downloaded here."""
 
 import gzip
 import hashlib
@@ -15,26 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.core import access, files, seeds, sources, store
-from pipeline.core.errors import UserError, UserErrors
+from pipeline.core import access, files, sources, store
+from pipeline.core.errors import UserError
 from pipeline.core.progress import log
-from pipeline.data import folders, pictures
+from pipeline.data import folders, pictures, splits
 from pipeline.data.labels import SHOWN
-from pipeline.data.shards import (
-    CEILING,
-    FILE,
-    LABELLED,
-    SPARE,
-    TEST,
-    TRAIN,
-    VALIDATION,
-    Part,
-    RealSet,
-    among,
-    digests,
-    read_array,
-    write_arrays,
-)
+from pipeline.data.shards import CEILING, FILE, TEST, Part, RealSet, among, digests, read_array, write_arrays
 from pipeline.params.schema import Dataset
 
 # sha256 of the four decompressed files of Fashion-MNIST, as Zalando Research published them
@@ -79,7 +60,7 @@ def load(params: Dataset, content: dict[str, str] | None = None) -> RealSet:
         raise UserError("not found", path, "put the data set there, or set the path to where it is")
     source = _folder(params, content) if params.name == "folder" else _READERS[params.name](params)
     (train_images, train_labels), (test_images, test_labels) = source.train, source.test
-    parts, left = split(params, train_labels, source.alone)
+    parts, left = splits.split(params, train_labels, source.alone)
     kept = np.concatenate([rows for _, rows in parts])
     if params.ceiling_size:
         left = left[_fresh(train_images[left], train_images[kept], test_images)]
@@ -111,49 +92,6 @@ def _fresh(images: np.ndarray, *others: np.ndarray) -> np.ndarray:
     own = digests(images)
     first = {digest: k for k, digest in reversed(list(enumerate(own)))}
     return np.array([digest not in known and first[digest] == k for k, digest in enumerate(own)], bool)
-
-
-def split(
-    params: Dataset, labels: np.ndarray, alone: np.ndarray | None = None
-) -> tuple[list[tuple[int, np.ndarray]], np.ndarray]:
-    """(code of `split`, rows of the training images) of the parts of given sizes, and the rows that are left, in order.
-
-    labels: int64 (N,), -1 = none. alone: bool (N,), which images may be validation, spare or ceiling ones; None: all.
-    """
-    alone = np.ones(len(labels), bool) if alone is None else alone
-    order = stratified_order(labels, params.seed)
-    known = order[labels[order] >= 0] if (labels >= 0).any() else order
-    validation = known[alone[known]][: params.validation_size]
-    beyond = params.beyond(len(order), len(known))
-    faults = [UserError(f"{name} {what}", params.path, "lower it") for name, what in beyond]
-    if len(validation) < params.validation_size:
-        what = f"validation_size {params.validation_size} > {len(validation)} images without a copy"
-        faults.append(UserError(what, params.path, "lower it, or remove the copies"))
-    if faults:
-        raise UserErrors(faults)
-    pool, known = (rows[~np.isin(rows, validation)] for rows in (order, known))
-    labelled = known[: params.labelled_size]
-    train = np.concatenate([labelled, pool[~np.isin(pool, labelled)]])[: params.train_size]  # few labels come first
-    labelled = labelled[~np.isin(labelled, train)]
-    left = pool[~np.isin(pool, np.concatenate([train, labelled])) & alone[pool]]
-    if params.spare_size > len(left):
-        what = f"spare_size {params.spare_size} > {len(left)} images left"
-        raise UserError(f"{what}{'' if alone.all() else ' that have no copy'}", params.path, "lower it")
-    spare, left = left[: params.spare_size], left[params.spare_size :]
-    return [(TRAIN, train), (LABELLED, labelled), (VALIDATION, validation), (SPARE, spare)], left
-
-
-def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
-    """A seeded order of all rows; every prefix holds the classes in proportion (to within an image or two).
-
-    labels: int64 (N,). Returns int64 (N,): row j of a class of n_c images gets rank (j + 1/2) / n_c; ties by chance.
-    """
-    shuffled = seeds.permutation(seed, "split", 0, len(labels), np.arange(len(labels)))
-    rank = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels[shuffled] == label)
-        rank[members] = (np.arange(len(members)) + 0.5) / len(members)
-    return shuffled[np.argsort(rank, kind="stable")]
 
 
 def _fashion_mnist(params: Dataset) -> Source:
@@ -236,7 +174,7 @@ def _folder(params: Dataset, content: dict[str, str] | None) -> Source:
     if listing.test:
         _refuse_copies(source, listing, Path(params.path))
         return source._replace(alone=alone)
-    order = stratified_order(labels, params.seed)
+    order = splits.stratified_order(labels, params.seed)
     judging = alone & (labels >= 0 if (labels >= 0).any() else True)
     drawn = order[judging[order]][: params.test_size]
     if len(drawn) < params.test_size:

@@ -18,7 +18,7 @@ from pipeline.core import files, sources, store
 from pipeline.core.progress import bar, log
 from pipeline.data import shards
 from pipeline.engine import arithmetic
-from pipeline.evaluation import baseline, label_free, offline_probe
+from pipeline.evaluation import baseline, confusion, label_free, offline_probe
 from pipeline.measures import clsp_probe, linear_probe, probes
 from pipeline.networks import backbones
 from pipeline.params.generators import SOURCES, ceiling
@@ -28,8 +28,6 @@ BUDGETS = {"train": "top1", "labelled": "top1_labelled", "1pct": "top1_1pct", "1
 FEW = {"1pct": 0.01, "10pct": 0.1}  # of the fixed labelled images
 YARDSTICKS = 3  # measures of `compare` beside a probe for each budget
 LARGEST = 32  # pixels a side of the raw-pixel probe
-PER_CLASS, CONFUSION = ["class", "top1", "low", "high"], ["actual", "predicted", "count"]  # columns
-WHOLE, LISTED = 20, 30  # classes whose confusion has all cells; of more classes, so many pairs of two
 
 
 @dataclass
@@ -81,7 +79,7 @@ def judge(
     }
     nothing = untold(real, {name: found for name, found in rows.items() if name not in FEW})
     if nothing:
-        empty = {"per_class": PER_CLASS, "confusion": CONFUSION, "grid": [*point, "top1"]}
+        empty = {"per_class": confusion.PER_CLASS, "confusion": confusion.PAIRS, "grid": [*point, "top1"]}
         if params.baseline.source != "none":
             log(f"no baseline, which wants labels as a linear probe does: {nothing}")
         note = {"note": f"no linear probe: {nothing}", **made_of(card)}
@@ -120,7 +118,7 @@ def judge(
         **further,
         "label_free": images,
     }
-    tables, told = _tables(real.classes, actual, found.predicted["encoder", "train"].numpy())
+    tables, told = confusion.tables(real.classes, actual, found.predicted["encoder", "train"].numpy())
     tables["grid"] = ([*point, "top1"], [{**point, "top1": metrics["top1"]}])
     return Judged(metrics, unlabelled, protocol | told, tables)
 
@@ -292,24 +290,3 @@ def small(images: np.ndarray) -> np.ndarray:
     chunks = torch.from_numpy(images).split(500)
     means = [F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2).float(), (height, width)) for x in chunks]
     return torch.cat([x.round().to(torch.uint8) for x in means]).permute(0, 2, 3, 1).numpy()
-
-
-def _tables(classes: tuple[str, ...], actual: np.ndarray, predicted: np.ndarray) -> tuple[dict, dict]:
-    """Tables for plots/, and what they hold for the protocol. A class without a test image has no top-1."""
-    n, wrong = len(classes), actual != predicted
-    images, right = (np.bincount(of, minlength=n) for of in (actual, actual[~wrong]))
-    seen = np.flatnonzero(images)
-    shares = [(100 * right[c] / images[c], *probes.wilson(int(right[c]), int(images[c]))) for c in seen]
-    per_class = ((classes[c], *share) for c, share in zip(seen, shares, strict=True))
-    if n <= WHOLE:
-        pairs, counts = np.arange(n * n), np.bincount(actual * n + predicted, minlength=n * n)
-        held = "all pairs of classes"
-    else:  # classes squared would be too many
-        found, often = np.unique((actual * n + predicted)[wrong], return_counts=True)
-        most = np.argsort(-often, kind="stable")[:LISTED]
-        pairs, counts = found[most], often[most]
-        held = f"the {len(most)} most frequent of {len(found):,} confusions, as there are more than {WHOLE} classes"
-    named = ((classes[k // n], classes[k % n], count) for k, count in zip(pairs, counts.tolist(), strict=True))
-    tables = {"per_class": (PER_CLASS, per_class), "confusion": (CONFUSION, named)}
-    tables = {of: (names, [dict(zip(names, row, strict=True)) for row in rows]) for of, (names, rows) in tables.items()}
-    return tables, {"per_class": f"the {len(seen)} of {n} classes that have test images", "confusion": held}

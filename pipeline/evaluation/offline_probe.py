@@ -17,6 +17,7 @@ from pipeline.augment import recipes
 from pipeline.core import seeds, sources, store, weights
 from pipeline.core.devices import sent
 from pipeline.data import mixture, shards
+from pipeline.data.bank import ImageBank
 from pipeline.engine import arithmetic, loop
 from pipeline.measures.linear_probe import Weights
 from pipeline.networks import backbones
@@ -122,7 +123,7 @@ def _task(
 ) -> loop.Task:
     """What the loop trains: the layer, on features of views that are drawn anew in each epoch."""
     device = layer.weight.device
-    bank, answers = shards.ImageBank(images, [], device.type), torch.from_numpy(labels).to(device)
+    bank, answers = ImageBank(images, [], device.type), torch.from_numpy(labels).to(device)
     walk = mixture.Mixture(len(images), 0, 1.0, plan.batch_size, plan.seed)
 
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,7 +15,8 @@ import torch
 from pipeline import methods
 from pipeline.core import seeds
 from pipeline.core.errors import UserError
-from pipeline.data import mixture, shards
+from pipeline.data import mixture
+from pipeline.data.bank import ImageBank
 from pipeline.engine import arithmetic, loop
 from pipeline.generators import module
 from pipeline.networks import backbones
@@ -86,9 +87,7 @@ def _encoder_step(params: Params, images: torch.Tensor) -> float:
     network = backbones.build(p.backbone, [0.5] * channels, [0.25] * channels, 0, images.shape[1])
     method = methods.load(p.method).build(getattr(params, p.method), network, 0).to(params.compute.device)
     draw = mixture.Mixture(len(images), 0, 1.0, p.batch_size, 0)
-    batches = Batches(
-        draw, shards.ImageBank(images.numpy(), [], params.compute.device), 0, method.views, params.augment
-    )
+    batches = Batches(draw, ImageBank(images.numpy(), [], params.compute.device), 0, method.views, params.augment)
     phases = encoder.phases_of(method, p.decay_vectors)
     task = loop.Task(phases, batches, {"method": method}, before_step=method.before_step, after_step=method.after_step)
     method.train()

@@ -9,6 +9,7 @@ import torch
 from pipeline.augment import recipes
 from pipeline.core import seeds
 from pipeline.data import mixture, shards
+from pipeline.data.bank import ImageBank
 from pipeline.engine import distributed
 from pipeline.methods import View
 from pipeline.params.schema import Augment
@@ -40,7 +41,7 @@ class Batches:
     def __init__(
         self,
         draw: mixture.Mixture | mixture.Copies,
-        bank: shards.ImageBank,
+        bank: ImageBank,
         candidates: int,
         views: tuple[View, ...],
         augmentation: Augment,

@@ -13,6 +13,7 @@ from pipeline.augment import recipes
 from pipeline.core import access, files, seeds, sources, store
 from pipeline.core.devices import sent
 from pipeline.data import mixture, shards
+from pipeline.data.bank import ImageBank
 from pipeline.engine import arithmetic, loop
 from pipeline.networks import backbones
 from pipeline.params.schema import Compute, Training
@@ -112,7 +113,7 @@ def _task(
     """What the loop trains; `head_lr`: the layer's rate, as a multiple of the schedule's."""
     images, labels = labelled
     device = model.head.weight.device
-    bank, answers = shards.ImageBank(images, [], device.type), torch.from_numpy(labels).to(device)
+    bank, answers = ImageBank(images, [], device.type), torch.from_numpy(labels).to(device)
     walk = mixture.Mixture(len(images), 0, 1.0, min(schedule.batch_size, len(images)), schedule.seed)
 
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:

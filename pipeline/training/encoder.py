@@ -14,6 +14,7 @@ from pipeline.core import files, sources, weights
 from pipeline.core.errors import UserError
 from pipeline.core.progress import log
 from pipeline.data import mixture, shards
+from pipeline.data.bank import ImageBank
 from pipeline.engine import arithmetic, distributed, loop
 from pipeline.generators import cards
 from pipeline.measures import geometry, probes
@@ -81,7 +82,7 @@ def pretrain(
         if compute.compile:
             encoder.backbone.compile()
         distributed.synchronise(method)
-        bank = shards.ImageBank(train[0], [*images.generated, *positives], compute.device)
+        bank = ImageBank(train[0], [*images.generated, *positives], compute.device)
         batches = Batches(draw, bank, candidates, method.views, setting.augment)
         phases, objects = phases_of(method, params.decay_vectors), {"method": method}
         if head is not None:

@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, STL10, SVHN
 
 from pipeline.core.errors import UserError
-from pipeline.data import datasets, shards
+from pipeline.data import datasets, shards, splits
 from pipeline.params.data import SETS
 from pipeline.params.schema import Dataset
 
@@ -136,7 +136,7 @@ def test_a_split_without_validation_holds_every_image_with_and_without_labels(kn
     labels, alone = np.full(100, -1), np.arange(100) >= 10
     labels[:known] = np.arange(known) % 4
     sizes = {"train_size": 100, "validation_size": 0, "labelled_size": known or 100}
-    parts = dict(datasets.split(params(**sizes), labels, alone)[0])
+    parts = dict(splits.split(params(**sizes), labels, alone)[0])
     assert {code: len(found) for code, found in parts.items()} == {
         shards.TRAIN: 100,
         shards.LABELLED: 0,
@@ -150,16 +150,16 @@ def test_a_split_without_validation_holds_every_image_with_and_without_labels(kn
 def test_prefixes_of_a_stratified_order_are_proportional_for_uneven_classes_too(seed):
     labels = np.repeat([4, 0, 7], [700, 90, 10])
     labels = labels[np.random.default_rng(seed).permutation(800)]
-    order = datasets.stratified_order(labels, seed)
+    order = splits.stratified_order(labels, seed)
     assert sorted(order) == list(range(800))
     for label, n in ((4, 700), (0, 90), (7, 10)):
         counts = np.cumsum(labels[order] == label)
         assert np.abs(counts - np.arange(1, 801) * n / 800).max() <= 2
-    assert not np.array_equal(order, datasets.stratified_order(labels, seed + 1))
+    assert not np.array_equal(order, splits.stratified_order(labels, seed + 1))
 
 
 def test_within_a_class_the_order_is_a_shuffle():
-    order = datasets.stratified_order(np.zeros(1000, np.int64), 0)
+    order = splits.stratified_order(np.zeros(1000, np.int64), 0)
     assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.1
 
 
@@ -319,7 +319,7 @@ def test_where_some_have_labels_validation_takes_of_those_and_train_takes_the_pr
     labels = np.full(1000, -1)
     labels[np.random.default_rng(0).permutation(1000)[:100]] = np.arange(100) % 10
     sizes = {"train_size": 700, "validation_size": 20, "labelled_size": 75, "spare_size": 50}
-    parts = dict(datasets.split(params(**sizes), labels)[0])
+    parts = dict(splits.split(params(**sizes), labels)[0])
     assert {code: len(found) for code, found in parts.items()} == {
         shards.TRAIN: 700,
         shards.LABELLED: 0,
@@ -331,14 +331,14 @@ def test_where_some_have_labels_validation_takes_of_those_and_train_takes_the_pr
     assert (known[:75] >= 0).all()
     assert np.bincount(known[:75]).max() - np.bincount(known[:75]).min() <= 1
     assert (known[75:] >= 0).sum() <= 5  # those of the 80 that neither validates nor probes, as the order has them
-    few = dict(datasets.split(params(**sizes | {"train_size": 50, "spare_size": 0}), labels)[0])
+    few = dict(splits.split(params(**sizes | {"train_size": 50, "spare_size": 0}), labels)[0])
     assert (labels[few[shards.TRAIN]] >= 0).all()
     assert np.array_equal(few[shards.TRAIN], parts[shards.TRAIN][:50])
     assert np.array_equal(np.concatenate([few[shards.TRAIN], few[shards.LABELLED]]), parts[shards.TRAIN][:75])
     everything = np.concatenate(list(parts.values()))
     assert len(np.unique(everything)) == len(everything)
     with pytest.raises(UserError, match=r"labelled_size 81 .* 20 > 100 images with labels"):
-        datasets.split(params(**sizes | {"labelled_size": 81}), labels)
+        splits.split(params(**sizes | {"labelled_size": 81}), labels)
 
 
 def digest(path):
@@ -479,7 +479,7 @@ def test_copies_across_a_published_split_are_counted_and_taken(load, monkeypatch
     def with_copies(params):
         source = reader(params)
         images, labels = source.test[0].copy(), source.test[1]
-        images[:3] = source.train[0][datasets.split(params, source.train[1])[0][0][1][:3]]
+        images[:3] = source.train[0][splits.split(params, source.train[1])[0][0][1][:3]]
         return source._replace(test=(images, labels))
 
     monkeypatch.setitem(datasets._READERS, "fashion-mnist", with_copies)

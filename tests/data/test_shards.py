@@ -10,6 +10,7 @@ import pytest
 from pipeline.core import files, store
 from pipeline.core.errors import UserError
 from pipeline.data import shards
+from pipeline.data.bank import ImageBank
 
 ARRAYS = {"images": np.arange(2 * 2 * 2 * 3, dtype=np.uint8).reshape(2, 2, 2, 3), "labels": np.array([7, -1])}
 
@@ -261,7 +262,7 @@ def test_shard_names_sort_as_their_numbers():
 def test_a_bank_holds_the_real_images_first_and_is_indexed_by_row():
     real, generated = np.full((3, 2, 2, 1), 7, np.uint8), np.arange(16, dtype=np.uint8).reshape(4, 2, 2, 1)
     for parts in ([generated], [generated[:1], generated[1:]], [generated[:2], generated[2:2], generated[2:]]):
-        bank = shards.ImageBank(real, parts, "cpu")
+        bank = ImageBank(real, parts, "cpu")
         assert (bank.n_real, bank.n_generated) == (3, 4)
         found = bank[np.array([6, 0, 3, 6, 4, 5])].numpy()
         assert np.array_equal(found, np.stack([generated[3], real[0], *generated[[0, 3, 1, 2]]]))
@@ -272,9 +273,9 @@ def test_a_bank_holds_the_real_images_first_and_is_indexed_by_row():
 @pytest.mark.parametrize(("room", "place"), [(28, "meta"), (27, "cpu")])
 def test_a_bank_that_would_crowd_a_device_stays_where_it_is_and_sends_batches(room, place, monkeypatch):
     """On a device without values, of seven images of four bytes."""
-    monkeypatch.setattr(shards.ImageBank, "_room", lambda self: room)
+    monkeypatch.setattr(ImageBank, "_room", lambda self: room)
     real, generated = np.zeros((3, 2, 2, 1), np.uint8), np.ones((4, 2, 2, 1), np.uint8)
-    bank = shards.ImageBank(real, [generated], "meta")
+    bank = ImageBank(real, [generated], "meta")
     assert {part.device.type for part in bank.parts} == {place}
     for rows in ([6, 0, 3], [2, 1], [5]):
         found = bank[np.array(rows)]
@@ -284,8 +285,8 @@ def test_a_bank_that_would_crowd_a_device_stays_where_it_is_and_sends_batches(ro
 def test_a_bank_takes_no_generated_images_and_refuses_those_of_another_shape():
     real = np.zeros((3, 2, 2, 1), np.uint8)
     for nothing in ([], [np.zeros((0, 0, 0, 0), np.uint8)]):
-        assert shards.ImageBank(real, nothing, "cpu")[np.array([2])].shape == (1, 2, 2, 1)
-    line = refusal("data/generated", shards.ImageBank, real, [np.zeros((3, 2, 2, 3), np.uint8)], "cpu")
+        assert ImageBank(real, nothing, "cpu")[np.array([2])].shape == (1, 2, 2, 1)
+    line = refusal("data/generated", ImageBank, real, [np.zeros((3, 2, 2, 3), np.uint8)], "cpu")
     assert "(2, 2, 1)" in line
     assert "(2, 2, 3)" in line
 
@@ -304,7 +305,7 @@ def test_a_bank_of_mapped_shards_takes_no_memory_of_its_own(tmp_path):
         shards.write_arrays(folder / name, {"images": np.full((10_000, 32, 32, 1), k, np.uint8)}, {"shard": k})
     store.seal(folder, names, {"n": 40_000})
     real, before = np.zeros((3, 32, 32, 1), np.uint8), private()
-    bank = shards.ImageBank(real, shards.map_generated(folder), "cpu")
+    bank = ImageBank(real, shards.map_generated(folder), "cpu")
     for first in range(3, 40_000, 1000):
         bank[np.arange(first, first + 1000)]
     assert private() - before < 10_000_000

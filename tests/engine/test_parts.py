@@ -8,7 +8,8 @@ import torch
 
 from pipeline.core import seeds
 from pipeline.core.errors import UserError
-from pipeline.data import mixture, shards
+from pipeline.data import mixture
+from pipeline.data.bank import ImageBank
 from pipeline.engine import distributed, loop
 from pipeline.methods import View
 from pipeline.networks import backbones
@@ -72,7 +73,7 @@ def test_views_of_the_parts_are_those_of_the_whole_batch():
     """Real and generated images in every part in the batch's shares, each with the augmentation that it has at once."""
     real, made = (noise(20, (12, 12, 3)).numpy() for _ in range(2))
     draw = mixture.Mixture(20, 20, 1.0, N, 0)
-    bank = shards.ImageBank(real, [made], "cpu")
+    bank = ImageBank(real, [made], "cpu")
     views = (View(recipe=0), View(recipe=1), View(recipe=1, size=8, crop=(0.1, 0.4)))
     batches = Batches(draw, bank, 0, views, section(seed=3, replace=0.0, replaced="second"))
     answers = torch.arange(20) % 5

@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 
 from pipeline.core import files
 from pipeline.data import shards
-from pipeline.evaluation import linear_eval, offline_probe
+from pipeline.evaluation import confusion, linear_eval, offline_probe
 from pipeline.measures import clsp_probe, geometry, linear_probe, probes
 from pipeline.networks import backbones
 from pipeline.params.schema import LinearEval
@@ -299,10 +299,10 @@ def test_of_a_thousand_classes_the_most_frequent_confusions_are_listed_and_not_a
     predicted = actual.copy()
     predicted[50:57], predicted[9000:9003] = 800, 3  # seven of c5's as c800, three of c900's as c3
     predicted[100:10_000:100] = 999  # of each tenth class from c10 on one: 99 pairs, c900's among them
-    tables, told = linear_eval._tables(names, actual, predicted)
+    tables, told = confusion.tables(names, actual, predicted)
     rows = [tuple(row.values()) for row in tables["confusion"][1]]
     assert rows[:4] == [("c5", "c800", 7), ("c900", "c3", 2), ("c10", "c999", 1), ("c20", "c999", 1)]
-    assert len(rows) == linear_eval.LISTED
+    assert len(rows) == confusion.LISTED
     assert told["confusion"] == "the 30 most frequent of 101 confusions, as there are more than 20 classes"
     fifth = tables["per_class"][1][5]
     by_scipy = binomtest(3, 10).proportion_ci(method="wilson")
@@ -311,7 +311,7 @@ def test_of_a_thousand_classes_the_most_frequent_confusions_are_listed_and_not_a
 
 
 def test_all_pairs_of_few_classes_are_there_also_those_that_never_come():
-    tables, told = linear_eval._tables(("a", "b"), np.array([0, 0, 1]), np.array([0, 1, 1]))
+    tables, told = confusion.tables(("a", "b"), np.array([0, 0, 1]), np.array([0, 1, 1]))
     assert [tuple(row.values()) for row in tables["confusion"][1]] == [
         ("a", "a", 1),
         ("a", "b", 1),

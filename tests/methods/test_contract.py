@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pipeline import methods
-from pipeline.data import mixture, shards
+from pipeline.data import mixture
+from pipeline.data.bank import ImageBank
 from pipeline.engine import loop
 from pipeline.networks import heads, resnet, vit
 from pipeline.params.schema import Pretrain, Training
@@ -70,7 +71,7 @@ def test_a_step_asks_the_device_for_no_value(name, step, monkeypatch):
     if built.GENERATOR and step == LATE:
         pytest.skip("its game draws noise on the device, as meta tensors cannot")
     real, made = np.zeros((2, 8, contract.SIZE, contract.SIZE, 1), np.uint8)
-    bank = shards.ImageBank(real, [made, made], "meta")
+    bank = ImageBank(real, [made, made], "meta")
     draw = mixture.Mixture(len(real), len(made), 1.0, 6, 0)
     views = Batches(draw, bank, 1, built.views, batches.section("asymmetric", "grey", 2.0))(step)
     assert {view.device.type for view in views} == {"meta"}

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.data import mixture, shards
+from pipeline.data import mixture
+from pipeline.data.bank import ImageBank
 from pipeline.engine import distributed, loop
 from pipeline.training import batches, encoder
 from pipeline.training.online_head import OnlineHead
@@ -255,7 +256,7 @@ def drawn(n_real, n_generated, batch_size):
     """Batches without augmentation of images that tell who they are, and the images."""
     images = np.arange(n_real + n_generated, dtype=np.uint8)[:, None, None, None].repeat(4, 1).repeat(4, 2)
     draw = mixture.Mixture(n_real, n_generated, 1.0, batch_size, 0)
-    bank = shards.ImageBank(images[:n_real], [images[n_real:]] if n_generated else [], "cpu")
+    bank = ImageBank(images[:n_real], [images[n_real:]] if n_generated else [], "cpu")
     plain = recipes.section("symmetric", "grey", 0.0)
     return batches.Batches(draw, bank, 0, contract.build("simclr").views, plain)
 
