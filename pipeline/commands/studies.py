@@ -32,7 +32,8 @@ def study(parser: argparse.ArgumentParser) -> Work:
         if asked.command == "plan":
             print(runner.plan(study))
         elif asked.command == "run":
-            runner.run(study, asked.part, asked.minutes, asked.jobs, _start(asked))
+            start, jobs = _start(asked)
+            runner.run(study, asked.part, asked.minutes, jobs, start)
         else:
             optional("scipy")  # imported late, for Student's t
             tables = optional("pipeline.study.tables")
@@ -72,8 +73,8 @@ def recommend(parser: argparse.ArgumentParser) -> Work:
 
         rules = Rules(least=asked.min_gain, anyway=asked.anyway)
         wish = question.Wish(asked.name, asked.folder, asked.labels, rules)
-        elsewhere = asked.executor != "local"
-        command.recommend(wish, asked.hours, asked.jobs, _start(asked), elsewhere, asked.dry_run)
+        start, jobs = _start(asked)
+        command.recommend(wish, asked.hours, jobs, start, asked.executor != "local", asked.dry_run)
 
     return work
 
@@ -85,7 +86,8 @@ def _executor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--partition", metavar="NAME", help="of SLURM's; its own choice")
 
 
-def _start(asked: argparse.Namespace):  # None: on this machine, all GPUs visible
+def _start(asked: argparse.Namespace):
+    """How a cell is run, None: on this machine, all GPUs visible; and how many at a time."""
     if asked.gpus < 0:
         from pipeline.core.errors import UserError
 
@@ -95,12 +97,11 @@ def _start(asked: argparse.Namespace):  # None: on this machine, all GPUs visibl
         from pipeline.study import experiment
 
         if not asked.gpus:
-            return None
+            return None, asked.jobs
         gpus = experiment.Gpus(asked.gpus)
         if asked.jobs > gpus.most:
             log(f"--jobs {asked.jobs}: the GPUs are enough for {gpus.most} at a time")
-            asked.jobs = gpus.most
-        return gpus.start
+        return gpus.start, min(asked.jobs, gpus.most)
     from pipeline.study import cluster
 
-    return cluster.Resources(asked.time, asked.gpus, asked.partition).send
+    return cluster.Resources(asked.time, asked.gpus, asked.partition).send, asked.jobs

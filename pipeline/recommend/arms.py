@@ -12,6 +12,7 @@ from pipeline.study import cells
 STRENGTHS = (0.5, 1.0, 2.0)
 # Generated images for each real one, and the weight of a real one: as many, ten times as many, and AdaInf's way.
 INFLATED = {"x1": (1.0, 1.0), "x10": (10.0, 1.0), "x10, N 10": (10.0, 10.0)}
+NOTHING = {"ratio": 0.0, "final_real_share": None}  # the share would ask for generated images at the end
 MOST, LEAST = 20.0, 0.5  # further real images for each, in the ceiling: where there are enough, and where hardly any
 SHORT = 4  # the whole length in lengths of the short heat
 SEEDS = ["pretrain.seed", "inflation.seed", "augment.seed"]
@@ -25,8 +26,13 @@ _ELSEWHERE = ("hub", "revision", "sha256", "channel_order")  # of a generator th
 
 
 def answer_of(name: str) -> Path:
-    """Where a race's answer stands, as numbers and words."""
-    return Path("metrics") / f"{name}.json"
+    """Where a race's answer stands, as numbers and words; no stage's metrics have such a name."""
+    return Path("metrics") / ("recommend.json" if name == "recommend" else f"recommend_{name}.json")
+
+
+def raced(study: cells.Study) -> bool:
+    """Whether it is a race."""
+    return set(study.file.parts) == set(ASKS)
 
 
 def of(cell: cells.Cell) -> Arm:
@@ -49,7 +55,7 @@ def text(values: dict[tuple, object], params: Params, rules: Rules) -> str:
     if not d.validation_size:
         raise UserError("0 images to choose arms by", "params.yaml: dataset.validation_size", "the race wants some")
     ratio = min(MOST, math.floor(100 * d.ceiling_size / d.train_size) / 100)
-    arms = {"none": {"inflation": {"ratio": 0.0}}}
+    arms = {"none": {"inflation": NOTHING}}
     arms |= {arm: {"inflation": {"ratio": r, "real_weight": w}} for arm, (r, w) in INFLATED.items()}
     if ratio >= LEAST:
         perfect = {"source": "real"} | dict.fromkeys(_ELSEWHERE)

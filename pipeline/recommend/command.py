@@ -1,6 +1,5 @@
 """`leaven recommend`: a race of arms as a study that writes itself, of a folder or of the set of params.yaml."""
 
-import collections
 import functools
 import statistics
 import time
@@ -17,8 +16,6 @@ from pipeline.recommend import arms, prices, race, reliability, words
 from pipeline.recommend.question import Question, Wish, question
 from pipeline.recommend.race import LOOKS, Result, Results, Rules, Run
 from pipeline.study import cells, rows, runner
-
-FAILED = 1  # the exit code of a study of which cells failed
 
 
 class Race:
@@ -57,17 +54,20 @@ class Race:
         return prices.measured(self.params, max(ratio for ratio, _ in arms.INFLATED.values()))
 
     def price(self) -> prices.Prices | None:
-        """By rows of the whole length if there are some; the generator's is nothing once it has been made.
+        """By rows of each length if there are some; the generator's is nothing once it has been made.
 
         None of runs elsewhere before there is one.
         """
         found = self.rows()
-        run = prices.of_rows([row for one, row in found.items() if one.heat != "short"])
+        short, run = (
+            prices.of_rows([row for one, row in found.items() if (one.heat == "short") is of]) for of in (True, False)
+        )
         if self.elsewhere:
-            return None if run is None else prices.Prices(run, 0.0, self.jobs)
+            return None if run is None else prices.Prices(run, run if short is None else short, 0.0, self.jobs)
+        before = self.measured
         made = any(self.cells[one].of in arms.INFLATED for one in found)
-        generator = 0.0 if made else self.measured.generator
-        return prices.Prices(self.measured.run if run is None else run, generator, self.jobs)
+        run, short = before.run if run is None else run, before.short if short is None else short
+        return prices.Prices(run, short, 0.0 if made else before.generator, self.jobs)
 
     def rows(self) -> dict[Run, dict[str, str]]:
         """The rows that today's code and parameters made."""
@@ -100,11 +100,10 @@ class Race:
         chosen = [self.cells[run] for run in runs]
         try:
             runner.run(cells.Study(self.study.name, self.study.file, chosen), None, minutes, jobs, start)
-        except UserError as fault:
-            there = self.rows()
-            failed = {run.arm for run in runs if run not in there}
+        except runner.CellsFailed as fault:
+            failed = {cell.arm for cell in chosen if cell.label in fault.labels}
             left = {arm: of for arm, of in self.arms.items() if arm not in failed}
-            if fault.code != FAILED or {"none", "generated"} - {of.kind for of in left.values()}:
+            if {"none", "generated"} - {of.kind for of in left.values()}:
                 raise
             log(f"{', '.join(sorted(failed))}: drop out, as a run failed ({fault})")
             self.arms = left
@@ -124,6 +123,8 @@ def recommend(
     """
     if not 0 < hours < float("inf") or jobs < 1:
         raise UserError("must be above 0", "--hours and --jobs")
+    if not 0 <= wish.rules.least < float("inf"):
+        raise UserError(f"must be a number of points from 0, not {wish.rules.least:g}", "--min-gain")
     asked = question(wish)
     racing = Race(cells.read(wish.name, asked.text), wish.rules, asked.test, jobs, elsewhere)
     _refuse_another(racing, asked.text)
@@ -144,7 +145,7 @@ def recommend(
         while runs := racing.wanted():
             left, done = end - time.monotonic(), (len(racing.rows()), len(racing.arms))
             price = racing.price()
-            if left < (price.run if price else 0.0) * (1 / arms.SHORT if runs[0].heat == "short" else 1.0):
+            if price is not None and left < (price.short if runs[0].heat == "short" else price.run):
                 break
             log(f"{runs[0].heat} heat: {len(runs)} runs; {left / 3600:.1f} hours left")
             racing.make(runs if done[0] else runs[:1], left / 60, jobs, start)  # the first shows whether labels do
@@ -156,9 +157,12 @@ def recommend(
 
 
 def _refuse_another(racing: Race, text: str) -> None:
-    """Refuse to go on with a study that is another question's, or was begun with other parameters."""
+    """Refuse the name of a study that is no race, is another question's or was begun with other parameters."""
     path = cells.FOLDER / f"{racing.study.name}.yaml"
-    if path.exists() and path.read_text(encoding="utf-8") != text and rows.read(racing.study.memory):
+    there = path.read_text(encoding="utf-8") if path.exists() else text
+    if there != text and not arms.raced(cells.read(racing.study.name, there)):
+        raise UserError("is a study and no race", path, "give another --name")
+    if there != text and rows.read(racing.study.memory):
         what = "was begun with another folder, other parameters or sizes"
         raise UserError(what, path, "give another --name, or move it and its CSV away")
 
@@ -168,20 +172,14 @@ def to_first_look(racing: Race, price: prices.Prices) -> tuple[float, float]:
 
     What is done counts no more.
     """
-    most, families = dict(racing.rules.keep), list(dict.fromkeys(racing.arms.values()))
-    going = sum(min(most[of.kind], list(racing.arms.values()).count(of)) for of in families)
-    kinds, fresh = len({of.kind for of in families}), LOOKS[0] if racing.rules.labels else 0
-    seeds, done = racing.rules.seeds, collections.Counter(run.heat for run in racing.rows())
-    alone = 0 if done else 1  # the first run
-    heats = ("alone", alone, 1 / arms.SHORT), ("short", seeds * len(racing.arms) - alone, 1 / arms.SHORT)
-    heats += (("full", seeds * going, 1.0),)
+    alone = 0 if racing.rows() else 1  # the first run
 
-    def hours(left: int) -> float:
-        asked = (*heats, ("fresh", fresh * left, 1.0))
-        to_do = ((max(0, runs - done[heat]), length) for heat, runs, length in asked)
-        return price.hours(*to_do) + price.generator / 3600
+    def hours(ahead: dict[race.Heat, int]) -> float:
+        short, whole = (ahead["short"] - alone, price.short), ((ahead[heat], price.run) for heat in ("full", "fresh"))
+        return price.hours((alone, price.short), short, *whole) + (price.generator or 0.0) / 3600
 
-    return hours(kinds), hours(going)
+    least, most = map(hours, race.to_first_look(racing.arms, racing.results(), racing.rules))
+    return least, most
 
 
 def plan(racing: Race, price: prices.Prices | None, hours: float) -> list[str]:
@@ -207,16 +205,24 @@ def plan(racing: Race, price: prices.Prices | None, hours: float) -> list[str]:
 
 
 def _times(racing: Race, price: prices.Prices, hours: float) -> list[str]:
+    """When the next answer may come, and what the hours can tell; nothing of a race that is over."""
+    if not racing.wanted():
+        return []
     first, last = to_first_look(racing, price)
     at_a_time = "one run at a time" if price.jobs == 1 else f"{price.jobs} runs at a time at most"
     if not racing.rules.labels:
         return [f"that takes {first:.1f} hours, {at_a_time}"]
+    known = race.answer(racing.arms, racing.results(), racing.rules).fresh
     lines = [f"the first look at fresh seeds comes after {first:.1f} to {last:.1f} hours, {at_a_time}"]
-    further = [words.hours_of_looks(LOOKS[0], seeds, price) for seeds in LOOKS]
-    reached = sum(first + more <= hours for more in further)
+    if known:
+        lines, first = [f"{known} fresh seeds have been looked at; {at_a_time}"], 0.0
+    further = {seeds: words.hours_of_looks(known or LOOKS[0], seeds, price) for seeds in LOOKS if seeds > known}
+    reached = [seeds for seeds, more in further.items() if first + more <= hours]
     if reached:
-        reach = f"{hours:g} hours reach {LOOKS[reached - 1]} fresh seeds at best"
-        lines.append(f"{reach}, which resolve about {words.resolvable(reached):.1f} points")
+        resolved = words.resolvable(LOOKS.index(reached[-1]) + 1)
+        lines.append(
+            f"{hours:g} hours reach {reached[-1]} fresh seeds at best, which resolve about {resolved:.1f} points"
+        )
     return lines
 
 

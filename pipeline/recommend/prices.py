@@ -22,6 +22,7 @@ from pipeline.generators import module
 from pipeline.networks import backbones
 from pipeline.params.data import shape
 from pipeline.params.schema import Params
+from pipeline.recommend import arms
 from pipeline.training import encoder
 from pipeline.training.batches import Batches
 
@@ -31,20 +32,26 @@ IMAGES = 512  # that measured batches are of, at least
 
 
 class Prices(NamedTuple):
-    """Seconds. run: one of the whole length; generator: trained once, with its images. jobs: runs at a time."""
+    """Seconds. run, short: a run of the whole length and of the short heat. jobs: runs at a time.
+
+    generator: trained once, with its images; None: one that is loaded, of which nothing is known.
+    """
 
     run: float
-    generator: float
+    short: float
+    generator: float | None
     jobs: int = 1
 
     def hours(self, *heats: tuple[int, float]) -> float:
-        """Hours of heats that run one after another; each is (runs, share of a whole run's length)."""
-        return sum(math.ceil(runs / self.jobs) * length for runs, length in heats) * self.run / 3600
+        """Hours of heats that run one after another; each is (runs, seconds of one)."""
+        return sum(math.ceil(runs / self.jobs) * seconds for runs, seconds in heats) / 3600
 
     def told(self) -> str:
         """In words."""
-        run, generator = self.run / 60, self.generator / 60
-        return f"a run of the whole length takes about {run:.1f} minutes, the generator and its images {generator:.1f}"
+        line = f"a run of the whole length takes about {self.run / 60:.1f} minutes, a short one {self.short / 60:.1f}"
+        if self.generator is None:
+            return f"{line}; what the generator's images take is not known"
+        return f"{line}, the generator and its images {self.generator / 60:.1f}" if self.generator else line
 
 
 def measured(params: Params, ratio: float) -> Prices:
@@ -60,7 +67,7 @@ def measured(params: Params, ratio: float) -> Prices:
 
 
 def of_rows(rows: list[dict[str, str]]) -> float | None:
-    """Seconds of a run, by finished ones of the whole length; None if there is none.
+    """Seconds of a run, by finished ones of its length; None if there is none.
 
     The median: a few of them made the generator or its images as well.
     """
@@ -72,14 +79,15 @@ def _measured(params: Params, ratio: float) -> Prices:
     side, channels, _ = shape(params.dataset)
     noise = 128 + 50 * seeds.noise((max(IMAGES, params.pretrain.batch_size), side, side, channels), 0, "prices")
     images = noise.clamp(0, 255).to(torch.uint8)
-    run = _encoder_step(params, images) * params.pretrain.steps + OVERHEAD
+    training = _encoder_step(params, images) * params.pretrain.steps
+    run, short = training + OVERHEAD, training / arms.SHORT + OVERHEAD
     if params.generator.source != "train":
-        return Prices(run, 0.0)
+        return Prices(run, short, None if params.generator.source == "pretrained" else 0.0)
     section = getattr(params, params.generator.kind)
-    training = module(params.generator.kind).Training(section, images.to(params.compute.device))
-    step = _timed(params, training.task, section, training.plan.build)
+    task = module(params.generator.kind).Training(section, images.to(params.compute.device))
+    step = _timed(params, task.task, section, task.plan.build)
     sampled = ratio * params.dataset.train_size * params.generate.steps
-    return Prices(run, step * section.steps + step / section.batch_size / 3 * sampled)
+    return Prices(run, short, step * section.steps + step / section.batch_size / 3 * sampled)
 
 
 def _encoder_step(params: Params, images: torch.Tensor) -> float:

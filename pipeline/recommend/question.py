@@ -61,7 +61,7 @@ def _of_folder(folder: Path, params: Params, own: bool, few: int | None) -> tupl
     d = params.dataset
     wish = survey.Wish(d.labels, d.label_column, d.image_size, d.channels, d.resize) if own else survey.Wish()
     wish = wish._replace(few=few)
-    alone = params.inflation.model_copy(update={"ratio": 0.0})  # a batch must do for the arms without generated images
+    alone = params.inflation.model_copy(update=arms.NOTHING)  # a batch must do for the arms without generated images
 
     def look(**sizes: int) -> survey.Survey:
         given = d.model_copy(update={"spare_size": 0, **sizes})
@@ -77,7 +77,11 @@ def _of_folder(folder: Path, params: Params, own: bool, few: int | None) -> tupl
             found = halved
             found.words.append(f"{held:,} train pictures are held back, to stand for those of a perfect generator")
     print("\n".join(found.words))
-    sized = {
-        path: value for path, value in found.values.items() if path[0] in ("dataset", "quality") or "batch" in path[-1]
-    }
-    return sized if own else found.values, found.test if found.labelled else None
+    today, values = presets.leaves(params.model_dump()), found.values
+    if own:
+        values = {path: value for path, value in values.items() if _of_sizes(path) and value != today[path]}
+    return values, found.test if found.labelled else None
+
+
+def _of_sizes(path: tuple) -> bool:
+    return path[0] in ("dataset", "quality") or "batch" in path[-1] or path[-1] == "accumulate"

@@ -21,6 +21,7 @@ race ends with the arms that it likes best.
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -119,6 +120,19 @@ def wanted(arms: Arms, results: Results, rules: Rules) -> list[Run]:
         if missing or _looked_at(arms, results, rules, look).word != "not resolved":
             return missing
     return []
+
+
+def to_first_look(arms: Arms, results: Results, rules: Rules) -> tuple[dict[Heat, int], dict[Heat, int]]:
+    """Runs of each heat until fresh seeds are looked at first: if one arm of a kind is left then, and if all are."""
+    seeds, those, most = range(rules.seeds), kept(arms, results, rules), dict(rules.keep)
+    short, kinds = len(_missing(results, "short", list(arms), seeds)), len({arms[arm].kind for arm in those})
+    going = sum(min(most[of.kind], n) for of, n in Counter(arms[arm] for arm in those).items())
+    full = rules.seeds * going if short else len(_missing(results, "full", those, seeds))
+    fresh = LOOKS[0] * kinds, LOOKS[0] * going
+    if not short and not full:
+        fresh = 2 * (len(_missing(results, "fresh", _at_look(arms, results, 0), _fresh(0))),)
+    one, every = ({"short": short, "full": full, "fresh": runs if rules.labels else 0} for runs in fresh)
+    return one, every
 
 
 def _fresh(look: int) -> range:
@@ -224,7 +238,8 @@ def _looked_at(arms: Arms, results: Results, rules: Rules, look: int) -> Answer:
         more, lacking = over(best["ceiling"]), over(best["generated"], best["ceiling"])
     perfect = LOOKS[0] if "ceiling" in best and look >= 0 else 0
     if look < 0:
-        word = "could not help" if _hopeless(arms, results, rules) and not rules.anyway else "not resolved"
+        whole = not _missing(results, "full", kept(arms, results, rules), range(rules.seeds))
+        word = "could not help" if whole and _hopeless(arms, results, rules) and not rules.anyway else "not resolved"
         return Answer(word, best, gain, more, lacking, 0, 0, deviation, leads)
     without, generated = (_of(arms, kind, left) for kind in ("none", "generated"))
     most = max(over(arm).high for arm in generated)

@@ -38,7 +38,7 @@ def measured(measure: str = MEASURE) -> Reliability:
     for path in sorted(cells.FOLDER.glob("*.yaml")):
         with contextlib.suppress(UserError):  # a study that cannot be read is of no use here
             study = cells.load(path.stem)
-            parts = [] if set(study.file.parts) == set(arms.ASKS) else analysis.frame(study).groupby("part", sort=False)
+            parts = [] if arms.raced(study) else analysis.frame(study).groupby("part", sort=False)
             for name, of in parts:
                 outcome = study.file.parts[name].outcomes[0]
                 there, known = of.dropna(subset=[outcome, measure]), tuple(sorted(of[outcome].dropna()))

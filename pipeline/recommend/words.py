@@ -117,7 +117,7 @@ def hours_to_resolve(answer: Answer, rules: Rules, prices: Prices | None) -> flo
 def hours_of_looks(since: int, until: int, prices: Prices) -> float:
     """What it takes to come from so many fresh seeds to so many, look by look, if two arms are left."""
     looks = [since, *(seeds for seeds in LOOKS if since < seeds <= until)]
-    return prices.hours(*((2 * (after - before), 1.0) for before, after in itertools.pairwise(looks)))
+    return prices.hours(*((2 * (after - before), prices.run) for before, after in itertools.pairwise(looks)))
 
 
 def numbers(answer: Answer, rules: Rules) -> dict[str, object]:

@@ -20,6 +20,7 @@ parts:
 import itertools
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -129,6 +130,8 @@ def load(name: str) -> Study:
 
 def read(name: str, text: str) -> Study:
     """A study of the text that studies/NAME.yaml has, or would have; UserError where it has a fault."""
+    if not re.fullmatch(r"[\w.-]+", name):
+        raise UserError("no name for experiments", name, "give its two files one of letters, digits, . _ and -")
     path = FOLDER / f"{name}.yaml"
     values, _, faults = reader.parse(text)
     if faults:

@@ -4,7 +4,6 @@ A stopped cell goes on from its checkpoint, which is in the store. A finished on
 """
 
 import math
-import re
 import signal
 import statistics
 import tempfile
@@ -20,6 +19,14 @@ from pipeline.study import cells, rows
 from pipeline.study.experiment import PATIENCE, Experiment, Wanted
 
 Start = Callable[[str, Wanted, str], Experiment]  # a study's name, a cell and a commit -> the cell, running
+
+
+class CellsFailed(UserError):
+    """Cells of a study failed; there may be others that were not run. labels: of those that failed."""
+
+    def __init__(self, failed: dict[str, str], study: str):
+        super().__init__(f"{len(failed)} cells failed: {'; '.join(failed)}", study, "see above", code=1)
+        self.labels = frozenset(failed)
 
 
 def wanted(study: cells.Study) -> list[Wanted]:
@@ -164,7 +171,7 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int, 
     if signals:
         raise Stopped(f"stopped; `python -m pipeline study run {study.name}` goes on", signals[0])
     if failed:
-        raise UserError(f"{len(failed)} cells failed: {'; '.join(failed)}", study.name, "see above", code=1)
+        raise CellsFailed(failed, study.name)
 
 
 def _affordable(todo: list[Wanted], left: float, anyway: bool) -> Wanted | None:
@@ -176,8 +183,6 @@ def _affordable(todo: list[Wanted], left: float, anyway: bool) -> Wanted | None:
 
 def _ready(study: cells.Study, asked: list[Wanted]) -> None:
     """Refuse, before the first cell, what would lose its numbers or fail in every one."""
-    if not re.fullmatch(r"[\w.-]+", study.name):
-        raise UserError("no name for experiments", study.name, "give its two files one of letters, digits, . _ and -")
     copies.refuse_shallow()
     with files.disk_faults(study.memory), tempfile.TemporaryFile(dir=study.memory.parent):
         pass

@@ -183,6 +183,7 @@ def test_each_of_several_experiments_sees_a_gpu_of_its_own_and_waits_for_dvc_s_l
     given = ("env", f"LOCK={lock}", "CUDA_VISIBLE_DEVICES=5,7", "PIPELINE_LAUNCH=torchrun --nproc-per-node 2")
     said = clones.run(clone, *given, *RUN, "--jobs", "3", "--gpus", "1")
     assert "--jobs 3: the GPUs are enough for 2 at a time" in said
+    assert "it waits until another has ended" not in said
     found = [float(row["top1_labelled"]) for row in csv.DictReader(memory(clone))]
     assert (len(found), set(found)) == (4, {5.0, 7.0})
     said = clones.run(clone, "env", "CUDA_VISIBLE_DEVICES=", *RUN, "--gpus", "1", code=2)

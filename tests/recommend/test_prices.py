@@ -40,9 +40,11 @@ def test_the_real_steps_of_encoder_and_generator_are_timed_and_a_longer_run_cost
     imported, faults = reader.changed(params, {("generator", "source"): "import"})
     assert not faults
     assert prices._measured(imported, 1.0).generator == 0.0
+    assert prices.OVERHEAD < found.short < prices.OVERHEAD + (found.run - prices.OVERHEAD) / 3
 
 
 def test_words():
-    assert prices.Prices(90, 600).told() == (
-        "a run of the whole length takes about 1.5 minutes, the generator and its images 10.0"
-    )
+    line = "a run of the whole length takes about 1.5 minutes, a short one 0.8"
+    assert prices.Prices(90, 48, 600).told() == f"{line}, the generator and its images 10.0"
+    assert prices.Prices(90, 48, 0.0).told() == line
+    assert prices.Prices(90, 48, None).told() == f"{line}; what the generator's images take is not known"

@@ -42,6 +42,8 @@ def test_where_perfect_images_bring_nothing_no_fresh_seed_is_spent():
     assert answer.word == "could not help"
     assert {run.heat for run in results} == {"short", "full"}
     assert answer.more.high < RULES.least
+    amid = dict(list(results.items())[:-1])
+    assert race.answer(World(-2.5, -2.0).arms, amid, RULES).word == "not resolved"  # the full heat is not over
     answer, results = World(-2.5, -2.0).run(Rules(anyway=True), 0)
     assert "fresh" in {run.heat for run in results}
     assert answer.word == "harms"

@@ -298,7 +298,8 @@ def test_what_would_fail_in_every_cell_or_lose_its_numbers_is_refused_before_the
     (tmp_path / "studies/else.yaml").write_text(base)
     refused(cells.load("else"), "^params.yaml: dataset.path: .* leads out of the clone - write it as an absolute path")
     (tmp_path / "studies/a b.yaml").write_text(STUDY)
-    refused(cells.load("a b"), "^a b: no name for experiments")
+    with pytest.raises(UserError, match=r"^a b: no name for experiments"):
+        cells.load("a b")
     with monkeypatch.context() as patched:
         patched.setattr(runner.tempfile, "TemporaryFile", closed)
         refused(stand, r"^studies/toy.csv: cannot write: Permission denied")
