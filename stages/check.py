@@ -60,6 +60,11 @@ def misfits(params: SimpleNamespace) -> Iterator[UserError]:
             continue
         wrong = folders.misfits(listing, d)
         yield from [*listing.faults, *wrong]
+        if key == "dataset" and listing.classes == [""]:
+            wants = {"pretrain.online_head": params.pretrain.online_head, "finetune.labels": params.finetune.labels}
+            for name, given in wants.items():
+                if given:
+                    yield UserError(f"wants labels, and {d.path} has none", f"params.yaml: {name}", "leave it empty")
         if wrong and key == "dataset":
             pictures = len(listing.train)
             words = sizes.fitting(

@@ -41,7 +41,7 @@ def main(params: SimpleNamespace) -> None:
     facts = {"n": n, "shard_size": params.generate.shard_size, "source": source, "fingerprint": fingerprint}
     files.assemble(SET, made, lambda folder: store.seal(folder, sorted(made), facts))
     generated = shards.map_generated(SET)  # mapped: they need not fit into memory together
-    first = np.concatenate([images[:0], *generated[:64]])[:64]
+    first = np.concatenate([images[:0], *shards.of_parts(generated, np.arange(min(n, 64)))])
     what = "real, in their place" if source == "real" else "generated"
     outputs.contact_sheet(
         Path("plots/generated.png"), [(f"{what} ({n:,})", first), (f"real ({len(images):,})", images)]

@@ -7,7 +7,7 @@ from pipeline.core import files, outputs, sources, store
 from pipeline.data import shards
 from pipeline.engine import arithmetic
 from pipeline.evaluation import linear_eval
-from pipeline.networks import backbones
+from pipeline.networks import backbones, pretrained
 from pipeline.run import machine, stage
 
 REAL, ENCODER = Path("data/real"), Path("data/encoder")
@@ -16,10 +16,12 @@ REAL, ENCODER = Path("data/real"), Path("data/encoder")
 def main(params: SimpleNamespace) -> None:
     arithmetic.prepare(params.compute)
     encoder = backbones.load(ENCODER).to(params.compute.device)
+    baseline = pretrained.find(params.linear_eval.baseline, "linear_eval.baseline")
     decided = {
         "real": store.verify(REAL, "prepare")["files"],
         "encoder": encoder.card,
         "params": params.linear_eval.model_dump(),
+        "baseline": baseline and files.sha256(baseline),
         "code": sources.digest("evaluation/linear_eval"),
         "arithmetic": arithmetic.facts(params.compute),
         "versions": backbones.versions(),

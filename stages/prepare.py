@@ -42,6 +42,8 @@ def main(params: SimpleNamespace) -> None:
         real = datasets.load(params.dataset, content)
         shards.write_real(folder / "real", real)
         outputs.metrics(folder / "prepare.json", shards.counts(real))
+        if files.tree_digests(Path(params.dataset.path)) != content:  # which DVC would take for what was read
+            raise UserError("changed while it was read", params.dataset.path, "run the same command again", code=1)
         return ["real/images.h5", "real/manifest.json", "prepare.json"]
 
     made = store.once("real", decided, make)

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 from pipeline import methods
 from pipeline.core import files, outputs, store
 from pipeline.core.errors import UserError
+from pipeline.core.shares import rounded
 from pipeline.data import mixture, scores, shards
 from pipeline.engine import arithmetic, distributed
 from pipeline.networks import heads, pretrained
-from pipeline.params.data import rounded
 from pipeline.params.generators import ceiling
 from pipeline.run import live, machine, stage
 from pipeline.training import encoder, encoder_memory

@@ -227,13 +227,25 @@ def entries() -> list[tuple[Path, int, float]]:
     """(folder, bytes, seconds since it was last used) of every piece of work in the store."""
     found = []
     for mark in sorted(root().glob(f"*/*/{_USED}")):
-        size = sum(file.stat().st_size for file in mark.parent.rglob("*") if file.is_file())
-        found.append((mark.parent, size, _age(mark.parent)))
+        with contextlib.suppress(FileNotFoundError):  # another process deletes it
+            size = sum(file.stat().st_size for file in mark.parent.rglob("*") if file.is_file())
+            found.append((mark.parent, size, _age(mark.parent)))
     return found
 
 
 def _age(folder: Path) -> float:
     return time.time() - (folder / _USED).stat().st_mtime
+
+
+def _delete(folder: Path) -> None:
+    """Broken off anywhere, it leaves nothing that passes for finished work, and what `entries` finds again."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for inside in folder.iterdir():
+        if inside.is_dir():
+            shutil.rmtree(inside)
+        elif inside.name != _USED:
+            inside.unlink()
+    shutil.rmtree(folder)
 
 
 def note(name: str, lines: list[str]) -> Path:
@@ -250,10 +262,11 @@ def listing(days: float | None = None) -> Iterator[str]:
         if old:
             with files.lock(folder.with_suffix(".lock"), folder.name):
                 # Whoever held the lock has used it since; and parts of a set may be at work.
-                old = _age(folder) >= days * 86400 and not any(map(files.locked, folder.glob("*.lock")))
+                old = (folder / _USED).exists() and _age(folder) >= days * 86400
+                old = old and not any(map(files.locked, folder.glob("*.lock")))
                 if old:
                     with access.disk_faults(folder):
-                        shutil.rmtree(folder)
+                        _delete(folder)
         whole, gone = whole + size, gone + size * old
         yield f"{folder}  {size / 1e6:9.1f} MB  used {age / 86400:6.1f} days ago  {'deleted' if old else 'kept'}"
     yield f"{root()}  {whole / 1e6:9.1f} MB in all, {gone / 1e6:.1f} MB deleted"

@@ -213,10 +213,8 @@ def decoded(params: Dataset, paths: list[Path], content: dict[str, str] | None =
     """
     root = Path(params.path)
     how = params.image_size, params.channels, params.resize
-    content = content or files.tree_digests(root)
-    names = [path.relative_to(root).as_posix() for path in paths]
     decided = {
-        "pictures": files.joint_sha256({name: content[name] for name in names}),
+        "pictures": _content(root, paths, content or files.tree_digests(root)),
         "how": how,
         "code": sources.digest("data/pictures"),
         "versions": {name: version(name) for name in ("numpy", "pillow")},
@@ -224,9 +222,17 @@ def decoded(params: Dataset, paths: list[Path], content: dict[str, str] | None =
 
     def make(folder: Path, fingerprint: str) -> list[str]:
         write_arrays(folder / FILE, {"images": pictures.read_all(paths, *how)}, {})
+        if _content(root, paths, files.tree_digests(root)) != decided["pictures"]:
+            raise UserError("changed while it was read", root, "run the same command again", code=1)
         return [FILE]
 
     return read_array(store.once("pictures", decided, make) / FILE, "images")
+
+
+def _content(root: Path, paths: list[Path], known: dict[str, str]) -> str:
+    """A digest of pictures of a folder. known: of all that one walk found, which enters what links lead to but once."""
+    names = {path.relative_to(root).as_posix(): path for path in paths}
+    return files.joint_sha256({name: known.get(name) or files.sha256(path) for name, path in names.items()})
 
 
 def _pictured(train: dict[Path, str], test: dict[Path, str], classes: list[str], images: np.ndarray) -> Source:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from tqdm import tqdm
 
 from pipeline.core.errors import UserError
 from pipeline.data import contents
@@ -140,9 +141,12 @@ def _reduced(picture: TiffImagePlugin.TiffImageFile, frame: int) -> bool:
 
 @contextlib.contextmanager
 def _heard(said: list[str]) -> Iterator[None]:
-    """Catch what libtiff writes to the standard error, where it tells faults without a file's name."""
+    """Catch what libtiff writes to the standard error, where it tells faults without a file's name.
+
+    Progress bars, which a thread of tqdm's may draw at any time, wait meanwhile.
+    """
     shown = os.dup(2)
-    with tempfile.TemporaryFile() as words:
+    with tqdm.get_lock(), tempfile.TemporaryFile() as words:
         os.dup2(words.fileno(), 2)
         try:
             yield

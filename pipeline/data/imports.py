@@ -33,7 +33,7 @@ _DAMAGED += (zipfile.BadZipFile, zlib.error, NotImplementedError, tokenize.Token
 def load(params: Generator, real: shards.RealSet) -> np.ndarray:
     """The images at `generator.path`, in the form of the real ones and shuffled: uint8 (N, H, W, C), RGB or grey."""
     _, size, _, channels = real.images.shape
-    images = read(Path(params.path), size, channels)
+    images = read(Path(params.path), size, channels, real.resize or "crop")
     seen, _ = real.part(shards.TRAIN)
     images = in_order(images, seen, params.channel_order, params.path)
     refuse_leaks(images, real, params.path, shards.VALIDATION, shards.TEST, shards.SPARE)
@@ -51,11 +51,14 @@ def refuse_leaks(images: np.ndarray, real: shards.RealSet, where: Path | str, *s
         raise UserError(what, where, "remove them, or every number is of what was seen")
 
 
-def read(path: Path, size: int, channels: int) -> np.ndarray:
-    """uint8 (N, size, size, channels) of a file or folder; UserError if the images do not fit such data."""
+def read(path: Path, size: int, channels: int, resize: str = "crop") -> np.ndarray:
+    """uint8 (N, size, size, channels) of a file or folder; UserError if the images do not fit such data.
+
+    resize: how the pictures of a folder become square, as the real ones did.
+    """
     path = Path(path)
     if path.is_dir():
-        return pictures.read_all(pictures.find(path), size, channels)
+        return pictures.read_all(pictures.find(path), size, channels, resize)
     if path.suffix not in ENDINGS:
         raise UserError("neither a folder nor .npz, .npy or .h5", path, "name one of these in generator.path")
     try:

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.core import seeds
 from pipeline.core.errors import UserError
-from pipeline.params.data import real_share, rounded
+from pipeline.core.shares import real_share, rounded
 from pipeline.params.schema import Inflation
 
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from pipeline.core import store
 from pipeline.core.errors import UserError
+from pipeline.core.shares import rounded
 from pipeline.data import mixture, shards
-from pipeline.params.data import rounded
 from pipeline.params.schema import Inflation
 
 FILE, FOLDER = "scores.h5", Path("data/generated/scores")

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from pipeline.core import processes
+from pipeline.core import processes, seeds
 from pipeline.core.errors import DIVERGED, Stopped, UserError
 from pipeline.core.progress import bar, log
 from pipeline.engine import arithmetic, checkpoint, distributed
@@ -248,6 +248,12 @@ def _in_part(k: int, parts: int, make: Callable, *given: Any) -> Any:
         return make(*given)
 
 
+def _seeded(loss: Callable, batch: Any, step: int, seed: int) -> dict:
+    """A loss whose networks may draw from torch's global generator (timm's stochastic depth): the same when resumed."""
+    with seeds.scope(seed, "dropout", distributed.of_part(step), processes.rank()):
+        return loss(batch, step)
+
+
 def _update(phase: Phase, optimiser, parts: list, step: int, plan: Optimisation, compute: Compute) -> dict:
     if phase.build is None:
         rate = plan.rate(plan.schedule, step)
@@ -257,7 +263,7 @@ def _update(phase: Phase, optimiser, parts: list, step: int, plan: Optimisation,
     found = []
     for k, batch in enumerate(parts):
         with arithmetic.autocast(compute):
-            losses = _in_part(k, len(parts), phase.loss, batch, step)
+            losses = _in_part(k, len(parts), _seeded, phase.loss, batch, step, plan.schedule.seed)
         (losses["loss"] / len(parts)).backward()
         found.append({name: value.detach() for name, value in losses.items()})
     losses = {name: sum(each[name] for each in found) / len(found) for name in found[0]}

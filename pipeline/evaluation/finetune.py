@@ -19,6 +19,7 @@ def judge(
     encoder: backbones.Encoder, real: shards.RealSet, share: float, params: FineTune, compute: Compute
 ) -> tuple[dict[str, float], dict]:
     """Metrics of an encoder trained on with `share` of the fixed labelled images, and their protocol."""
+    backbones.refuse_other_channels(encoder, real.images.shape[3])
     rows, held_out = linear_eval.share_of(real, share), linear_eval.held_out(real)
     if not len(real.rows(shards.VALIDATION)):
         del held_out["validation"]

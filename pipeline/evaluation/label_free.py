@@ -11,7 +11,6 @@ from pipeline.networks import backbones
 from pipeline.params.schema import Augment, Compute, LinearEval
 
 CLEAN, OBJECTS, VIEWS = 2_000, 1_000, 10  # images as they are, those of them that are seen in views, views of each
-CHUNK = 500  # images whose views are drawn together
 ROTATION_L2 = 1e-3  # fixed: nothing is left to choose it on
 KEPT = ("family", "form", "interpolation", "seed")  # of an encoder's own augmentation, where the strength is another
 
@@ -35,10 +34,10 @@ def measures(
     clean = probes.features(encoder, images, compute) if given is None else given[:CLEAN]
     batch = torch.from_numpy(images[: min(len(clean), OBJECTS)])
     chosen = [recipes.recipe(at_strength(encoder, params.view_strength), view % 2) for view in range(VIEWS)]
-    seen = []
-    for first in range(0, len(batch), CHUNK):
+    seen, most = [], probes.at_once(max(batch.shape[1:3]))
+    for first in range(0, len(batch), most):
         draw = seeds.generator(params.seed, "label-free views", first)
-        views = recipes.views(batch[first : first + CHUNK], chosen, draw)
+        views = recipes.views(batch[first : first + most], chosen, draw)
         seen.append(torch.stack([probes.embed(encoder, view, compute) for view in views], dim=1))
     views = torch.cat(seen)  # images views D
     found = {

@@ -69,6 +69,7 @@ def judge(
 
     online: the layer that learned labels while the encoder was pretrained, if one did.
     """
+    backbones.refuse_other_channels(encoder, real.images.shape[3])
     card = encoder.card
     point = {"ratio": round(card["n_generated"] / card["n_real"], 4), "strength": card["augment"]["strength"]}
     rows = {

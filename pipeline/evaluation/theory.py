@@ -114,7 +114,7 @@ def labelling_error(views: list[torch.Tensor], clean: torch.Tensor, labels: torc
 
 def embed(network: torch.nn.Module, images: np.ndarray, recipe: recipes.Recipe, draw, compute: Compute) -> torch.Tensor:
     """A network's output for one view of each image, uint8 (N, H, W, C) -> float32 (N, D); draw: a torch generator."""
-    chunks = torch.from_numpy(images).split(500)
+    chunks = torch.from_numpy(images).split(probes.at_once(max(images.shape[1:3])))
     return torch.cat([probes.embed(network, recipes.views(x, [recipe], draw)[0], compute) for x in chunks])
 
 

@@ -28,10 +28,7 @@ def judge(
     key: str, encoder: backbones.Encoder, real: shards.RealSet, params: LinearEval, compute: Compute
 ) -> tuple[dict[str, float], dict]:
     """Metrics of the set named `key`, and its protocol. Of `params`, l2, clsp_lr and seed count."""
-    channels = len(encoder.card["mean"])
-    if channels != real.images.shape[3]:
-        what = f"takes {channels} channels, the parameters' data have {real.images.shape[3]}"
-        raise UserError(what, "data/encoder", "run `dvc repro pretrain`")
+    backbones.refuse_other_channels(encoder, real.images.shape[3])
     rows = {"train": real.labelled_rows(), **linear_eval.held_out(real)}
     nothing = linear_eval.untold(real, rows)
     if nothing:

@@ -77,10 +77,11 @@ def linear_probe(
     """Test predictions (int64) of the probe whose l2 is best on validation, and that l2; of equals, the stronger.
 
     Features (N, D) are standardised by the training features. The test features are used once, after the choice. An
-    empty validation, float (0, D) and int64 (0,): l2 is best in cross-validation on `train` (`folds`).
+    empty validation, float (0, D) and int64 (0,): l2 is best in cross-validation on `train` (`folds`), the strongest of
+    a single image.
     """
     if len(grid) > 1 and not len(validation[1]):
-        grid = [_cross_validated(train, classes, grid)]
+        grid = [_cross_validated(train, classes, grid) if len(train[1]) > 1 else max(grid)]
     standard = standardiser(train[0])
     logistic, seen = Logistic(standard(train[0]), train[1], classes), standard(validation[0])
     best, weights = (-1.0, math.inf, None), None

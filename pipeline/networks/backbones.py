@@ -156,6 +156,14 @@ def save(encoder: Encoder, folder: Path, **facts: object) -> None:
     files.write_sealed(Path(folder) / "card.json", {**encoder.card, **facts, "sha256": digest})
 
 
+def refuse_other_channels(encoder: Encoder, channels: int) -> None:
+    """UserError where an encoder of grey images is to see coloured ones, or the other way round."""
+    own = len(encoder.card["mean"])
+    if own != channels:
+        what = f"takes {own} channels, the parameters' data have {channels}"
+        raise UserError(what, "data/encoder", "run `dvc repro pretrain`")
+
+
 def load_online_head(folder: Path, encoder: Encoder, classes: int) -> tuple[torch.Tensor, torch.Tensor] | None:
     """(classes, width) and (classes,) of the layer that learned labels beside an encoder; None if its card has none."""
     digest = encoder.card.get("online_sha256")

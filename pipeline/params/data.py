@@ -4,6 +4,7 @@ from fractions import Fraction
 from math import ceil
 from typing import Literal
 
+from pipeline.core.shares import real_share, rounded
 from pipeline.params.ranges import Count, CountOrZero, NonNegative, Pixels, Positive, Probability, Seed, Several, Share
 from pipeline.params.types import Faults, Refused, Section, rule
 
@@ -166,11 +167,6 @@ class Inflation(Section):
             yield "weighting", f"density_ratio needs inflation.score density_ratio, not {self.score}"
 
 
-def rounded(share: float, of: int) -> int:
-    """share * of, halves up; of the decimal of params.yaml: 0.3 of 5 is 1.5 -> 2."""
-    return int(Fraction(str(share)) * of + Fraction(1, 2))
-
-
 def generated(p) -> int:
     """Generated images that are sampled."""
     return rounded(p.inflation.ratio, p.dataset.train_size)
@@ -179,12 +175,6 @@ def generated(p) -> int:
 def kept(p) -> int:
     """Generated images that take part."""
     return rounded(p.inflation.select, generated(p))
-
-
-def real_share(n_real: int, n_generated: int, real_weight: float) -> Fraction:
-    """Beta: N n / (N n + m), of the decimal of params.yaml, so that it is exact."""
-    weight = Fraction(str(real_weight)) * n_real
-    return weight / (weight + n_generated)
 
 
 def real_shares(p) -> tuple[Fraction, Fraction]:

@@ -10,6 +10,11 @@ from pipeline.params.training import PretrainedWeights, Training
 from pipeline.params.types import Faults, Section, rule, told
 
 
+def spelled(share: float) -> tuple[str, ...]:
+    """A share as DVC may call it: params.yaml has 1 or 1.0."""
+    return tuple(dict.fromkeys((str(share), f"{share:g}")))
+
+
 class Quality(Section):
     """Judging generated images beside real ones that no generator saw."""
 

@@ -1,7 +1,7 @@
 """Sizes that fit a folder of so many pictures, near to those that were asked for."""
 
+from pipeline.core.shares import rounded
 from pipeline.params import reader
-from pipeline.params.data import rounded
 from pipeline.params.schema import Params
 
 FEWEST = 6  # two test images, two of validation, two to learn labels from

@@ -44,8 +44,8 @@ It needs `pip install torch timm safetensors`, and nothing of Leaven.
 _NAMES = {  # of metrics/linear_eval.json, for people
     "top1": "linear probe",
     "top1_labelled": "linear probe, {fixed_labels:,} labels",
-    "top1_10pct": "linear probe, a tenth of these labels",
-    "top1_1pct": "linear probe, a hundredth of these labels",
+    "top1_10pct": "linear probe, {few_labels[10pct]:,} labels",
+    "top1_1pct": "linear probe, {few_labels[1pct]:,} labels",
     "balanced_accuracy": "linear probe, all classes alike (balanced accuracy)",
     "macro_f1": "linear probe, macro-F1",
     "knn": "weighted kNN",
@@ -59,6 +59,8 @@ def text(card: dict, width: int, name: str, fixed: bool) -> str:
     """The card in Markdown. card: the encoder's own; width: length of its vectors; fixed: as for `lines`."""
     kind = "more in the place of generated" if card.get("generated") == "real" else "generated"
     made = f" and {card['n_generated']:,} {kind} ones" if card["n_generated"] else ""
+    if positives := card.get("candidates"):
+        made += f", with {positives} generated positive{'s' * (positives > 1)} of each real one"
     recipe = card["augment"]
     side, ways = card["size"], {"crop": "middle square", "pad": "black beside the shorter side", "stretch": "stretched"}
     square = f", {ways[card['resize']]}" if card.get("resize") else ""
@@ -93,6 +95,8 @@ def _numbers(card: dict) -> str:
     found, protocol = map(files.read_json, paths)
     if protocol.get("encoder_sha256") != card["sha256"]:
         return "The evaluation at hand was of other weights."
+    if "few_labels" not in protocol and found.keys() & {"top1_10pct", "top1_1pct"}:
+        return "The evaluation at hand was made by older code."
     if "top1" not in found:
         return f"{protocol.get('note', 'No linear probe')}."
     rows = [f"| {_NAMES[key].format(**protocol)} | {found[key]:.2f} |" for key in _NAMES if key in found]

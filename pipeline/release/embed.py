@@ -7,6 +7,7 @@ as they are made, so that an interrupted run goes on.
 import importlib.util
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -109,9 +110,18 @@ def _pictures(root: Path, size: int, channels: int, resize: str) -> _Source:
         return pictures.read_each(paths[rows.start : rows.stop], size, channels, resize, progress, white)
 
     places = [path.relative_to(root).as_posix() for path in paths]
-    digests = files.tree_digests(root)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        digests = dict(zip(places, threads.map(_digest, paths), strict=True))
     names = [os.fsencode(place).decode("utf-8", "backslashreplace") for place in places]
-    return _Source(names, files.joint_sha256({place: digests[place] for place in places} | {"white": str(white)}), read)
+    return _Source(names, files.joint_sha256(digests | {"white": str(white)}), read)
+
+
+def _digest(path: Path) -> str:
+    """What tells a picture from another; of one that cannot be read, that it cannot."""
+    try:
+        return files.sha256(path)
+    except UserError:
+        return "unreadable"
 
 
 def _stored(path: Path, size: int, channels: int) -> _Source:

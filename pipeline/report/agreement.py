@@ -5,7 +5,10 @@ from pathlib import Path
 
 from pipeline.core import files
 from pipeline.core.errors import UserError
+from pipeline.params.evaluation import spelled
+from pipeline.params.schema import Params
 
+METRICS = Path("metrics")
 _GENERATED, _POSITIVES = "data/generated/inflation", "data/generated/positives"
 # What a protocol says that it was made of: its name, the folder, the file there, and the way to it in that file.
 _MADE_OF = {
@@ -31,10 +34,25 @@ _LAST = (
 _REMEDY = "run `dvc checkout`, or `dvc repro`"
 
 
-def faults() -> list[UserError]:
+def further(params: Params) -> dict[str, list[str]]:
+    """Folder of metrics/ -> what its files are called, without endings: of the stages that dvc.yaml makes of lists."""
+    return {"transfer": list(params.transfer), "finetune": [n for s in params.finetune.labels for n in spelled(s)]}
+
+
+def here(params: Params | None) -> list[Path]:
+    """The files of metrics/ without those of a transfer or a share that params.yaml no longer has: DVC leaves them.
+
+    None: all of them.
+    """
+    known = further(params) if params else {}
+    paths = ((path, path.name.removesuffix(".json").removesuffix(".protocol")) for path in METRICS.rglob("*.json"))
+    return sorted(path for path, name in paths if name in known.get(path.parent.name, [name]))
+
+
+def faults(params: Params | None) -> list[UserError]:
     """One for each file of metrics/ or plots/ that belongs to something else; nothing of what is not there."""
     found = []
-    for path in sorted(Path("metrics").rglob("*.protocol.json")):
+    for path in (path for path in here(params) if path.name.endswith(".protocol.json")):
         told = files.read_json(path)
         for name, (folder, file, way) in _MADE_OF.items():
             if name in told and (Path(folder) / file).exists() and told[name] != _value(Path(folder) / file, way):

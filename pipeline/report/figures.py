@@ -25,6 +25,7 @@ COLOURS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#06b6d4", "#e
 _INK, _FAINT = "#010203", "#040506"  # replaced by the page's colours
 _STYLE = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a class may be called $0-$10
     "font.family": "sans-serif",
     "font.size": 9,
     "text.color": _INK,
@@ -149,21 +150,22 @@ def scatter(title: str, points: np.ndarray, groups: np.ndarray, names: Sequence[
     """Points, float (N, 2), coloured by group, int (N,) into names, -1: none. `marked`, bool (N,), are rings."""
 
     def draw(axes: Axes) -> None:
+        shown = {}  # name -> its points; told to the legend, which would leave out a name that begins with _
         for i in np.unique(groups[(groups >= 0) & ~marked]):
-            of = points[(groups == i) & ~marked]
-            axes.plot(*of.T, ".", color=COLOURS[i % len(COLOURS)], markersize=3.5, label=names[i], alpha=0.8)
+            of, form = points[(groups == i) & ~marked], ".x"[i // len(COLOURS) % 2]
+            (shown[names[i]],) = axes.plot(*of.T, form, color=COLOURS[i % len(COLOURS)], markersize=3.5, alpha=0.8)
         none = points[(groups < 0) & ~marked]
         if len(none):
-            axes.plot(*none.T, ".", color=_FAINT, markersize=3.5, label="no label", alpha=0.8)
+            (shown["no label"],) = axes.plot(*none.T, ".", color=_FAINT, markersize=3.5, alpha=0.8)
         if marked.any():
             ring = {"color": _INK, "markerfacecolor": "none", "markeredgewidth": 0.6}
-            axes.plot(*points[marked].T, "o", **ring, markersize=3.5, label="generated", alpha=0.7)
+            (shown["generated"],) = axes.plot(*points[marked].T, "o", **ring, markersize=3.5, alpha=0.7)
         axes.set_axis_off()
         axes.set_aspect("equal", adjustable="datalim")
         if len(names) > MANY:
             return
         tight = {"fontsize": 8, "markerscale": 2, "handletextpad": 0.2, "columnspacing": 1}
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4, **tight)
+        axes.legend(shown.values(), shown.keys(), loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4, **tight)
 
     return _drawing(5.2, draw, title)
 

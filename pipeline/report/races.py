@@ -21,7 +21,7 @@ NAMES = {"gain": "generated images", "ceiling": "perfect images", "lacking": "ge
 def verdict(study: Study, data: pd.DataFrame) -> Markup:
     """Of a study that is a race with an answer; else empty. data: its rows, as analysis.frame has them."""
     path = arms.answer_of(study.name)
-    if set(study.file.parts) != set(arms.ASKS) or not path.exists():
+    if not arms.raced(study) or not path.exists():
         return Markup()
     found = files.read_json(path, remedy="run `leaven recommend` again, which writes it anew")
     if found.get("study") != store.fingerprint(text=reader.text_of(FOLDER / f"{study.name}.yaml")):

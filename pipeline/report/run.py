@@ -18,6 +18,7 @@ from pipeline.measures import probes
 from pipeline.networks import backbones
 from pipeline.params import reader
 from pipeline.params.generators import SOURCES
+from pipeline.params.schema import Params
 from pipeline.report import agreement, figures, table
 from pipeline.report.render import render
 
@@ -32,25 +33,29 @@ _FRAME, _PAPER = (249, 115, 22), (255, 255, 255)  # around generated images; aro
 
 def section() -> Markup:
     """Numbers, samples, curves, classes; the map and the neighbours if data/ is there. Empty if nothing ever ran."""
-    found = sorted(Path("metrics").rglob("*.json"))
+    params, lacking = None, ""
+    try:
+        params = reader.load()
+    except UserError as fault:
+        lacking = str(fault)
+    found = agreement.here(params)
     numbers = {path.relative_to("metrics").with_suffix("").as_posix(): files.read_json(path) for path in found}
-    foreign = agreement.faults()
+    foreign = agreement.faults(params)
     if foreign:  # a number of one run beside the pictures of another would be believed
         notes = [f"not of one run: {fault}" for fault in foreign]
         return render("run.html", notes=notes, tiles=[], figures=[], seen=[], lacking="", rows=[])
     judged = numbers.get("linear_eval", {}) | numbers.get("label_free", {})
     words = table.words_for(numbers.get("linear_eval.protocol", {}))
-    rows = [
-        [name, key, f"{v:g}"] for name, of in numbers.items() for key, v in of.items() if isinstance(v, int | float)
-    ]
-    drawn, seen, lacking = [*_pictures(numbers), *_curves(), *_confusion()], [], ""
+    told = ((name, key, v) for name, of in numbers.items() for key, v in of.items() if isinstance(v, int | float))
+    rows = [[name, key, f"{v:,}" if isinstance(v, int) else f"{v:g}"] for name, key, v in told]
+    drawn, seen = [*_pictures(numbers), *_curves(), *_confusion()], []
     if not numbers and not drawn:
         return Markup()
     notes = [f"generated images: {SOURCES['real']}"] if "ceiling" in numbers.get("generate", {}) else []
     if words.keys() - judged.keys():
         notes.append("metrics/linear_eval.json: made by older code - run `dvc repro`")
     try:
-        seen = _seen()
+        seen = _seen(params) if params else []
     except UserError as fault:
         lacking = str(fault)
     tiles = _tiles(judged, words, numbers.get("linear_eval.protocol", {}))
@@ -136,9 +141,10 @@ def _confusion() -> list[Markup]:
     return [figures.bars(f"Test images: the {len(rows)} most frequent confusions of the probe", rows, "images")]
 
 
-def _seen() -> list[Markup]:
-    """The map of features, and nearest neighbours among train and generated images."""
-    params = reader.load()
+def _seen(params: Params) -> list[Markup]:
+    """The map of features, and nearest neighbours among train and generated images. Without a GPU, on the CPU."""
+    if not torch.cuda.is_available():
+        params = params.model_copy(update={"compute": params.compute.model_copy(update={"device": "cpu"})})
     arithmetic.prepare(params.compute)
     real = shards.read_real(Path("data/real"))
     encoder = backbones.load(Path("data/encoder")).to(params.compute.device)

@@ -17,8 +17,7 @@ def summary() -> str:
     """Seconds of each stage's last real run, then the accuracies, and what of it does not belong together."""
     params = reader.load()
     # A share's files have its text in params.yaml, which may be 1 or 1.0.
-    sets, shares = params.transfer, dict.fromkeys(f(x) for x in params.finetune.labels for f in (str, "{:g}".format))
-    names = [*STAGES, *(f"transfer@{key}" for key in sets), *(f"finetune@{share}" for share in shares)]
+    names = [*STAGES, *(f"{stage}@{name}" for stage, them in agreement.further(params).items() for name in them)]
     records = {name: store.root() / "records" / f"{name}.json" for name in names}
     ran = {name: files.read_json(path) for name, path in records.items() if path.exists()}
     width, lines = max(map(len, names)), []
@@ -26,7 +25,7 @@ def summary() -> str:
         other = "" if _with(name, params, record) else "  (with other parameters)"
         lines.append(f"  {name:<{width}} {record['seconds']:8.1f} s{other}")
     lines += [f"  {'all stages':<{width}} {sum(record['seconds'] for record in ran.values()):8.1f} s", ""]
-    foreign = [f"  not of one run: {fault}" for fault in agreement.faults()]
+    foreign = [f"  not of one run: {fault}" for fault in agreement.faults(params)]
     made, judged = files.read_json(Path("metrics/pretrain.json")), files.read_json(Path("metrics/linear_eval.json"))
     if "ceiling" in made:
         lines.append(f"  generated images: {SOURCES['real']}")
@@ -34,22 +33,29 @@ def summary() -> str:
     if "top1" not in judged:
         judged = files.read_json(Path("metrics/label_free.json"))
         lines += [f"  {name:<40} {value:8.3f}" for name, value in judged.items()]
-        return "\n".join([*lines, *foreign])
+        return "\n".join([*lines, *_further(params), *foreign])
     words = words_for(files.read_json(Path("metrics/linear_eval.protocol.json")))
     if not words or words.keys() - judged.keys():
         raise UserError("made by older code", "metrics/linear_eval.json", "run `dvc repro`")
     lines += ["", f"  {'linear probe, test top-1':<40} {'%':>6}"]
     lines += [f"  {text:<40} {judged[name]:6.2f}" for name, text in words.items()]
     lines.append(f"  95 % interval of the first: {judged['top1_low']:.2f} to {judged['top1_high']:.2f}")
-    further = {Path(f"metrics/transfer/{key}.json"): (f"transfer to {key}", "pixels") for key in sets}
-    for share in shares:
-        further[Path(f"metrics/finetune/{share}.json")] = (f"fine-tuned, share {share} of labels", "from_scratch")
-    for path, (text, yardstick) in further.items():
-        if path.exists():
-            found = files.read_json(path)
-            words = f"({yardstick.replace('_', ' ')}: {found[yardstick]:.2f})"
-            lines.append(f"  {text:<40} {found['top1']:6.2f} {words}")
-    return "\n".join([*lines, *foreign])
+    return "\n".join([*lines, *_further(params), *foreign])
+
+
+def _further(params: Params) -> list[str]:
+    """What the encoder is worth on other sets, which may have labels where its own has none, and fine-tuned."""
+    words = {"transfer": ("transfer to {}", "pixels"), "finetune": ("fine-tuned, share {} of labels", "from_scratch")}
+    lines = []
+    for stage, names in agreement.further(params).items():
+        said, yardstick = words[stage]
+        for name in names:
+            path = Path(f"metrics/{stage}/{name}.json")
+            if path.exists():
+                found = files.read_json(path)
+                beside = f"({yardstick.replace('_', ' ')}: {found[yardstick]:.2f})"
+                lines.append(f"  {said.format(name):<40} {found['top1']:6.2f} {beside}")
+    return lines
 
 
 def words_for(proof: dict) -> dict[str, str]:

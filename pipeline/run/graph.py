@@ -10,6 +10,7 @@ from ruamel.yaml.error import YAMLError
 
 from pipeline.core.errors import UserError
 from pipeline.params import reader
+from pipeline.params.evaluation import spelled
 from pipeline.params.schema import Params
 
 FILE, LOCK = Path("dvc.yaml"), Path("dvc.lock")
@@ -93,7 +94,7 @@ def _entry(params: Params, foreach: str, key: str) -> object:
     """What DVC's foreach calls `key`: a mapping's value, or a number of a list by its text."""
     values = functools.reduce(getattr, foreach.split("."), params)
     if not isinstance(values, dict):
-        values = {name: value for value in values for name in (str(value), f"{value:g}")}
+        values = {name: value for value in values for name in spelled(value)}
     if key not in values:
         there = f"there are {', '.join(values)}" if values else "there is none"
         raise UserError(f"has no {key!r}", f"params.yaml: {foreach}", f"{there}; add it")

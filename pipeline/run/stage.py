@@ -12,7 +12,6 @@ import gc
 import hashlib
 import os
 import socket
-import subprocess
 import sys
 import time
 import traceback
@@ -158,13 +157,12 @@ def _unchanged(before: dict[str, str], params: SimpleNamespace, described: graph
 
 
 def _record(name: str, params: Params) -> None:
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     facts = {
         "stage": name,
         "seconds": round(time.time() - psutil.Process().create_time(), 2),  # imports included
         "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": socket.gethostname(),
-        "commit": commit,
+        "commit": sources.commit(),
         "python": sys.version.split()[0],
         "params": params.model_dump(),
     }

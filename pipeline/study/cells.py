@@ -208,6 +208,8 @@ def key(params: Params) -> str:
     kinds = (f"generators/{params.generator.kind}", f"methods/{params.pretrain.method}")
     kinds += () if kind == "none" else (f"positives/{kind}",)
     dumped = {name: getattr(params, name).model_dump() for name in names}
+    if params.start.source != "none":
+        dumped["start"] = params.start.model_dump()
     if params.inflation.score != "none":
         dumped["quality"], kinds = params.quality.model_dump(include={"steps", "seed"}), (*kinds, "evaluation/score")
     modules = (*MODULES, *kinds, *(f"evaluation/{name}" for name in tuned))

@@ -79,7 +79,8 @@ class Job(Experiment):
         """Whether that job is to be waited for: it has ended well, or still runs today's code."""
         self._job, self._since = self._submitit.SlurmJob(self._folder, sent["job"]), time.monotonic()
         self.log, label = self._job.paths.stderr, self.one.cell.label
-        ended, there = self._result().exists(), QUEUE.has(sent["job"])
+        ended = self._result().exists()
+        there = QUEUE.has(sent["job"]) or not (ended or self._gone())  # a look that fails shows no job
         if rows.alike(sent["commit"], self._commit) and (there or (ended and not self._outcome().fault)):
             log(f"{label}: job {sent['job']} of an earlier call {'has ended' if ended else 'is in the queue'}")
             self._commit = sent["commit"]

@@ -15,6 +15,7 @@ from pathlib import Path
 from pipeline.core import files, store
 from pipeline.core.errors import UserError
 from pipeline.params import presets
+from pipeline.params.evaluation import spelled
 from pipeline.params.schema import Params
 from pipeline.run import launch
 from pipeline.run.experiment import environment
@@ -104,8 +105,7 @@ class Experiment:
         wanted = {f: f"metrics/{f}.json" for f in rows.FILES if f != "positives" or cells.wants_positives(params)}
         if params.finetune.labels:
             there, share = rows.git("ls-tree", "--name-only", ref, "metrics/finetune/"), max(params.finetune.labels)
-            texts = (str(share), f"{share:g}")  # params.yaml may have 1 for 1.0
-            named = (f"metrics/finetune/{text}.json" for text in texts)
+            named = (f"metrics/finetune/{text}.json" for text in spelled(share))
             wanted["finetune"] = next(path for path in named if path in there.splitlines())
         metrics = {name: json.loads(rows.git("show", f"{ref}:./{path}")) for name, path in wanted.items()}
         self.log.unlink(missing_ok=True)

@@ -33,7 +33,7 @@ class Work:
 
     def __call__(self) -> Outcome:
         """Run the experiment in a clone below this one's .dvc/tmp, where stages find the data; push it to this one."""
-        self._from = time.monotonic()
+        self._from, self._told = time.monotonic(), False  # it may come back from a queue, where it was told to leave
         signal.signal(signal.SIGTERM, self._leave)
         signal.signal(signal.SIGCONT, signal.SIG_IGN)
         clone = self._cloned()

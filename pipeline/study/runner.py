@@ -9,11 +9,12 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
-from pipeline.core import files, processes, store
+from pipeline.core import files, processes
 from pipeline.core.errors import Stopped, UserError, UserErrors
 from pipeline.core.progress import log
-from pipeline.params import reader
+from pipeline.params import presets, reader
 from pipeline.run import copies
 from pipeline.study import cells, rows
 from pipeline.study.experiment import PATIENCE, Experiment, Wanted
@@ -103,7 +104,7 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int, 
         raise UserError(f"no part {', '.join(unknown)}", study.name, f"there are {', '.join(study.file.parts)}")
     if not (minutes > 0 and math.isfinite(minutes) and jobs > 0):
         raise UserError("must be above 0", "--minutes and --jobs")
-    with files.lock(store.root() / "studies.lock", "a study in this clone"), processes.signals() as signals:
+    with files.lock(Path(".dvc/tmp/studies.lock"), "a study in this clone"), processes.signals() as signals:
         began, end = rows.commit(), time.monotonic() + 60 * minutes
         asked = [one for one in wanted(study) if parts is None or one.cell.part in parts]
         _ready(study, asked)
@@ -183,12 +184,21 @@ def _affordable(todo: list[Wanted], left: float, anyway: bool) -> Wanted | None:
 
 def _ready(study: cells.Study, asked: list[Wanted]) -> None:
     """Refuse, before the first cell, what would lose its numbers or fail in every one."""
+    for one in asked:
+        _refuse_words(one)
     copies.refuse_shallow()
     with files.disk_faults(study.memory), tempfile.TemporaryFile(dir=study.memory.parent):
         pass
     faults = {str(fault): fault for one in asked for fault in copies.absent(one.params, copied=True)}
     if faults:
         raise UserErrors(list(faults.values()))
+
+
+def _refuse_words(one: Wanted) -> None:
+    try:
+        presets.words(one.cell.values)
+    except UserError as fault:
+        raise UserError(fault.what, one.cell.label, "write it without blanks and quotes") from fault
 
 
 def _current(began: str) -> str:

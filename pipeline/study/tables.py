@@ -237,9 +237,10 @@ def without_labels(data: pd.DataFrame, study: Study) -> Table:
     """How well measures without labels order the arms of each part that has three: rank correlation, points lost."""
     rows = []
     for name, of in data.groupby("part", sort=False):
-        arms = of.arm.nunique()
+        outcome = study.file.parts[name].outcomes[0]
+        arms = of.dropna(subset=[outcome]).arm.nunique()
         if arms > 2:
-            found = analysis.ranking(of, study.file.parts[name].outcomes[0]).itertuples()
+            found = analysis.ranking(of, outcome).itertuples()
             pairs = ((number(r.rho, "+.2f"), number(r.regret, ".2f")) for r in found)
             rows.append([name, str(arms), f"{analysis.chance(arms):.2f}", *(", ".join(filter(None, p)) for p in pairs)])
     columns = ["part", "arms", "by chance", *EXPECTED]

@@ -158,7 +158,7 @@ def _online_head(params: Pretrain, method: methods.Method, real: shards.RealSet)
     if params.online_head is None:
         return None
     if not len(real.with_labels(real.rows(shards.TRAIN))):
-        raise UserError("no train image has a label", "online_head", "set it to null")
+        raise UserError("no train image has a label", "params.yaml: pretrain.online_head", "set it to null")
     return online_head.OnlineHead(method.encoder, method.views, len(real.classes), params.seed)
 
 

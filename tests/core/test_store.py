@@ -378,3 +378,26 @@ def test_prune_spares_a_set_in_which_a_file_is_being_made():
     assert first.wait(60) == 0
     assert prune(0)[0].split()[-1] == "deleted"
     assert not list(store.root().rglob("*.h5"))
+
+
+def test_a_prune_that_is_broken_off_leaves_nothing_that_passes_for_finished(monkeypatch):
+    def kill(folder):
+        raise KeyboardInterrupt
+
+    def make(folder, fingerprint):
+        again.append(folder)
+        (folder / "parts").mkdir(exist_ok=True)
+        (folder / "parts/a.bin").write_bytes(b"1")
+        return ["parts/a.bin"]
+
+    again = []
+    made = store.once("encoder", {"seed": 1}, make)
+    long_ago = time.time() - 30 * DAY
+    os.utime(made / store._USED, (long_ago, long_ago))
+    with monkeypatch.context() as patch:
+        patch.setattr(store.shutil, "rmtree", kill)
+        with pytest.raises(KeyboardInterrupt):
+            prune(7)
+    assert made in [folder for folder, _, _ in store.entries()]
+    assert store.once("encoder", {"seed": 1}, make) == made
+    assert again == [made, made]

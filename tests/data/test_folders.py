@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from pipeline.core.errors import UserError
-from pipeline.data import folders
+from pipeline.data import datasets, folders
+from pipeline.data import pictures as reading
 from pipeline.params.schema import Dataset
 
 SIZES = {"image_size": 8, "channels": 3, "test_size": 4, "train_size": 4, "validation_size": 2, "labelled_size": 4}
@@ -143,3 +144,40 @@ def test_no_picture_is_opened(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("opened"))
     pictures(tmp_path, cat=9, dog=9)
     assert len(folders.read(asked(tmp_path)).train) == 18
+
+
+def photographs(folder, n=6):
+    folder.mkdir(parents=True)
+    for i in range(n):
+        Image.new("RGB", (8, 8), (i, 2 * i, 3 * i)).save(folder / f"{i}.png")
+
+
+def test_links_to_folders_that_another_walk_entered_are_read(tmp_path, monkeypatch):
+    """One walk of all enters what links lead to once; of train/ alone it is the link that leads there."""
+    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
+    root = tmp_path / "set"
+    photographs(root / "all/cat")
+    (root / "train").mkdir()
+    (root / "train/cat").symlink_to(root / "all/cat")
+    paths = sorted((root / "train/cat").iterdir())
+    images = datasets.decoded(asked(root), paths)
+    assert images[:, 0, 0].tolist() == [[i, 2 * i, 3 * i] for i in range(6)]
+
+
+def test_a_picture_that_changes_while_the_set_is_read_leaves_no_finished_work(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
+    root = tmp_path / "set"
+    photographs(root)
+    paths, read = sorted(root.iterdir()), reading.read_all
+
+    def meanwhile(*given):
+        Image.new("RGB", (8, 8), (200, 0, 0)).save(root / "2.png")
+        return read(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "read_all", meanwhile)
+        with pytest.raises(UserError, match="changed while it was read - run the same command again"):
+            datasets.decoded(asked(root), paths)
+    assert datasets.decoded(asked(root), paths)[2, 0, 0].tolist() == [200, 0, 0]
+    Image.new("RGB", (8, 8), (2, 4, 6)).save(root / "2.png")  # as it was at first
+    assert datasets.decoded(asked(root), paths)[2, 0, 0].tolist() == [2, 4, 6]

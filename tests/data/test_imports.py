@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline.core.errors import UserError
-from pipeline.data import imports, shards
+from pipeline.data import imports, pictures, shards
 from pipeline.params.schema import Generator
 
 
@@ -344,3 +344,15 @@ def test_images_that_no_generator_may_have_seen_among_the_imported_are_refused_w
     ) as e:
         imports.load(params, real)
     assert e.value.code == 2
+
+
+@pytest.mark.fault(35)
+def test_pictures_become_square_as_the_real_ones_did_or_a_held_out_one_would_look_like_another(tmp_path):
+    for i in range(6):
+        Image.fromarray(noise(9, 16, 3, seed=i)).save(tmp_path / f"{i}.png")
+    images = pictures.read_all(pictures.find(tmp_path), 8, 3, "pad")
+    split = np.array([shards.TRAIN, shards.TRAIN, shards.TRAIN, shards.TEST, shards.TRAIN, shards.VALIDATION], np.uint8)
+    real = shards.RealSet(images, np.zeros(6, int), split, np.zeros(0, np.int64), (), "toy", 0, "pad")
+    given = {"kind": "ddpm", "source": "import", "path": str(tmp_path), "channel_order": "rgb"}
+    with pytest.raises(UserError, match="2 of 6 are test, validation or spare images"):
+        imports.load(Generator(**given, hub=None, revision=None, sha256=None), real)

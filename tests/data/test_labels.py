@@ -185,3 +185,10 @@ def test_errors_are_the_users(tmp_path):
     with pytest.raises(UserError) as caught:
         folders.look(asked(tmp_path, labels="labels.csv"))
     assert caught.value.code == 2
+
+
+def test_a_label_of_two_lines_is_refused_with_its_line(tmp_path):
+    put(tmp_path, 3)
+    table(tmp_path, 'file,label\n0.png,cat\n1.png,"cat\nbig"\n2.png,dog\n')
+    with pytest.raises(UserError, match=r"line 4 has a label with a line break or a control character, 'cat\\nbig'"):
+        folders.read(asked(tmp_path, labels="labels.csv"))

@@ -2,11 +2,13 @@
 
 import os
 import struct
+import threading
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
+from tqdm import tqdm
 
 from pipeline.core import links
 from pipeline.core.errors import UserError, UserErrors
@@ -489,3 +491,17 @@ def test_pictures_read_side_by_side_keep_their_places_and_their_faults(tmp_path,
     with pytest.raises(UserErrors) as told:
         pictures.read_all(paths, 8, 1)
     assert [line.partition(": ")[0] for line in str(told.value).split("\n")] == [str(paths[i]) for i in (4, 9, 30)]
+
+
+def test_a_bar_that_is_drawn_meanwhile_is_no_word_of_libtiff():
+    """tqdm has a thread that draws bars when it thinks that it is time."""
+    said = []
+    with open(2, "w", closefd=False) as out, tqdm(total=2, file=out) as bar:
+        with decoding._heard(said):
+            drawing = threading.Thread(target=bar.refresh)
+            drawing.start()
+            drawing.join(0.2)
+            os.write(2, b"a word\n")
+            assert drawing.is_alive()
+        drawing.join(10)
+    assert said == ["a word"]

@@ -481,3 +481,23 @@ def test_the_bar_has_room_for_the_loss_and_the_first_measure(tmp_path, capsys):
     assert ", loss=" in last
     assert len(last) <= 100
     assert seen == list(range(1, len(rows) + 1))
+
+
+def test_what_draws_from_the_global_generator_draws_the_same_when_resumed(tmp_path):
+    """As networks of timm that leave out blocks by chance."""
+
+    class Wild(Toy):
+        def loss(self, x, step):
+            if step in self.faults:
+                self.faults.pop(step)()
+            self.taken.append(step)
+            return {"loss": (self.net(x) - x.sum(dim=1, keepdim=True)).square().mean()}
+
+    whole, broken, again = Wild(), Wild({8: crash}), Wild()
+    whole.train(tmp_path / "whole")
+    torch.rand(3)  # another program's draws
+    with pytest.raises(Crash):
+        broken.train(tmp_path / "broken")
+    again.train(tmp_path / "broken")
+    assert again.taken[0] > 0
+    assert again.bits() == whole.bits()

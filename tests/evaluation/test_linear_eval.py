@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from scipy.stats import binomtest
 
 from pipeline.core import files
+from pipeline.core.errors import UserError
 from pipeline.data import shards
 from pipeline.evaluation import confusion, linear_eval, offline_probe
 from pipeline.measures import clsp_probe, geometry, linear_probe, probes
@@ -463,3 +464,10 @@ def test_solo_learn_s_offline_protocol_is_a_number_more_where_it_is_asked_for(ju
 
 def test_published_protocols_leave_no_trace_where_nobody_asked(judged):
     assert not {"online", "offline"} & {*judged.metrics, *judged.protocol}
+
+
+def test_an_encoder_of_other_channels_is_refused_in_a_line(real, tmp_path):
+    colour = backbones.build(backbones.resnet(4, [1, 1, 1, 1]), [0.5] * 3, [0.2] * 3, 0, real.images.shape[1])
+    backbones.save(colour, tmp_path, augment=NO_AUGMENTATION)
+    with pytest.raises(UserError, match="takes 3 channels, the parameters' data have 1"):
+        linear_eval.judge(backbones.load(tmp_path), None, real, PARAMS, COMPUTE)

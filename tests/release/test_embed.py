@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.core import store
+from pipeline.core import files, store
 from pipeline.core.errors import UserError
 from pipeline.data import pictures, shards
 from pipeline.measures import probes
@@ -104,6 +104,25 @@ def test_pictures_that_cannot_be_read_are_named_at_the_end_and_may_be_left_out(e
         run(encoder, folder, out)
     with pytest.raises(UserError, match=r"a\.png"):
         run(encoder, folder, out)
+
+
+def test_what_is_no_picture_is_not_read_and_a_picture_that_may_not_be_opened_is_left_out(
+    encoder, tmp_path, monkeypatch
+):
+    folder, seen, digest = album(tmp_path / "album"), [], files.sha256
+    (folder / "film.mp4").write_bytes(b"0" * 100)
+    (folder / "shut.png").write_text("no picture")
+
+    def sha256(path):
+        seen.append(path.name)
+        if path.name == "shut.png":
+            raise UserError("cannot read: Permission denied", path)
+        return digest(path)
+
+    monkeypatch.setattr(files, "sha256", sha256)
+    assert run(encoder, folder, tmp_path / "out.npy", skip=True) == (7, 32)
+    assert "shut.png" in seen
+    assert "film.mp4" not in seen
 
 
 def test_sixteen_bits_have_the_white_of_the_whole_folder(encoder, tmp_path, monkeypatch):

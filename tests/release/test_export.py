@@ -135,6 +135,18 @@ def test_the_card_has_the_numbers_of_these_weights_and_of_no_others(tmp_path):
         assert row in card
         assert ("| linear probe, 10,000 labels | 86.00 |" in card) == (its == digest)
     assert "50 real images and 50 generated ones" in card.replace("\n", " ")
+    few = protocol | {"few_labels": {"1pct": 200, "10pct": 1000}}  # 200 classes: one label of each
+    files.write_json(tmp_path / "metrics/linear_eval.json", numbers | {"top1_1pct": 61.5, "top1_10pct": 77.25})
+    files.write_json(tmp_path / "metrics/linear_eval.protocol.json", few)
+    backbones.save(encoder, tmp_path / "encoder", augment=AUGMENT, resize=None, candidates=4, **FACTS)
+    export.export(tmp_path / "encoder", tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text()
+    assert "| linear probe, 200 labels | 61.50 |" in card
+    assert "| linear probe, 1,000 labels | 77.25 |" in card
+    assert "50 generated ones, with 4 generated positives of each real one" in card.replace("\n", " ")
+    files.write_json(tmp_path / "metrics/linear_eval.protocol.json", protocol)
+    export.export(tmp_path / "encoder", tmp_path / "out")
+    assert "The evaluation at hand was made by older code." in (tmp_path / "out/README.md").read_text()
 
 
 def test_what_cannot_be_is_refused_in_a_line(tmp_path):

@@ -86,6 +86,15 @@ def test_a_map_has_every_point_also_those_without_a_label_and_names_of_few_class
     assert "class 3" not in many
 
 
+def test_names_of_classes_are_shown_as_they_are_and_no_two_look_alike():
+    names = ["_background_", "$0-$10", *(f"class {i}" for i in range(9))]
+    points, groups, none = np.random.default_rng(0).normal(size=(22, 2)), np.arange(22) % 11, np.zeros(22, bool)
+    drawn = figures.scatter("Map", points, groups, names, none)
+    assert all(f">{name}<" in drawn for name in names)
+    first, last = (figures.scatter("Map", points, np.full(22, k), ["x"] * 11, none) for k in (0, 10))
+    assert first != last  # ten colours
+
+
 def test_a_map_of_thousands_of_classes_draws_those_that_it_shows():
     points, groups = np.random.default_rng(0).normal(size=(40, 2)), np.arange(40) * 500
     drawn = figures.scatter("Map", points, groups, [f"class {i}" for i in range(20_000)], np.zeros(40, bool))

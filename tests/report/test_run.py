@@ -14,6 +14,7 @@ from pipeline.core import files, outputs, store
 from pipeline.data import shards
 from pipeline.engine import arithmetic
 from pipeline.networks import backbones
+from pipeline.params import presets
 from pipeline.report import agreement, run, table
 from tests.evaluation.test_linear_eval import NO_AUGMENTATION
 from tests.pipeline.clones import ROOT
@@ -223,3 +224,39 @@ def test_what_is_not_there_is_said_or_left_out(made):
     assert "81.25" in html
     shutil.rmtree("metrics")
     assert run.section() == ""
+
+
+def test_files_of_a_transfer_that_is_asked_for_no_longer_are_nobodys_fault(made):
+    """DVC leaves them when a stage of a list is gone, and no `dvc repro` would take them away."""
+    made(generated=10)
+    files.write_json(Path("metrics/transfer/digits.protocol.json"), {"encoder_sha256": "of before"})
+    files.write_json(Path("metrics/transfer/digits.json"), {"top1": 12.375})
+    html = run.section()
+    assert "81.25" in html
+    assert "12.375" not in html
+    one = "{name: svhn, path: data/svhn, train_size: 9, validation_size: 9, test_size: null, seed: 0}"
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("transfer: {}\n", f"transfer: {{digits: {one}}}\n"))
+    assert "metrics/transfer/digits.protocol.json: of another data/encoder" in run.section()
+
+
+def test_counts_are_shown_whole(made):
+    made(generated=0)
+    files.write_json(Path("metrics/prepare.json"), {"test": 1_281_167, "share": 0.123456789})
+    html = run.section()
+    assert ">1,281,167<" in html
+    assert ">0.123457<" in html
+
+
+def test_a_run_of_a_gpu_is_shown_where_there_is_none(made):
+    made(generated=0)
+    presets.write({("compute", "device"): "cuda"})
+    assert "t-SNE" in run.section()
+
+
+def test_parameters_that_cannot_be_read_leave_the_numbers(made):
+    made(generated=0)
+    Path("params.yaml").write_text("pretrain: [")
+    html = run.section()
+    assert "81.25" in html
+    assert "Not drawn here, params.yaml" in html

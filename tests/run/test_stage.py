@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 import pipeline
+from pipeline.core import files
 from pipeline.core.errors import UserError
 from pipeline.params import reader
 from pipeline.run import graph, stage
@@ -369,6 +370,13 @@ def test_the_same_stage_twice_in_a_folder_waits_or_refuses(clone):
     finally:
         (clone / "go").touch()
         first.kill()
+
+
+def test_a_run_where_there_is_no_git_is_recorded_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    stage._record("tiny", reader.load())
+    assert files.read_json(tmp_path / "store/records/tiny.json")["commit"] == "unknown"
 
 
 def test_an_option_that_there_is_not_is_refused(clone):

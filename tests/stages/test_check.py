@@ -301,3 +301,21 @@ def test_of_a_folder_for_transfer_all_is_refused_before_the_encoder_is_trained(c
     assert code == 2
     assert "all 20 pictures are of one class, 'JPEGImages'" in lines[0]
     assert "train_size 9 + validation_size 9 > 11 images" in lines[1]
+
+
+def test_what_wants_labels_is_refused_before_hours_of_work_where_a_folder_has_none(clone, capsys):
+    (clone / "bare").mkdir()
+    for i in range(60):
+        (clone / f"bare/{i}.png").write_bytes(b"no picture")
+    sizes = {"train_size": 30, "validation_size": 10, "test_size": 10, "labelled_size": 30, "spare_size": 0}
+    folder = {"name": "folder", "path": "bare", "image_size": 28, "channels": 1, "resize": "crop", **sizes}
+    edits = {f"dataset.{name}": value for name, value in folder.items()} | {"pretrain.batch_size": 16}
+    edits |= {"quality.images": 5, "generator.source": "none", "inflation.ratio": 0.0}
+    set_values(clone, edits | {"pretrain.online_head": 0.5, "finetune.labels": [0.5]})
+    code, lines = outcome(capsys)
+    assert code == 2
+    told = "\n".join(lines)
+    assert "params.yaml: pretrain.online_head: wants labels, and bare has none - leave it empty" in told
+    assert "params.yaml: finetune.labels: wants labels, and bare has none" in told
+    set_values(clone, edits)
+    assert outcome(capsys)[0] == 0

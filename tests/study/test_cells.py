@@ -105,6 +105,9 @@ def test_the_key_is_of_what_decides_the_numbers(write):
     assert cells.key(judged) == cells.key(other) == keys[0]  # a stage that only looks; a method that is not used
     unused = params.model_copy(update={"positives": params.positives.model_copy(update={"steps": 5})})
     assert cells.key(unused) == keys[0]
+    started = params.start.model_copy(update={"source": "file", "path": "weights.safetensors"})
+    first = [params.model_copy(update={"start": started.model_copy(update={"sha256": digest})}) for digest in "ab"]
+    assert len({keys[0], *map(cells.key, first)}) == 3
     method = params.pretrain.model_copy(update={"method": "clsp_simclr"})
     clsp = [params.model_copy(update={"pretrain": method})]
     for changes in ({"kind": "anchored"}, {"kind": "anchored", "candidates": 1}):

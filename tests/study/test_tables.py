@@ -49,6 +49,17 @@ def test_the_table_by_hand(study):
     assert "none is corrected" in text
 
 
+def test_arms_that_were_not_ranked_are_not_counted(study):
+    """Six arms of which one has no label: by chance five are ordered rightly more often."""
+    given = rows.read(study.memory)
+    study.memory.unlink()
+    for each in given:
+        lacking = each["label"].startswith("grid: ratio 2.5, strength 4")
+        rows.add(study.memory, each | ({"top1_labelled": ""} if lacking else {}))
+    line = next(line for line in tables.table(study).splitlines() if line.startswith("| grid | 5 |"))
+    assert line.startswith("| grid | 5 | 0.90 |")
+
+
 def of_page(section: str) -> list[list[str]]:
     """Cells of every row of every table, heads included."""
     rows = re.findall(r"<tr>(.*?)</tr>", section)
