@@ -186,9 +186,12 @@ def few_labels(params: Params, few: int) -> dict[tuple, object]:
     return {tuple(name.split(".")): value for name, value in fitting.items()}
 
 
+_UNPACKED = {"fashion-mnist": "data/FashionMNIST", "tiny-imagenet": "data/tiny-imagenet/tiny-imagenet-200"}
+
+
 def named(name: str, params: Params) -> dict[tuple, object]:
     """The values of a published set in data/NAME, with sizes that fit it."""
-    path = "data/FashionMNIST" if name == "fashion-mnist" else f"data/{name}"
+    path = _UNPACKED.get(name, f"data/{name}")
     if not Path(path).exists():
         raise UserError("neither a folder nor a fetched set", name, f"leaven fetch {name}")
     own = dict.fromkeys(("image_size", "channels", "resize", "labels", "label_column"))

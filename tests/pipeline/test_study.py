@@ -168,6 +168,8 @@ def test_each_of_several_experiments_sees_a_gpu_of_its_own_and_waits_for_dvc_s_l
     study = yaml.safe_load(STUDY)
     study["parts"]["weak"] |= {"seeds": 2, "outcomes": ["top1_labelled"]}
     study["base"]["finetune"]["labels"] = []
+    on_cpu = yaml.safe_dump(study)
+    study["base"]["compute"] = study["base"].get("compute", {}) | {"device": "cuda"}
     (clone / "studies/toy.yaml").write_text(yaml.safe_dump(study))
     (clone / "sees.py").write_text(SEES)
     metrics = [
@@ -188,3 +190,7 @@ def test_each_of_several_experiments_sees_a_gpu_of_its_own_and_waits_for_dvc_s_l
     assert (len(found), set(found)) == (4, {5.0, 7.0})
     said = clones.run(clone, "env", "CUDA_VISIBLE_DEVICES=", *RUN, "--gpus", "1", code=2)
     assert said == "--gpus 1: this machine has 0 - ask for fewer, or for none\n"
+    (clone / "studies/toy.yaml").write_text(on_cpu)
+    clones.commit(clone, "On the CPU")
+    said = clones.run(clone, "env", "CUDA_VISIBLE_DEVICES=5", *RUN, "--gpus", "1", code=2)
+    assert "computes on the CPU, as compute.device says - set that to cuda" in said

@@ -181,6 +181,13 @@ def test_a_published_set_is_its_own_size_in_its_own_place(monkeypatch):
         survey.propose(Path("cifar10"), Wish(size=32), write=False)
 
 
+def test_a_set_that_is_unpacked_a_folder_deeper_is_found_there(tmp_path, monkeypatch):
+    params = reader.load()
+    monkeypatch.chdir(tmp_path)
+    Path("data/tiny-imagenet/tiny-imagenet-200").mkdir(parents=True)
+    assert survey.named("tiny-imagenet", params)["dataset", "path"] == "data/tiny-imagenet/tiny-imagenet-200"
+
+
 def test_what_hinders_is_told_before_anything_is_proposed(tmp_path):
     draw(tmp_path / "mine/cat", 6)
     with pytest.raises(UserError, match="one class, 'cat'"):
