@@ -15,6 +15,7 @@ from pipeline.core.progress import log
 from pipeline.params import method_rules, positives, sizes
 from pipeline.params.data import shape
 from pipeline.params.schema import Params
+from pipeline.params.types import told
 from pipeline.run import copies, machine, stage, tryout
 
 
@@ -48,7 +49,10 @@ def misfits(params: SimpleNamespace) -> Iterator[UserError]:
     sets = {f"transfer.{key}": found.dataset(side, channels) for key, found in params.transfer.items()}
     for key, asked in {"dataset": params.dataset, **sets}.items():
         place = copies.origin(Path(asked.path))
-        if asked.name != "folder" or not place.is_dir():
+        if asked.name != "folder" or not place.exists():
+            continue
+        if not place.is_dir():
+            yield UserError("is no folder", f"params.yaml: {key}.path", "name a folder of pictures")
             continue
         d = asked.model_copy(update={"path": str(place)})
         from pipeline.data import folders  # numpy and Pillow
@@ -60,19 +64,23 @@ def misfits(params: SimpleNamespace) -> Iterator[UserError]:
             continue
         wrong = folders.misfits(listing, d)
         yield from [*listing.faults, *wrong]
+        if key != "dataset" and listing.classes == [""]:
+            yield UserError("has no labels to judge by", f"params.yaml: {key}", "put its pictures into class folders")
         if key == "dataset" and listing.classes == [""]:
             wants = {"pretrain.online_head": params.pretrain.online_head, "finetune.labels": params.finetune.labels}
+            if params.positives.kind == "conditioned":
+                wants["conditioned.encoder.online_head"] = params.conditioned.encoder.online_head
             for name, given in wants.items():
                 if given:
                     yield UserError(f"wants labels, and {d.path} has none", f"params.yaml: {name}", "leave it empty")
         if wrong and key == "dataset":
             pictures = len(listing.train)
-            words = sizes.fitting(
+            values = sizes.fitting(
                 Params.model_construct(**vars(params)), pictures, listing.known(), drawn=listing.test is None
             )
-            told = " ".join(f"-S {name}={value}" for name, value in words.items())
-            what = f"{pictures:,} pictures; what would fit: {told}"
-            yield UserError(what if words else f"{pictures} pictures are fewer than {sizes.FEWEST}", d.path)
+            words = " ".join(f"-S {name}={told(value)}" for name, value in values.items())
+            what = f"{pictures:,} pictures; what would fit: {words}"
+            yield UserError(what if values else f"{pictures} pictures are fewer than {sizes.FEWEST}", d.path)
 
 
 def main(params: SimpleNamespace) -> None:

@@ -22,7 +22,7 @@ def main(params: SimpleNamespace) -> None:
         "encoder": encoder.card,
         "params": params.linear_eval.model_dump(),
         "baseline": baseline and files.sha256(baseline),
-        "code": sources.digest("evaluation/linear_eval"),
+        "code": sources.of_stage(__file__, "evaluation/linear_eval"),
         "arithmetic": arithmetic.facts(params.compute),
         "versions": backbones.versions(),
     }

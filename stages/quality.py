@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from pipeline.core import files, outputs, sources, store
+from pipeline.core.errors import UserError
 from pipeline.data import scores, shards
 from pipeline.engine import arithmetic
 from pipeline.evaluation import quality
@@ -24,14 +25,17 @@ def main(params: SimpleNamespace) -> None:
     real = store.verify(REAL, "prepare")
     kept = scores.kept(params.inflation, generated, real)
     rows = scores.judged(kept, params.quality.images, params.quality.seed)
+    inception = params.quality.inception
+    if inception is not None and not Path(inception).is_file():
+        raise UserError("not found", inception, "set quality.inception to the weights, or to null")
     decided = {
         "real": real["files"],
         "generated": generated,
         "rows": stored.digest(rows),
         "taking_part": scores.told(params.inflation, generated["n"], kept),
         "params": params.quality.model_dump(),
-        "inception": params.quality.inception and files.sha256(Path(params.quality.inception)),
-        "code": sources.digest("evaluation/quality"),
+        "inception": inception and files.sha256(Path(inception)),
+        "code": sources.of_stage(__file__, "evaluation/quality"),
         "arithmetic": arithmetic.facts(params.compute),
     }
 

@@ -1,5 +1,6 @@
 """A frozen encoder on another data set -> metrics/transfer/: linear probe and kNN, beside pixels and no training."""
 
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,13 +23,13 @@ def main(params: SimpleNamespace) -> None:
     size, channels, _ = shape(params.dataset)
     encoder = backbones.load(Path("data/encoder")).to(params.compute.device)
     decided = {
-        "set": [params.key, params.item.model_dump(exclude={"path"}), size, channels],
+        "set": [params.key, params.item.dataset(size, channels).model_dump(exclude={"path"}), size, channels],
         "files": files.tree_sha256(Path(params.item.path)),
         "encoder": encoder.card,
         "params": vars(params.linear_eval),
-        "code": sources.digest("evaluation/transfer"),
+        "code": sources.of_stage(__file__, "evaluation/transfer"),
         "arithmetic": arithmetic.facts(params.compute),
-        "versions": backbones.versions(),
+        "versions": backbones.versions() | {name: version(name) for name in ("numpy", "pillow")},
     }
 
     def make(folder: Path, fingerprint: str) -> list[str]:

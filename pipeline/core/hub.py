@@ -1,14 +1,18 @@
 """Files of a Hugging Face hub repository at one commit."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.core.errors import UserError
 
 
-def snapshot(repository: str, revision: str, names: list[str], section: str, remedy: str) -> Path:
+def snapshot(
+    repository: str, revision: str, names: list[str], section: str, remedy: str, whole: Callable[[Path], bool]
+) -> Path:
     """The folder with the named files (patterns) of a repository at a commit, from the local cache or the network.
 
     section: of params.yaml, whose key `hub` names the repository; remedy: what to do where the hub cannot be reached.
+    whole: whether a folder has all that is wanted, since another program may have cached other files of it.
     """
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalEntryNotFoundError
@@ -16,7 +20,7 @@ def snapshot(repository: str, revision: str, names: list[str], section: str, rem
     asked = {"revision": revision, "allow_patterns": names}
     try:
         folder = Path(huggingface_hub.snapshot_download(repository, local_files_only=True, **asked))
-        if any(next(folder.glob(name), None) for name in names):  # or another program cached other files of it
+        if whole(folder):
             return folder
     except HFValidationError as fault:
         raise UserError(f"not a repository's name: {repository}", f"params.yaml: {section}.hub") from fault

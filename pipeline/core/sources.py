@@ -16,7 +16,6 @@ PLUMBING = (
     "core/access",
     "core/errors",
     "core/files",
-    "core/outputs",
     "core/processes",
     "core/progress",
     "core/sources",
@@ -49,6 +48,12 @@ def digest(*modules: str) -> str:
     """
     meanings = (f"{name}\n{meaning(module_file(name).read_text(encoding='utf-8'))}\n" for name in closure(*modules))
     return hashlib.sha256("".join(meanings).encode()).hexdigest()
+
+
+def of_stage(file: str, *modules: str) -> str:
+    """The same of modules, of what writes metrics and pictures, and of a stage's own file."""
+    own = meaning(Path(file).read_text(encoding="utf-8"))
+    return hashlib.sha256(f"{own}\n{digest('core/outputs', *modules)}".encode()).hexdigest()
 
 
 def closure(*modules: str) -> list[str]:

@@ -82,11 +82,11 @@ def once(kind: str, parts: dict, make: Callable[[Path, str], list[str]], job: Jo
             made = make(folder, name)
             if job.first():
                 seal(folder, made, {"fingerprint": name})
-                for path in folder.iterdir():
-                    if path.is_file() and path.name not in (*made, MANIFEST, _USED):
-                        path.unlink()
         if job.first():
-            verify(folder)
+            kept = verify(folder)["files"]
+            for path in folder.iterdir():  # also if the process that sealed it was killed before it came to that
+                if path.is_file() and path.name not in (*kept, MANIFEST, _USED):
+                    path.unlink()
         return folder
 
 

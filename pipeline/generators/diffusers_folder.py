@@ -33,6 +33,14 @@ def paths_of(folder: Path) -> dict[str, Path]:
     return found
 
 
+def whole(folder: Path) -> bool:
+    """Whether all files of a DDPM are there."""
+    try:
+        return bool(paths_of(folder))
+    except UserError:
+        return False
+
+
 def read(folder: Path) -> tuple[dict[str, Path], dict[str, dict]]:
     """The paths of UNET, SCHEDULER and WEIGHTS, and the configurations of the first two.
 

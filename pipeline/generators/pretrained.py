@@ -49,4 +49,4 @@ def from_hub(repository: str, revision: str) -> Path:
     parts = (diffusers_folder.INDEX, diffusers_folder.UNET, diffusers_folder.SCHEDULER, diffusers_folder.WEIGHTS)
     wanted = [*parts, *(Path(name).name for name in parts)]  # in both layouts
     remedy = "download the repository elsewhere and name its folder in generator.path (hub: null)"
-    return hub.snapshot(repository, revision, wanted, "generator", remedy)
+    return hub.snapshot(repository, revision, wanted, "generator", remedy, diffusers_folder.whole)

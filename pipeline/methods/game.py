@@ -78,18 +78,26 @@ class Snapshots(nn.Module):
         self.register_buffer("z", z)
         self.register_buffer("fresh", fresh)
         self.register_buffer("taken", torch.zeros((), dtype=torch.int64))
+        self._next: int | None = None
         self.register_buffer("steps", torch.zeros(n, dtype=torch.int64))
         self.register_buffer("cosines", torch.zeros(n, rows))
         self.register_buffer("images", torch.zeros((n, rows, 2, *shape), dtype=torch.uint8))
 
+    def _load_from_state_dict(self, *given: object) -> None:
+        super()._load_from_state_dict(*given)
+        self._next = None
+
     def due(self, progress: float) -> bool:
         """Whether the next one is due at this share of the run, 0 to 1; they are evenly apart."""
-        k, last = int(self.taken), len(self.steps) - 1
+        if self._next is None:
+            self._next = int(self.taken)  # once, since a step should ask a GPU for nothing
+        k, last = self._next, len(self.steps) - 1
         return k <= last and progress * last >= k - _ROUNDED
 
     def keep(self, step: int, pair: list[torch.Tensor], cosines: torch.Tensor) -> None:
         """Keep the pairs after `step` steps, float (M, C, H, W) in [-1, 1] each, and their cosines, float (M,)."""
         k = int(self.taken)
+        self._next = k + 1
         self.steps[k] = step
         self.cosines[k] = cosines
         self.images[k] = torch.stack([torch.from_numpy(gan.to_uint8(images)) for images in pair], dim=1)

@@ -24,5 +24,5 @@ class SimCLR(Method):
             z = self.network(torch.cat(batch)).chunk(2)
         else:
             z = [self.network(view) for view in batch]
-        z = torch.cat(gather(z))  # 2B D
-        return nt_xent(F.normalize(z.float(), dim=1), self.params.temperature)
+        z = torch.cat(gather([view.float() for view in z]))  # 2B D
+        return nt_xent(F.normalize(z, dim=1), self.params.temperature)

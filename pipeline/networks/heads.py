@@ -38,13 +38,19 @@ class MomentumEncoder(nn.Module):
     """A copy of a network whose parameters are running averages of it: theta' <- tau theta' + (1 - tau) theta.
 
     tau goes from `start` to `end` while training progresses. Buffers are not averaged: batch statistics come from the
-    copy's own forward passes, as in MoCo's and BYOL's code.
+    copy's own forward passes, as in MoCo's and BYOL's code. Nothing is left out by chance in the copy: targets are of
+    the whole network, as of DINO's teacher.
     """
 
     def __init__(self, network: nn.Module, start: float, end: float):
         super().__init__()
         self.module = copy.deepcopy(network).requires_grad_(False)
         self.start, self.end = start, end
+        for inside in self.module.modules():
+            if isinstance(inside, nn.Dropout):
+                inside.p = 0.0
+            if hasattr(inside, "drop_prob"):  # timm's stochastic depth
+                inside.drop_prob = 0.0
 
     @torch.no_grad()
     def forward(self, x: torch.Tensor) -> torch.Tensor:

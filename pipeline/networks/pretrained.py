@@ -26,7 +26,8 @@ def find(params: PretrainedWeights, section: str) -> Path | None:
     path = Path(params.path)
     if params.source == "hub":
         remedy = f"download {FILE} on another machine and name it in {section}.path (source: file)"
-        path = hub.snapshot(params.hub, params.revision, [FILE], section, remedy) / FILE
+        there = hub.snapshot(params.hub, params.revision, [FILE], section, remedy, lambda at: (at / FILE).exists())
+        path = there / FILE
         if not path.exists():
             raise UserError(f"holds no {FILE}", f"{params.hub}@{params.revision}", "take a repository with safetensors")
     if not path.is_file():

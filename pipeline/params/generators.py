@@ -17,7 +17,7 @@ class DDPM(Training):
 
     channels: list[Count] = Field(min_length=1, max_length=6)
     """Channels of the UNet's levels, finest first; each level is half as large as the one before."""
-    layers: Count
+    layers: Annotated[int, Field(gt=0, le=100)]
     """Residual blocks of each level."""
     groups: Count
     """Groups of the group normalisation; it divides all channels."""
@@ -25,7 +25,7 @@ class DDPM(Training):
     """Levels with self-attention, 0 the finest, -1 the coarsest; with any, also in the middle of the UNet."""
     dropout: Fraction
     """Dropout in the residual blocks."""
-    timesteps: Count
+    timesteps: Annotated[int, Field(gt=0, le=100_000)]
     """Steps of the noise schedule."""
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
     """How the noise grows over these, in diffusers' names."""
@@ -80,7 +80,7 @@ class GAN(Training):
     """Steps of the discriminator."""
     lr: Positive
     """Adam's learning rate, of both networks."""
-    latent: Count
+    latent: Annotated[int, Field(gt=0, lt=2**16)]
     """Length of the noise that an image is made of."""
     generator_channels: Count
     """Channels of the generator."""
@@ -90,6 +90,12 @@ class GAN(Training):
     """Steps of the discriminator for one of the generator."""
     ema_decay: Fraction
     """Decay of the moving average of the generator's weights, which is what samples."""
+
+    @rule
+    def learns(self) -> Faults:
+        """The generator has a step."""
+        if self.discriminator_steps > self.steps:
+            yield "discriminator_steps", f"{self.discriminator_steps} > steps {self.steps}, so no generator would learn"
 
 
 GENERATORS: dict[str, type[Training]] = {"ddpm": DDPM, "gan": GAN}

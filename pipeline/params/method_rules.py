@@ -101,12 +101,17 @@ def beginning(p) -> Faults:
         last = getattr(own, name, 0)
         if last >= steps and (name != "queue_start" or own.queue_size):
             yield (method, name), f"{last} >= pretrain.steps {steps}"
+    seen = (steps - 1) * p.pretrain.batch_size
+    if hasattr(own, "queue_start") and own.queue_size > seen:
+        yield (method, "queue_size"), f"{own.queue_size} > the {seen} images before the last step, so it is never full"
 
 
 def attention(p) -> Faults:
-    """All4One's heads of attention share the features out."""
+    """All4One's heads of attention share the features out, and see the five nearest of its queue."""
     if p.pretrain.method == "all4one" and p.all4one.output_dim % 8:
         yield ("all4one", "output_dim"), f"{p.all4one.output_dim} is not a multiple of 8, the heads of attention"
+    if p.pretrain.method == "all4one" and p.all4one.queue_size < 5:
+        yield ("all4one", "queue_size"), f"must be at least 5, its nearest neighbours, not {p.all4one.queue_size}"
 
 
 def mixed_ae(p) -> Faults:
@@ -186,6 +191,9 @@ def joint(p) -> Faults:
     if p.pretrain.accumulate > 1:
         what = f"must be 1 with joint_gan, whose players share a batch, not {p.pretrain.accumulate}"
         yield ("pretrain", "accumulate"), what
+    left = p.pretrain.steps - own.real_steps
+    if own.mode in ("hard", "pair", "both") and 0 < left < own.every:
+        yield ("joint_gan", "every"), f"{own.every} > {left} steps after joint_gan.real_steps: no generator would learn"
     if own.snapshots > p.pretrain.steps + 1:
         yield ("joint_gan", "snapshots"), f"{own.snapshots} > pretrain.steps {p.pretrain.steps} + 1"
 

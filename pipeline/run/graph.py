@@ -21,12 +21,22 @@ class Described(NamedTuple):
 
     params: a section ("inflation"), a value ("inflation.ratio"), or the section that a value names
     ("${pretrain.method}"); None: all of them. outs: outputs, metrics and plots. foreach: the mapping or the list of
-    numbers that dvc.yaml makes the stage of, one for each entry.
+    numbers that dvc.yaml makes the stage of, one for each entry. data: values that name what it reads ("dataset.path").
     """
 
     params: tuple[str, ...] | None
     outs: tuple[str, ...]
     foreach: str | None
+    data: tuple[str, ...] = ()
+
+    def read(self, params: Params, key: str | None = None) -> list[Path]:
+        """The files and folders outside the pipeline that the stage reads."""
+        found = []
+        for words in self.data:
+            section, *names = words.split(".")
+            start = _entry(params, self.foreach, key) if section == "item" else getattr(params, section)
+            found.append(functools.reduce(getattr, names, start))
+        return [Path(path) for path in found if path is not None]
 
     def select(self, params: Params, key: str | None = None) -> SimpleNamespace:
         """The parts of the parameters that the stage is given, as attributes of their own names.
@@ -66,7 +76,8 @@ def load(name: str) -> Described:
         whole = any(not isinstance(words, str) for words in params)  # a whole file, as the check takes it
         outs = [out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
         outs = tuple(out if isinstance(out, str) else next(iter(out)) for out in outs)
-        return Described(None if whole else tuple(params), outs, each.strip("${}") if each else None)
+        data = tuple(path.strip("${}") for path in stage.get("deps", []) if path.startswith("${"))
+        return Described(None if whole else tuple(params), outs, each.strip("${}") if each else None, data)
     except (YAMLError, KeyError, TypeError, AttributeError) as fault:
         raise UserError(f"does not describe the stage {name}: {type(fault).__name__}", FILE, remedy) from fault
 

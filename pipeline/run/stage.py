@@ -21,7 +21,7 @@ from types import SimpleNamespace
 
 import psutil
 
-from pipeline.core import access, files, processes, sources, store
+from pipeline.core import access, files, links, processes, sources, store
 from pipeline.core.errors import RESOURCE, Stopped, UserError, UserErrors, out_of_memory
 from pipeline.core.progress import ended_bars, log
 from pipeline.params import reader
@@ -63,6 +63,8 @@ def _run(name: str, main: Callable, needs: Callable, parallel: bool) -> int:
     if not launcher:
         launch.enter()
     sources, params = _sources(), reader.load()
+    data = described.read(params, key) if processes.rank() == 0 else []
+    there = _stats(data)
     given = described.select(params, key)
     with _ready(name, needs, given, asked) if launch.leads() else contextlib.nullcontext():
         if asked.check:
@@ -74,6 +76,7 @@ def _run(name: str, main: Callable, needs: Callable, parallel: bool) -> int:
         main(given)
     if processes.rank() == 0:
         _unchanged(sources, given, described, key)
+        _as_before(there, _stats(data))
         _record(name, params)
     return 0
 
@@ -154,6 +157,26 @@ def _unchanged(before: dict[str, str], params: SimpleNamespace, described: graph
         edited.append(str(reader.FILE))
     if edited:
         raise UserError("changed while the stage ran", ", ".join(edited), "run the same command again", code=1)
+
+
+def _stats(data: list[Path]) -> dict[str, tuple[int, int]]:
+    """Size and time of every file of some files and folders; of what is not there, or may not be listed, nothing."""
+    found = {}
+    for path in data:
+        with contextlib.suppress(UserError, OSError):
+            for file in links.walk(path) if path.is_dir() else [path]:
+                seen = os.stat(file)
+                found[str(file)] = seen.st_size, seen.st_mtime_ns
+    return found
+
+
+def _as_before(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]) -> None:
+    """As of code: DVC would record the new data beside what was made of the old."""
+    changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+    if changed:
+        more = f" and {len(changed) - 1:,} more" if len(changed) > 1 else ""
+        what, remedy = f"changed while the stage ran{more}", "run the same command again"
+        raise UserError(what, changed[0], remedy, code=1)
 
 
 def _record(name: str, params: Params) -> None:

@@ -1,7 +1,8 @@
 """A linear layer that learns the train images' labels while the encoder learns without them (solo-learn's online head).
 
-It sees the features of the large views that are not of a positive, as the method's passes make them, and its gradient
-stops there: the encoder is the same, bit for bit, with and without it. It is logged, and nothing is chosen by it.
+It sees the features of the large views that are not a method's positives, as the method's passes make them; a view in
+which `augment.replace` shows another image counts as the image that it stands for. Its gradient stops there: the
+encoder is the same, bit for bit, with and without it. It is logged, and nothing is chosen by it.
 """
 
 from collections.abc import Callable

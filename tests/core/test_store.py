@@ -401,3 +401,15 @@ def test_a_prune_that_is_broken_off_leaves_nothing_that_passes_for_finished(monk
     assert made in [folder for folder, _, _ in store.entries()]
     assert store.once("encoder", {"seed": 1}, make) == made
     assert again == [made, made]
+
+
+def test_what_a_killed_process_left_beside_finished_work_is_deleted_by_the_next():
+    def make(folder, fingerprint):
+        (folder / "a.bin").write_bytes(b"1")
+        return ["a.bin"]
+
+    made = store.once("encoder", {"seed": 1}, make)
+    (made / "checkpoint.pt").write_bytes(b"of the training")  # killed between the seal and this file's end
+    assert store.once("encoder", {"seed": 1}, make) == made
+    assert not (made / "checkpoint.pt").exists()
+    assert (made / "a.bin").exists()

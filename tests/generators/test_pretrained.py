@@ -52,6 +52,9 @@ def test_a_repository_in_the_local_cache_needs_no_network(tmp_path, monkeypatch)
     params = source(source="pretrained", hub="someone/something", revision=REVISION)
     found = pretrained.load(params, (8, 8), 1)
     assert found["unet/config.json"] == snapshot / "unet" / "config.json"
+    next(snapshot.rglob("*.safetensors")).unlink()  # as if another program had cached the configuration alone
+    with pytest.raises(AssertionError, match="asked the network"):
+        pretrained.load(params, (8, 8), 1)
 
 
 @pytest.mark.parametrize("changes", [{"block_out_channels": 5}, {"in_channels": [1]}, {"sample_size": "a"}], ids=str)

@@ -1,6 +1,7 @@
 import math
 
 import pytest
+import timm
 import torch
 
 from pipeline.networks import heads
@@ -103,3 +104,11 @@ def test_the_nearest_are_the_most_similar_in_order():
         assert torch.equal(row, keys[order[:3]])
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(heads.nearest(z, keys, 3), found)
+
+
+def test_a_momentum_encoder_leaves_nothing_out_by_chance():
+    """Stochastic depth is the student's alone."""
+    online = torch.nn.Sequential(torch.nn.Linear(3, 8), timm.layers.DropPath(0.5), torch.nn.Dropout(0.5)).train()
+    average, x = heads.MomentumEncoder(online, 0.9, 0.9).train(), torch.ones(64, 3)
+    assert torch.equal(average(x), online[0](x))
+    assert (online(x) == 0).any()

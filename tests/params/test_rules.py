@@ -373,6 +373,13 @@ TRIPS = [
     ({"all4one.output_dim": 100}, None, []),
     (SWAV | {"swav.queue_size": 5120}, None, []),  # of no negatives
     (SWAV | {"swav.queue_size": 0}, None, []),
+    (SWAV | {"swav.queue_size": 102_400}, "swav.queue_size", ["102400 > the 102144 images before the last step"]),
+    (SWAV | {"swav.queue_size": 101_888}, None, []),
+    (ALL4ONE | {"all4one.queue_size": 4, "pretrain.batch_size": 4}, "all4one.queue_size", ["at least 5"]),
+    (GAN | {"gan.discriminator_steps": 1001}, "gan.discriminator_steps", ["1001 > steps 1000"]),
+    (JOINT | {"joint_gan.mode": "both", "joint_gan.every": 361}, "joint_gan.every", ["361 > 360 steps after"]),
+    (JOINT | {"joint_gan.mode": "both", "joint_gan.every": 360}, None, []),
+    (JOINT | {"joint_gan.mode": "static", "joint_gan.every": 361}, None, []),
     (SWAV | {"swav.queue_size": 384}, "swav.queue_size", ["384", "pretrain.batch_size 256"]),
     (SWAV | {"swav.small_size": 29}, "swav.small_size", ["29 pixels > 28"]),
     (SWAV | {"swav.small_size": 28, "swav.small_crop_min": 0.5}, None, []),

@@ -383,3 +383,31 @@ def test_an_option_that_there_is_not_is_refused(clone):
     done = run(clone, "pass", options=["--chekc"])
     assert done.returncode == 2
     assert "unrecognized arguments: --chekc" in done.stderr
+
+
+def test_data_that_change_while_a_stage_runs_are_told_and_what_stays_is_not(tmp_path):
+    """DVC would take them for what was read."""
+    (tmp_path / "set/a").mkdir(parents=True)
+    (tmp_path / "set/a/1.png").write_bytes(b"1")
+    (tmp_path / "weights").write_bytes(b"1")
+    data = [tmp_path / "set", tmp_path / "weights", tmp_path / "not there"]
+    before = stage._stats(data)
+    assert len(before) == 2
+    stage._as_before(before, stage._stats(data))
+    (tmp_path / "set/a/2.png").write_bytes(b"2")
+    with pytest.raises(UserError, match=r"a/2\.png: changed while the stage ran - run the same command again") as told:
+        stage._as_before(before, stage._stats(data))
+    assert told.value.code == 1
+    (tmp_path / "weights").write_bytes(b"other")
+    with pytest.raises(UserError, match="changed while the stage ran and 1 more"):
+        stage._as_before(before, stage._stats(data))
+
+
+def test_what_a_stage_reads_outside_the_pipeline_is_what_dvc_yaml_says(monkeypatch):
+    monkeypatch.chdir(Path(pipeline.__file__).parent.parent)
+    params = reader.load()
+    assert graph.load("prepare").read(params) == [Path(params.dataset.path)]
+    assert graph.load("pretrain").read(params) == [Path(params.start.path)]
+    assert graph.load("score").read(params) == []
+    item = SimpleNamespace(path="data/digits")
+    assert graph.load("transfer").read(SimpleNamespace(transfer={"digits": item}), "digits") == [Path("data/digits")]
