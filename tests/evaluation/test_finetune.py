@@ -77,6 +77,18 @@ def test_both_learn_what_the_labels_say_and_the_numbers_are_of_held_out_images(e
     assert (protocol["test_images"], protocol["validation_images"]) == (60, 60)
 
 
+def test_the_first_number_is_of_the_encoder_and_from_scratch_of_fresh_weights(tmp_path):
+    """An encoder of zeros learns nothing: no gradient comes through it."""
+    dead = backbones.build(backbones.resnet(4, [1, 1, 1, 1]), [0.5], [0.25], 0, 12)
+    with torch.no_grad():
+        for parameter in dead.backbone.parameters():
+            parameter.zero_()
+    backbones.save(dead, tmp_path, augment=NO_AUGMENTATION)
+    metrics, _ = judge(backbones.load(tmp_path))
+    assert max(metrics["top1"], metrics["validation_top1"]) < 70 < 85 < metrics["from_scratch"]
+    assert metrics["validation_from_scratch"] > 85
+
+
 def test_a_vit_learns_them_too(tmp_path):
     vit = made(tmp_path, backbones.vit(16, 2, 2, 4))
     metrics, _ = judge(vit, steps=40, lr=0.01)

@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import save_file
 from scipy.stats import binomtest
 
-from pipeline.core import files
+from pipeline.augment import recipes
+from pipeline.core import files, seeds
 from pipeline.core.errors import UserError
 from pipeline.data import shards
-from pipeline.evaluation import confusion, linear_eval, offline_probe
+from pipeline.evaluation import confusion, label_free, linear_eval, offline_probe
 from pipeline.measures import clsp_probe, geometry, linear_probe, probes
 from pipeline.networks import backbones
 from pipeline.params.schema import LinearEval
@@ -129,6 +130,14 @@ def test_a_network_from_elsewhere_gets_the_probes_of_the_encoder(real, judged, e
         assert found.metrics[name] == pytest.approx(100 * float((guessed == y[TEST]).float().mean())), name
 
 
+def label_free_of(encoder, images, features):
+    """Features of images as they are (n, D), and of ten views of each, weak and strong recipe in turn (n, 10, D)."""
+    augment = label_free.at_strength(encoder, PARAMS.view_strength)
+    chosen = [recipes.recipe(augment, view % 2) for view in range(10)]
+    views = recipes.views(torch.from_numpy(images), chosen, seeds.generator(PARAMS.seed, "label-free views", 0))
+    return features(images), torch.stack([probes.embed(encoder, view, COMPUTE) for view in views], dim=1)
+
+
 def test_the_numbers_are_those_of_the_measures_on_the_right_images(judged, encoder, real):
     def percent(found, of=TEST):
         return 100 * float((found.numpy() == real.labels[of]).mean())
@@ -163,6 +172,16 @@ def test_the_numbers_are_those_of_the_measures_on_the_right_images(judged, encod
         "rankme": geometry.rankme(trained(real.images[VALIDATION])),
         "uniformity": geometry.uniformity(trained(real.images[VALIDATION])),
     }
+    unseen, (clean, views) = real.images[VALIDATION], label_free_of(encoder, real.images[VALIDATION], trained)
+    expected |= {
+        "lidar": geometry.lidar(views),
+        "alignment": geometry.alignment(views[:, 0], views[:, 1]),
+        "connectivity": geometry.connectivity(views[:, 0], views[:, 1]),
+        "rotation": label_free.rotation(encoder, unseen, COMPUTE),
+        "cluster_learnability": geometry.cluster_learnability(clean, seeds.generator(PARAMS.seed, "clusters")),
+        "intrinsic_dimension": geometry.intrinsic_dimension(clean),
+    }
+    assert set(expected) >= set(judged.label_free)
     for name, value in expected.items():
         assert (judged.metrics | judged.label_free)[name] == pytest.approx(value, rel=1e-5), name
     differing = ("top1", "top1_labelled", "untrained", "pixels")

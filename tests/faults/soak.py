@@ -24,6 +24,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from pipeline.core import store
 from tests.pipeline import clones
 
 CHOICES = {
@@ -172,11 +173,11 @@ def readable(clone: Path, told: str) -> int:
 
 def verified(clone: Path, told: str) -> Counter:
     """Files of the store whose digest their manifest or their own note has; nothing half made is among them."""
-    store, found = clone / ".cache", Counter()
-    assert not [p for p in store.rglob(".*.tmp") if not stages(clone)], f"{told}: temporary files"
-    for manifest in store.rglob("manifest.json"):
+    kept, found = clone / ".cache", Counter()
+    assert not [p for p in kept.rglob(".*.tmp") if not stages(clone)], f"{told}: temporary files"
+    for manifest in kept.rglob("manifest.json"):
         found["files verified"] += len(store.verify(manifest.parent, "nothing")["files"])
-    for note in store.rglob("shard-*.sha256"):
+    for note in kept.rglob("shard-*.sha256"):
         assert clones.sha256(note.with_suffix(".h5")) == note.read_text().strip(), f"{told}: {note}"
         found["files verified"] += 1
     facts = json.loads((clone / "metrics/generate.json").read_text())

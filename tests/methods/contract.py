@@ -120,10 +120,12 @@ def _built(name: str, seed: int, changes: tuple) -> Method:
     return made(name, seed, **dict(changes))
 
 
-def made(name: str, seed: int = 0, backbone: Backbone | None = None, **changes) -> Method:
+def made(
+    name: str, seed: int = 0, backbone: Backbone | None = None, encoder_seed: int | None = None, **changes
+) -> Method:
     """The method that `build` copies."""
-    method = methods.load(name)
-    encoder = backbones.build(backbone or BACKBONES.get(name, RESNET), [0.5], [0.25], seed, SIZE)
+    method, first = methods.load(name), seed if encoder_seed is None else encoder_seed
+    encoder = backbones.build(backbone or BACKBONES.get(name, RESNET), [0.5], [0.25], first, SIZE)
     extra = [given()] if method.GENERATOR else []
     return method.build(METHODS[name].model_copy(update=changes), encoder, seed, *extra).train()
 

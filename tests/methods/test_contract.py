@@ -164,6 +164,8 @@ def test_a_method_is_a_function_of_the_seed(name):
     first, again, other = (contract.made(name, seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not all(torch.equal(first[key], other[key]) for key in first)
+    heads = contract.made(name, 1, encoder_seed=0).state_dict()  # of the same encoder
+    assert not all(torch.equal(first[key], heads[key]) for key in first)
 
 
 @pytest.mark.fault(4)

@@ -43,6 +43,20 @@ def test_the_real_steps_of_encoder_and_generator_are_timed_and_a_longer_run_cost
     assert prices.OVERHEAD < found.short < prices.OVERHEAD + (found.run - prices.OVERHEAD) / 3
 
 
+def test_prices_by_hand(monkeypatch):
+    """10 ms a step of the encoder, 20 of the generator; a third of that for an image in each step of the sampler."""
+    params = reader.load()
+    params = params.model_copy(update={"pretrain": params.pretrain.model_copy(update={"steps": 2000})})
+    timed = {id(params.pretrain): 0.01, id(params.ddpm): 0.02}
+    monkeypatch.setattr(prices, "_timed", lambda whole, task, plan, *more: timed[id(plan)])
+    for ratio in (1.0, 10.0):
+        found = prices._measured(params, ratio)
+        assert found.run == pytest.approx(prices.OVERHEAD + 20)
+        assert found.short == pytest.approx(prices.OVERHEAD + 5)
+        sampled = ratio * params.dataset.train_size * params.generate.steps * 0.02 / params.ddpm.batch_size / 3
+        assert found.generator == pytest.approx(0.02 * params.ddpm.steps + sampled)
+
+
 def test_words():
     line = "a run of the whole length takes about 1.5 minutes, a short one 0.8"
     assert prices.Prices(90, 48, 600).told() == f"{line}, the generator and its images 10.0"
