@@ -1,8 +1,8 @@
 """A DDPM of 15 M parameters on CIFAR-10 for as long as there is time; its Frechet distance by steps, and its images.
 
 It leaves in the folder of `--out` 20,000 images as JPEG of quality 95 in archives, and the averaged weights in halves;
-both in files below 16 MiB. A rung whose `--data` folder has those weights goes on from them. The rate is constant, so
-nothing but the moments of AdamW is lost.
+both in files below 16 MiB. A rung whose `--data` folder has those weights goes on from them, with the average as weights
+and without AdamW's moments; the average goes on as slowly as it had become. The rate is constant.
 """
 
 import copy
@@ -47,9 +47,11 @@ class Work:
         self.params, self.place = section(setting), TemporaryDirectory(prefix="leaven-")
         network, self.before = started(setting, self.params)
         # Steps after those of an earlier rung draw other noise and other batches.
-        self.params = self.params.model_copy(update={"seed": self.before})
+        again = {"warmup_steps": 0} if self.before else {}
+        self.params = self.params.model_copy(update={"seed": self.before, **again})
         images, _ = self.real.part(shards.TRAIN)
         self.training = ddpm.Training(self.params, torch.from_numpy(images).to(setting.device), network)
+        self.training.average.optimization_step = self.before  # or its first step would replace it
         self.step, self.step_seconds, self.image_seconds, self.mark_seconds, self.trained = 0, 0.0, 0.0, 0.0, 0.0
         unseen, _ = self.real.part(shards.VALIDATION)
         self.n = min(judging(setting).images, len(unseen) // 2)

@@ -59,7 +59,7 @@ def every_method(setting: Setting) -> dict:
     found, far = {}, []
     for name in METHODS:
         built = method(name)
-        views = batch(built, 8, "cpu")
+        views = batch(built, 8)
         there = copy.deepcopy(built).to(setting.device)
         try:
             one, two = (losses(built, views), losses(there, [view.to(setting.device) for view in views]))
@@ -228,11 +228,10 @@ def a_gan() -> Given:
     return Given(folder, images, plain(1, strength=1.0))
 
 
-def batch(built: methods.Method, n: int, device: str) -> list[torch.Tensor]:
+def batch(built: methods.Method, n: int) -> list[torch.Tensor]:
     """The views that a method wants of n images, drawn on the CPU."""
     sides = [view.size or SIZE for view in built.views]
-    drawn = [torch.rand(n, 1, s, s, generator=seeds.generator(k, "bench views")) for k, s in enumerate(sides)]
-    return [view.to(device) for view in drawn]
+    return [torch.rand(n, 1, s, s, generator=seeds.generator(k, "bench views")) for k, s in enumerate(sides)]
 
 
 def losses(built: methods.Method, views: list[torch.Tensor]) -> list[torch.Tensor]:
