@@ -1,8 +1,8 @@
 """A DDPM of 15 M parameters on CIFAR-10 for as long as there is time; its Frechet distance by steps, and its images.
 
 It leaves in the folder of `--out` 20,000 images as JPEG of quality 95 in archives, and the averaged weights in halves;
-both in files below 16 MiB. A rung whose `--data` folder has those weights goes on from them, with the average as weights
-and without AdamW's moments; the average goes on as slowly as it had become. The rate is constant.
+both in files below 16 MiB. A rung whose `--data` folder has those weights goes on from them: the average is taken for
+the weights, AdamW's moments are lost, and the average moves on as slowly as it had come to. The rate is constant.
 """
 
 import copy

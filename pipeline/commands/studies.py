@@ -32,6 +32,7 @@ def study(parser: argparse.ArgumentParser) -> Work:
         if asked.command == "plan":
             print(runner.plan(study))
         elif asked.command == "run":
+            _refuse_idle(asked, {one.params.compute.device for one in runner.wanted(study)})
             start, jobs = _start(asked)
             runner.run(study, asked.part, asked.minutes, jobs, start)
         else:
@@ -68,9 +69,11 @@ def recommend(parser: argparse.ArgumentParser) -> Work:
 
     def work(asked: argparse.Namespace) -> None:
         optional("scipy")  # imported late, for Student's t
+        from pipeline.params import reader
         from pipeline.recommend import command, question
         from pipeline.recommend.race import Rules
 
+        _refuse_idle(asked, {reader.load().compute.device})
         rules = Rules(least=asked.min_gain, anyway=asked.anyway)
         wish = question.Wish(asked.name, asked.folder, asked.labels, rules)
         start, jobs = _start(asked)
@@ -84,6 +87,16 @@ def _executor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--time", type=int, default=60, metavar="MINUTES", help="of a job, which then goes on anew; 60")
     parser.add_argument("--gpus", type=int, default=0, metavar="N", help="each experiment has N of its own")
     parser.add_argument("--partition", metavar="NAME", help="of SLURM's; its own choice")
+
+
+def _refuse_idle(asked: argparse.Namespace, devices: set[str]) -> None:
+    """Refuse GPUs for experiments that all compute on the CPU."""
+    if asked.gpus and devices == {"cpu"}:
+        from pipeline.core.errors import UserError
+
+        what = "compute.device is cpu, so they would be idle"
+        remedy = "set it to cuda in params.yaml or the study's base"
+        raise UserError(what, f"--gpus {asked.gpus}", remedy)
 
 
 def _start(asked: argparse.Namespace):

@@ -30,7 +30,7 @@ class Table:
                 wrong.append(f"line {number} has {len(row)} columns and the header {len(header[1])}")
                 continue
             name, label = _plain(row[files].replace("\\", "/").removeprefix("./")), _plain(row[chosen]).strip()
-            if not label.isprintable():
+            if any(unicodedata.category(sign) in ("Cc", "Zl", "Zp") for sign in label):
                 wrong.append(f"line {number} has a label with a line break or a control character, {label!r}")
             if name in self.labels and self.labels[name] != label:
                 wrong.append(f"lines {lines[name]} and {number} give {name!r} two labels")

@@ -7,7 +7,7 @@ step, and a checkpoint holds weights, buffers, optimizers, averages and the log.
 import math
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,9 @@ def train(
     schedule = plan.schedule
     with distributed.part(0, plan.parts):
         distributed.share(schedule.batch_size)  # or refused
-    optimisers = [_optimiser(phase, plan) for phase in task.phases]
+    seeding = _by_chance(task.objects)  # a scope costs a tenth of a millisecond and more
+    phases = [_seeded(phase, schedule.seed) if seeding else phase for phase in task.phases]
+    optimisers = [_optimiser(phase, plan) for phase in phases]
     meter = Meter()
     objects = {**task.objects, **{f"optimiser-{i}": o for i, o in enumerate(optimisers)}, "meter": meter}
     path = Path(folder) / "checkpoint.pt"
@@ -131,7 +133,7 @@ def train(
             rate = plan.rate(schedule, step)
             task.before_step(step, step / schedule.steps)
             parts = [_in_part(k, plan.parts, task.batch, step) for k in range(plan.parts)]
-            for phase, optimiser in zip(task.phases, optimisers, strict=True):
+            for phase, optimiser in zip(phases, optimisers, strict=True):
                 if phase.due(step):
                     meter.add(_update(phase, optimiser, parts, step, plan, compute))
             task.after_step(step, (step + 1) / schedule.steps)
@@ -248,10 +250,22 @@ def _in_part(k: int, parts: int, make: Callable, *given: Any) -> Any:
         return make(*given)
 
 
-def _seeded(loss: Callable, batch: Any, step: int, seed: int) -> dict:
-    """A loss whose networks may draw from torch's global generator (timm's stochastic depth): the same when resumed."""
-    with seeds.scope(seed, "dropout", distributed.of_part(step), processes.rank()):
-        return loss(batch, step)
+def _by_chance(objects: dict[str, Any]) -> bool:
+    """Whether a network leaves something out by draws of torch's global generator: dropout, timm's stochastic depth."""
+    inside = [part for each in objects.values() if isinstance(each, torch.nn.Module) for part in each.modules()]
+    shares = [getattr(part, name, 0) for part in inside for name in ("drop_prob", "drop_rate")]
+    shares += [part.p for part in inside if isinstance(part, torch.nn.Dropout)]
+    return any(isinstance(share, float) and share > 0 for share in shares)
+
+
+def _seeded(phase: Phase, seed: int) -> Phase:
+    """The phase with draws of its own in each step, whatever was drawn before: no checkpoint has the generator."""
+
+    def loss(batch: Any, step: int) -> dict:
+        with seeds.scope(seed, "dropout", distributed.of_part(step), processes.rank()):
+            return phase.loss(batch, step)
+
+    return replace(phase, loss=loss)
 
 
 def _update(phase: Phase, optimiser, parts: list, step: int, plan: Optimisation, compute: Compute) -> dict:
@@ -263,7 +277,7 @@ def _update(phase: Phase, optimiser, parts: list, step: int, plan: Optimisation,
     found = []
     for k, batch in enumerate(parts):
         with arithmetic.autocast(compute):
-            losses = _in_part(k, len(parts), _seeded, phase.loss, batch, step, plan.schedule.seed)
+            losses = _in_part(k, len(parts), phase.loss, batch, step)
         (losses["loss"] / len(parts)).backward()
         found.append({name: value.detach() for name, value in losses.items()})
     losses = {name: sum(each[name] for each in found) / len(found) for name in found[0]}

@@ -64,10 +64,9 @@ class Race:
         )
         if self.elsewhere:
             return None if run is None else prices.Prices(run, run if short is None else short, 0.0, self.jobs)
-        before = self.measured
         made = any(self.cells[one].of in arms.INFLATED for one in found)
-        run, short = before.run if run is None else run, before.short if short is None else short
-        return prices.Prices(run, short, 0.0 if made else before.generator, self.jobs)
+        run, short = self.measured.run if run is None else run, self.measured.short if short is None else short
+        return prices.Prices(run, short, 0.0 if made else self.measured.generator, self.jobs)
 
     def rows(self) -> dict[Run, dict[str, str]]:
         """The rows that today's code and parameters made."""

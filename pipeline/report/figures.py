@@ -150,22 +150,27 @@ def scatter(title: str, points: np.ndarray, groups: np.ndarray, names: Sequence[
     """Points, float (N, 2), coloured by group, int (N,) into names, -1: none. `marked`, bool (N,), are rings."""
 
     def draw(axes: Axes) -> None:
-        shown = {}  # name -> its points; told to the legend, which would leave out a name that begins with _
+        shown = []  # points and their names; told to the legend, which would leave out a name that begins with _
+
+        def put(of: np.ndarray, form: str, name: str, **style: object) -> None:
+            (line,) = axes.plot(*of.T, form, markersize=3.5, **style)
+            shown.append((line, name))
+
         for i in np.unique(groups[(groups >= 0) & ~marked]):
-            of, form = points[(groups == i) & ~marked], ".x"[i // len(COLOURS) % 2]
-            (shown[names[i]],) = axes.plot(*of.T, form, color=COLOURS[i % len(COLOURS)], markersize=3.5, alpha=0.8)
+            form, colour = ".x"[i // len(COLOURS) % 2], COLOURS[i % len(COLOURS)]
+            put(points[(groups == i) & ~marked], form, names[i], color=colour, alpha=0.8)
         none = points[(groups < 0) & ~marked]
         if len(none):
-            (shown["no label"],) = axes.plot(*none.T, ".", color=_FAINT, markersize=3.5, alpha=0.8)
+            put(none, ".", "no label", color=_FAINT, alpha=0.8)
         if marked.any():
             ring = {"color": _INK, "markerfacecolor": "none", "markeredgewidth": 0.6}
-            (shown["generated"],) = axes.plot(*points[marked].T, "o", **ring, markersize=3.5, alpha=0.7)
+            put(points[marked], "o", "generated", **ring, alpha=0.7)
         axes.set_axis_off()
         axes.set_aspect("equal", adjustable="datalim")
         if len(names) > MANY:
             return
         tight = {"fontsize": 8, "markerscale": 2, "handletextpad": 0.2, "columnspacing": 1}
-        axes.legend(shown.values(), shown.keys(), loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4, **tight)
+        axes.legend(*zip(*shown, strict=True), loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4, **tight)
 
     return _drawing(5.2, draw, title)
 

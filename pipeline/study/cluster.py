@@ -18,7 +18,7 @@ from pipeline.core.errors import UserError
 from pipeline.core.progress import log
 from pipeline.params import presets
 from pipeline.study import rows
-from pipeline.study.experiment import Experiment, Wanted, refuse_idle
+from pipeline.study.experiment import Experiment, Wanted
 from pipeline.study.job import Outcome, Work
 
 AGAIN, REQUEUES = 3, 1_000  # times that a lost job is sent, and that one may reach its time
@@ -63,7 +63,6 @@ class Job(Experiment):
     """One cell's job, or those that followed it; it is in the queue when it is made."""
 
     def __init__(self, study: str, one: Wanted, commit: str, resources: Resources):
-        refuse_idle(one, resources.gpus)
         self._resources, self._sent, self._cancelled = resources, 0, None
         super().__init__(study, one, commit)
 

@@ -42,7 +42,6 @@ class Experiment:
 
     def __init__(self, study: str, one: Wanted, commit: str, gpus: list[str] | None = None):
         self.one, self.since, self._settled, self._commit = one, time.monotonic(), False, commit
-        refuse_idle(one, len(gpus or ()))
         self._gpus = {} if gpus is None else {_VISIBLE: ",".join(gpus)}
         self._gpus |= {launch.VARIABLE: ""} if len(gpus or ()) == 1 else {}
         self.name = f"{study}-{one.cell.name}-{one.key[:6]}"
@@ -125,13 +124,6 @@ class Experiment:
 
     def _spent(self) -> float:
         return spent(clock(self.one.key)) + time.monotonic() - self.since
-
-
-def refuse_idle(one: Wanted, gpus: int) -> None:
-    """UserError where a cell has GPUs and computes on the CPU."""
-    if gpus and one.params.compute.device == "cpu":
-        what = f"{one.cell.label} computes on the CPU, as compute.device says"
-        raise UserError(what, f"--gpus {gpus}", "set that to cuda in params.yaml or the study's base")
 
 
 class Gpus:

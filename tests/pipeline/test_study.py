@@ -193,4 +193,4 @@ def test_each_of_several_experiments_sees_a_gpu_of_its_own_and_waits_for_dvc_s_l
     (clone / "studies/toy.yaml").write_text(on_cpu)
     clones.commit(clone, "On the CPU")
     said = clones.run(clone, "env", "CUDA_VISIBLE_DEVICES=5", *RUN, "--gpus", "1", code=2)
-    assert "computes on the CPU, as compute.device says - set that to cuda" in said
+    assert said.startswith("--gpus 1: compute.device is cpu, so they would be idle - set it to cuda in params.yaml")

@@ -50,6 +50,19 @@ def made(tmp_path, monkeypatch):
     return make
 
 
+ONE = "{name: svhn, path: data/svhn, train_size: 9, validation_size: 9, test_size: null, seed: 0}"
+
+
+def asked(transfer: str = "{}", labels: str = "[]") -> None:
+    """Have params.yaml ask for further evaluations."""
+    text = Path("params.yaml").read_text()
+    assert "transfer: {}\n" in text
+    assert "labels: []" in text
+    Path("params.yaml").write_text(
+        text.replace("transfer: {}\n", f"transfer: {transfer}\n").replace("labels: []", f"labels: {labels}")
+    )
+
+
 def neighbours(html: str) -> Image.Image:
     """The picture of nearest images, the last on the page."""
     return Image.open(io.BytesIO(base64.b64decode(re.findall(r"data:image/png;base64,([^\"]+)", html)[-1])))
@@ -71,6 +84,7 @@ def test_a_run_with_generated_images_marks_them(made):
 
 def test_other_evaluations_are_among_all_numbers(made):
     made(generated=0)
+    asked(transfer="{digits: " + ONE + "}", labels="[0.01]")
     files.write_json(Path("metrics/transfer/digits.json"), {"top1": 93.5})
     files.write_json(Path("metrics/finetune/0.01.json"), {"from_scratch": 61.25})
     html = run.section()
@@ -167,6 +181,7 @@ def test_each_number_has_its_unit_its_interval_and_what_to_compare_it_with(made)
 )
 def test_what_does_not_belong_together_is_told_a_file_each(made, name, content, said):
     made(generated=10)
+    asked(labels="[0.1]")
     files.write_json(Path("metrics/pretrain.json"), {"loss": 3.7, "rankme": 5.0})
     files.write_json(Path("metrics/generator.json"), {"loss": 0.5})
     files.write_json(Path("metrics/prepare.json"), {"train": 30, "validation": 20})
@@ -234,9 +249,7 @@ def test_files_of_a_transfer_that_is_asked_for_no_longer_are_nobodys_fault(made)
     html = run.section()
     assert "81.25" in html
     assert "12.375" not in html
-    one = "{name: svhn, path: data/svhn, train_size: 9, validation_size: 9, test_size: null, seed: 0}"
-    text = Path("params.yaml").read_text()
-    Path("params.yaml").write_text(text.replace("transfer: {}\n", f"transfer: {{digits: {one}}}\n"))
+    asked(transfer="{digits: " + ONE + "}")
     assert "metrics/transfer/digits.protocol.json: of another data/encoder" in run.section()
 
 
