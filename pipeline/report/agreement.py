@@ -49,7 +49,7 @@ def here(params: Params | None) -> list[Path]:
     return sorted(path for path, name in paths if name in known.get(path.parent.name, [name]))
 
 
-def faults(params: Params | None = None) -> list[UserError]:
+def faults(params: Params | None) -> list[UserError]:
     """One for each file of metrics/ or plots/ that belongs to something else; nothing of what is not there."""
     found = []
     for path in (path for path in here(params) if path.name.endswith(".protocol.json")):

@@ -14,7 +14,7 @@ from pipeline.core import files, outputs, store
 from pipeline.data import shards
 from pipeline.engine import arithmetic
 from pipeline.networks import backbones
-from pipeline.params import presets
+from pipeline.params import presets, reader
 from pipeline.report import agreement, run, table
 from tests.evaluation.test_linear_eval import NO_AUGMENTATION
 from tests.pipeline.clones import ROOT
@@ -187,9 +187,9 @@ def test_what_does_not_belong_together_is_told_a_file_each(made, name, content, 
     files.write_json(Path("metrics/prepare.json"), {"train": 30, "validation": 20})
     for curve, last in (("grid", "top1\n1,81.25"), ("pretrain", "loss\n1,3.70004"), ("validation", "rankme\n1,5")):
         files.write_text(Path(f"plots/{curve}.csv"), f"step,{last}\n")
-    assert agreement.faults() == []
+    assert agreement.faults(reader.load()) == []
     (files.write_text if name.endswith("csv") else files.write_json)(Path(name), content)
-    (fault,) = agreement.faults()
+    (fault,) = agreement.faults(reader.load())
     assert fault.where == name
     assert said in str(fault)
     assert f"not of one run: {fault}" in run.section()
