@@ -16,6 +16,7 @@ PLUMBING = (
     "core/access",
     "core/errors",
     "core/files",
+    "core/outputs",
     "core/processes",
     "core/progress",
     "core/sources",
@@ -51,9 +52,9 @@ def digest(*modules: str) -> str:
 
 
 def of_stage(file: str, *modules: str) -> str:
-    """The same of modules, of what writes metrics and pictures, and of a stage's own file."""
-    own = meaning(Path(file).read_text(encoding="utf-8"))
-    return hashlib.sha256(f"{own}\n{digest('core/outputs', *modules)}".encode()).hexdigest()
+    """The same of modules, of a stage's own file, and of what writes its metrics and pictures."""
+    own = (meaning(path.read_text(encoding="utf-8")) for path in (Path(file), module_file("core/outputs")))
+    return hashlib.sha256("\n".join([*own, digest(*modules)]).encode()).hexdigest()
 
 
 def closure(*modules: str) -> list[str]:

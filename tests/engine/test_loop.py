@@ -494,10 +494,10 @@ def test_what_draws_from_the_global_generator_draws_the_same_when_resumed(tmp_pa
             return {"loss": (self.net(x) - x.sum(dim=1, keepdim=True)).square().mean()}
 
     whole, broken, again = Wild(), Wild({8: crash}), Wild()
-    whole.train(tmp_path / "whole")
+    whole.train(tmp_path / "whole", lr=0.01)
     torch.rand(3)  # another program's draws
     with pytest.raises(Crash):
-        broken.train(tmp_path / "broken")
-    again.train(tmp_path / "broken")
+        broken.train(tmp_path / "broken", lr=0.01)
+    again.train(tmp_path / "broken", lr=0.01)
     assert again.taken[0] > 0
     assert again.bits() == whole.bits()

@@ -225,6 +225,7 @@ def test_without_validation_two_labelled_images_are_enough():
 
 def test_without_validation_a_single_labelled_image_has_the_strongest_regularisation():
     x, y = torch.tensor([[1.0, 0.0, 2.0]]), torch.tensor([2])
-    predicted, l2 = linear_probe.linear_probe((x, y), without(3), torch.cat([x, -x]), 3, [1e-3, 1e-1])
+    empty = torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)
+    predicted, l2 = linear_probe.linear_probe((x, y), empty, torch.cat([x, -x]), 3, [1e-3, 1e-1])
     assert predicted.tolist() == [2, 2]
     assert l2 == 1e-1

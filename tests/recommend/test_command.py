@@ -29,7 +29,7 @@ from tests.pipeline.clones import ROOT
 from tests.study.test_runner import row
 from tests.study.toy import STUDY
 
-RUN, SHORT, GENERATOR = 240.0, 90.0, 600.0  # 40 seconds of a run do not depend on its length
+RUN, SHORT, GENERATOR = 240.0, 90.0, 660.0  # 40 seconds of a run do not depend on its length
 
 
 class Made(World):
@@ -177,19 +177,21 @@ def test_a_dry_run_says_what_it_would_cost_and_runs_nothing(here, world, capsys)
 
 
 def test_the_plan_of_a_race_that_goes_on_counts_what_is_left(here, world, capsys):
-    """After the short heat 14 runs, and 9 or 21; then those of the arms that are left; of one that is over none."""
+    """After the short heat its arms twice, and three times one of each kind or all; of a race that is over nothing."""
     world(0.3, 4.0, left=30)
     ask()
     capsys.readouterr()
     ask(dry_run=True)
     said = capsys.readouterr().out
-    first, last = (runs * RUN / 3600 for runs in (14 + 9, 14 + 21))
+    study = command.Race(cells.load("recommend"), Rules(), 10_000)
+    kept = len(race.kept(study.arms, study.results(), Rules()))
+    assert 3 < kept <= 7
+    first, last = (runs * RUN / 3600 for runs in (2 * kept + 9, 2 * kept + 3 * kept))
     assert f"comes after {first:.1f} to {last:.1f} hours" in said
-    world(0.3, 4.0, left=14)
+    world(0.3, 4.0, left=2 * kept)
     ask()
     capsys.readouterr()
     ask(dry_run=True)
-    study = command.Race(cells.load("recommend"), Rules(), 10_000)
     left = len(race.racing(study.arms, study.results(), 0)) + 1  # the ceiling
     assert left < 7
     assert f"comes after {3 * left * RUN / 3600:.1f} to {3 * left * RUN / 3600:.1f} hours" in capsys.readouterr().out

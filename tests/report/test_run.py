@@ -255,7 +255,7 @@ def test_files_of_a_transfer_that_is_asked_for_no_longer_are_nobodys_fault(made)
 
 def test_counts_are_shown_whole(made):
     made(generated=0)
-    files.write_json(Path("metrics/prepare.json"), {"test": 1_281_167, "share": 0.123456789})
+    files.write_json(Path("metrics/pretrain.json"), {"views": 1_281_167, "beta": 0.123456789})
     html = run.section()
     assert ">1,281,167<" in html
     assert ">0.123457<" in html

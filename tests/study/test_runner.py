@@ -297,9 +297,9 @@ def test_what_would_fail_in_every_cell_or_lose_its_numbers_is_refused_before_the
     base = STUDY.replace("base:\n", f"base:\n  dataset:\n    path: ../{tmp_path.name}\n", 1)
     (tmp_path / "studies/else.yaml").write_text(base)
     refused(cells.load("else"), "^params.yaml: dataset.path: .* leads out of the clone - write it as an absolute path")
-    spaced = STUDY.replace("base:\n", "base:\n  dataset:\n    label_column: Class name\n", 1)
+    spaced = STUDY.replace("base:\n", "base:\n  dataset:\n    path: data/my set\n", 1)
     (tmp_path / "studies/spaced.yaml").write_text(spaced)
-    refused(cells.load("spaced"), "^arms: none, seed 0: 'Class name' does not survive .* - write it without blanks")
+    refused(cells.load("spaced"), "^arms: none, seed 0: 'data/my set' does not survive .* - write it without blanks")
     (tmp_path / "studies/a b.yaml").write_text(STUDY)
     with pytest.raises(UserError, match=r"^a b: no name for experiments"):
         cells.load("a b")
