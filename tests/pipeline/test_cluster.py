@@ -48,6 +48,7 @@ from pipeline.params import reader
 params, stops = reader.load(), []
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, frame: stops.append(number))
+store.root().mkdir(exist_ok=True)
 if (store.root() / "bad").exists():
     sys.exit("toy.py: it is bad")
 saved, seen = (store.root() / f"{{name}}-{{params.augment.strength:g}}" for name in ("saved", "seen"))
