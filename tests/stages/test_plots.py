@@ -43,7 +43,7 @@ def run(folder: Path, labelled: bool, changes: dict) -> None:
     }
     short |= {
         ("joint_gan", name): value for name, value in (("real_steps", 1), ("ramp_steps", 1), ("monitor_images", 8))
-    }
+    } | {("joint_gan", "every"): 1}
     short |= {("inflation", "ratio"): 0.0, ("compute", "threads"): 1, ("joint_gan", "snapshots"): 2}
     presets.write(presets.load("smoke") | changes | short, folder / "params.yaml")
     params = reader.load(folder / "params.yaml")
