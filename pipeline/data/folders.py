@@ -49,7 +49,7 @@ class Listing(NamedTuple):
         over = "".join(f", {n:,} in {name}/ passed over" for name, n in self.passed_over.items())
         parts = f" ({len(self.train):,} in train/, {len(test):,} in test/)" if test else ""
         without = f", {bare:,} without a label" if bare else ""
-        lost = f", {len(self.lost):,} files of the table are not there ({labels.some(self.lost)})" if self.lost else ""
+        lost = f", {len(self.lost):,} of the table's files missing ({labels.some(self.lost)})" if self.lost else ""
         return f"{found}; {images:,} pictures{parts}{without}{over}{lost}"
 
     def known(self) -> int:

@@ -26,7 +26,7 @@ class CellsFailed(UserError):
     """Cells of a study failed; there may be others that were not run. labels: of those that failed."""
 
     def __init__(self, failed: dict[str, str], study: str):
-        super().__init__(f"{len(failed)} cells failed: {'; '.join(failed)}", study, "see above", code=1)
+        super().__init__(f"failed, {len(failed)} of the cells: {'; '.join(failed)}", study, "see above", code=1)
         self.labels = frozenset(failed)
 
 

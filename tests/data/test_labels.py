@@ -102,7 +102,7 @@ def test_what_has_no_label_and_what_is_not_there_is_told_with_counts(tmp_path):
     rows = [f"{i}.png,{'cat' if i < 5 else 'dog'}" for i in range(8)] + ["8.png,", "77.png,cat", "78.png,dog"]
     table(tmp_path, "\n".join(["file,label", *rows]))
     told = listed(tmp_path, train_size=6, labelled_size=2)[1].told()
-    ends = "12 pictures, 4 without a label, 2 files of the table are not there (77.png, 78.png)"
+    ends = "12 pictures, 4 without a label, 2 of the table's files missing (77.png, 78.png)"
     assert told == f"2 classes: cat 5, dog 3; {ends}"
 
 

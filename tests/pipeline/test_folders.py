@@ -129,7 +129,7 @@ def test_two_commands_take_a_folder_with_a_table_to_a_verdict(small, tmp_path):
     proposed = [line for line in said.splitlines() if line.startswith("  ")]
     assert proposed == [line for line in dry.splitlines() if line.startswith("  ")]
     assert "  dataset.resize: pad" in proposed
-    assert "90 pictures, 10 without a label, 1 files of the table are not there (nowhere.jpg)" in said
+    assert "90 pictures, 10 without a label, 1 of the table's files missing (nowhere.jpg)" in said
     assert "classes are unequal" in said
     assert Image.open(clone / "dataset.png").size[1] > 0
     output = clones.run(clone, "dvc", "repro")

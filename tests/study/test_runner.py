@@ -270,7 +270,7 @@ def test_none_begins_and_no_commit_is_read_while_another_has_its_parameters_in_t
 
 def test_a_cell_that_fails_is_told_and_the_others_go_on(stand, capsys):
     Stand.ends = {"arms: some, seed 0": (0.1, 1)}
-    with pytest.raises(UserError, match="1 cells failed: arms: some, seed 0") as caught:
+    with pytest.raises(UserError, match="failed, 1 of the cells: arms: some, seed 0") as caught:
         runner.run(stand, None, 1, 2)
     assert caught.value.code == 1
     assert "arms: some, seed 0: failed, it was told to" in capsys.readouterr().err
