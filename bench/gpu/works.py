@@ -23,6 +23,7 @@ from bench.gpu.rung import Setting
 from pipeline import methods
 from pipeline.augment import recipes, transforms
 from pipeline.core import seeds
+from pipeline.core.errors import RESOURCE
 from pipeline.data import mixture
 from pipeline.data.bank import ImageBank
 from pipeline.engine import loop
@@ -51,12 +52,14 @@ def workspace(setting: Setting) -> dict:
     )
     given = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
     done = subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, check=False)
-    return {"without a workspace": (done.stdout.strip() or done.stderr.strip().splitlines()[-1])}
+    if done.stdout.strip() != "runs":
+        raise AssertionError(f"without a workspace: {done.stderr.strip()[-500:]}")
+    return {"without a workspace": "runs"}
 
 
 def every_method(setting: Setting) -> dict:
     """Loss and gradients of each method for the same views; what deterministic algorithms refuse stands in place."""
-    found, far = {}, []
+    found, far, refused = {}, [], []
     for name in METHODS:
         built = method(name)
         views = batch(built, 8)
@@ -65,10 +68,13 @@ def every_method(setting: Setting) -> dict:
             one, two = (losses(built, views), losses(there, [view.to(setting.device) for view in views]))
         except RuntimeError as fault:
             found[name] = f"REFUSED: {str(fault).splitlines()[0]}"
+            refused.append(name)
             continue
         apart = max(apart_by(a, b) for a, b in zip(one, two, strict=True))
         found[name] = f"{apart:.1e}"
         far += [name] * (not apart <= NEAR)
+    if refused:
+        raise AssertionError("; ".join(f"{name} {found[name]}" for name in refused))
     if far:
         raise AssertionError(f"farther than {NEAR:g} from the CPU's: {', '.join(f'{n} {found[n]}' for n in far)}")
     return found
@@ -85,11 +91,15 @@ def unet_and_samplers(setting: Setting) -> dict:
         loss = network(x.to(device), t.to(device)).sample.square().mean()
         loss.backward()
         sides.append((loss, vector(network)))
-    found = {"unet": f"{max(apart_by(a, b) for a, b in zip(*sides, strict=True)):.1e}"}
+    far = {"unet": max(apart_by(a, b) for a, b in zip(*sides, strict=True)) / NEAR}
+    found = {"unet": f"{far['unet'] * NEAR:.1e}"}
     for sampler in ("ddpm", "ddim", "dpmsolver++", "sde-dpmsolver++"):
         how = given.generate.model_copy(update={"steps": 4, "eta": 0.5 if sampler == "ddim" else 0.0})
         images = [ddpm.sample(network.eval(), noise, how, range(4), 0, sampler).cpu() for network in (here, there)]
-        found[sampler] = f"{(images[0] - images[1]).abs().max().item() * 127.5:.3f} of 255"
+        far[sampler] = (images[0] - images[1]).abs().max().item() * 127.5  # of one shade
+        found[sampler] = f"{far[sampler]:.3f} of 255"
+    if not max(far.values()) <= 1:
+        raise AssertionError(f"farther from the CPU's than {NEAR:g}, or than one shade of 255: {found}")
     return found
 
 
@@ -106,7 +116,11 @@ def views_and_features(setting: Setting) -> dict:
         probes.features(copy.deepcopy(network).to(device), images.numpy(), setting.compute(device=device))
         for device in ("cpu", setting.device)
     ]
-    return {"views": f"{255 * (one - two).abs().max().item():.4f} of 255", "features": f"{apart_by(*seen):.1e}"}
+    views, features = 255 * (one - two).abs().max().item(), apart_by(*seen)
+    found = {"views": f"{views:.4f} of 255", "features": f"{features:.1e}"}
+    if not (views <= 0.5 and features <= NEAR):
+        raise AssertionError(f"farther from the CPU's than half a shade of 255, or than {NEAR:g}: {found}")
+    return found
 
 
 def waits(setting: Setting) -> dict:
@@ -183,6 +197,8 @@ def out_of_memory(setting: Setting) -> dict:
         done = stage(folder, "generator", check=False)
         del held
         torch.cuda.empty_cache()
+        if done.returncode != RESOURCE:
+            raise AssertionError(f"exit code {done.returncode}, not {RESOURCE}: {done.stderr.strip()[-500:]}")
         return {"exit code": done.returncode, "last lines": done.stderr.strip().splitlines()[-3:]}
 
 

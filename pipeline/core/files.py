@@ -152,6 +152,17 @@ def tree_digests(path: Path) -> dict[str, str]:
     return digests
 
 
+def stats(path: Path) -> dict[str, tuple[int, int]]:
+    """Size and time (ns) of a file, or of all files below a folder, by their paths; of what is not there, or may not
+    be listed, nothing."""
+    found = {}
+    with contextlib.suppress(UserError, OSError):
+        for file in links.walk(path) if path.is_dir() else [path]:
+            seen = os.stat(file)
+            found[str(file)] = seen.st_size, seen.st_mtime_ns
+    return found
+
+
 def tree_sha256(path: Path) -> str:
     """Hex digest of a file, or of the names and digests of all files below a folder, links to folders followed."""
     return joint_sha256(tree_digests(path))

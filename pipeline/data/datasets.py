@@ -165,14 +165,15 @@ def _tiny_imagenet(params: Dataset) -> Source:
 def _folder(params: Dataset, content: dict[str, str] | None) -> Source:
     """Pictures in class folders, or without classes; below train/ and test/, or with test images drawn by the seed."""
     listing = folders.read(params)
-    images = decoded(params, [*listing.train, *(listing.test or {})], content)
-    source = _pictured(listing.train, listing.test or {}, listing.classes, images)
+    pictured = listing.train | (listing.test or {})
+    images_of_all = decoded(params, list(pictured), content)
+    source = _pictured(listing.train, listing.test or {}, listing.classes, images_of_all)
     (images, labels), test = source.train, source.test
     alone = without_copy(images)
     if len(alone) > alone.sum():
         log(f"{(~alone).sum():,} of {len(alone):,} pictures equal another: they are for learning alone, none judges")
     if listing.test:
-        _refuse_copies(source, listing, Path(params.path))
+        refuse_copies(images_of_all, list(pictured), len(listing.train), params.path)
         return source._replace(alone=alone)
     order = splits.stratified_order(labels, params.seed)
     judging = alone & (labels >= 0 if (labels >= 0).any() else True)
@@ -192,11 +193,11 @@ def without_copy(images: np.ndarray) -> np.ndarray:
     return count[which] == 1
 
 
-def _refuse_copies(source: Source, listing: folders.Listing, root: Path) -> None:
-    """A UserError that names every picture of train/ whose pixels are those of one of test/."""
-    twins = dict(zip(digests(source.test[0]), listing.test, strict=True))
-    both = zip(digests(source.train[0]), listing.train, strict=True)
-    pairs = [(path, twins[digest]) for digest, path in both if digest in twins]
+def refuse_copies(images: np.ndarray, paths: list[Path], train: int, root: str) -> None:
+    """A UserError that names every picture of train/, the first so many, whose pixels are those of one of test/."""
+    found = list(zip(digests(images), paths, strict=True))
+    twins = dict(found[train:])
+    pairs = [(path, twins[digest]) for digest, path in found[:train] if digest in twins]
     if not pairs:
         return
     names = [" = ".join(repr(str(path.relative_to(root))) for path in pair) for pair in pairs]

@@ -17,6 +17,8 @@ from pipeline.params.schema import Dataset
 # What people call the parts of a set, and the kinds of file in it. One of them may be a class, as CIFAR-100's `train`.
 _PARTS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 _PARTS |= {"images", "imgs", "jpegimages", "pictures", "masks", "labels", "annotations", "segmentations", "thumbnails"}
+# Endings of pictures that are not read: of phones and cameras, of doctors, of painters.
+_UNREAD = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw", ".dcm", ".nii", ".psd", ".svg"}
 
 
 class Listing(NamedTuple):
@@ -85,12 +87,19 @@ def look(dataset: Dataset) -> Listing:
     train, test = (found[0], None) if drawn else found
     classes = sorted(set(train.values()) - {""}) or [""]
     strange = set((test or {}).values()) - set(classes)
+    unnamed = [repr(path.name) for part in found for path in part if not _is_text(path.relative_to(root))]
+    if unnamed:
+        what = f"{len(unnamed):,} pictures have names that are no UTF-8, as DVC wants: {labels.some(unnamed)}"
+        faults.append(UserError(what, root, "rename them (convmv does)"))
     if dataset.labels is not None and "" in strange:
         n = sum(label == "" for label in test.values())
         what = f"{n:,} pictures of test/ have no label"
         faults.append(UserError(what, root / dataset.labels, "give them one, or take them out of test/"))
         strange -= {""}
-    if strange:
+    if strange == {""}:
+        remedy = f"let dataset.path lead to {root / 'train'} and set dataset.test_size, or give a table of labels"
+        faults.append(UserError("has no class folders, and train/ has", root / "test", remedy))
+    elif strange:
         what = f"{labels.some(sorted(name or 'no class' for name in strange))}: no class of train/"
         remedy = "put pictures of it into train/ too, or move it out of test/"
         faults.append(UserError(what, root / "test", remedy))
@@ -99,9 +108,17 @@ def look(dataset: Dataset) -> Listing:
         what = f"all {n:,} pictures are of one class, {classes[0]!r}, so there is nothing to tell apart"
         inside = root / classes[0] if drawn else f"{root}/*/{classes[0]}"
         remedy = f"if {inside} holds the class folders, or pictures without classes, let dataset.path lead there"
+        tables = sorted(path.name for path in root.glob("*.csv"))
+        if tables:
+            remedy = f"if {tables[0]} has the labels, set dataset.labels (leaven dataset {root} --labels {tables[0]})"
         if dataset.labels is not None:
             remedy = "let dataset.label_column name another column"
         faults.append(UserError(what, root, remedy))
+    count = Counter(label for label in train.values() if label)
+    if len(classes) > 2 and 2 * sum(n == 1 for n in count.values()) > len(count):
+        what = f"{sum(n == 1 for n in count.values()):,} of {len(count):,} classes have one picture"
+        remedy = "name a column of classes in dataset.label_column" if dataset.labels else "put them into class folders"
+        faults.append(UserError(what, root, f"nothing is learned of such a class: {remedy}"))
     return Listing(train, test, classes, {} if drawn else _passed_over(root, parts), lost, faults)
 
 
@@ -146,6 +163,11 @@ def _with_classes(root: Path, whole: Path, faults: list[UserError]) -> dict[Path
     flat = [path.name for path, names in parts.items() if len(names) == 1]
     names = sorted({names[0] for names in parts.values() if len(names) > 1})
     odd = [repr(name) for name in names if not name.isprintable()]
+    empty = [name for name in _unread(root) if name not in names] if names else []
+    if empty:
+        what = f"class folders without a picture that can be read: {labels.some(empty)}"
+        remedy = f"save them as one of {', '.join(pictures.ENDINGS)}, or take the folder away"
+        faults.append(UserError(what, root, remedy))
     known = [name for name in names if name.casefold() in _PARTS]
     if odd:
         what = f"class folders {labels.some(odd)} have characters that do not print"
@@ -168,9 +190,22 @@ def _with_classes(root: Path, whole: Path, faults: list[UserError]) -> dict[Path
     return {path: _name(names[0]) if len(names) > 1 else "" for path, names in parts.items()}
 
 
+def _is_text(path: Path) -> bool:
+    try:
+        return bool(str(path).encode())
+    except UnicodeEncodeError:
+        return False
+
+
 def _name(folder: str) -> str:
     """A class's name: folders whose names look equal on a screen are one class (Unicode's forms, blanks at the end)."""
     return unicodedata.normalize("NFC", folder).strip()
+
+
+def _unread(root: Path) -> list[str]:
+    """Names of the folders in a folder that hold pictures of formats that are not read."""
+    inside = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+    return [path.name for path in inside if any(file.suffix.lower() in _UNREAD for file in links.walk(path))]
 
 
 def _one_level_too_high(parts: list[tuple[str, ...]]) -> bool:

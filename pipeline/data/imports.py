@@ -70,6 +70,8 @@ def read(path: Path, size: int, channels: int, resize: str = "crop") -> np.ndarr
         what = f"not readable: {str(fault) or type(fault).__name__}"
         raise contents.absent(path, fault) or UserError(what, path, _remedy(fault)) from fault
     images = _arranged(images, path)
+    if images.size and images.max() <= 1:
+        raise UserError("no value above 1, so black images", path, "save uint8 of 0 to 255")
     if images.shape[3] != channels:
         raise UserError(f"images of {images.shape[3]} channels, the data has {channels}", path, "import images alike")
     height, width = images.shape[1:3]

@@ -15,15 +15,18 @@ from pipeline.core.errors import UserError
 
 FILES = ("file", "filename", "file_name", "path", "image")
 SHOWN = 10  # names in a message
+UNNAMED = "(no name)"  # a column without one, as pandas writes its index
 
 
 class Table:
     """The labels that a CSV gives to files; `column`: which one, None where there is but one beside the files'."""
 
     def __init__(self, path: Path, column: str | None):
-        self.path, self.labels = path, {}
+        self.path, self.labels, self.files = path, {}, ""
         header, *rows = _rows(path)
+        self.header = header[1]
         files, chosen = _columns(path, header, column)
+        self.files = header[1][files]
         wrong, lines = [], {}
         for number, row in rows:
             if len(row) != len(header[1]):
@@ -60,13 +63,20 @@ class Table:
                     what = f"{name!r} may be {some([str(path.relative_to(root)) for path in several])}"
                     faults.append(UserError(what, self.path, f"name files from {root} on, with their endings"))
         if len(lost) == len(self.labels):
-            what = f"names no picture of the folder; its first file is {next(iter(self.labels), None)!r}"
+            first = next(iter(self.labels), None)
+            what = f"names no picture of the folder; in its column {self.files!r} the first file is {first!r}"
             faults.append(UserError(what, self.path, f"name files from {root} on"))
+        first = _plain(self.files.strip().removeprefix("./"))
+        if {".", "/"} & set(first) and (whole.get(first) or short.get(first)):
+            what = f"has no header: its first line is of the picture {first}"
+            faults.append(UserError(what, self.path, "put a line before it: file,label"))
         return found, lost, faults
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """(line number, fields) of every row that is not empty, the header first."""
+    if not path.exists():
+        raise UserError("not found", path, "a table of labels lies in the folder of pictures, and is named from there")
     with (
         access.reading(
             path, "not readable as a CSV", "save it as CSV with commas, in UTF-8", UnicodeDecodeError, csv.Error
@@ -82,16 +92,16 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
 
 def _columns(path: Path, header: tuple[int, list[str]], column: str | None) -> tuple[int, int]:
     """The places of the files and of the labels."""
-    names = [name.strip() for name in header[1]]
+    names = [name.strip() or UNNAMED for name in header[1]]
     twice = [name for name, n in Counter(names).items() if n > 1]
     if len(names) < 2 or twice:
         what = f"has two columns named {twice[0]!r}" if twice else f"has one column, {names[0]!r}"
         raise UserError(what, path, "the header names a column of files and one of labels, with a comma between them")
     files = next((i for i, name in enumerate(names) if name.casefold() in FILES), 0)
-    others = [name for i, name in enumerate(names) if i != files]
+    others = [name for i, name in enumerate(names) if i != files and name != UNNAMED]
     if column is None and len(others) > 1:
         what = f"has columns {some(others)}, and dataset.label_column names none"
-        raise UserError(what, path, f"-S dataset.label_column={others[0]}, or another")
+        raise UserError(what, path, f"name one: dataset.label_column={others[0]}, or --label-column")
     if column is not None and column not in others:
         raise UserError(f"has no column of labels {column!r}, but {some(others)}", path, "set dataset.label_column")
     return files, names.index(others[0] if column is None else column)

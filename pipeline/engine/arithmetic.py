@@ -33,7 +33,9 @@ def prepare(compute: Compute) -> None:
     if compute.device == "cuda":  # on a CPU all is deterministic anyway, and asking costs an import of seconds
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
         torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what torch.empty leaves
         torch.backends.cudnn.allow_tf32 = False  # or convolutions in fp32 would have ten bits of mantissa
+        torch.backends.cuda.matmul.allow_tf32 = False  # the default, unless the environment says otherwise
     distributed.join(compute)
 
 

@@ -137,11 +137,14 @@ class MixedAE(Method):
     def masked(self, tokens: torch.Tensor, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, dict]:
         """MAE: only the N / sources patches of (B, N, D) where maps (B, N) are largest go through the encoder."""
         seen = maps == self.params.sources - 1  # as many of each image
-        x = tokens[seen].view(len(maps), -1, tokens.shape[2])
+        # Their numbers in order, without asking the device how many there are: a stable sort puts them first.
+        n = maps.shape[1]
+        first = seen.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, : n // self.params.sources]
+        rows = (first + n * torch.arange(len(maps), device=maps.device)[:, None]).flatten()
+        x = tokens.flatten(0, 1).index_select(0, rows).view(len(maps), -1, tokens.shape[2])
         x = self.decoder.narrow(self.encoder.backbone.encode(x))  # B 1+N/sources width
-        back = x.new_zeros(*maps.shape, x.shape[2])
-        back[seen] = x[:, 1:].flatten(0, 1)
-        return torch.cat([x[:, :1], back], dim=1), seen, {}
+        back = x.new_zeros(maps.numel(), x.shape[2]).index_copy(0, rows, x[:, 1:].flatten(0, 1))
+        return torch.cat([x[:, :1], back.view(*maps.shape, -1)], dim=1), seen, {}
 
     @torch.no_grad()
     def save_artifacts(self, folder: Path, images: np.ndarray) -> list[str]:

@@ -1,7 +1,9 @@
 """Real images and their mixture with generated ones; facts of the named data sets, known before a byte is read."""
 
+import os
 from fractions import Fraction
 from math import ceil
+from pathlib import PurePath
 from typing import Literal
 
 from pipeline.core.shares import real_share, rounded
@@ -92,6 +94,10 @@ class Dataset(Section):
                 yield name, its_own(self.name, given)
             if self.name == "folder" and given is None and name in needed:
                 yield name, f"must be {needed[name]} for a folder of pictures, not null"
+        if self.labels is not None and (PurePath(self.labels).is_absolute() or ".." in PurePath(self.labels).parts):
+            yield "labels", f"{self.labels} lies outside the folder, whose changes DVC watches: put it into {self.path}"
+        if self.name == "folder" and PurePath("data/real").is_relative_to(os.path.normpath(self.path)):
+            yield "path", f"{self.path} is where the pipeline writes: put the pictures into a folder of their own"
         if self.label_column is not None and self.labels is None:
             yield "label_column", f"{self.label_column!r} is a column of dataset.labels, which is null"
 

@@ -4,6 +4,8 @@ import math
 from pathlib import Path
 
 from pipeline.core.errors import UserError
+from pipeline.core.progress import log
+from pipeline.data import imports
 from pipeline.params import presets, reader
 from pipeline.params.schema import Params
 from pipeline.recommend.race import FIRST_FRESH, LOOKS, Arm, Rules
@@ -56,7 +58,7 @@ def text(values: dict[tuple, object], params: Params, rules: Rules) -> str:
         raise UserError("0 images to choose arms by", "params.yaml: dataset.validation_size", "the race wants some")
     ratio = min(MOST, math.floor(100 * d.ceiling_size / d.train_size) / 100)
     arms = {"none": {"inflation": NOTHING}}
-    arms |= {arm: {"inflation": {"ratio": r, "real_weight": w}} for arm, (r, w) in INFLATED.items()}
+    arms |= {arm: {"inflation": {"ratio": r, "real_weight": w}} for arm, (r, w) in _inflated(params).items()}
     if ratio >= LEAST:
         perfect = {"source": "real"} | dict.fromkeys(_ELSEWHERE)
         arms["ceiling"] = {"generator": perfect, "inflation": {"ratio": ratio, "real_weight": 1.0}}
@@ -68,6 +70,22 @@ def text(values: dict[tuple, object], params: Params, rules: Rules) -> str:
         parts[heat] = {"asks": asks, **seeds, "arms": arms, "grid": grid, **base}
     file = {"title": "Do generated images help here?", "base": _nested(values), "seed": SEEDS, "parts": parts}
     return presets.as_yaml(file)
+
+
+def _inflated(params: Params) -> dict[str, tuple[float, float]]:
+    """Ratio and weight of the arms with generated images; of an import, those alone for which it has enough."""
+    place = Path(params.generator.path)
+    if params.generator.source != "import" or not place.exists():
+        return INFLATED
+    there, train = imports.count(place), params.dataset.train_size
+    found = {arm: (ratio, weight) for arm, (ratio, weight) in INFLATED.items() if ratio * train <= there}
+    if not found:
+        what = f"{there:,} images are fewer than {train:,} real ones, and the race begins with as many"
+        raise UserError(what, place, "import more, or lower dataset.train_size")
+    if len(found) < len(INFLATED):
+        left = ", ".join(arm for arm in INFLATED if arm not in found)
+        log(f"{place}: {there:,} images are too few for the arms {left}, which are left out")
+    return found
 
 
 def _shorter(params: Params) -> dict[str, dict]:

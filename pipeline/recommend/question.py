@@ -44,12 +44,23 @@ def question(wish: Wish) -> Question:
         test = tested(params.dataset.name)
     else:
         folder = folder or own
+        if not own or folder.resolve() != own.resolve():
+            _refuse_no_word(folder)
         named = bool(own) and folder.resolve() == own.resolve()
         values, test = _of_folder(folder, params, named, few)
         folder = None if named else folder
     presets.words(values)  # or refused: a path that is no word would fail in every run
     given = reader.with_values(params, values, folder or reader.FILE)
     return Question(arms.text(values, given, wish.rules), test, folder)
+
+
+def _refuse_no_word(folder: Path) -> None:
+    """Before a picture is decoded: a path that is no word would fail in every run."""
+    try:
+        presets.words({("dataset", "path"): str(folder)})
+    except UserError as fault:
+        remedy = "rename it, or `leaven dataset FOLDER`, commit, and `leaven recommend` without --folder"
+        raise UserError(fault.what, folder, remedy) from fault
 
 
 def _of_folder(folder: Path, params: Params, own: bool, few: int | None) -> tuple[dict[tuple, object], int | None]:

@@ -21,7 +21,7 @@ from types import SimpleNamespace
 
 import psutil
 
-from pipeline.core import access, files, links, processes, sources, store
+from pipeline.core import access, files, processes, sources, store
 from pipeline.core.errors import RESOURCE, Stopped, UserError, UserErrors, out_of_memory
 from pipeline.core.progress import ended_bars, log
 from pipeline.params import reader
@@ -160,14 +160,8 @@ def _unchanged(before: dict[str, str], params: SimpleNamespace, described: graph
 
 
 def _stats(data: list[Path]) -> dict[str, tuple[int, int]]:
-    """Size and time of every file of some files and folders; of what is not there, or may not be listed, nothing."""
-    found = {}
-    for path in data:
-        with contextlib.suppress(UserError, OSError):
-            for file in links.walk(path) if path.is_dir() else [path]:
-                seen = os.stat(file)
-                found[str(file)] = seen.st_size, seen.st_mtime_ns
-    return found
+    """Size and time of every file of some files and folders."""
+    return {name: seen for path in data for name, seen in files.stats(path).items()}
 
 
 def _as_before(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]) -> None:

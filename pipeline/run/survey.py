@@ -6,7 +6,9 @@ The pictures are decoded once, at the size that is proposed: the stage `prepare`
 import contextlib
 import math
 import os
+import shutil
 import statistics
+import subprocess
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ SHEET = Path("dataset.png")
 STEMS = {48: "3x3", 96: "3x3-pool", math.inf: "7x7"}  # of the ResNet, for images of fewer pixels a side
 COARSEST, LEVELS = 16, 6  # pixels a side at which the UNet may attend, in its coarsest level; levels that it may have
 CLASSES, COLUMNS = 12, 12  # of the sheet
+RARE = 3  # pictures of a class: one each to learn from, to choose by and to test
 FEW_TO_TEST, FEW_TO_JUDGE = 400, 100  # below these many pictures an answer is of little use, and said to be
 
 
@@ -81,9 +84,12 @@ def survey(folder: Path, wish: Wish, params: Params) -> Survey:
         what = f"{known} pictures to share out, with labels and without a copy, are fewer than {sizes.FEWEST}"
         raise UserError(what, folder, "it takes more pictures to learn anything")
     values = _values(asked, params, len(listing.train), known, drawn)
+    if listing.test:
+        datasets.refuse_copies(images, list(pictured), len(listing.train), asked.path)
     words = [f"{asked.path}: {listing.told()}", *_looks(headers, asked), *_copies(alone), *_unequal(labels)]
     labelled, test = listing.classes != [""], values["dataset", "test_size"] or len(listing.test or ())
     words += [] if labelled else _tables(folder)
+    words += [_shares(values, len(listing.train)), *_in_git(folder)]
     words += _warnings(values, test if labelled else None)
     return Survey(words, values, some(images, labels, listing.classes), labelled, test)
 
@@ -224,6 +230,33 @@ def _looks(headers: list[decoding.Header], asked: Dataset) -> list[str]:
     ]
 
 
+def _shares(values: dict[tuple, object], images: int) -> str:
+    """How the pictures to learn from, and those to be drawn as test images, are shared out."""
+    test, validation, train, labelled, spare, ceiling = (
+        values["dataset", f"{name}_size"] or 0
+        for name in ("test", "validation", "train", "labelled", "spare", "ceiling")
+    )
+    parts = {"to test": test, "to choose by": validation, "to learn from": train}
+    parts |= {"to judge images by": spare, "for the ceiling": ceiling, "with labels alone": max(labelled - train, 0)}
+    unused = images - sum(parts.values())
+    said = ", ".join(f"{n:,} {what}" for what, n in parts.items() if n)
+    more = f", {unused:,} unused: a larger dataset.train_size takes them" if unused > 0 else ""
+    return f"shared out: {said}{more}"
+
+
+def _in_git(folder: Path) -> list[str]:
+    """A warning of pictures within the clone that git would take into a commit."""
+    path = Path(os.path.abspath(folder))
+    if not path.is_relative_to(Path.cwd()) or shutil.which("git") is None:
+        return []
+    code = subprocess.run(["git", "check-ignore", "--quiet", str(path)], capture_output=True, check=False).returncode
+    known = subprocess.run(["git", "ls-files", "--", str(path)], capture_output=True, check=False).stdout
+    remedy = "move it below data/, or name it in .gitignore"
+    return [f"warning: git does not ignore {folder}, so a run would commit its pictures: {remedy}"] * (
+        code == 1 and not known
+    )
+
+
 def _copies(alone: np.ndarray) -> list[str]:
     n = int((~alone).sum())
     return [f"copies: {n:,} pictures equal another at this size; they are learned from, and judge nothing"] * (n > 0)
@@ -233,7 +266,11 @@ def _unequal(labels: np.ndarray) -> list[str]:
     count = np.bincount(labels[labels >= 0]) if (labels >= 0).any() else np.ones(1)
     if count.max() < 2 * count.min():
         return []
-    return [f"classes are unequal, {count.min():,} to {count.max():,} pictures: look at balanced accuracy beside top-1"]
+    said = [f"classes are unequal, {count.min():,} to {count.max():,} pictures: look at balanced accuracy beside top-1"]
+    rare = int((count < RARE).sum())
+    return said + [f"warning: {rare:,} classes have fewer than {RARE} pictures: hardly one is learned and tested"] * (
+        rare > 0
+    )
 
 
 def of_test_images(top1: float, test: int) -> float:

@@ -17,11 +17,12 @@ parts:
     base: {...}                             # wins over the study's base; an arm's parameters win over both
 """
 
+import hashlib
 import itertools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +30,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from pipeline.core import sources, store
+from pipeline.core import files, sources, store
 from pipeline.core.errors import UserError
 from pipeline.params import presets, reader
 from pipeline.params.ranges import Count, CountOrZero
@@ -199,8 +200,31 @@ def wants_positives(params: Params) -> bool:
     return third == "candidate" or params.augment.replace > 0
 
 
-def key(params: Params) -> str:
-    """16 hex digits of what decides a cell's numbers: its resolved parameters and the code that computes them."""
+def content(path: Path) -> str:
+    """sha256 of a file or folder, from a note in the store as long as names, sizes and times in it stay."""
+    seen = hashlib.sha256(repr(sorted(files.stats(path).items())).encode(errors="surrogateescape")).hexdigest()
+    note = store.place() / f"content-{seen[:16]}.txt"
+    if not note.exists():
+        files.write_text(note, files.tree_sha256(path))
+    return note.read_text(encoding="utf-8")
+
+
+def _yours(params: Params) -> Iterator[str]:
+    """Paths of what people put there: another folder may come to stand under the same name."""
+    if params.dataset.name == "folder":
+        yield params.dataset.path
+    if params.generator.source in ("pretrained", "import") and params.generator.hub is None:
+        yield params.generator.path
+    if params.start.source == "file":
+        yield params.start.path
+
+
+def key(params: Params, digest: Callable[[Path], str] = content) -> str:
+    """16 hex digits of what decides a cell's numbers: its resolved parameters, the code that computes them, and the
+    pictures, images and weights of one's own, as far as they are here.
+
+    digest: of the content of a file or folder.
+    """
     kind = params.positives.kind if wants_positives(params) else "none"
     positives = [name for name in ("positives", kind) if kind != "none" and hasattr(params, name)]
     tuned = ("finetune",) if params.finetune.labels else ()
@@ -210,6 +234,9 @@ def key(params: Params) -> str:
     dumped = {name: getattr(params, name).model_dump() for name in names}
     if params.start.source != "none":
         dumped["start"] = params.start.model_dump()
+    there = [path for path in _yours(params) if Path(path).exists()]
+    if there:
+        dumped["content"] = {path: digest(Path(path)) for path in there}
     if params.inflation.score != "none":
         dumped["quality"], kinds = params.quality.model_dump(include={"steps", "seed"}), (*kinds, "evaluation/score")
     modules = (*MODULES, *kinds, *(f"evaluation/{name}" for name in tuned))

@@ -3,6 +3,7 @@
 A stopped cell goes on from its checkpoint, which is in the store. A finished one never runs again.
 """
 
+import functools
 import math
 import signal
 import statistics
@@ -32,9 +33,9 @@ class CellsFailed(UserError):
 
 def wanted(study: cells.Study) -> list[Wanted]:
     """Every cell of a study, in order."""
-    base = reader.load()
+    base, digest = reader.load(), functools.cache(cells.content)
     resolved = [(cell, cells.resolve(cell, base)) for cell in study.cells]
-    return [Wanted(cell, params, cells.key(params)) for cell, params in resolved]
+    return [Wanted(cell, params, cells.key(params, digest)) for cell, params in resolved]
 
 
 def missing(asked: list[Wanted]) -> list[Wanted]:

@@ -1,6 +1,8 @@
 """A folder of pictures by its names alone: what was understood is said, and all that is wrong at once."""
 
+import os
 import unicodedata
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -101,6 +103,49 @@ def test_parts_of_a_set_are_no_classes(tmp_path, names):
         put(tmp_path / name / "dog")
     (found,) = faults(tmp_path)
     assert f"{names[0]}, {names[1]}: parts of a set, taken for classes" in found
+
+
+def test_a_flat_test_folder_beside_class_folders_says_what_to_do(tmp_path):
+    pictures(tmp_path, train__cat=5, train__dog=5, test=4)
+    (said,) = faults(tmp_path, test_size=None)
+    assert "test: has no class folders, and train/ has" in said
+    assert f"let dataset.path lead to {tmp_path / 'train'} and set dataset.test_size" in said
+
+
+def test_pictures_in_one_folder_beside_a_table_are_sent_to_the_table(tmp_path):
+    put(tmp_path / "images", 12)
+    (tmp_path / "labels.csv").write_text("file,label\nimages/0.png,cat\n")
+    (said,) = faults(tmp_path)
+    assert f"leaven dataset {tmp_path} --labels labels.csv" in said
+
+
+def test_a_class_for_each_picture_is_no_class(tmp_path):
+    for k in range(9):
+        put(tmp_path / f"patient{k}", 1 if k else 2)
+    (said,) = faults(tmp_path)
+    assert "8 of 9 classes have one picture - nothing is learned of such a class: put them into class folders" in said
+    put(tmp_path / "patient1", 2)  # seven of nine still
+    assert "7 of 9 classes have one picture" in faults(tmp_path)[0]
+    for k in range(2, 5):
+        put(tmp_path / f"patient{k}", 2)  # four of nine: rare ones, and a survey warns of them
+    assert len(folders.read(asked(tmp_path)).classes) == 9
+
+
+def test_a_class_whose_pictures_are_of_a_phone_is_not_passed_over(tmp_path):
+    pictures(tmp_path, cat=8, dog=8)
+    (tmp_path / "bird").mkdir()
+    (tmp_path / "bird/IMG_1.HEIC").write_bytes(b"heic")
+    (said,) = faults(tmp_path)
+    assert "class folders without a picture that can be read: bird - save them as one of .png, " in said
+    (tmp_path / "bird/IMG_1.HEIC").rename(tmp_path / "bird/notes.txt")  # of which a line is said, and no more
+    assert folders.read(asked(tmp_path)).classes == ["cat", "dog"]
+
+
+def test_a_name_that_is_no_text_is_refused_before_dvc_ends_in_a_traceback(tmp_path):
+    pictures(tmp_path, cat=8, dog=8)
+    (tmp_path / "cat/0.png").rename(Path(os.fsdecode(os.fsencode(tmp_path / "cat/Bild_") + b"\x84.png")))
+    (said,) = faults(tmp_path)
+    assert "1 pictures have names that are no UTF-8, as DVC wants: 'Bild_\\udc84.png'" in said
 
 
 def test_folders_within_class_folders_are_of_the_class(tmp_path):

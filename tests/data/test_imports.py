@@ -81,6 +81,7 @@ def test_what_cannot_stand_beside_the_data_is_refused(tmp_path):
         ("none", noise(0, 8, 8, 3), "no list of images"),
         ("four", noise(2, 8, 8, 4), "1 or 3 channels"),
         ("grey", noise(2, 8, 8, 1), "images of 1 channels, the data has 3"),
+        ("black", noise(2, 8, 8, 3) // 200, "no value above 1, so black images - save uint8 of 0 to 255"),
     ):
         np.save(tmp_path / f"{name}.npy", array)
         refused(tmp_path / f"{name}.npy", says)
@@ -173,13 +174,13 @@ def test_more_than_a_file_can_hold_is_refused_before_memory_is_taken(tmp_path, e
         np.lib.format.write_array_header_1_0(head, facts)
         with zipfile.ZipFile(huge, "w") as archive:
             archive.writestr("image.npy", head.getvalue() + b"abc")
-        np.savez_compressed(flat, image=np.zeros((2000, 8, 8, 3), np.uint8))
+        np.savez_compressed(flat, image=np.full((2000, 8, 8, 3), 9, np.uint8))
     else:
         for path, n in ((huge, 10**8), (flat, 2000)):
             with h5py.File(path, "w") as file:
                 how = {"chunks": (1000, 8, 8, 3), "compression": "gzip", "compression_opts": 9}
                 file.create_dataset("images", shape=(n, 8, 8, 3), dtype=np.uint8, **how)
-                file["images"][:2000] = np.zeros((2000, 8, 8, 3), np.uint8)  # of a scalar h5py makes 2,000
+                file["images"][:2000] = np.full((2000, 8, 8, 3), 9, np.uint8)  # of a scalar h5py makes 2,000
     refused(huge, r"claims 1[\d,]+,000 bytes of images in a file of [\d,]+ - copy it again")
     assert imports.count(huge) == 0
     assert imports.read(flat, 8, 3).shape == (2000, 8, 8, 3)

@@ -54,7 +54,7 @@ def test_a_column_is_chosen_by_its_name_and_must_be_where_there_are_several(tmp_
     assert set(listed(tmp_path, label_column="kind")[0].values()) == {"x", "y"}
     assert set(listed(tmp_path, label_column="size")[0].values()) == {"0", "1", "2"}
     (said,) = faults(tmp_path, labels="labels.csv")
-    assert "has columns size, kind, and dataset.label_column names none - -S dataset.label_column=size" in said
+    assert "has columns size, kind, and dataset.label_column names none - name one: dataset.label_column=size" in said
     (said,) = faults(tmp_path, labels="labels.csv", label_column="colour")
     assert "no column of labels 'colour', but size, kind" in said
     (said,) = faults(tmp_path, labels="labels.csv", label_column="file")
@@ -150,7 +150,9 @@ def test_a_test_folder_whose_pictures_have_no_label_is_refused(tmp_path):
         ("file,label\n0.png,cat\n1.png,dog,7\n2.png\n", "line 3 has 3 columns and the header 2, line 4 has 1"),
         ("file,label\n0.png,cat\n1.png,dog\n0.png,dog\n", "lines 2 and 4 give '0.png' two labels"),
         ("file,label\n0.png,cat\n0,dog\n1.png,dog\n", "gives 0.png two labels, 'cat' and 'dog'"),
-        ("file,label\nx/0.png,cat\nx/1.png,dog\n", "names no picture of the folder; its first file is 'x/0.png'"),
+        ("file,label\nx/0.png,cat\nx/1.png,dog\n", "in its column 'file' the first file is 'x/0.png'"),
+        ("id,label,kind\n7,cat,a\n8,dog,b\n", "has columns label, kind, and dataset.label_column names none"),
+        ("0.png,cat\n1.png,dog\n2.png,dog\n", "has no header: its first line is of the picture 0.png"),
         ('file,label\n0.png,"cat\n', "not readable as a CSV"),
         ("file,label\n" + "".join(f"{i}.png,cat\n" for i in range(8)), "all 8 pictures are of one class, 'cat'"),
     ],
@@ -165,11 +167,19 @@ def test_another_encoding_and_a_missing_table_are_refused(tmp_path):
     put(tmp_path, 8)
     (said,) = faults(tmp_path, labels="labels.csv")
     assert "labels.csv" in said
-    assert "not found" in said or "No such file" in said
+    assert "not found - a table of labels lies in the folder" in said
     table(tmp_path, "file,label\n0.png,größe\n", encoding="latin-1")
     (said,) = faults(tmp_path, labels="labels.csv")
     assert "not readable as a CSV" in said
     assert "UTF-8" in said
+
+
+def test_the_numbers_that_pandas_puts_first_are_no_labels(tmp_path):
+    lines = [f"{k},{line}" for k, line in enumerate(of_ten(tmp_path))]
+    table(tmp_path, "\n".join([",file,label", *lines]) + "\n")
+    named, _ = listed(tmp_path)
+    assert named["a/0.png"] == "cat"
+    assert named["b/1.png"] == "dog"
 
 
 def test_a_line_that_is_there_twice_with_the_same_label_is_no_harm(tmp_path):

@@ -21,6 +21,7 @@ from tests.toys import COMPUTE
 EVERY = pytest.mark.parametrize("name", contract.METHODS)
 COMPARING = pytest.mark.parametrize("name", contract.PAIRED)
 COPIES = ("momentum_encoder.", "frozen.")  # never trained themselves
+MAE = {"mixing": False, "attention": False, "segments": False, "contrast": 0.0}
 LATE = 10  # a step with every phase; in the first step some methods freeze a layer, or see only real images
 STEPS = pytest.mark.parametrize("step", [0, LATE])
 SCHEDULE = {
@@ -62,12 +63,12 @@ def test_the_gradient_reaches_every_parameter_that_is_trained_and_no_copy(name):
         assert parameter.requires_grad == (not path.startswith(COPIES)), path
 
 
-@EVERY
+@pytest.mark.parametrize(("name", "changes"), [*((name, {}) for name in contract.METHODS), ("mixed_ae", MAE)])
 @STEPS
-def test_a_step_asks_the_device_for_no_value(name, step, monkeypatch):
+def test_a_step_asks_the_device_for_no_value(name, changes, step, monkeypatch):
     """A question would make the next step's drawing wait for a GPU. Meta tensors have no values and cannot answer."""
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: contextlib.nullcontext())  # knows no such device
-    built = contract.build(name).to("meta")
+    built = contract.build(name, **changes).to("meta")
     if built.GENERATOR and step == LATE:
         pytest.skip("its game draws noise on the device, as meta tensors cannot")
     real, made = np.zeros((2, 8, contract.SIZE, contract.SIZE, 1), np.uint8)

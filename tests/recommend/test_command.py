@@ -505,6 +505,27 @@ def test_fields_of_the_page_are_differences_from_the_best_arm_without(here):
     np.testing.assert_allclose(values, [[0, 0, 0], [-2.5, np.nan, np.nan], [2.5, -0.5, 3]])
 
 
+def test_an_import_races_in_the_arms_for_which_it_has_images(here, world, capsys):
+    """5,000 real images: as many are there, ten times as many are not."""
+    world(2.0, 4.0)
+    presets.write({("generator", "source"): "import", ("generator", "path"): "made.npy"})
+    np.save("made.npy", np.full((5000, 28, 28, 1), 9, np.uint8))
+    ask(dry_run=True)
+    said = capsys.readouterr()
+    assert "arms: 3 without generated images, 3 with, " in said.out
+    assert "made.npy: 5,000 images are too few for the arms x10, x10, N 10, which are left out" in said.err
+    np.save("made.npy", np.full((4999, 28, 28, 1), 9, np.uint8))
+    with pytest.raises(UserError, match=r"4,999 images are fewer than 5,000 real ones"):
+        ask(dry_run=True)
+
+
+def test_a_folder_that_is_no_word_is_refused_before_a_picture_is_looked_at(here, world):
+    world(2.0, 4.0)
+    (here / "it's mine").mkdir()
+    with pytest.raises(UserError, match=r"no.*word of a shell.* - rename it, or `leaven dataset FOLDER`, commit"):
+        ask(folder=here / "it's mine", dry_run=True)
+
+
 def test_without_a_generator_there_is_nothing_to_ask(here, world):
     world(2.0, 4.0)
     presets.write({("generator", "source"): "real", ("dataset", "ceiling_size"): 20000})

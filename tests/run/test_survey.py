@@ -1,5 +1,6 @@
 """A folder of pictures before it is anybody's parameters: what is said of it, and that what is proposed runs."""
 
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,49 @@ def test_copies_unequal_classes_and_small_parts_are_told(tmp_path):
     assert "classes are unequal, 21 to 60 pictures" in said
     assert "warning: 13 test pictures: two encoders less than about 31 points apart look alike" in said
     assert "too few to trust the quality stage's numbers" in said
+
+
+def test_how_pictures_are_shared_out_is_told_with_those_that_nobody_takes(tmp_path):
+    draw(tmp_path / "mine/cat", 60)
+    draw(tmp_path / "mine/dog", 60)
+    before = reader.load()
+    small = before.model_copy(update={"dataset": before.dataset.model_copy(update={"train_size": 30, "spare_size": 0})})
+    small = small.model_copy(update={"dataset": small.dataset.model_copy(update={"labelled_size": 40})})
+    said = survey.survey(tmp_path / "mine", Wish(), small).words
+    shares = "20 to test, 20 to choose by, 30 to learn from, 10 with labels alone, 40 unused"
+    assert f"shared out: {shares}: a larger dataset.train_size takes them" in said
+    assert "shared out: 20 to test, 20 to choose by, 80 to learn from" in looked(tmp_path / "mine").words
+
+
+def test_a_picture_of_train_that_is_one_of_test_is_refused_where_it_is_looked_at(tmp_path):
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            draw(tmp_path / "mine" / part / name, 20, seed=len(part))
+    twin = (tmp_path / "mine/train/cat/000.png").read_bytes()
+    (tmp_path / "mine/test/cat/x.png").write_bytes(twin)
+    with pytest.raises(
+        UserError, match=r"1 images to learn from are test images too: 'train/cat/000\.png' = 'test/cat/x"
+    ):
+        looked(tmp_path / "mine")
+
+
+def test_classes_of_one_or_two_pictures_are_warned_of(tmp_path):
+    for name, n in {"cat": 30, "dog": 30, "bird": 1, "fish": 2}.items():
+        draw(tmp_path / "mine" / name, n)
+    said = looked(tmp_path / "mine").words
+    assert "warning: 2 classes have fewer than 3 pictures: hardly one is learned and tested" in said
+
+
+def test_pictures_that_git_would_commit_are_warned_of(tmp_path, monkeypatch):
+    draw(tmp_path / "mine/cat", 20)
+    draw(tmp_path / "mine/dog", 20)
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    params = reader.load()
+    monkeypatch.chdir(tmp_path)
+    warning = "git does not ignore mine, so a run would commit its pictures"
+    assert any(warning in word for word in survey.survey(Path("mine"), Wish(), params).words)
+    (tmp_path / ".gitignore").write_text("/mine\n")
+    assert not any("git" in word for word in survey.survey(Path("mine"), Wish(), params).words)
 
 
 def test_a_table_of_labels_is_named_from_the_folder_or_from_here(tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,30 @@ def test_a_study_that_is_not_there_names_those_that_are(write):
 
 
 # --- keys
+
+
+def test_the_key_is_of_the_pictures_and_not_of_their_folders_name_alone(write, tmp_path, monkeypatch):
+    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
+    params = cells.resolve(write().cells[0], reader.load())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/a.png").write_bytes(b"one")
+    (tmp_path / "made.npz").write_bytes(b"images")
+    own = params.dataset.model_copy(update={"name": "folder", "path": str(tmp_path / "mine")})
+    imported = params.generator.model_copy(update={"source": "import", "path": str(tmp_path / "made.npz")})
+    params = params.model_copy(update={"dataset": own, "generator": imported})
+    found = [cells.key(params), cells.key(params)]
+    assert found[0] == found[1]
+    (tmp_path / "mine/a.png").write_bytes(b"another")
+    found.append(cells.key(params))
+    (tmp_path / "made.npz").write_bytes(b"other images")
+    found.append(cells.key(params))
+    (tmp_path / "mine/a.png").write_bytes(b"one")
+    (tmp_path / "made.npz").write_bytes(b"images")
+    os.utime(tmp_path / "made.npz", ns=(1, 1))  # another time, and the same content
+    assert cells.key(params) == found[0]
+    assert len(set(found)) == 3
+    elsewhere = params.model_copy(update={"dataset": own.model_copy(update={"path": str(tmp_path / "not here")})})
+    assert cells.key(elsewhere) != found[0]  # and no fault: studies/ has rows of sets that a clone lacks
 
 
 def test_the_key_is_of_what_decides_the_numbers(write):
