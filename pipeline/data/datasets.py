@@ -1,5 +1,6 @@
 """Real images from their source: uint8 NHWC + labels + split. Nothing is downloaded here."""
 
+import contextlib
 import gzip
 import hashlib
 import zlib
@@ -12,10 +13,10 @@ import numpy as np
 
 from pipeline.core import access, files, sources, store
 from pipeline.core.errors import UserError
-from pipeline.core.progress import log
+from pipeline.core.progress import bar, log
 from pipeline.data import folders, pictures, splits
 from pipeline.data.labels import SHOWN
-from pipeline.data.shards import CEILING, FILE, TEST, Part, RealSet, among, digests, read_array, write_arrays
+from pipeline.data.shards import CEILING, TEST, Part, RealSet, among, digests, read_array, write_arrays
 from pipeline.params.schema import Dataset
 
 # sha256 of the four decompressed files of Fashion-MNIST, as Zalando Research published them
@@ -28,6 +29,8 @@ FASHION_MNIST = {
 }
 
 _CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+
+PART = 1000  # pictures that are decoded, and kept, at once
 
 TINY_IMAGENET = (64, 3, 100_000, 10_000)  # pixels, channels, pictures in train/ and in val/
 
@@ -208,26 +211,51 @@ def refuse_copies(images: np.ndarray, paths: list[Path], train: int, root: str) 
 
 
 def decoded(params: Dataset, paths: list[Path], content: dict[str, str] | None = None) -> np.ndarray:
-    """uint8 (N, H, W, C) of these pictures of a folder: from the store, where they were read before, or read.
+    """uint8 (N, H, W, C) of these pictures of a folder: from the store, where they were read before, or read; what was
+    read before an interruption is kept. UserErrors name all that cannot be read.
 
-    Sizes of the parts, the seed and the table of labels may change, and no picture is decoded again.
+    Sizes of the splits, the seed and the table of labels may change, and no picture is decoded again.
     """
-    root = Path(params.path)
+    root, known = Path(params.path), content or files.tree_digests(Path(params.path))
     how = params.image_size, params.channels, params.resize
+    parts = {f"part-{k:06d}.h5": paths[first : first + PART] for k, first in enumerate(range(0, len(paths), PART))}
     decided = {
-        "pictures": _content(root, paths, content or files.tree_digests(root)),
+        "pictures": _content(root, paths, known),
         "how": how,
         "code": sources.digest("data/pictures"),
         "versions": {name: version(name) for name in ("numpy", "pillow")},
     }
 
-    def make(folder: Path, fingerprint: str) -> list[str]:
-        write_arrays(folder / FILE, {"images": pictures.read_all(paths, *how)}, {})
-        if _content(root, paths, files.tree_digests(root)) != decided["pictures"]:
-            raise UserError("changed while it was read", root, "run the same command again", code=1)
-        return [FILE]
+    refused: list[UserError] = []
+    odd: dict[str, list[Path]] = {}
+    with contextlib.ExitStack() as shown:
 
-    return read_array(store.once("pictures", decided, make) / FILE, "images")
+        def start(missing: list[str]) -> Callable[[Path], None]:
+            white = pictures.white_of(paths, params.channels)
+            progress = shown.enter_context(bar("reading pictures", len(paths), "picture"))
+            progress.update(sum(len(some) for name, some in parts.items() if name not in missing))
+
+            def write(path: Path) -> None:
+                some = parts[path.name]
+                images, faults = pictures.read_each(some, *how, progress, white, odd)
+                if _content(root, some, {}) != _content(root, some, known):
+                    raise UserError("changed while it was read", root, "run the same command again", code=1)
+                refused.extend(faults.values())
+                write_arrays(path, {"images": images, "whole": np.array([not faults])}, {})
+
+            return write
+
+        made = store.grow("pictures", decided, list(parts), start)
+    pictures.tell_odd(odd)
+    torn = [path for path in made.values() if not read_array(path, "whole").all()]
+    for path in torn:
+        path.unlink()  # or they would not be tried again
+    if torn:
+        raise pictures.refusal(refused) if refused else UserError("could not be read before", root, "run it once more")
+    images = np.empty((len(paths), params.image_size, params.image_size, params.channels), np.uint8)
+    for k, path in enumerate(made.values()):
+        images[k * PART : (k + 1) * PART] = read_array(path, "images")
+    return images
 
 
 def _content(root: Path, paths: list[Path], known: dict[str, str]) -> str:

@@ -32,7 +32,6 @@ from pipeline.data.decoding import WHITES
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".mpo", ".bmp", ".webp", ".tif", ".tiff", ".gif")
 SHOWN = 10  # lines of a refusal
-HOPELESS = 1000  # pictures; if all so far are refused, the rest is not tried
 _AT_ONCE = 256  # pictures that threads are given before the first of them is asked for
 _SQUARES: dict[str, Callable[[Image.Image, int], Image.Image]] = {  # `dataset.resize` -> (picture, size) -> square
     "crop": lambda picture, size: ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC),
@@ -138,56 +137,60 @@ def read_all(paths: list[Path], size: int, channels: int, resize: str = "crop") 
 
     Give all pictures of a set at once: the white of 16-bit pictures is that of all of them.
     """
+    white, odd = white_of(paths, channels), {}
     with bar("reading pictures", len(paths), "picture") as progress:
-        images, faults = read_each(paths, size, channels, resize, progress)
+        images, faults = read_each(paths, size, channels, resize, progress, white, odd)
+    tell_odd(odd)
     if faults:
         raise refusal(list(faults.values()))
     return images
 
 
 def read_each(
-    paths: list[Path], size: int, channels: int, resize: str, progress: tqdm, white: int | None = None
+    paths: list[Path],
+    size: int,
+    channels: int,
+    resize: str,
+    progress: tqdm,
+    white: int,
+    odd: dict[str, list[Path]],
 ) -> tuple[np.ndarray, dict[int, UserError]]:
     """As `read_all`, of what can be read; and what is wrong with the others, by their number. The progress moves.
 
-    white: the value of 16-bit grey that becomes 255, where these are not all pictures of a set (`white_of`).
+    white: the value of 16-bit grey that becomes 255 in this set (`white_of`). odd: gets what is to be told of pictures
+    that are read (`tell_odd`).
     """
     images = np.zeros((len(paths), size, size, channels), np.uint8)
     faults: dict[int, UserError] = {}
     read: dict[int, decoding.Picture] = {}
 
-    def put(i: int, white: int) -> decoding.Picture:
+    def put(i: int) -> decoding.Picture:
         """Write a picture to its place; what is known of it beside its pixels."""
         picture = decoding.read(paths[i], channels, white, 2 * size)
         images[i] = np.asarray(_SQUARES[resize](picture.image, size), np.uint8).reshape(images[i].shape)
         return picture._replace(image=None)
 
-    for i, found in enumerate(_in_threads(lambda i: put(i, white or WHITES[-1]), paths)):
+    for i, found in enumerate(_in_threads(put, paths)):
         if isinstance(found, UserError):
             faults[i] = found
         else:
             read[i] = found
         progress.update()
-        if white is None and len(faults) == HOPELESS and not read:
-            break
-    deep = {i: picture for i, picture in read.items() if picture.top is not None}
-    again, white = white is None, white or _white(picture.top for picture in deep.values())
     if white < WHITES[-1]:
+        deep = {i: picture for i, picture in read.items() if picture.top is not None}
         what = f"is colour of 16 bits: the upper 8 are read, the set uses the lower {white.bit_length()}"
         remedy = "save it with 8 bits a channel"
         faults |= {i: UserError(what, paths[i], remedy) for i, picture in deep.items() if picture.coarse}
-        deep = {i: picture for i, picture in deep.items() if not picture.coarse}
-    if again and deep and white < WHITES[-1]:
-        _tell_white(len(deep), white)
-        for i in deep:  # again, since all of them may not fit in memory as they are
-            put(i, white)
-    odd = defaultdict(list)
     for i, picture in read.items():
-        odd[picture.odd].append(paths[i])
-    for words, named in odd.items():
-        if words:
-            log(f"{len(named):,} pictures have {words}; the first is {named[0]}")
+        if picture.odd:
+            odd.setdefault(picture.odd, []).append(paths[i])
     return images, faults
+
+
+def tell_odd(odd: dict[str, list[Path]]) -> None:
+    """A line for each oddity of pictures that were read all the same."""
+    for words, named in odd.items():
+        log(f"{len(named):,} pictures have {words}; the first is {named[0]}")
 
 
 def white_of(paths: list[Path], channels: int) -> int:
@@ -198,6 +201,8 @@ def white_of(paths: list[Path], channels: int) -> int:
             with contextlib.suppress(UserError):  # told when it is read
                 deep += [path] if decoding.header(path).deep else []
             progress.update()
+    if not deep:
+        return WHITES[-1]
     with bar("looking for white", len(deep), "picture") as progress:
         for path in deep:
             with contextlib.suppress(UserError):

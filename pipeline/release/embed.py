@@ -107,7 +107,10 @@ def _pictures(root: Path, size: int, channels: int, resize: str) -> _Source:
     white = pictures.white_of(paths, channels)
 
     def read(rows: range, progress: tqdm) -> tuple[np.ndarray, dict[int, UserError]]:
-        return pictures.read_each(paths[rows.start : rows.stop], size, channels, resize, progress, white)
+        odd: dict[str, list[Path]] = {}
+        found = pictures.read_each(paths[rows.start : rows.stop], size, channels, resize, progress, white, odd)
+        pictures.tell_odd(odd)
+        return found
 
     places = [path.relative_to(root).as_posix() for path in paths]
     with ThreadPoolExecutor(os.cpu_count()) as threads:

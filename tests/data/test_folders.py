@@ -209,18 +209,48 @@ def test_links_to_folders_that_another_walk_entered_are_read(tmp_path, monkeypat
     assert images[:, 0, 0].tolist() == [[i, 2 * i, 3 * i] for i in range(6)]
 
 
+def test_a_stopped_reading_goes_on_where_it_was_and_damage_is_named_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr(datasets, "PART", 2)
+    root = tmp_path / "set"
+    photographs(root)
+    paths, read, seen = sorted(root.iterdir()), reading.read_each, []
+
+    def of(some, *given):
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        seen.extend(some)
+        return read(some, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "read_each", of)
+        with pytest.raises(KeyboardInterrupt):
+            datasets.decoded(asked(root), paths)
+        assert seen == paths[:4]
+        seen[:] = []
+        found = datasets.decoded(asked(root), paths)
+        assert seen == paths[4:]
+    assert found[:, 0, 0].tolist() == [[i, 2 * i, 3 * i] for i in range(6)]
+    for damaged in (paths[0], paths[5]):
+        damaged.write_bytes(damaged.read_bytes()[:40])
+    for _ in range(2):  # nothing that was not read is kept
+        with pytest.raises(UserError) as told:
+            datasets.decoded(asked(root), paths)
+        assert [fault.where for fault in told.value.faults] == [str(paths[0]), str(paths[5])]
+
+
 def test_a_picture_that_changes_while_the_set_is_read_leaves_no_finished_work(tmp_path, monkeypatch):
     monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
     root = tmp_path / "set"
     photographs(root)
-    paths, read = sorted(root.iterdir()), reading.read_all
+    paths, read = sorted(root.iterdir()), reading.read_each
 
     def meanwhile(*given):
         Image.new("RGB", (8, 8), (200, 0, 0)).save(root / "2.png")
         return read(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(reading, "read_all", meanwhile)
+        patch.setattr(reading, "read_each", meanwhile)
         with pytest.raises(UserError, match="changed while it was read - run the same command again"):
             datasets.decoded(asked(root), paths)
     assert datasets.decoded(asked(root), paths)[2, 0, 0].tolist() == [200, 0, 0]

@@ -366,9 +366,6 @@ def test_all_that_cannot_be_read_are_named_at_once_and_many_by_their_cause(tmp_p
     assert lines[1:] == [f"{paths[4]}: {many}", f"{note}: names all 99 that are refused"]
     assert lines[0].startswith(f"{paths[0]}: not readable as a picture: ")
     assert [line.partition(": ")[0] for line in note.read_text().splitlines()] == [str(path) for path in paths + more]
-    monkeypatch.setattr(pictures, "HOPELESS", 20)
-    with pytest.raises(UserErrors, match="names all 20 that are refused"):
-        pictures.read_all(more, 8, 1)
 
 
 @pytest.mark.fault(24)

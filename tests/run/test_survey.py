@@ -67,7 +67,7 @@ def test_pictures_are_decoded_once(tmp_path, monkeypatch):
     draw(tmp_path / "mine/cat", 20)
     draw(tmp_path / "mine/dog", 20)
     found = looked(tmp_path / "mine")
-    monkeypatch.setattr(datasets.pictures, "read_all", lambda *given: pytest.fail("read again"))
+    monkeypatch.setattr(datasets.pictures, "read_each", lambda *given: pytest.fail("read again"))
     params = with_values(found).dataset
     for changed in ({}, {"seed": 7}, {"train_size": params.train_size - 2}):
         datasets.load(params.model_copy(update=changed))
