@@ -140,10 +140,12 @@ def waits(setting: Setting) -> dict:
                 warnings.simplefilter("always")
                 torch.cuda.set_sync_debug_mode("warn")
                 try:
+                    built.before_step(step, 0.5)
                     for phase in built.phases():
                         phase.loss(batches(step), step)["loss"].backward()
                     optimiser.step()
                     optimiser.zero_grad(set_to_none=True)
+                    built.after_step(step, 0.5)
                 finally:
                     torch.cuda.set_sync_debug_mode("default")
             places = sorted({f"{Path(w.filename).name}:{w.lineno}" for w in seen})
