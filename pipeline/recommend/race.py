@@ -83,7 +83,7 @@ class Answer:
     resolved, or weak evidence: no labels. best: the arm of each kind. gain, more and lacking: generated - none, ceiling
     - none and generated - ceiling, in points, with intervals that hold over all looks in 95 %. fresh, perfect: the
     fresh seeds that gain and the other two rest on; 0: the seeds of the choice. deviation: of a run from arm + seed, in
-    points; NaN if unknown. leads: whether the best generated arm is above the best one without on validation images.
+    points; NaN if unknown. rival: where it is not resolved, the generated arm that may gain most, and how much.
     """
 
     word: Literal["helps", "harms", "no gain", "could not help", "not resolved", "weak evidence"]
@@ -94,14 +94,13 @@ class Answer:
     fresh: int
     perfect: int
     deviation: float
-    leads: bool = False
+    rival: tuple[str, Difference] | None = None
 
     @property
     def chosen(self) -> str | None:
-        """The arm to take: without generated images unless they help or, before that is known, lead."""
-        sure = self.gain is not None and self.gain.low > 0
-        taken = {"helps": True, "not resolved": self.leads, "weak evidence": sure}.get(self.word, False)
-        return self.best.get("generated" if taken else "none")
+        """The arm to take: without generated images, which cost time, unless it is shown that they help."""
+        sure = self.word == "weak evidence" and self.gain is not None and self.gain.low > 0
+        return self.best.get("generated" if self.word == "helps" or sure else "none")
 
 
 def wanted(arms: Arms, results: Results, rules: Rules) -> list[Run]:
@@ -183,9 +182,16 @@ def _close(blocks: Blocks, arms: list[str]) -> list[str]:
     order = sorted(arms, key=lambda arm: -blocks.effects[blocks.arms.index(arm)])
     if not blocks.df:
         return order
-    wider = quantile(CONFIDENCE, blocks.df) / quantile(0.95, blocks.df)
-    behind = {arm: blocks.contrast({arm: 1, order[0]: -1}) for arm in order[1:]}
-    return [arm for arm in order if arm not in behind or behind[arm].points + wider * behind[arm].half >= 0]
+    return [arm for arm in order if arm == order[0] or _wide(blocks, arm, order[0]).high >= 0]
+
+
+def _wide(blocks: Blocks, one: str, other: str) -> Difference:
+    """One arm minus another, with an interval for looks that are taken more than once."""
+    found = blocks.contrast({one: 1, other: -1})
+    if not blocks.df:
+        return found
+    half = found.half * quantile(CONFIDENCE, blocks.df) / quantile(0.95, blocks.df)
+    return replace(found, low=found.points - half, high=found.points + half)
 
 
 def _so_far(arms: Arms, results: Results) -> dict[Kind, str]:
@@ -232,21 +238,20 @@ def _looked_at(arms: Arms, results: Results, rules: Rules, look: int) -> Answer:
         return _between(before, every, one, other)
 
     gain, more, lacking = over(best["generated"]), None, None
-    chosen_by = _fit(before, "full", "fresh")
-    leads = chosen_by.contrast({best["generated"]: 1, best["none"]: -1}).points > 0
     if "ceiling" in best:
         more, lacking = over(best["ceiling"]), over(best["generated"], best["ceiling"])
     perfect = LOOKS[0] if "ceiling" in best and look >= 0 else 0
     if look < 0:
         whole = not _missing(results, "full", kept(arms, results, rules), range(rules.seeds))
         word = "could not help" if whole and _hopeless(arms, results, rules) and not rules.anyway else "not resolved"
-        return Answer(word, best, gain, more, lacking, 0, 0, deviation, leads)
+        return Answer(word, best, gain, more, lacking, 0, 0, deviation)
     without, generated = (_of(arms, kind, left) for kind in ("none", "generated"))
-    most = max(over(arm).high for arm in generated)
+    rival = max(generated, key=lambda arm: over(arm).high)
+    most = over(rival).high
     word = "harms" if most < 0 else "no gain" if most < rules.least else "not resolved"
     if all(over(best["generated"], arm).low > 0 for arm in without):
         word = "helps"
-    return Answer(word, best, gain, more, lacking, LOOKS[look], perfect, deviation, leads)
+    return Answer(word, best, gain, more, lacking, LOOKS[look], perfect, deviation, (rival, over(rival)))
 
 
 def _hopeless(arms: Arms, results: Results, rules: Rules) -> bool:
@@ -262,7 +267,7 @@ def _hopeless(arms: Arms, results: Results, rules: Rules) -> bool:
         return False
 
     def gains(kind: Kind) -> list[Difference]:
-        return [fit.contrast({best[kind][0]: 1, best["none"][0]: -1}) for fit in (full, test)]
+        return [_wide(fit, best[kind][0], best["none"][0]) for fit in (full, test)]
 
     better = min(gain.low for gain in gains("generated")) > 0
     return not better and max(gain.high for gain in gains("ceiling")) < rules.least

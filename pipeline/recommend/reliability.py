@@ -8,7 +8,7 @@ from pipeline.core.errors import UserError
 from pipeline.recommend import arms
 from pipeline.study import analysis, cells
 
-MEASURE = "alignment"  # over the committed studies its choices lose least (docs/guide/recommend.md)
+MEASURE = "rotation"  # in the parts that have them all its choices lose least (docs/guide/recommend.md)
 
 
 class Reliability(NamedTuple):

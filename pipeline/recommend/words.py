@@ -32,6 +32,9 @@ def told(answer: Answer, rules: Rules, prices: Prices | None, perfect: float, ju
         lines.append(_of_images(*judged, max(FAR * rules.least, abs(answer.gain.points))))
     if answer.best:
         lines.append("best: " + "; ".join(f"{kind}: {arm}" for kind, arm in answer.best.items()))
+    if answer.word == "not resolved" and answer.rival is not None and answer.gain.high < rules.least:
+        arm, d = answer.rival
+        lines.append(f"not resolved, since another arm may still gain {_least(rules)}: {arm} ({_points(d)})")
     more = hours_to_resolve(answer, rules, prices)
     if answer.word == "not resolved" and more is not None:
         lines.append(f"to resolve {_least(rules)} would take about {more:.1f} hours more")
@@ -58,14 +61,14 @@ def without_labels(answer: Answer, measure: str, reliability: str, over: bool) -
 
 def _of_images(top1: float, test: int, matters: float) -> str:
     most = survey.of_test_images(top1, test)
-    line = f"intervals are over training seeds; {test:,} other test images would move a difference by {most:.1f} points"
-    return f"{line} at most" + f"; {test:,} are too few to judge by" * (most > matters)
+    line = f"intervals are over training seeds; which {test:,} test images there are may be worth {most:.1f} points"
+    return f"{line} more" + f"; {test:,} are too few to judge by" * (most > matters)
 
 
 def _verdict(answer: Answer, rules: Rules, perfect: float) -> str:
     if answer.gain is None:
         return "generated images: nothing is known yet"
-    not_even = f"they could not help: {perfect:g} x as many perfect images do not bring {_least(rules)}"
+    not_even = f"they could not help: {perfect:g} x as many real ones in their place do not bring {_least(rules)}"
     said = {
         "helps": "they help",
         "harms": "they harm",
@@ -78,7 +81,7 @@ def _verdict(answer: Answer, rules: Rules, perfect: float) -> str:
 
 def _ceiling(answer: Answer, perfect: float) -> str:
     """What perfect images bring, and what generated ones surely lack of it."""
-    line = f"a perfect generator of {perfect:g} x as many would bring {_points(answer.more)}; {_rests(answer.perfect)}"
+    line = f"real ones in their place, {perfect:g} x as many, bring {_points(answer.more)}; {_rests(answer.perfect)}"
     lacking = answer.lacking
     if answer.perfect and answer.more.low > 0 and lacking is not None and lacking.high < 0:
         line += (

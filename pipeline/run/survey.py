@@ -274,8 +274,8 @@ def _unequal(labels: np.ndarray) -> list[str]:
 
 
 def of_test_images(top1: float, test: int) -> float:
-    """By how many points other test images would move a difference between two accuracies of top1 %, at most in 95 %
-    of all cases.
+    """How many points a difference between two accuracies of top1 % on so many test images may lie from that on all
+    that there could be, at most in 95 % of all cases.
 
     At most: as if two encoders erred independently. They err alike, which makes it less.
     """

@@ -104,7 +104,7 @@ def test_what_helps_is_found_and_the_setting_is_one_that_can_be_run(here, world,
     assert found["gain"]["low"] < 2.0 < found["gain"]["high"]
     assert found["best"]["none"] == "none, strength 1"
     assert "generated images: they help (+" in said
-    assert "a perfect generator of 5 x as many would bring +" in said
+    assert "real ones in their place, 5 x as many, bring +" in said
     words = said.partition("\nbest setting: leaven run ")[2].split()
     assert "augment.strength=1.0" in words
     assert "-S" in words
@@ -393,7 +393,7 @@ def test_what_other_test_images_would_do_is_said(here, world, capsys):
     world(0.0, 4.0)
     ask()
     said = capsys.readouterr().out
-    assert "10,000 other test images would move a difference by 1.4 points at most" in said
+    assert "which 10,000 test images there are may be worth 1.4 points more" in said
     assert "too few to judge by" not in said
     assert survey.of_test_images(50.0, 10_000) == pytest.approx(1.3859, abs=1e-4)
     assert survey.of_test_images(90.0, 100) == pytest.approx(100 * 1.95996 * (2 * 0.9 * 0.1 / 100) ** 0.5, abs=1e-3)
