@@ -83,7 +83,7 @@ class Blocks:
         c = np.zeros(len(self.effects))
         for arm, weight in weights.items():
             c[self.arms.index(arm)] += weight
-        if not np.allclose(c @ self.inverse @ self.gram, c, atol=1e-6):
+        if np.abs(c @ self.inverse @ self.gram - c).max() > 1e-6:
             return Difference(math.nan, -math.inf, math.inf, math.inf)
         points = round(float(c @ self.effects), _EXACT)
         if not self.df:
