@@ -61,8 +61,8 @@ def without_labels(answer: Answer, measure: str, reliability: str, over: bool) -
 
 def _of_images(top1: float, test: int, matters: float) -> str:
     most = survey.of_test_images(top1, test)
-    line = f"intervals are over training seeds; which {test:,} test images there are may be worth {most:.1f} points"
-    return f"{line} more" + f"; {test:,} are too few to judge by" * (most > matters)
+    line = f"intervals are over training seeds; the choice of these {test:,} test images may add {most:.1f} points"
+    return line + f"; {test:,} are too few to judge by" * (most > matters)
 
 
 def _verdict(answer: Answer, rules: Rules, perfect: float) -> str:

@@ -393,7 +393,7 @@ def test_what_other_test_images_would_do_is_said(here, world, capsys):
     world(0.0, 4.0)
     ask()
     said = capsys.readouterr().out
-    assert "which 10,000 test images there are may be worth 1.4 points more" in said
+    assert "the choice of these 10,000 test images may add 1.4 points" in said
     assert "too few to judge by" not in said
     assert survey.of_test_images(50.0, 10_000) == pytest.approx(1.3859, abs=1e-4)
     assert survey.of_test_images(90.0, 100) == pytest.approx(100 * 1.95996 * (2 * 0.9 * 0.1 / 100) ** 0.5, abs=1e-3)
