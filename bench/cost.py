@@ -7,10 +7,7 @@ No rate was measured on a GPU: the 60 that stand for one are a fifth of what an 
 """
 
 import argparse
-import shutil
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -28,11 +25,7 @@ FEW = 4  # images, or groups of those that are mixed, that a step is counted wit
 
 def composed(names: list[str]) -> Params:
     """params.yaml with presets over it."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "params.yaml"
-        shutil.copy(reader.FILE, path)
-        presets.write(presets.compose(names), path)
-        return reader.load(path)
+    return reader.with_values(reader.load(), presets.compose(names), "presets")
 
 
 def counted(work: Callable[[], object]) -> int:

@@ -78,7 +78,7 @@ def misfits(params: SimpleNamespace) -> Iterator[UserError]:
             values = sizes.fitting(
                 Params.model_construct(**vars(params)), pictures, listing.known(), drawn=listing.test is None
             )
-            words = " ".join(f"-S {name}={told(value)}" for name, value in values.items())
+            words = " ".join(f"-S {'.'.join(path)}={told(value)}" for path, value in values.items())
             what = f"{pictures:,} pictures; what would fit: {words}"
             yield UserError(what if values else f"{pictures} pictures are fewer than {sizes.FEWEST}", d.path)
 

@@ -16,11 +16,10 @@ from pathlib import Path
 
 import torch
 
-from pipeline.core import files
-from pipeline.core.errors import Stopped, UserError
+from pipeline.core import files, sources
+from pipeline.core.errors import Stopped
 from pipeline.params import reader
 from pipeline.params.schema import Compute, Params
-from pipeline.study.rows import commit
 
 LAST = 12  # lines of a traceback that are kept
 
@@ -134,12 +133,4 @@ def machine(setting: Setting) -> dict:
     """What the numbers are of."""
     card = torch.cuda.get_device_name() if setting.device == "cuda" else ""
     versions = {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda}
-    return {"device": setting.device, "card": card, "toy": setting.toy, "commit": commit_or_none(), **versions}
-
-
-def commit_or_none() -> str:
-    """The commit of the code; "" where it is no checkout, or differs from one."""
-    try:
-        return commit()
-    except UserError:
-        return ""
+    return {"device": setting.device, "card": card, "toy": setting.toy, "commit": sources.commit(), **versions}

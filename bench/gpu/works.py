@@ -213,13 +213,7 @@ CHECKS = [workspace, every_method, unet_and_samplers, views_and_features, waits,
 @cache
 def params() -> Params:
     """The committed parameters with the smoke preset."""
-    values = reader.load(REPOSITORY / "params.yaml").model_dump()
-    for (*path, key), value in presets.load("smoke").items():
-        section = values
-        for name in path:
-            section = section[name]
-        section[key] = value
-    return Params(**values)
+    return reader.with_values(reader.load(REPOSITORY / "params.yaml"), presets.load("smoke"), "smoke")
 
 
 def method(name: str) -> methods.Method:

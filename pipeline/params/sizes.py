@@ -1,14 +1,14 @@
 """Sizes that fit a folder of so many pictures, near to those that were asked for."""
 
 from pipeline.core.shares import rounded
-from pipeline.params import reader
+from pipeline.params import presets, reader
 from pipeline.params.schema import Params
 
 FEWEST = 6  # two test images, two of validation, two to learn labels from
 MANY = 500  # images of which no more than a third of all labels need to be
 
 
-def fitting(params: Params, images: int, known: int, drawn: bool) -> dict[str, int]:
+def fitting(params: Params, images: int, known: int, drawn: bool) -> dict[tuple, int]:
     """Values by the paths of their parameters, those alone that must change; of a folder of so many pictures.
 
     known: pictures that may be validation and test images, those with a label if any has one. A sixth of them at most
@@ -39,30 +39,17 @@ def fitting(params: Params, images: int, known: int, drawn: bool) -> dict[str, i
         ("dataset", "ceiling_size"): ceiling if ratio else min(d.ceiling_size, left - spare),
         ("quality", "images"): _spread(params.quality.images, validation // 2),
     }
-    values = params.model_dump()
+    before = presets.leaves(params.model_dump())
     for _ in range(20):  # halvings of a batch
-        for path, value in found.items():
-            _put(values, path, value)
-        wrong = {where for where, _ in reader.validate(values)[1]}
+        wrong = {where for where, _ in reader.changed(params, found)[1]}
         too_large = {where for where in wrong if where[-1] == "batch_size"}
         if not too_large:
             found |= {where: 1 for where in wrong if where[-1] == "accumulate"}  # parts of what is a batch no longer
             break
-        found |= {where: max(1, _at(values, where) // 2) for where in too_large}
-    before = params.model_dump()
-    return {".".join(path): value for path, value in found.items() if value != _at(before, path)}
+        found |= {where: max(1, (before | found)[where] // 2) for where in too_large}
+    return {path: value for path, value in found.items() if value != before[path]}
 
 
 def _spread(wanted: int, most: int) -> int:
     """One image has no spread: none, or two at least."""
     return min(wanted, most) if min(wanted, most) > 1 else 0
-
-
-def _at(values: dict, path: tuple) -> int:
-    for key in path:
-        values = values[key]
-    return values
-
-
-def _put(values: dict, path: tuple, value: int | None) -> None:
-    _at(values, path[:-1])[path[-1]] = value

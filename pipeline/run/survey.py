@@ -145,7 +145,7 @@ def _values(asked: Dataset, params: Params, images: int, known: int, drawn: bool
     values = {("dataset", name): value for name, value in asked.model_dump().items()}
     side, channels, _ = shape(asked)
     values |= _recipe(side, channels, params)
-    values |= {tuple(name.split(".")): value for name, value in fitting.items()}
+    values |= fitting
     _refuse_faults(values, params)
     return values
 
@@ -188,8 +188,7 @@ def _refuse_faults(values: dict[tuple, object], params: Params) -> None:
 def few_labels(params: Params, few: int) -> dict[tuple, object]:
     """Sizes by their path, for a published set of which so many labels may be used; those alone that must change."""
     _, _, images = shape(params.dataset)
-    fitting = sizes.fitting(params, images, min(few, labelled(params.dataset.name)), drawn=False)
-    return {tuple(name.split(".")): value for name, value in fitting.items()}
+    return sizes.fitting(params, images, min(few, labelled(params.dataset.name)), drawn=False)
 
 
 _UNPACKED = {"fashion-mnist": "data/FashionMNIST", "tiny-imagenet": "data/tiny-imagenet/tiny-imagenet-200"}
