@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline import methods
-from pipeline.data import mixture
+from pipeline.core.shares import rounded
 from pipeline.generators import ddpm
 from pipeline.networks import backbones
 from pipeline.params import presets, reader
@@ -39,7 +39,7 @@ def stages(params: Params) -> dict[str, tuple[str, float]]:
     """Stage -> (how often what is computed, FLOPs in all)."""
     d, g, p, real = params.ddpm, params.generate, params.pretrain, params.dataset.train_size
     side, channels, _ = shape(params.dataset)
-    made = mixture.generated_count(real, params.inflation.ratio)
+    made = rounded(params.inflation.ratio, real)
     unet, x = ddpm.unet(d, side, channels), torch.zeros(1, channels, side, side)
     with torch.no_grad():
         forward = counted(lambda: unet(x, 0))
@@ -78,7 +78,7 @@ def main() -> None:
         total += flops
         print(f"{stage:<12} {flops / 1e15:10,.1f} {flops / asked.tflops / 3.6e15:10.2f}  {what}")
     print(f"{'sum':<12} {total / 1e15:10,.1f} {total / asked.tflops / 3.6e15:10.2f}  at {asked.tflops:g} TFLOP/s")
-    made = mixture.generated_count(params.dataset.train_size, params.inflation.ratio)
+    made = rounded(params.inflation.ratio, params.dataset.train_size)
     side, channels, _ = shape(params.dataset)
     size, each = side * side * channels, params.generate.shard_size
     print(

@@ -7,7 +7,8 @@ import numpy as np
 
 from pipeline.core import files, outputs, store
 from pipeline.core.errors import UserError
-from pipeline.data import mixture, shards
+from pipeline.core.shares import rounded
+from pipeline.data import shards
 from pipeline.engine import arithmetic, distributed
 from pipeline.generators import cards, sampling
 from pipeline.params.generators import ceiling
@@ -18,7 +19,7 @@ SET = Path("data/generated/inflation")
 
 def needs(params: SimpleNamespace) -> machine.Needs:
     real, image = machine.images(Path("data/real"), shards.TRAIN)
-    size = mixture.generated_count(real, params.inflation.ratio) * image
+    size = rounded(params.inflation.ratio, real) * image
     return machine.Needs(params.outs, size, size, params.generate.shard_size * image, params.compute.device)
 
 
@@ -26,7 +27,7 @@ def main(params: SimpleNamespace) -> None:
     arithmetic.prepare(params.compute)
     images, _ = shards.read_real(Path("data/real")).part(shards.TRAIN)
     generator = Path("data/generator")
-    n, made, fingerprint = mixture.generated_count(len(images), params.inflation.ratio), {}, None
+    n, made, fingerprint = rounded(params.inflation.ratio, len(images)), {}, None
     card = cards.of_generator(generator)
     if n:
         if card["source"] == "none":

@@ -8,7 +8,7 @@ from pipeline import methods
 from pipeline.core import files, outputs, store
 from pipeline.core.errors import UserError
 from pipeline.core.shares import rounded
-from pipeline.data import mixture, scores, shards
+from pipeline.data import scores, shards
 from pipeline.engine import arithmetic, distributed
 from pipeline.networks import heads, pretrained
 from pipeline.params.generators import ceiling
@@ -24,7 +24,7 @@ JUDGED = ("validation_knn", "rankme", "validation_online")  # what the log has o
 def needs(params: SimpleNamespace) -> machine.Needs:
     found, (train, shape) = machine.holding(shards.TRAIN)(params), machine.pictured(Path("data/real"), shards.TRAIN)
     if params.inflation.select < 1 and shape:  # what is chosen is copied; the whole set stays mapped
-        chosen = rounded(params.inflation.select, mixture.generated_count(train, params.inflation.ratio))
+        chosen = rounded(params.inflation.select, rounded(params.inflation.ratio, train))
         found = found._replace(memory=found.memory + chosen * math.prod(shape))
     if params.compute.device != "cuda" or not train:
         return found
@@ -46,7 +46,7 @@ def main(params: SimpleNamespace) -> None:
     real = shards.read_real(Path("data/real"))
     generated = shards.map_generated(SET)
     positives = shards.map_positives(POSITIVES, real.orig_index[real.rows(shards.TRAIN)])
-    asked = mixture.generated_count(len(real.rows(shards.TRAIN)), params.inflation.ratio)
+    asked = rounded(params.inflation.ratio, len(real.rows(shards.TRAIN)))
     held = sum(map(len, generated))
     if held != asked:
         fault = f"holds {held:,} images, inflation.ratio {params.inflation.ratio} asks for {asked:,}"

@@ -12,13 +12,8 @@ import torch
 
 from pipeline.core import seeds
 from pipeline.core.errors import UserError
-from pipeline.core.shares import real_share, rounded
+from pipeline.core.shares import real_share
 from pipeline.params.schema import Inflation
-
-
-def generated_count(n_real: int, ratio: float) -> int:
-    """round(ratio * n_real), halves up: how many generated images take part."""
-    return rounded(ratio, n_real)
 
 
 def mixture(

@@ -208,19 +208,11 @@ def white_of(paths: list[Path], channels: int) -> int:
             with contextlib.suppress(UserError):
                 tops.append(decoding.read(path, channels).top)
             progress.update()
-    white = _white(top for top in tops if top is not None)
-    if tops and white < WHITES[-1]:
-        _tell_white(len(deep), white)
+    top = max((top for top in tops if top is not None), default=WHITES[-1])
+    white = next(white for white in WHITES if white >= top)
+    if white < WHITES[-1]:
+        log(f"{len(deep):,} pictures of 16 bits hold at most {white:,}: read as {white.bit_length()} bits")
     return white
-
-
-def _white(tops: Iterable[int]) -> int:
-    top = max(tops, default=WHITES[-1])
-    return next(white for white in WHITES if white >= top)
-
-
-def _tell_white(deep: int, white: int) -> None:
-    log(f"{deep:,} pictures of 16 bits hold at most {white:,}: read as {white.bit_length()} bits")
 
 
 def _in_threads(put: Callable[[int], decoding.Picture], paths: list[Path]) -> Iterator[decoding.Picture | UserError]:

@@ -190,9 +190,8 @@ def feature_network(real: shards.RealSet, params: Quality, compute: Compute) -> 
     if min(labels.min(), answers.min(initial=0)) < 0 or len(np.unique(labels)) < 2:
         task = "quarter turns (Gidaris et al. 2018), as not all images have labels, or all the same"
         (images, labels), (unseen, answers) = turned(images), turned(unseen)
-    recipe = recipes.recipe(plain(real.images.shape[3], strength=0.0), 0)
     schedule = classifier.plan(params.steps, params.seed)
-    model = classifier.train("training the feature network", schedule, images, labels, recipe, compute)
+    model = classifier.train("training the feature network", schedule, images, labels, recipes.PLAIN, compute)
     facts = {"kind": "classifier trained here", "of": task, "on": f"{len(rows)} {source}"}
     if len(unseen):
         guessed = probes.features(model, unseen, compute).argmax(dim=1)
@@ -265,9 +264,8 @@ def told_apart(generated: np.ndarray, real: np.ndarray, params: Quality, compute
     images = np.concatenate([generated[:half], real[:half]])
     held_out = np.concatenate([generated[half:], real[half:]])
     labels, answers = (np.repeat([1, 0], len(x) // 2) for x in (images, held_out))
-    recipe = recipes.recipe(plain(images.shape[3], strength=0.0), 0)
     schedule = classifier.plan(params.steps, params.seed)
-    model = classifier.train("telling generated from real", schedule, images, labels, recipe, compute)
+    model = classifier.train("telling generated from real", schedule, images, labels, recipes.PLAIN, compute)
     guessed = probes.features(model, held_out, compute).argmax(dim=1).numpy()
     return int((guessed == answers).sum()), len(answers)
 

@@ -29,14 +29,13 @@ def density_ratio(
     seed count.
     """
     n = sum(map(len, generated))
-    recipe = recipes.recipe(quality.plain(real.shape[3], strength=0.0), 0)
     schedule = classifier.plan(params.steps, _seed(params))
     odds, own = np.empty(n), np.empty(len(real))
     for half in (0, 1):
         learned = np.arange(1 - half, n, 2)[: len(real) // 2 + 1]  # no more than there are real ones
         images = np.concatenate([real[1 - half :: 2], *shards.of_parts(generated, learned)])
         labels = np.repeat([1, 0], [len(images) - len(learned), len(learned)])
-        model = classifier.train(f"scoring, half {half + 1} of 2", schedule, images, labels, recipe, compute)
+        model = classifier.train(f"scoring, half {half + 1} of 2", schedule, images, labels, recipes.PLAIN, compute)
         prior = np.log(labels.sum() / (len(labels) - labels.sum()))
         own[half::2] = _odds(model, real[half::2], compute) - prior
         first = 0
@@ -75,10 +74,9 @@ def coverage(
     then the second nearest. Distances are those of a network that told the train images' quarter turns (Gidaris et al.
     2018): it needs no labels.
     """
-    recipe = recipes.recipe(quality.plain(real.shape[3], strength=0.0), 0)
     turned, quarters = quality.turned(real)
     schedule = classifier.plan(params.steps, _seed(params))
-    model = classifier.train("training the scores' network", schedule, turned, quarters, recipe, compute)
+    model = classifier.train("training the scores' network", schedule, turned, quarters, recipes.PLAIN, compute)
     x = probes.features(model.encoder, real, compute)
     y = torch.cat([probes.features(model.encoder, part, compute) for part in generated])
     return ranked(x, y), {}

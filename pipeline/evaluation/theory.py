@@ -16,7 +16,8 @@ from pipeline.augment import recipes
 from pipeline.core import seeds, store
 from pipeline.core.errors import UserError
 from pipeline.core.progress import bar, log
-from pipeline.data import mixture, scores, shards
+from pipeline.core.shares import rounded
+from pipeline.data import scores, shards
 from pipeline.engine import arithmetic
 from pipeline.evaluation import quality
 from pipeline.measures import probes
@@ -147,7 +148,7 @@ def of_the_run(strengths: list[float], images: int | None, views: int, steps: in
     real = shards.read_real(Path("data/real"))
     generated = shards.read_generated(Path("data/generated/inflation"))
     n, least = len(real.rows(shards.TRAIN)), len(real.classes) + 1
-    asked = mixture.generated_count(n, params.inflation.ratio)
+    asked = rounded(params.inflation.ratio, n)
     for held, wanted, where, maker in (
         (n, params.dataset.train_size, "data/real", "prepare"),
         (len(generated), asked, "data/generated/inflation", "generate"),
@@ -179,7 +180,7 @@ def measure(
     """
     images, labels = (part[:n] for part in real.part(shards.TRAIN))
     ratio = params.inflation.ratio * params.inflation.select
-    made = generated[: min(mixture.generated_count(len(images), ratio), 2 * len(images))]
+    made = generated[: min(rounded(ratio, len(images)), 2 * len(images))]
     further = real.part(shards.VALIDATION)[0][: len(made)]  # which the network has not seen either
     everything = [part for part in (images, made, further) if len(part)]
     network, _ = quality.feature_network(real, params.quality, params.compute)

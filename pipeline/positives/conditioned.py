@@ -68,13 +68,8 @@ class Training(ddpm.Training):
 
     def save(self, folder: Path) -> list[str]:
         """Write the averaged network; training is over after this. Returns the names of the files."""
-        return save(self.averaged(), folder)
-
-
-def save(network: Network, folder: Path) -> list[str]:
-    """Write the weights; returns the names of the files. The parameters, which find the folder, say the shapes."""
-    weights.save(Path(folder) / _FILE, network)
-    return [_FILE]
+        weights.save(Path(folder) / _FILE, self.averaged())  # the parameters, which find the folder, say the shapes
+        return [_FILE]
 
 
 def load(params: Conditioned, folder: Path, size: int, channels: int, width: int) -> Network:

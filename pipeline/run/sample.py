@@ -7,7 +7,8 @@ from pathlib import Path
 from pipeline.core import store
 from pipeline.core.errors import UserError, UserErrors
 from pipeline.core.progress import log
-from pipeline.data import mixture, shards
+from pipeline.core.shares import rounded
+from pipeline.data import shards
 from pipeline.engine import arithmetic
 from pipeline.generators import cards, sampling
 from pipeline.params import reader
@@ -39,7 +40,7 @@ def sample(asked: str | None) -> str:
         what = f"params.yaml has another {', '.join(changed)} than when it was made"
         raise UserError(what, _GENERATOR, "run `dvc repro generator`")
     real, size = shards.read_real(_REAL), params.generate.shard_size
-    n = mixture.generated_count(len(real.rows(shards.TRAIN)), params.inflation.ratio)
+    n = rounded(params.inflation.ratio, len(real.rows(shards.TRAIN)))
     only = _numbers(asked, -(-n // size))
     shard = size * real.images[0].size
     needs = machine.Needs((), kept=len(only) * shard, memory=shard, device=params.compute.device)

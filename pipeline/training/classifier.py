@@ -6,11 +6,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipeline.augment import recipes
-from pipeline.core import access, files, seeds, sources, store
+from pipeline.core import seeds, sources, store, weights
 from pipeline.core.devices import sent
 from pipeline.data import mixture, shards
 from pipeline.data.bank import ImageBank
@@ -80,11 +79,11 @@ def fit(
     parts = tuple(np.ascontiguousarray(part) for part in labelled)
     with seeds.scope(schedule.seed, "classifier"):
         model = Classifier(encoder, classes, standardise).to(compute.device)
-    weights = [[name, stored.digest(np.atleast_1d(x.cpu().numpy()))] for name, x in model.state_dict().items()]
+    first = [[name, stored.digest(np.atleast_1d(x.cpu().numpy()))] for name, x in model.state_dict().items()]
     decided = {
         "params": schedule.model_dump(),
         "head_lr": head_lr,
-        "start": [encoder.card["mean"], encoder.card["std"], weights],
+        "start": [encoder.card["mean"], encoder.card["std"], first],
         "recipe": vars(recipe),
         "images": [stored.digest(part) for part in parts],
         "code": sources.digest("training/classifier"),
@@ -97,13 +96,11 @@ def fit(
         plan = loop.Optimisation(schedule, lambda groups, lr: torch.optim.AdamW(groups, lr, fused=True))
         task = _task(model, schedule, parts, recipe, head_lr)
         loop.train(what, task, plan, compute, folder, fingerprint)
-        state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-        files.write(folder / _FILE, lambda path: save_file(state, path))
+        weights.save(folder / _FILE, model)
         return [_FILE]
 
     folder = store.once("classifier", decided, train_in)
-    with access.read_faults(folder / _FILE):
-        model.load_state_dict(load_file(folder / _FILE), strict=True)
+    model.load_state_dict(weights.read(folder / _FILE))
     return model.eval()
 
 
@@ -125,7 +122,7 @@ def _task(
     def loss(batch: tuple[torch.Tensor, torch.Tensor], step: int) -> dict[str, torch.Tensor]:
         views, right = batch
         logits = model(views).float()
-        return {"loss": F.cross_entropy(logits, right), "accuracy": (logits.argmax(dim=1) == right).float().mean()}
+        return {"loss": F.cross_entropy(logits, right)}
 
     head = [replace(group, lr_factor=head_lr) for group in loop.groups_of(model.head)]
     return loop.Task([loop.Phase([*loop.groups_of(model.encoder), *head], loss)], batch, {"classifier": model})

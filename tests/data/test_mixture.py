@@ -8,7 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.errors import REFUSED, UserError
-from pipeline.data.mixture import Copies, Mixture, alone, generated_count, in_proportion, mixture, positives, replaced
+from pipeline.core.shares import rounded
+from pipeline.data.mixture import Copies, Mixture, alone, in_proportion, mixture, positives, replaced
 
 PROPERTY = settings(max_examples=80, deadline=None, derandomize=True, database=None)
 WEIGHTS = [0.1, 0.3, 0.5, 1.0, 2.0, 2.5, 10.0, 33.3]
@@ -83,8 +84,8 @@ def test_slots_by_hand():
         (50_000, 1e-05, 1),  # 0.5, written with an exponent
     ],
 )
-def test_generated_count_rounds_halves_up(n_real, ratio, count):
-    assert generated_count(n_real, ratio) == count
+def test_halves_are_rounded_up(n_real, ratio, count):
+    assert rounded(ratio, n_real) == count
 
 
 @given(**SIZES)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import pipeline
+from pipeline.core.shares import rounded
 from pipeline.params import judge, method_rules, reader
 from pipeline.params.data import mixture as mixture_rule
 from pipeline.params.schema import RULES, Params
@@ -661,7 +662,7 @@ def test_mixture_rule_refuses_exactly_what_the_mixture_refuses():
         for ratio in (0.0, 0.1, 0.25, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.1):
             for weight in (0.001, 0.1, 0.3, 1.0, 2.0, 10.0):
                 for batch in range(1, 20, 3):
-                    made = mixture.generated_count(n, ratio)
+                    made = rounded(ratio, n)
                     asked = {"ratio": ratio, "real_weight": weight, "score": "coverage"}
                     asked |= {"final_real_share": (None, 0.0, 0.3, 1.0)[batch % 4], "select": (1.0, 0.6)[n % 2]}
                     inflation = mixture.alone(0).model_copy(update=asked)

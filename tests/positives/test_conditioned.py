@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline import positives
-from pipeline.core import seeds
+from pipeline.core import seeds, weights
 from pipeline.data import shards
 from pipeline.generators import ddpm
 from pipeline.measures import probes
@@ -59,7 +59,7 @@ def folder(tmp_path_factory):
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     made = tmp_path_factory.mktemp("conditioned")
-    assert conditioned.save(network, made) == ["conditioned.safetensors"]
+    weights.save(made / "conditioned.safetensors", network)
     return made
 
 

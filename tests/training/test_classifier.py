@@ -15,7 +15,7 @@ from pipeline.networks import backbones
 from pipeline.training import classifier
 from tests.toys import COMPUTE
 
-NONE = recipes.recipe(plain(1, 0.0), 0)
+NONE = recipes.PLAIN
 
 
 def bars(n, seed=0):
