@@ -28,6 +28,14 @@ def pytest_collection_finish():
 
 
 @pytest.fixture
+def store(tmp_path, monkeypatch):
+    """A store of the test's own, and one thread, since the bits depend on their number."""
+    torch.set_num_threads(1)
+    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
+    return tmp_path / "store"
+
+
+@pytest.fixture
 def package(tmp_path):
     """A folder with the package, params.yaml and an empty stages/."""
     shutil.copytree(clones.ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))

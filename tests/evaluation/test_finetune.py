@@ -8,7 +8,7 @@ import torch
 
 from pipeline.core.errors import Stopped, UserError
 from pipeline.data import shards
-from pipeline.engine import arithmetic, loop
+from pipeline.engine import loop
 from pipeline.evaluation import finetune
 from pipeline.networks import backbones
 from pipeline.params.schema import FineTune
@@ -33,14 +33,7 @@ PARAMS = FineTune(
 )
 
 
-@pytest.fixture(autouse=True)
-def store(tmp_path, monkeypatch):
-    """A store of the test's own, and one thread: the bits depend on their number."""
-    before = torch.get_num_threads()
-    arithmetic.prepare(COMPUTE)
-    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
-    yield tmp_path / "store"
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("store")
 
 
 def split(labels=None):

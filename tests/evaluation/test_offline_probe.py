@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as tv
 from pipeline.augment import recipes
 from pipeline.core import seeds
 from pipeline.core.errors import Stopped, UserError
-from pipeline.engine import arithmetic, loop
+from pipeline.engine import loop
 from pipeline.evaluation import offline_probe
 from pipeline.measures import linear_probe, probes
 from pipeline.networks import backbones
@@ -31,14 +31,7 @@ PARAMS = LinearEval(
 )
 
 
-@pytest.fixture(autouse=True)
-def store(tmp_path, monkeypatch):
-    """A store of the test's own, and one thread: the bits depend on their number."""
-    before = torch.get_num_threads()
-    arithmetic.prepare(COMPUTE)
-    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
-    yield tmp_path / "store"
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("store")
 
 
 def asked(**changes):

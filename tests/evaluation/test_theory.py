@@ -8,7 +8,6 @@ import torch
 
 from pipeline.core.errors import UserError
 from pipeline.data import shards
-from pipeline.engine import arithmetic
 from pipeline.evaluation import quality, theory
 from pipeline.params import reader
 from pipeline.params.schema import Params
@@ -16,7 +15,7 @@ from tests.evaluation.test_quality import images
 from tests.pipeline import clones
 from tests.toys import COMPUTE
 
-pytestmark = pytest.mark.slow  # its table is made once, in a minute
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("store")]  # its table is made once, in a minute
 
 RADII, COUNTS = (0.4, 0.6, 0.8, 1.2, 1.6), (25, 50, 100, 200, 400, 800)
 
@@ -189,15 +188,6 @@ def real():
     pixels, labels = images(400, 0)
     split = np.repeat(np.array([shards.TRAIN, shards.VALIDATION, shards.SPARE], np.uint8), [60, 40, 300])
     return shards.RealSet(pixels, labels, split, np.arange(400), ("across", "down", "none"), "bars", 40)
-
-
-@pytest.fixture(autouse=True)
-def store(tmp_path, monkeypatch):
-    before = torch.get_num_threads()
-    arithmetic.prepare(COMPUTE)
-    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
-    yield
-    torch.set_num_threads(before)
 
 
 FITTING = {"dataset": {"train_size": 60}, "inflation": {"ratio": 0.0}}  # the data of `real`

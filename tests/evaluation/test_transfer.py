@@ -20,9 +20,7 @@ PARAMS = LinearEval(l2=[1e-3, 1e-1], clsp_lr=1.0, view_strength=2.0, baseline=NO
 ASKED = {"name": "folder", "train_size": 60, "validation_size": 20, "test_size": 30, "seed": 0}
 
 
-@pytest.fixture(autouse=True)
-def store_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
+pytestmark = pytest.mark.usefixtures("store")
 
 
 @pytest.fixture(scope="module")

@@ -24,10 +24,7 @@ def images():
     return made.to(torch.uint8).numpy()
 
 
-@pytest.fixture(autouse=True)
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
-    return tmp_path / "store"
+pytestmark = pytest.mark.usefixtures("store")
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,11 @@ import signal
 import h5py
 import numpy as np
 import pytest
-import torch
 from diffusers import UNet2DModel
 
 from pipeline.core import files
 from pipeline.core.errors import UserError
 from pipeline.data import imports, shards
-from pipeline.engine import arithmetic
 from pipeline.generators import cards, ddpm, sampling
 from pipeline.params.schema import Generate
 from tests.toys import COMPUTE, ddpm_params, forked
@@ -35,19 +33,7 @@ def generator(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """The bits depend on the number of threads."""
-    before = torch.get_num_threads()
-    arithmetic.prepare(COMPUTE)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
-    return tmp_path / "store"
+pytestmark = pytest.mark.usefixtures("store")
 
 
 @pytest.fixture

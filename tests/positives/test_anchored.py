@@ -57,10 +57,7 @@ def anchors():
     return np.random.default_rng(0).integers(0, 256, (ANCHORS, SIZE, SIZE, 1), dtype=np.uint8)
 
 
-@pytest.fixture(autouse=True)
-def own_store(tmp_path, monkeypatch):
-    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
-    return tmp_path / "store"
+pytestmark = pytest.mark.usefixtures("store")
 
 
 def sample(generator, anchors, numbers, **changes):

@@ -15,9 +15,7 @@ from tests import toys
 KINDS = [name for name in get_args(Positives.model_fields["kind"].annotation) if name != "none"]
 
 
-@pytest.fixture(autouse=True)
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
+pytestmark = pytest.mark.usefixtures("store")
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -53,9 +53,7 @@ def folder(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "pipeline")
 
 
-@pytest.fixture(autouse=True)
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
+pytestmark = pytest.mark.usefixtures("store")
 
 
 def edit(path, **changes):

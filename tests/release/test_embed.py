@@ -20,10 +20,7 @@ from pipeline.networks import backbones
 from pipeline.release import embed
 from tests.toys import COMPUTE, forked
 
-
-@pytest.fixture(autouse=True)
-def store_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
+pytestmark = pytest.mark.usefixtures("store")
 
 
 @pytest.fixture

@@ -13,10 +13,7 @@ from pipeline.params import presets, reader
 from pipeline.run import survey
 from pipeline.run.survey import Wish
 
-
-@pytest.fixture(autouse=True)
-def _store(tmp_path, monkeypatch):
-    monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
+pytestmark = pytest.mark.usefixtures("store")
 
 
 def draw(folder, n, size=(40, 30), grey=False, seed=0):
