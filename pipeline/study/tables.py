@@ -29,7 +29,7 @@ OFF = (
 RANKED = (
     "Rank correlation with {} over a part's arms (1: the measure orders them as labels do), and the points lost by "
     "taking the arm that the measure likes best. By chance: the absolute correlation that 95 % of random orders stay "
-    "within."
+    "within; arms of a grid are not independent, so that it is too small for them."
 )
 BEST = "The best arm of each kind by the same seeds, which flatters a kind of which several were tried."
 COSTS = "Encoder: its forward passes, relative to those of {}. Training and sampling of generators do not count."
