@@ -1,6 +1,5 @@
 """Real images from their source: uint8 NHWC + labels + split. Nothing is downloaded here."""
 
-import contextlib
 import gzip
 import hashlib
 import zlib
@@ -10,13 +9,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from pipeline.core import access, files, sources, store
 from pipeline.core.errors import UserError
-from pipeline.core.progress import bar, log
+from pipeline.core.progress import log
 from pipeline.data import folders, pictures, splits
 from pipeline.data.labels import SHOWN
-from pipeline.data.shards import CEILING, TEST, Part, RealSet, among, digests, read_array, write_arrays
+from pipeline.data.shards import CEILING, TEST, Part, RealSet, among, digests, in_parts, read_array
 from pipeline.params.schema import Dataset
 
 # sha256 of the four decompressed files of Fashion-MNIST, as Zalando Research published them
@@ -29,8 +29,6 @@ FASHION_MNIST = {
 }
 
 _CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-
-PART = 1000  # pictures that are decoded, and kept, at once
 
 TINY_IMAGENET = (64, 3, 100_000, 10_000)  # pixels, channels, pictures in train/ and in val/
 
@@ -218,43 +216,39 @@ def decoded(params: Dataset, paths: list[Path], content: dict[str, str] | None =
     """
     root, known = Path(params.path), content or files.tree_digests(Path(params.path))
     how = params.image_size, params.channels, params.resize
-    parts = {f"part-{k:06d}.h5": paths[first : first + PART] for k, first in enumerate(range(0, len(paths), PART))}
     decided = {
         "pictures": _content(root, paths, known),
         "how": how,
         "code": sources.digest("data/pictures"),
         "versions": {name: version(name) for name in ("numpy", "pillow")},
     }
-
     refused: list[UserError] = []
     odd: dict[str, list[Path]] = {}
-    with contextlib.ExitStack() as shown:
 
-        def start(missing: list[str]) -> Callable[[Path], None]:
-            white = pictures.white_of(paths, params.channels)
-            progress = shown.enter_context(bar("reading pictures", len(paths), "picture"))
-            progress.update(sum(len(some) for name, some in parts.items() if name not in missing))
+    def begin() -> Callable[[range, tqdm], dict[str, np.ndarray]]:
+        white = pictures.white_of(paths, params.channels)
 
-            def write(path: Path) -> None:
-                some = parts[path.name]
-                images, faults = pictures.read_each(some, *how, progress, white, odd)
-                if _content(root, some, {}) != _content(root, some, known):
-                    raise UserError("changed while it was read", root, "run the same command again", code=1)
-                refused.extend(faults.values())
-                write_arrays(path, {"images": images, "whole": np.array([not faults])}, {})
+        def make(rows: range, progress: tqdm) -> dict[str, np.ndarray]:
+            some = paths[rows.start : rows.stop]
+            images, faults = pictures.read_each(some, *how, progress, white, odd)
+            if _content(root, some, {}) != _content(root, some, known):
+                raise UserError("changed while it was read", root, "run the same command again", code=1)
+            refused.extend(faults.values())
+            return {"images": images, "whole": np.array([not faults])}
 
-            return write
+        return make
 
-        made = store.grow("pictures", decided, list(parts), start)
+    made = in_parts("pictures", decided, len(paths), "reading pictures", "picture", begin)
     pictures.tell_odd(odd)
-    torn = [path for path in made.values() if not read_array(path, "whole").all()]
+    torn = [path for path in made if not read_array(path, "whole").all()]
     for path in torn:
         path.unlink()  # or they would not be tried again
     if torn:
         raise pictures.refusal(refused) if refused else UserError("could not be read before", root, "run it once more")
-    images = np.empty((len(paths), params.image_size, params.image_size, params.channels), np.uint8)
-    for k, path in enumerate(made.values()):
-        images[k * PART : (k + 1) * PART] = read_array(path, "images")
+    images, row = np.empty((len(paths), params.image_size, params.image_size, params.channels), np.uint8), 0
+    for path in made:  # not all of them twice in memory
+        part = read_array(path, "images")
+        images[row : row + len(part)], row = part, row + len(part)
     return images
 
 

@@ -6,15 +6,17 @@ The manifest.json of a folder holds the sha256 of each file. Readers verify it b
 import contextlib
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
+from tqdm import tqdm
 
 from pipeline.core import access, files, store
 from pipeline.core.errors import UserError
+from pipeline.core.progress import bar
 
 SCHEMA = 1  # of an HDF5 file
 FILE = "images.h5"  # in data/real and, of imported images, in data/generator
@@ -26,6 +28,9 @@ UNPACKS = 1_200  # a byte of deflate becomes 1,032 at most
 COLUMNS = {"labels": np.int64, "split": np.uint8, "orig_index": np.int64}  # of real images, a value each
 
 _UNREADABLE, _AGAIN = "not readable as HDF5", "delete it and make it again"
+
+
+PART = 1000  # rows that are made, and kept, at once
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,29 @@ def write_arrays(path: Path, arrays: dict[str, np.ndarray], attributes: dict[str
                 file.attrs[name] = value
 
     files.write(path, writer)
+
+
+def in_parts(
+    kind: str,
+    decided: dict,
+    n: int,
+    what: str,
+    unit: str,
+    begin: Callable[[], Callable[[range, tqdm], dict[str, np.ndarray]]],
+) -> list[Path]:
+    """Files of n rows in the store, in order; those that it lacks are made one by one, so that a stopped run goes on.
+
+    begin() -> make(rows, progress) -> arrays: asked for once, if there is anything to make; `make` moves the bar.
+    """
+    parts = {f"part-{k:06d}.h5": range(first, min(first + PART, n)) for k, first in enumerate(range(0, n, PART))}
+    with contextlib.ExitStack() as shown:
+
+        def start(missing: list[str]) -> Callable[[Path], None]:
+            make, progress = begin(), shown.enter_context(bar(what, n, unit))
+            progress.update(sum(len(rows) for name, rows in parts.items() if name not in missing))
+            return lambda path: write_arrays(path, make(parts[path.name], progress), {})
+
+        return list(store.grow(kind, decided, list(parts), start).values())
 
 
 def write_real(folder: Path, real: RealSet) -> None:

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from tqdm import tqdm
 
-from pipeline.core import files, sources, store
+from pipeline.core import files, sources
 from pipeline.core.errors import UserError
-from pipeline.core.progress import bar
 from pipeline.data import shards
 from pipeline.engine import arithmetic
 from pipeline.measures import probes
@@ -23,7 +23,6 @@ from pipeline.networks import backbones, pretrained
 from pipeline.params.schema import Baseline, Compute
 
 _SECTION = "linear_eval.baseline"
-_PART = 1000  # images whose features are kept together
 
 
 class Downloaded(nn.Module):
@@ -59,7 +58,6 @@ def features(network: Downloaded, facts: dict, images: np.ndarray, compute: Comp
 
     facts: what `load` said of the network.
     """
-    parts = {f"part-{first:08d}.h5": images[first : first + _PART] for first in range(0, len(images), _PART)}
     decided = {
         "network": facts,
         "images": hashlib.sha256(np.ascontiguousarray(images)).hexdigest(),
@@ -67,19 +65,17 @@ def features(network: Downloaded, facts: dict, images: np.ndarray, compute: Comp
         "arithmetic": arithmetic.facts(compute),
         "versions": backbones.versions(),
     }
-    with bar("features of the baseline", len(images), "image") as progress:
 
-        def start(missing: list[str]) -> Callable[[Path], None]:
-            progress.update(sum(len(part) for name, part in parts.items() if name not in missing))
-            network.to(compute.device)
-            return write
+    def begin() -> Callable[[range, tqdm], dict[str, np.ndarray]]:
+        network.to(compute.device)
+        return make
 
-        def write(path: Path) -> None:
-            found, few = [], probes.at_once(facts["pixels"])
-            for first in range(0, len(parts[path.name]), few):
-                found.append(probes.features(network, parts[path.name][first : first + few], compute))
-                progress.update(len(found[-1]))
-            shards.write_arrays(path, {"features": torch.cat(found).numpy()}, {})
+    def make(rows: range, progress: tqdm) -> dict[str, np.ndarray]:
+        found, few = [], probes.at_once(facts["pixels"])
+        for first in range(rows.start, rows.stop, few):
+            found.append(probes.features(network, images[first : min(first + few, rows.stop)], compute))
+            progress.update(len(found[-1]))
+        return {"features": torch.cat(found).numpy()}
 
-        made = store.grow("features", decided, list(parts), start)
-    return torch.from_numpy(np.concatenate([shards.read_array(path, "features") for path in made.values()]))
+    made = shards.in_parts("features", decided, len(images), "features of the baseline", "image", begin)
+    return torch.from_numpy(np.concatenate([shards.read_array(path, "features") for path in made]))

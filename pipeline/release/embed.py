@@ -16,16 +16,14 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.core import files, sources, store
+from pipeline.core import files, sources
 from pipeline.core.errors import UserError
-from pipeline.core.progress import bar, log
+from pipeline.core.progress import log
 from pipeline.data import pictures, shards
 from pipeline.engine import arithmetic
 from pipeline.measures import probes
 from pipeline.networks import backbones
 from pipeline.params.schema import Compute
-
-PART = 1000  # images that are decoded and embedded at once
 
 
 class _Source(NamedTuple):
@@ -55,7 +53,6 @@ def embed(folder: Path, source: Path, out: Path, compute: Compute, skip: bool = 
     size, channels, resize = _form(encoder.card, folder)
     given = _pictures(source, size, channels, resize) if source.is_dir() else _stored(source, size, channels)
     encoder.to(compute.device)
-    parts = {f"part-{k:06d}.h5": rows for k, rows in enumerate(_parts(len(given.names)))}
     decided = {
         "encoder": encoder.card["sha256"],
         "images": given.content,
@@ -65,23 +62,18 @@ def embed(folder: Path, source: Path, out: Path, compute: Compute, skip: bool = 
         "versions": backbones.versions() | {"pillow": version("pillow")},
     }
     refused: list[UserError] = []
-    with bar("embedding", len(given.names), "image") as progress:
 
-        def start(missing: list[str]) -> Callable[[Path], None]:
-            progress.update(sum(len(rows) for name, rows in parts.items() if name not in missing))
-            return write
+    def make(rows: range, progress: tqdm) -> dict[str, np.ndarray]:
+        images, faults = given.read(rows, progress)
+        refused.extend(faults.values())
+        kept = np.array([i not in faults for i in range(len(images))])
+        found = np.zeros((len(images), encoder.width), np.float32)
+        if kept.any():
+            found[kept] = probes.features(encoder, images[kept], compute).numpy()
+        return {"features": found, "kept": kept}
 
-        def write(path: Path) -> None:
-            images, faults = given.read(parts[path.name], progress)
-            refused.extend(faults.values())
-            kept = np.array([i not in faults for i in range(len(images))])
-            found = np.zeros((len(images), encoder.width), np.float32)
-            if kept.any():
-                found[kept] = probes.features(encoder, images[kept], compute).numpy()
-            shards.write_arrays(path, {"features": found, "kept": kept}, {})
-
-        made = store.grow("features", decided, list(parts), start)
-    features, kept = ({path: shards.read_array(path, name) for path in made.values()} for name in ("features", "kept"))
+    made = shards.in_parts("features", decided, len(given.names), "embedding", "image", lambda: make)
+    features, kept = ({path: shards.read_array(path, name) for path in made} for name in ("features", "kept"))
     there = np.concatenate(list(kept.values()))
     if not there.all() and not skip:
         for path in (path for path, whole in kept.items() if not whole.all()):
@@ -143,10 +135,6 @@ def _stored(path: Path, size: int, channels: int) -> _Source:
         return found, {}
 
     return _Source([str(row) for row in range(len(images))], files.sha256(path), read)
-
-
-def _parts(n: int) -> list[range]:
-    return [range(first, min(first + PART, n)) for first in range(0, n, PART)]
 
 
 def _writer(out: Path) -> Callable[[Path, np.ndarray, list[str], str], None]:

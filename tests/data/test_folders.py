@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline.core.errors import UserError
-from pipeline.data import datasets, folders
+from pipeline.data import datasets, folders, shards
 from pipeline.data import pictures as reading
 from pipeline.params.schema import Dataset
 
@@ -211,7 +211,7 @@ def test_links_to_folders_that_another_walk_entered_are_read(tmp_path, monkeypat
 
 def test_a_stopped_reading_goes_on_where_it_was_and_damage_is_named_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("LEAVEN_STORE", str(tmp_path / "store"))
-    monkeypatch.setattr(datasets, "PART", 2)
+    monkeypatch.setattr(shards, "PART", 2)
     root = tmp_path / "set"
     photographs(root)
     paths, read, seen = sorted(root.iterdir()), reading.read_each, []

@@ -80,7 +80,7 @@ def test_images_of_an_hdf5_file_are_brought_to_the_encoders_size_and_channels(en
 
 
 def test_pictures_that_cannot_be_read_are_named_at_the_end_and_may_be_left_out(encoder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(embed, "PART", 3)
+    monkeypatch.setattr(shards, "PART", 3)
     folder, out = album(tmp_path / "album"), tmp_path / "out.npy"
     before = expected(encoder, folder)
     for name in ("a.png", "z.jpg"):
@@ -124,7 +124,7 @@ def test_what_is_no_picture_is_not_read_and_a_picture_that_may_not_be_opened_is_
 
 def test_sixteen_bits_have_the_white_of_the_whole_folder(encoder, tmp_path, monkeypatch):
     """Parts are of one picture each; the first alone would be read as eight bits."""
-    monkeypatch.setattr(embed, "PART", 1)
+    monkeypatch.setattr(shards, "PART", 1)
     folder = tmp_path / "deep"
     folder.mkdir()
     for i, top in enumerate((200, 4000)):
@@ -134,7 +134,7 @@ def test_sixteen_bits_have_the_white_of_the_whole_folder(encoder, tmp_path, monk
 
 
 def test_a_killed_run_goes_on_where_it_was(encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(embed, "PART", 2)
+    monkeypatch.setattr(shards, "PART", 2)
     folder, out, mark = album(tmp_path / "album"), tmp_path / "out.npy", tmp_path / "mark"
 
     def work():
