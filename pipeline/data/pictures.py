@@ -16,7 +16,7 @@ import os
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -193,14 +193,20 @@ def tell_odd(odd: dict[str, list[Path]]) -> None:
         log(f"{len(named):,} pictures have {words}; the first is {named[0]}")
 
 
-def white_of(paths: list[Path], channels: int) -> int:
-    """The white of a set's 16-bit pictures, which are decoded for it; others, and what cannot be read, do not count."""
-    tops, deep = [], []
+def headers(paths: Collection[Path]) -> dict[Path, decoding.Header]:
+    """Of the files that are pictures; what is wrong with the others is told when they are read."""
+    found = {}
     with bar("looking at pictures", len(paths), "picture") as progress:
         for path in paths:
-            with contextlib.suppress(UserError):  # told when it is read
-                deep += [path] if decoding.header(path).deep else []
+            with contextlib.suppress(UserError):
+                found[path] = decoding.header(path)
             progress.update()
+    return found
+
+
+def white_of(paths: list[Path], channels: int) -> int:
+    """The white of a set's 16-bit pictures, which are decoded for it; others, and what cannot be read, do not count."""
+    tops, deep = [], [path for path, header in headers(paths).items() if header.deep]
     if not deep:
         return WHITES[-1]
     with bar("looking for white", len(deep), "picture") as progress:

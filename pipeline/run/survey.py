@@ -3,14 +3,12 @@
 The pictures are decoded once, at the size that is proposed: the stage `prepare` finds them in the store.
 """
 
-import contextlib
 import math
 import os
 import shutil
 import statistics
 import subprocess
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -20,8 +18,7 @@ import numpy as np
 
 from pipeline.core import outputs
 from pipeline.core.errors import UserError, UserErrors
-from pipeline.core.progress import bar
-from pipeline.data import datasets, decoding, folders
+from pipeline.data import datasets, decoding, folders, pictures
 from pipeline.params import presets, reader, sizes
 from pipeline.params.data import SETS, labelled, shape
 from pipeline.params.schema import Dataset, Params
@@ -72,7 +69,7 @@ def survey(folder: Path, wish: Wish, params: Params) -> Survey:
     if wish.few and listing.classes == [""]:
         raise UserError("pictures without labels, of which none can be used", folder, "leave --labels out")
     pictured = listing.train | (listing.test or {})
-    headers = _headers(pictured)
+    headers = list(pictures.headers(pictured).values())
     asked = asked.model_copy(update=_shape(headers, wish))
     drawn, few = listing.test is None, wish.few or len(listing.train)
     _values(asked, params, len(listing.train), min(listing.known(), few), drawn)  # or refused, undecoded
@@ -117,17 +114,6 @@ def _tables(folder: Path) -> list[str]:
     if not there:
         return []
     return [f"if {there[0]} has the labels: leaven dataset {quote(str(folder))} --labels {quote(there[0])}"]
-
-
-def _headers(pictured: Collection[Path]) -> list[decoding.Header]:
-    """Of the files that are pictures; what is wrong with the others is told when all are decoded."""
-    found = []
-    with bar("looking at pictures", len(pictured), "picture") as progress:
-        for path in pictured:
-            with contextlib.suppress(UserError):
-                found.append(decoding.header(path))
-            progress.update()
-    return found
 
 
 def _shape(headers: list[decoding.Header], wish: Wish) -> dict[str, int]:
