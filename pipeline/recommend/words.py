@@ -6,7 +6,7 @@ import math
 from pipeline.recommend import race
 from pipeline.recommend.prices import Prices
 from pipeline.recommend.race import LOOKS, Answer, Rules
-from pipeline.run import survey
+from pipeline.run import remarks
 from pipeline.study.analysis import Difference, quantile
 
 USUAL = 0.5  # points: a run's deviation from arm + seed in the committed studies, before there are any here
@@ -60,7 +60,7 @@ def without_labels(answer: Answer, measure: str, reliability: str, over: bool) -
 
 
 def _of_images(top1: float, test: int, matters: float) -> str:
-    most = survey.of_test_images(top1, test)
+    most = remarks.of_test_images(top1, test)
     line = f"intervals are over training seeds; the choice of these {test:,} test images may add {most:.1f} points"
     return line + f"; {test:,} are too few to judge by" * (most > matters)
 

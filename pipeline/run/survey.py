@@ -5,13 +5,9 @@ The pictures are decoded once, at the size that is proposed: the stage `prepare`
 
 import math
 import os
-import shutil
 import statistics
-import subprocess
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import NamedTuple
 
 import numpy as np
@@ -22,14 +18,13 @@ from pipeline.data import datasets, decoding, folders, pictures
 from pipeline.params import presets, reader, sizes
 from pipeline.params.data import SETS, labelled, shape
 from pipeline.params.schema import Dataset, Params
+from pipeline.run import remarks
 
 LARGEST = 64  # pixels of a side that is proposed; larger ones are for who asks, and has the time
 SHEET = Path("dataset.png")
 STEMS = {48: "3x3", 96: "3x3-pool", math.inf: "7x7"}  # of the ResNet, for images of fewer pixels a side
 COARSEST, LEVELS = 16, 6  # pixels a side at which the UNet may attend, in its coarsest level; levels that it may have
 CLASSES, COLUMNS = 12, 12  # of the sheet
-RARE = 3  # pictures of a class: one each to learn from, to choose by and to test
-FEW_TO_TEST, FEW_TO_JUDGE = 400, 100  # below these many pictures an answer is of little use, and said to be
 
 
 class Wish(NamedTuple):
@@ -83,11 +78,16 @@ def survey(folder: Path, wish: Wish, params: Params) -> Survey:
     values = _values(asked, params, len(listing.train), known, drawn)
     if listing.test:
         datasets.refuse_copies(images, list(pictured), len(listing.train), asked.path)
-    words = [f"{asked.path}: {listing.told()}", *_looks(headers, asked), *_copies(alone), *_unequal(labels)]
+    words = [
+        f"{asked.path}: {listing.told()}",
+        *remarks.looks(headers, asked),
+        *remarks.copies(alone),
+        *remarks.unequal(labels),
+    ]
     labelled, test = listing.classes != [""], values["dataset", "test_size"] or len(listing.test or ())
-    words += [] if labelled else _tables(folder)
-    words += [_shares(values, len(listing.train)), *_in_git(folder)]
-    words += _warnings(values, test if labelled else None)
+    words += [] if labelled else remarks.tables(folder)
+    words += [remarks.shares(values, len(listing.train)), *remarks.in_git(folder)]
+    words += remarks.warnings(values, test if labelled else None)
     return Survey(words, values, some(images, labels, listing.classes), labelled, test)
 
 
@@ -106,14 +106,6 @@ def _asked(folder: Path, wish: Wish, before: Dataset) -> Dataset:
         "test_size": None if own else 2,
     }
     return Dataset(**before.model_dump() | known)
-
-
-def _tables(folder: Path) -> list[str]:
-    """What may hold the labels of a folder that has none."""
-    there = sorted(path.name for path in folder.glob("*.csv"))
-    if not there:
-        return []
-    return [f"if {there[0]} has the labels: leaven dataset {quote(str(folder))} --labels {quote(there[0])}"]
 
 
 def _shape(headers: list[decoding.Header], wish: Wish) -> dict[str, int]:
@@ -199,86 +191,6 @@ def _inside(labels: str | None, folder: Path) -> str | None:
     if not table.is_relative_to(folder):
         raise UserError("lies outside the folder, whose changes DVC watches", labels, f"put it into {folder}")
     return table.relative_to(folder).as_posix()
-
-
-def _looks(headers: list[decoding.Header], asked: Dataset) -> list[str]:
-    widths, heights = zip(*(header.size for header in headers), strict=True)
-    kinds = Counter(header.kind for header in headers)
-    said = ", ".join(f"{n:,} {kind}" for kind, n in kinds.most_common())
-    grey = sum(header.grey for header in headers)
-    colours = "grey" if grey == len(headers) else f"colour, {grey:,} of them grey" if grey else "colour"
-    shape = {"crop": "the middle square of each", "pad": "black beside the shorter side", "stretch": "stretched"}
-    return [
-        f"files: {said}; {colours}; {min(widths):,} to {max(widths):,} pixels wide, {min(heights):,} to "
-        f"{max(heights):,} high, the shorter side {statistics.median(map(min, widths, heights)):,.0f} at the median",
-        f"read as: {asked.image_size} x {asked.image_size} x {asked.channels}, {shape[asked.resize]}",
-    ]
-
-
-def _shares(values: dict[tuple, object], images: int) -> str:
-    """How the pictures to learn from, and those to be drawn as test images, are shared out."""
-    test, validation, train, labelled, spare, ceiling = (
-        values["dataset", f"{name}_size"] or 0
-        for name in ("test", "validation", "train", "labelled", "spare", "ceiling")
-    )
-    parts = {"to test": test, "to choose by": validation, "to learn from": train}
-    parts |= {"to judge images by": spare, "for the ceiling": ceiling, "with labels alone": max(labelled - train, 0)}
-    unused = images - sum(parts.values())
-    said = ", ".join(f"{n:,} {what}" for what, n in parts.items() if n)
-    more = f", {unused:,} unused: a larger dataset.train_size takes them" if unused > 0 else ""
-    return f"shared out: {said}{more}"
-
-
-def _in_git(folder: Path) -> list[str]:
-    """A warning of pictures within the clone that git would take into a commit."""
-    path = Path(os.path.abspath(folder))
-    if not path.is_relative_to(Path.cwd()) or shutil.which("git") is None:
-        return []
-    code = subprocess.run(["git", "check-ignore", "--quiet", str(path)], capture_output=True, check=False).returncode
-    known = subprocess.run(["git", "ls-files", "--", str(path)], capture_output=True, check=False).stdout
-    remedy = "move it below data/, or name it in .gitignore"
-    return [f"warning: git does not ignore {folder}, so a run would commit its pictures: {remedy}"] * (
-        code == 1 and not known
-    )
-
-
-def _copies(alone: np.ndarray) -> list[str]:
-    n = int((~alone).sum())
-    return [f"copies: {n:,} pictures equal another at this size; they are learned from, and judge nothing"] * (n > 0)
-
-
-def _unequal(labels: np.ndarray) -> list[str]:
-    count = np.bincount(labels[labels >= 0]) if (labels >= 0).any() else np.ones(1)
-    if count.max() < 2 * count.min():
-        return []
-    said = [f"classes are unequal, {count.min():,} to {count.max():,} pictures: look at balanced accuracy beside top-1"]
-    rare = int((count < RARE).sum())
-    return said + [f"warning: {rare:,} classes have fewer than {RARE} pictures: hardly one is learned and tested"] * (
-        rare > 0
-    )
-
-
-def of_test_images(top1: float, test: int) -> float:
-    """How many points a difference between two accuracies of top1 % on so many test images may lie from that on all
-    that there could be, at most in 95 % of all cases.
-
-    At most: as if two encoders erred independently. They err alike, which makes it less.
-    """
-    return statistics.NormalDist().inv_cdf(0.975) * math.sqrt(2 * top1 * (100 - top1) / test)
-
-
-def _warnings(values: dict[tuple, object], test: int | None) -> list[str]:
-    """What a set of this size cannot tell. test: pictures, None without labels."""
-    said = []
-    if test is not None and test < FEW_TO_TEST:
-        seen = of_test_images(80.0, test)
-        said.append(f"warning: {test:,} test pictures: two encoders less than about {seen:.0f} points apart look alike")
-    judged = values.get(("quality", "images"))
-    if judged is not None and judged < FEW_TO_JUDGE:
-        said.append(f"warning: {judged:,} generated pictures judged: too few to trust the quality stage's numbers")
-    if values.get(("dataset", "spare_size")) == 0:
-        said.append("no picture is to spare, so the networks that judge generated images learn from train images")
-    return said
 
 
 def some(images: np.ndarray, labels: np.ndarray, classes: list[str]) -> list[tuple[str, np.ndarray]]:

@@ -22,7 +22,7 @@ from pipeline.recommend import arms, command, prices, race, reliability, words
 from pipeline.recommend.question import Wish
 from pipeline.recommend.race import Answer, Arm, Rules, Run
 from pipeline.report import races, studies
-from pipeline.run import survey
+from pipeline.run import remarks
 from pipeline.study import analysis, cells, rows, runner, tables
 from pipeline.study.analysis import Difference
 from tests.pipeline.clones import ROOT
@@ -395,8 +395,8 @@ def test_what_other_test_images_would_do_is_said(here, world, capsys):
     said = capsys.readouterr().out
     assert "the choice of these 10,000 test images may add 1.4 points" in said
     assert "too few to judge by" not in said
-    assert survey.of_test_images(50.0, 10_000) == pytest.approx(1.3859, abs=1e-4)
-    assert survey.of_test_images(90.0, 100) == pytest.approx(100 * 1.95996 * (2 * 0.9 * 0.1 / 100) ** 0.5, abs=1e-3)
+    assert remarks.of_test_images(50.0, 10_000) == pytest.approx(1.3859, abs=1e-4)
+    assert remarks.of_test_images(90.0, 100) == pytest.approx(100 * 1.95996 * (2 * 0.9 * 0.1 / 100) ** 0.5, abs=1e-3)
 
 
 def test_without_labels_a_measure_takes_their_place_and_the_answer_is_weak_evidence(here, world, capsys):
