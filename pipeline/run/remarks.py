@@ -81,9 +81,10 @@ def unequal(labels: np.ndarray) -> list[str]:
         return []
     said = [f"classes are unequal, {count.min():,} to {count.max():,} pictures: look at balanced accuracy beside top-1"]
     rare = int((count < RARE).sum())
-    return said + [f"warning: {rare:,} classes have fewer than {RARE} pictures: hardly one is learned and tested"] * (
-        rare > 0
+    few = (
+        f"warning: {rare:,} of {len(count):,} classes have fewer than {RARE} pictures, hardly one to learn and to test"
     )
+    return said + [few] * (rare > 0)
 
 
 def of_test_images(top1: float, test: int) -> float:
