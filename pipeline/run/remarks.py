@@ -81,9 +81,7 @@ def unequal(labels: np.ndarray) -> list[str]:
         return []
     said = [f"classes are unequal, {count.min():,} to {count.max():,} pictures: look at balanced accuracy beside top-1"]
     rare = int((count < RARE).sum())
-    few = (
-        f"warning: {rare:,} of {len(count):,} classes have fewer than {RARE} pictures, hardly one to learn and to test"
-    )
+    few = f"warning: {rare:,} of {len(count):,} classes have fewer than {RARE} pictures: too few to learn and to test"
     return said + [few] * (rare > 0)
 
 

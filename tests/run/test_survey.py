@@ -141,7 +141,7 @@ def test_classes_of_one_or_two_pictures_are_warned_of(tmp_path):
     for name, n in {"cat": 30, "dog": 30, "bird": 1, "fish": 2}.items():
         draw(tmp_path / "mine" / name, n)
     said = looked(tmp_path / "mine").words
-    assert "warning: 2 of 4 classes have fewer than 3 pictures, hardly one to learn and to test" in said
+    assert "warning: 2 of 4 classes have fewer than 3 pictures: too few to learn and to test" in said
 
 
 def test_pictures_that_git_would_commit_are_warned_of(tmp_path, monkeypatch):
