@@ -146,11 +146,14 @@ def held_out(real: shards.RealSet) -> dict[str, np.ndarray]:
 def share_of(real: shards.RealSet, share: float) -> np.ndarray:
     """int64: the first so many of the fixed labelled images, in their stratified order: `share` of them.
 
-    More where a class would have none: the shortest prefix with an image of each.
+    More where a class would have none: the shortest prefix with an image of each, and it is said if that is many more.
     """
     fixed = real.labelled_rows()
-    _, first = np.unique(real.labels[fixed], return_index=True)
-    return fixed[: max(round(share * len(fixed)), *(first + 1), 0)]
+    classes, first = np.unique(real.labels[fixed], return_index=True)
+    asked, needed = round(share * len(fixed)), max((*(first + 1), 0))
+    if needed > 2 * max(asked, len(classes)):
+        log(f"{100 * share:g} % of the labels are {needed:,} of {len(fixed):,} here, as the rarest class must have one")
+    return fixed[: max(asked, needed)]
 
 
 def compare(

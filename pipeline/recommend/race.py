@@ -20,6 +20,7 @@ Without labels there is nothing to be sure of. A measure takes the place of accu
 race ends with the arms that it likes best.
 """
 
+import functools
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -276,7 +277,12 @@ def _hopeless(arms: Arms, results: Results, rules: Rules) -> bool:
 def _fit(results: Results, *heats: Heat, of: Literal["validation", "test"] = "validation") -> Blocks | None:
     """Arm + seed of some heats, by least squares."""
     values = {(run.arm, run.seed): getattr(found, of) for run, found in results.items() if run.heat in heats}
-    return Blocks(values) if values else None
+    return _blocks(tuple(values.items())) if values else None
+
+
+@functools.lru_cache(maxsize=64)  # a look asks for the same few again and again
+def _blocks(values: tuple) -> Blocks:
+    return Blocks(dict(values))
 
 
 def _between(results: Results, every: Blocks, one: str, other: str) -> Difference:

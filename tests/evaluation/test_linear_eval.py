@@ -385,11 +385,14 @@ def test_a_share_of_the_labels_is_a_prefix_with_an_image_of_every_class(share, e
     assert set(labels[found]) == {0, 1}
 
 
-def test_a_rare_class_lengthens_the_prefix_until_it_is_met():
+def test_a_rare_class_lengthens_the_prefix_until_it_is_met_and_that_is_said(capsys):
     labels = np.array([0] * 30 + [1] + [0] * 69)
     split = np.full(100, shards.TRAIN, np.uint8)
     real = shards.RealSet(np.zeros((100, 2, 2, 1), np.uint8), labels, split, np.arange(100), ("a", "b"), "toy", 100)
     assert [len(linear_eval.share_of(real, share)) for share in (0.01, 0.1, 0.31, 0.5)] == [31, 31, 31, 50]
+    lines = capsys.readouterr().err.strip().splitlines()
+    said = "of the labels are 31 of 100 here, as the rarest class must have one"
+    assert [line.partition(" ")[0] for line in lines if line.endswith(said)] == ["1", "10"]
 
 
 # ---- without validation images
