@@ -156,10 +156,11 @@ def stats(path: Path) -> dict[str, tuple[int, int]]:
     """Size and time (ns) of a file, or of all files below a folder, by their paths; of what is not there, or may not
     be listed, nothing."""
     found = {}
-    with contextlib.suppress(UserError, OSError):
+    with contextlib.suppress(UserError):
         for file in links.walk(path) if path.is_dir() else [path]:
-            seen = os.stat(file)
-            found[str(file)] = seen.st_size, seen.st_mtime_ns
+            with contextlib.suppress(OSError):  # a link that leads nowhere
+                seen = os.stat(file)
+                found[str(file)] = seen.st_size, seen.st_mtime_ns
     return found
 
 

@@ -2,8 +2,10 @@
 
 import gzip
 import hashlib
+import os
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -214,10 +216,11 @@ def decoded(params: Dataset, paths: list[Path], content: dict[str, str] | None =
 
     Sizes of the splits, the seed and the table of labels may change, and no picture is decoded again.
     """
-    root, known = Path(params.path), content or files.tree_digests(Path(params.path))
+    root = Path(params.path)
+    known = _digests(root, paths, content or files.tree_digests(root))
     how = params.image_size, params.channels, params.resize
     decided = {
-        "pictures": _content(root, paths, known),
+        "pictures": files.joint_sha256(known),
         "how": how,
         "code": sources.digest("data/pictures"),
         "versions": {name: version(name) for name in ("numpy", "pillow")},
@@ -231,7 +234,7 @@ def decoded(params: Dataset, paths: list[Path], content: dict[str, str] | None =
         def make(rows: range, progress: tqdm) -> dict[str, np.ndarray]:
             some = paths[rows.start : rows.stop]
             images, faults = pictures.read_each(some, *how, progress, white, odd)
-            if _content(root, some, {}) != _content(root, some, known):
+            if not _digests(root, some, {}).items() <= known.items():
                 raise UserError("changed while it was read", root, "run the same command again", code=1)
             refused.extend(faults.values())
             return {"images": images, "whole": np.array([not faults])}
@@ -240,9 +243,9 @@ def decoded(params: Dataset, paths: list[Path], content: dict[str, str] | None =
 
     made = in_parts("pictures", decided, len(paths), "reading pictures", "picture", begin)
     pictures.tell_odd(odd)
-    torn = [path for path in made if not read_array(path, "whole").all()]
-    for path in torn:
-        path.unlink()  # or they would not be tried again
+    torn = [path for path in made if not path.exists() or not read_array(path, "whole").all()]
+    for path in torn:  # or they would not be tried again; another process may be first
+        path.unlink(missing_ok=True)
     if torn:
         raise pictures.refusal(refused) if refused else UserError("could not be read before", root, "run it once more")
     images, row = np.empty((len(paths), params.image_size, params.image_size, params.channels), np.uint8), 0
@@ -252,10 +255,12 @@ def decoded(params: Dataset, paths: list[Path], content: dict[str, str] | None =
     return images
 
 
-def _content(root: Path, paths: list[Path], known: dict[str, str]) -> str:
-    """A digest of pictures of a folder. known: of all that one walk found, which enters what links lead to but once."""
-    names = {path.relative_to(root).as_posix(): path for path in paths}
-    return files.joint_sha256({name: known.get(name) or files.sha256(path) for name, path in names.items()})
+def _digests(root: Path, paths: list[Path], known: dict[str, str]) -> dict[str, str]:
+    """Name -> digest of some pictures. known: of what one walk found, which enters what links lead to but once."""
+    names = [path.relative_to(root).as_posix() for path in paths]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        found = threads.map(lambda name, path: known.get(name) or files.sha256(path), names, paths)
+        return dict(zip(names, found, strict=True))
 
 
 def _pictured(train: dict[Path, str], test: dict[Path, str], classes: list[str], images: np.ndarray) -> Source:

@@ -18,7 +18,7 @@ from pipeline.params.schema import Dataset
 _PARTS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 _PARTS |= {"images", "imgs", "jpegimages", "pictures", "masks", "labels", "annotations", "segmentations", "thumbnails"}
 # Endings of pictures that are not read: of phones and cameras, of doctors, of painters.
-_UNREAD = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw", ".dcm", ".nii", ".psd", ".svg"}
+_UNREAD = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".nef", ".arw", ".dcm", ".nii"}
 
 
 class Listing(NamedTuple):
@@ -117,7 +117,8 @@ def look(dataset: Dataset) -> Listing:
     count = Counter(label for label in train.values() if label)
     if len(classes) > 2 and 2 * sum(n == 1 for n in count.values()) > len(count):
         what = f"{sum(n == 1 for n in count.values()):,} of {len(count):,} classes have one picture"
-        remedy = "name a column of classes in dataset.label_column" if dataset.labels else "put them into class folders"
+        remedy = "put them into the folders of real classes, or none at all if they have no classes"
+        remedy = "name a column of classes in dataset.label_column" if dataset.labels else remedy
         faults.append(UserError(what, root, f"nothing is learned of such a class: {remedy}"))
     return Listing(train, test, classes, {} if drawn else _passed_over(root, parts), lost, faults)
 
@@ -163,7 +164,7 @@ def _with_classes(root: Path, whole: Path, faults: list[UserError]) -> dict[Path
     flat = [path.name for path, names in parts.items() if len(names) == 1]
     names = sorted({names[0] for names in parts.values() if len(names) > 1})
     odd = [repr(name) for name in names if not name.isprintable()]
-    empty = [name for name in _unread(root) if name not in names] if names else []
+    empty = _unread(root, names) if names else []
     if empty:
         what = f"class folders without a picture that can be read: {labels.some(empty)}"
         remedy = f"save them as one of {', '.join(pictures.ENDINGS)}, or take the folder away"
@@ -202,10 +203,12 @@ def _name(folder: str) -> str:
     return unicodedata.normalize("NFC", folder).strip()
 
 
-def _unread(root: Path) -> list[str]:
-    """Names of the folders in a folder that hold pictures of formats that are not read."""
-    inside = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
-    return [path.name for path in inside if any(file.suffix.lower() in _UNREAD for file in links.walk(path))]
+def _unread(root: Path, classes: list[str]) -> list[str]:
+    """Names of the folders, beside those of classes, of whose files most are pictures of formats that are not read."""
+    beside = (path for path in root.iterdir() if path.is_dir() and path.name not in classes)
+    found = {path.name: [file for file in links.walk(path) if file.name[0] != "."] for path in sorted(beside)}
+    unread = {name: sum(file.suffix.lower() in _UNREAD for file in inside) for name, inside in found.items()}
+    return [name for name, n in unread.items() if 2 * n > len(found[name]) and not name.startswith((".", "__"))]
 
 
 def _one_level_too_high(parts: list[tuple[str, ...]]) -> bool:

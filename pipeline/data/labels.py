@@ -24,8 +24,7 @@ class Table:
     def __init__(self, path: Path, column: str | None):
         self.path, self.labels, self.files = path, {}, ""
         header, *rows = _rows(path)
-        self.header = header[1]
-        files, chosen = _columns(path, header, column)
+        files, chosen = _columns(path, header, [row for _, row in rows], column)
         self.files = header[1][files]
         wrong, lines = [], {}
         for number, row in rows:
@@ -90,14 +89,15 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
     return found
 
 
-def _columns(path: Path, header: tuple[int, list[str]], column: str | None) -> tuple[int, int]:
-    """The places of the files and of the labels."""
+def _columns(path: Path, header: tuple[int, list[str]], rows: list[list[str]], column: str | None) -> tuple[int, int]:
+    """The places of the files and of the labels. An index of pandas, 0, 1, ... without a name, is neither."""
     names = [name.strip() or UNNAMED for name in header[1]]
     twice = [name for name, n in Counter(names).items() if n > 1]
     if len(names) < 2 or twice:
         what = f"has two columns named {twice[0]!r}" if twice else f"has one column, {names[0]!r}"
         raise UserError(what, path, "the header names a column of files and one of labels, with a comma between them")
-    files = next((i for i, name in enumerate(names) if name.casefold() in FILES), 0)
+    index = names[0] == UNNAMED and len(names) > 2 and [row[:1] for row in rows] == [[f"{k}"] for k in range(len(rows))]
+    files = next((i for i, name in enumerate(names) if name.casefold() in FILES), 1 if index else 0)
     others = [name for i, name in enumerate(names) if i != files and name != UNNAMED]
     if column is None and len(others) > 1:
         what = f"has columns {some(others)}, and dataset.label_column names none"

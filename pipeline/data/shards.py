@@ -113,7 +113,7 @@ def in_parts(
             progress.update(sum(len(rows) for name, rows in parts.items() if name not in missing))
             return lambda path: write_arrays(path, make(parts[path.name], progress), {})
 
-        return list(store.grow(kind, decided, list(parts), start).values())
+        return list(store.grow(kind, decided | {"part": PART}, list(parts), start).values())
 
 
 def write_real(folder: Path, real: RealSet) -> None:

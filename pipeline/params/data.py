@@ -94,7 +94,8 @@ class Dataset(Section):
                 yield name, its_own(self.name, given)
             if self.name == "folder" and given is None and name in needed:
                 yield name, f"must be {needed[name]} for a folder of pictures, not null"
-        if self.labels is not None and (PurePath(self.labels).is_absolute() or ".." in PurePath(self.labels).parts):
+        table = os.path.normpath(os.path.join(self.path, self.labels or ""))
+        if self.labels is not None and not PurePath(table).is_relative_to(os.path.normpath(self.path)):
             yield "labels", f"{self.labels} lies outside the folder, whose changes DVC watches: put it into {self.path}"
         if self.name == "folder" and PurePath("data/real").is_relative_to(os.path.normpath(self.path)):
             yield "path", f"{self.path} is where the pipeline writes: put the pictures into a folder of their own"

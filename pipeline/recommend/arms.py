@@ -78,12 +78,14 @@ def _inflated(params: Params) -> dict[str, tuple[float, float]]:
     if params.generator.source != "import" or not place.exists():
         return INFLATED
     there, train = imports.count(place), params.dataset.train_size
+    if not there:  # unreadable, which the stage tells better
+        return INFLATED
     found = {arm: (ratio, weight) for arm, (ratio, weight) in INFLATED.items() if ratio * train <= there}
     if not found:
         what = f"{there:,} images are fewer than {train:,} real ones, and the race begins with as many"
         raise UserError(what, place, "import more, or lower dataset.train_size")
     if len(found) < len(INFLATED):
-        left = ", ".join(arm for arm in INFLATED if arm not in found)
+        left = "; ".join(arm for arm in INFLATED if arm not in found)
         log(f"{place}: {there:,} images are too few for the arms {left}, which are left out")
     return found
 

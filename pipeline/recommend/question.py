@@ -57,7 +57,7 @@ def question(wish: Wish) -> Question:
 def _refuse_no_word(folder: Path) -> None:
     """Before a picture is decoded: a path that is no word would fail in every run."""
     try:
-        presets.words({("dataset", "path"): str(folder)})
+        presets.words({("dataset", "path"): survey.path_of(folder)})
     except UserError as fault:
         remedy = "rename it, or `leaven dataset FOLDER`, commit, and `leaven recommend` without --folder"
         raise UserError(fault.what, folder, remedy) from fault

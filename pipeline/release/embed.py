@@ -77,7 +77,7 @@ def embed(folder: Path, source: Path, out: Path, compute: Compute, skip: bool = 
     there = np.concatenate(list(kept.values()))
     if not there.all() and not skip:
         for path in (path for path, whole in kept.items() if not whole.all()):
-            path.unlink()  # or they would not be tried again
+            path.unlink(missing_ok=True)  # or they would not be tried again
         raise pictures.refusal(refused) if refused else UserError("was left out before", source, "run it once more")
     if not there.all():
         log(f"{(~there).sum():,} of {len(there):,} pictures cannot be read and are left out")

@@ -77,12 +77,10 @@ def copies(alone: np.ndarray) -> list[str]:
 def unequal(labels: np.ndarray) -> list[str]:
     """Classes of unequal size, and rare ones. labels: int64 (N,), -1 for none."""
     count = np.bincount(labels[labels >= 0]) if (labels >= 0).any() else np.ones(1)
-    if count.max() < 2 * count.min():
-        return []
-    said = [f"classes are unequal, {count.min():,} to {count.max():,} pictures: look at balanced accuracy beside top-1"]
-    rare = int((count < RARE).sum())
+    rare = int((count < RARE).sum()) if (labels >= 0).any() else 0
+    said = f"classes are unequal, {count.min():,} to {count.max():,} pictures: look at balanced accuracy beside top-1"
     few = f"warning: {rare:,} of {len(count):,} classes have fewer than {RARE} pictures: too few to learn and to test"
-    return said + [few] * (rare > 0)
+    return [said] * bool(count.max() >= 2 * count.min()) + [few] * (rare > 0)
 
 
 def of_test_images(top1: float, test: int) -> float:

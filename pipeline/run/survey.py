@@ -91,13 +91,18 @@ def survey(folder: Path, wish: Wish, params: Params) -> Survey:
     return Survey(words, values, some(images, labels, listing.classes), labelled, test)
 
 
+def path_of(folder: Path) -> str:
+    """How params.yaml names a folder: from the clone if it lies there, else whole."""
+    path, here = Path(os.path.abspath(folder)), Path.cwd()
+    return path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path)
+
+
 def _asked(folder: Path, wish: Wish, before: Dataset) -> Dataset:
     """The folder as a data set; its shape is not known yet."""
-    path, here = Path(os.path.abspath(folder)), Path.cwd()
     own = all((folder / part).is_dir() for part in ("train", "test"))
     known = {
         "name": "folder",
-        "path": path.relative_to(here).as_posix() if path.is_relative_to(here) else str(path),
+        "path": path_of(folder),
         "image_size": LARGEST,
         "channels": 3,
         "resize": wish.resize or "crop",

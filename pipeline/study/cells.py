@@ -201,11 +201,20 @@ def wants_positives(params: Params) -> bool:
 
 
 def content(path: Path) -> str:
-    """sha256 of a file or folder, from a note in the store as long as names, sizes and times in it stay."""
-    seen = hashlib.sha256(repr(sorted(files.stats(path).items())).encode(errors="surrogateescape")).hexdigest()
+    """sha256 of a file or folder, from a note in the store as long as names, sizes and times in it stay.
+
+    What is hidden does not count, as nobody reads it as a picture.
+    """
+
+    def shown(name: Path) -> bool:
+        return not any(part.startswith(".") for part in name.parts)
+
+    stats = {name: of for name, of in files.stats(path).items() if shown(Path(name).relative_to(path))}
+    seen = hashlib.sha256(repr(sorted(stats.items())).encode(errors="surrogateescape")).hexdigest()
     note = store.place() / f"content-{seen[:16]}.txt"
-    if not note.exists():
-        files.write_text(note, files.tree_sha256(path))
+    if not stats or not note.exists():
+        digests = {name: of for name, of in files.tree_digests(path).items() if shown(Path(name))}
+        files.write_text(note, files.joint_sha256(digests))
     return note.read_text(encoding="utf-8")
 
 
@@ -217,6 +226,8 @@ def _yours(params: Params) -> Iterator[str]:
         yield params.generator.path
     if params.start.source == "file":
         yield params.start.path
+    if wants_positives(params) and params.positives.kind == "unclip":
+        yield params.unclip.path
 
 
 def key(params: Params, digest: Callable[[Path], str] = content) -> str:

@@ -182,6 +182,16 @@ def test_the_numbers_that_pandas_puts_first_are_no_labels(tmp_path):
     assert named["b/1.png"] == "dog"
 
 
+def test_an_index_of_pandas_is_not_taken_for_files_whose_names_are_numbers(tmp_path):
+    put(tmp_path, 6)
+    rows = [f"{k},{5 - k}.png,{'xy'[k % 2]}" for k in range(6)]
+    table(tmp_path, "\n".join([",picture,kind", *rows]) + "\n")
+    named, _ = listed(tmp_path)
+    assert (named["5.png"], named["4.png"]) == ("x", "y")
+    table(tmp_path, "\n".join([",kind", *(f"{k}.png,{'xy'[k % 2]}" for k in range(6))]) + "\n")  # an index of files
+    assert listed(tmp_path)[0]["1.png"] == "y"
+
+
 def test_a_line_that_is_there_twice_with_the_same_label_is_no_harm(tmp_path):
     of_ten(tmp_path)
     text = (tmp_path / "labels.csv").read_text()

@@ -247,6 +247,7 @@ TRIPS = [
     (FOLDER | {"dataset.label_column": "kind"}, "dataset.label_column", ["'kind' is a column of", "is null"]),
     (FOLDER | {"dataset.label_column": "kind", "dataset.labels": "labels.csv"}, None, []),
     (FOLDER | {"dataset.labels": "../labels.csv"}, "dataset.labels", ["../labels.csv lies outside the folder"]),
+    (FOLDER | {"dataset.path": "/data/mine", "dataset.labels": "/data/mine/a/../a.csv"}, None, []),
     (FOLDER | {"dataset.labels": "/tables/a.csv"}, "dataset.labels", ["/tables/a.csv lies outside the folder"]),
     (FOLDER | {"dataset.path": "data/"}, "dataset.path", ["data/ is where the pipeline writes"]),
     (FOLDER | {"dataset.path": "."}, "dataset.path", [". is where the pipeline writes"]),

@@ -513,7 +513,7 @@ def test_an_import_races_in_the_arms_for_which_it_has_images(here, world, capsys
     ask(dry_run=True)
     said = capsys.readouterr()
     assert "arms: 3 without generated images, 3 with, " in said.out
-    assert "made.npy: 5,000 images are too few for the arms x10, x10, N 10, which are left out" in said.err
+    assert "made.npy: 5,000 images are too few for the arms x10; x10, N 10, which are left out" in said.err
     np.save("made.npy", np.full((4999, 28, 28, 1), 9, np.uint8))
     with pytest.raises(UserError, match=r"4,999 images are fewer than 5,000 real ones"):
         ask(dry_run=True)

@@ -10,7 +10,7 @@ from PIL import Image
 from pipeline.core.errors import UserError
 from pipeline.data import datasets
 from pipeline.params import presets, reader
-from pipeline.run import survey
+from pipeline.run import remarks, survey
 from pipeline.run.survey import Wish
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -142,6 +142,12 @@ def test_classes_of_one_or_two_pictures_are_warned_of(tmp_path):
         draw(tmp_path / "mine" / name, n)
     said = looked(tmp_path / "mine").words
     assert "warning: 2 of 4 classes have fewer than 3 pictures: too few to learn and to test" in said
+
+
+def test_where_all_classes_are_rare_that_is_warned_of_too():
+    said = "warning: 8 of 8 classes have fewer than 3 pictures: too few to learn and to test"
+    assert remarks.unequal(np.repeat(np.arange(8), 2)) == [said]
+    assert remarks.unequal(np.full(5, -1)) == []
 
 
 def test_pictures_that_git_would_commit_are_warned_of(tmp_path, monkeypatch):

@@ -116,6 +116,12 @@ def test_the_key_is_of_the_pictures_and_not_of_their_folders_name_alone(write, t
     os.utime(tmp_path / "made.npz", ns=(1, 1))  # another time, and the same content
     assert cells.key(params) == found[0]
     assert len(set(found)) == 3
+    (tmp_path / "mine/.DS_Store").write_bytes(b"of a browser of files")
+    (tmp_path / "mine/.#lock").symlink_to("nowhere")
+    assert cells.key(params) == found[0]
+    (tmp_path / "mine/a.png").write_bytes(b"two")  # behind a link that leads nowhere
+    assert cells.key(params) not in found
+    (tmp_path / "mine/a.png").write_bytes(b"one")
     elsewhere = params.model_copy(update={"dataset": own.model_copy(update={"path": str(tmp_path / "not here")})})
     assert cells.key(elsewhere) != found[0]  # and no fault: studies/ has rows of sets that a clone lacks
 
