@@ -1,6 +1,6 @@
 """Simulated races of `leaven recommend`: the truth is known, the rules are the real ones.
 
-python -m bench.races 10000     (fifteen minutes of one core)
+python -m bench.races 10000     (eight minutes of one core)
 
 How often the race says what is not so, what is lost by following it, and how many runs it takes, in worlds of which a
 generated image is worth more or less. A run deviates from arm + seed as the runs of the committed study of AdaInf do.
@@ -65,7 +65,7 @@ class World:
 
     def broken_off(self, rules: race.Rules, results: race.Results, most: float) -> race.Answer:
         """What it says after the first so many runs of the whole length."""
-        spent = itertools.accumulate(SHORT if run.heat == "short" else 1.0 for run in results)
+        spent = itertools.accumulate(cost([run]) for run in results)
         first = [run for run, total in zip(results, spent, strict=True) if total <= most]
         return race.answer(self.arms, {run: results[run] for run in first}, rules)
 

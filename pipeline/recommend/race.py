@@ -181,8 +181,6 @@ def _at_look(arms: Arms, results: Results, look: int) -> list[str]:
 def _close(blocks: Blocks, arms: list[str]) -> list[str]:
     """The arms that are not surely worse than the best of them, the best first; of equals, the one named first."""
     order = sorted(arms, key=lambda arm: -blocks.effects[blocks.arms.index(arm)])
-    if not blocks.df:
-        return order
     return [arm for arm in order if arm == order[0] or _wide(blocks, arm, order[0]).high >= 0]
 
 
