@@ -65,31 +65,54 @@ def replaced(
     return np.where(drawn, others, rows)
 
 
-def in_proportion(weights: np.ndarray, k: int, seed: int) -> np.ndarray:
-    """int64 (k,): k different entries of range(m), entry j with probability k w_j / sum w, or surely if that exceeds 1.
+class Weighted:
+    """Draws of k different entries of range(m), entry j with probability k w_j / sum w, or surely if that exceeds 1.
 
-    weights: float (m,), positive. Systematic sampling in a random order (Madow 1949): points at distance 1, the first
-    at random, on a line where entry j is as long as its probability.
+    weights: float (m,), positive. Systematic sampling (Madow 1949): points at distance 1 on a line where entry j is as
+    long as its probability. `every` draws make a pass. It has one line, in a random order, and the first points of its
+    draws stand at a random place and 1 / every apart, in a random order. So a pass of draws of k holds an entry as
+    often as these probabilities add up to, but for less than one, and a draw takes O(k log m).
     """
-    if not k:
-        return np.empty(0, np.int64)
+
+    def __init__(self, weights: np.ndarray, seed: int, every: int = 1):
+        self.weights, self.seed, self.every = weights, seed, every
+        self._number, self._lines = -1, {}
+
+    def rows(self, k: int, draw: int) -> np.ndarray:
+        """int64 (k,): the entries of this draw."""
+        if not k:
+            return np.empty(0, np.int64)
+        number, place = divmod(draw, self.every)
+        order = seeds.permutation(self.seed, "order", number, len(self.weights), slice(None))
+        turn = seeds.permutation(self.seed, "turn", number, self.every, place)
+        start = torch.rand((), dtype=torch.float64, generator=seeds.generator(self.seed, "start", number)).item()
+        first = (start + turn / self.every) % 1
+        found = np.searchsorted(self._line(k, number, order), first + np.arange(k), side="right")
+        return order[np.minimum(found, len(order) - 1)]
+
+    def _line(self, k: int, number: int, order: np.ndarray) -> np.ndarray:
+        """float64 (m,): where each entry ends; kept while the pass lasts."""
+        if number != self._number:
+            self._number, self._lines = number, {}
+        if k not in self._lines:
+            ends = np.cumsum(_chances(self.weights, k)[order])
+            self._lines[k] = ends * (k / ends[-1])
+        return self._lines[k]
+
+
+def _chances(weights: np.ndarray, k: int) -> np.ndarray:
+    """float64 (m,): each entry's probability to be among k."""
     chance = np.zeros(len(weights))
     free, left = np.ones(len(weights), bool), k
-    while True:  # what is certain takes a slot, and the others share the rest
+    while left:  # what is certain takes a slot, and the others share the rest
         chance[free] = left * weights[free] / weights[free].sum()
         sure = free & (chance >= 1)
         if not sure.any():
             break
         chance[sure], left = 1.0, left - int(sure.sum())
         free &= ~sure
-        if not left:
-            chance[free] = 0.0
-            break
-    order = seeds.permutation(seed, "order", 0, len(weights), np.arange(len(weights)))
-    ends = np.cumsum(chance[order])
-    start = torch.rand((), dtype=torch.float64, generator=seeds.generator(seed, "start")).item()
-    found = np.searchsorted(ends * (k / ends[-1]), start + np.arange(k), side="right")
-    return order[np.minimum(found, len(weights) - 1)]
+        chance[free] = 0.0
+    return chance
 
 
 class Mixture:
@@ -100,8 +123,8 @@ class Mixture:
     slots each walk through permutations of their images; no index occurs twice in a batch.
 
     weights: float (m,), positive; then a batch's k generated slots hold image j with probability k w_j / sum w (or
-    always, where that is above 1), drawn anew in each step. end: (share, steps); then the real share moves from beta
-    to this one in a line over so many steps.
+    always, where that is above 1), and about m slots in a row hold it as often as it weighs. end: (share, steps); then
+    the real share moves from beta to this one in a line over so many steps.
     """
 
     def __init__(
@@ -116,7 +139,7 @@ class Mixture:
     ):
         self.beta = real_share(n_real, n_generated, real_weight)
         self.n_real, self.n_generated, self.batch_size, self.seed = n_real, n_generated, batch_size, seed
-        self.weights, (self.last, self.steps) = weights, end or (self.beta, 1)
+        self.last, self.steps = end or (self.beta, 1)
         self.share = (self.beta + self.last) / 2  # of real images, over all steps
         self.most = {}  # slots of a kind in a batch
         largest = max(self.beta, self.last), 1 - min(self.beta, self.last)
@@ -125,6 +148,10 @@ class Mixture:
             if most > n:
                 what = f"a batch of {batch_size} needs {most} {kind} images and there are {n}"
                 raise UserError(what, "params.yaml: pretrain.batch_size", "lower it, or take more images")
+        self.weighted = None
+        if weights is not None:
+            every = max(1, n_generated // max(1, self.most["generated"]))
+            self.weighted = Weighted(weights, seeds.key(seed, "weighted"), every)
 
     def real_before(self, step: int) -> int:
         """Real slots in all batches before `step`."""
@@ -137,10 +164,10 @@ class Mixture:
         first, last = self.real_before(step), self.real_before(step + 1)
         real = self._walk("real", self.n_real, first, last)
         first, last = step * self.batch_size - first, (step + 1) * self.batch_size - last
-        if self.weights is None:
+        if self.weighted is None:
             generated = self._walk("generated", self.n_generated, first, last)
         else:
-            generated = in_proportion(self.weights, last - first, seeds.key(self.seed, "weighted", step))
+            generated = self.weighted.rows(last - first, step)
         return np.concatenate([real, self.n_real + generated])
 
     def _walk(self, kind: str, n: int, first: int, last: int) -> np.ndarray:

@@ -80,7 +80,7 @@ def judged(taking_part: Kept, most: int, seed: int) -> np.ndarray:
     if weights is None:
         return rows[:most]
     k = max(1, min(most, int(effective(weights))))
-    return rows[np.sort(mixture.in_proportion(weights, k, seed))]
+    return rows[np.sort(mixture.Weighted(weights, seed).rows(k, 0))]
 
 
 def told(params: Inflation, n: int, taking_part: Kept) -> str:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.errors import REFUSED, UserError
 from pipeline.core.shares import rounded
-from pipeline.data.mixture import Copies, Mixture, alone, in_proportion, mixture, positives, replaced
+from pipeline.data.mixture import Copies, Mixture, Weighted, alone, mixture, positives, replaced
 
 PROPERTY = settings(max_examples=80, deadline=None, derandomize=True, database=None)
 WEIGHTS = [0.1, 0.3, 0.5, 1.0, 2.0, 2.5, 10.0, 33.3]
@@ -310,26 +310,53 @@ def test_a_moving_share_is_the_integral_of_a_line_and_no_image_is_twice_in_a_bat
     weights=st.lists(st.floats(0.1, 10), min_size=1, max_size=30),
     k=st.integers(0, 30),
     seed=st.integers(0, 2**63 - 1),
+    every=st.integers(1, 9),
+    draw=st.integers(0, 40),
 )
 @PROPERTY
-def test_what_is_drawn_in_proportion_has_the_number_asked_for_and_nothing_twice(weights, k, seed):
+def test_what_is_drawn_in_proportion_has_the_number_asked_for_and_nothing_twice(weights, k, seed, every, draw):
     assume(k <= len(weights))
-    found = in_proportion(np.array(weights), k, seed)
+    found = Weighted(np.array(weights), seed, every).rows(k, draw)
     assert (len(found), len(set(found.tolist()))) == (k, k)
     assert set(found.tolist()) <= set(range(len(weights)))
 
 
-def test_images_are_drawn_in_proportion_to_their_weights():
-    """Each slot's share within four standard errors; an image whose share is above one is in every batch."""
+@pytest.mark.parametrize("draw", [0, 3])
+def test_images_are_drawn_in_proportion_to_their_weights(draw):
+    """Over seeds, each draw of a pass: within four standard errors; an image whose share is above one is in each."""
     weights, k, draws = np.array([1.0, 2.0, 3.0, 4.0, 10.0, 40.0]), 3, 4000
     # 40 / 60 of three slots is above one: certain. Two slots for the others, 10 / 20 of them is one: certain. One left.
     expected = np.array([0.1, 0.2, 0.3, 0.4, 1.0, 1.0])
     count = np.zeros(6)
     for seed in range(draws):
-        count[in_proportion(weights, k, seed)] += 1
+        count[Weighted(weights, seed, 5).rows(k, draw)] += 1
     assert (count[4:] == draws).all()
     error = np.sqrt(expected[:4] * (1 - expected[:4]) / draws)
     assert (np.abs(count[:4] / draws - expected[:4]) < 4 * error).all()
+
+
+@given(
+    weights=st.lists(st.floats(0.1, 10), min_size=12, max_size=60),
+    k=st.integers(1, 4),
+    number=st.integers(0, 5),
+    seed=st.integers(0, 2**63 - 1),
+)
+@PROPERTY
+def test_a_pass_draws_each_image_as_often_as_it_weighs_up_or_down_to_a_whole_number(weights, k, number, seed):
+    every, count = len(weights) // k, Counter()
+    draws = Weighted(np.array(weights), seed, every)
+    for draw in reversed(range(number * every, (number + 1) * every)):  # a draw does not depend on those before
+        count.update(draws.rows(k, draw).tolist())
+    share = k * np.array(weights) / sum(weights)
+    assume(share.max() < 1)
+    assert all(abs(count[j] - every * share[j]) < 1 + 1e-9 for j in range(len(weights)))
+
+
+def test_of_equal_weights_a_pass_draws_every_image_once_and_the_next_one_in_another_order():
+    draws = Weighted(np.ones(60), 7, 12)
+    passes = [[draws.rows(5, 12 * number + place) for place in range(12)] for number in range(2)]
+    assert [np.sort(np.concatenate(found)).tolist() for found in passes] == [list(range(60))] * 2
+    assert {frozenset(of.tolist()) for of in passes[0]}.isdisjoint(frozenset(of.tolist()) for of in passes[1])
 
 
 @given(**SIZES, steps=st.integers(1, 20))
