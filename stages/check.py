@@ -34,6 +34,7 @@ def absent(params: SimpleNamespace) -> Iterator[UserError]:
     if inception is not None and importlib.util.find_spec("torch_fidelity") is None:
         remedy = "pip install torch-fidelity, or set it to null"
         yield UserError("wants torch-fidelity", "params.yaml: quality.inception", remedy)
+    yield from modules(params)
     yield from positives.absent(params.positives.kind)
     yield from copies.absent(params)
     yield from misfits(params)
@@ -41,6 +42,15 @@ def absent(params: SimpleNamespace) -> Iterator[UserError]:
     cores = os.cpu_count() or 1
     if params.compute.threads > cores:
         yield UserError(f"{params.compute.threads} > {cores} cores here", "params.yaml: compute.threads")
+
+
+def modules(params: SimpleNamespace) -> Iterator[UserError]:
+    """Files of code that a copy of the repository lacks."""
+    named = {"methods": params.pretrain.method, "generators": params.generator.kind, "positives": params.positives.kind}
+    for room, name in named.items():
+        path = Path("pipeline") / room / f"{name}.py"
+        if name != "none" and not path.exists():
+            yield UserError("not here", path, "write it; --temp and the queue copy what Git tracks: git add it first")
 
 
 def misfits(params: SimpleNamespace) -> Iterator[UserError]:

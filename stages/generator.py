@@ -57,6 +57,8 @@ def main(params: SimpleNamespace) -> None:
         ready, _ = real.part(shards.CEILING)
         imports.refuse_leaks(ready, real, "data/real", *set(np.unique(real.split)) - {shards.CEILING})
         log(f"generator: {len(ready):,} {SOURCES[source]}")
+    elif source not in ("train", "none"):
+        raise NotImplementedError(source)
 
     def finish(folder: Path) -> None:
         if ready is not None:

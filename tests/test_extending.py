@@ -14,11 +14,12 @@ FOUND = (
     "tests/positives/test_kinds.py",
     "tests/positives/test_noisy.py",
     "tests/params/test_presets.py::test_preset_over_the_committed_file_passes_schema_and_rules",
+    "tests/params/test_presets.py::test_the_small_vit_composes_with_every_method",
     "tests/params/test_documentation.py::test_committed_files_are_those_of_the_schema",
     "tests/test_layout.py::test_stage_uses_every_section_that_it_is_given_and_no_other",
     "tests/test_layout.py::test_every_parameter_is_read_by_a_stage_that_computes_and_has_one_owner",
 )
-NAMED = "toy or noisy or committed_files or test_layout"
+NAMED = "toy or noisy or small_vit or committed_files or test_layout"
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_an_addition_touches_few_files_of_code_and_configuration_and_has_a_test(
 
 
 def test_the_page_is_short_and_says_of_every_file_that_changes_how(copy):
-    assert len(extending.PAGE.read_text(encoding="utf-8").splitlines()) <= 250
+    assert len(extending.PAGE.read_text(encoding="utf-8").splitlines()) <= 280
     named = {block.path for part in (extending.METHOD, extending.KIND) for block in extending.blocks(part)}
     changed = re.findall(r"(?m)^...(.+)$", clones.run(copy, "git", "status", "--porcelain", "--untracked-files=all"))
     assert set(changed) == named | {"docs/parameters.md", "docs/params.schema.json"}

@@ -1,16 +1,21 @@
 """Generators of images. A kind is one file, named by `generator.kind`; its parameters are the section of that name.
 
-A kind's module defines what `Kind` lists; pretrained.py and the files beside it serve the DDPM alone.
+A kind's module defines what `Kind` lists; pretrained.py and the files beside it serve the DDPM alone. A kind is
+trained: images that are made in another way are imported.
 """
 
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from pipeline.params.schema import Compute, Generate
+from pipeline.params.types import Section
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Kind(Protocol):
@@ -21,6 +26,11 @@ class Kind(Protocol):
     """
 
     Training: type
+
+    def largest_pass(
+        self, params: Section, image: tuple[int, int, int], images: int
+    ) -> tuple["nn.Module", Callable[[], object]]:
+        """What a training step on so many images (H, W, C) keeps most for: a network, and its forward pass."""
 
     def batches(self, folder: Path, params: Generate, size: int, compute: Compute) -> Callable[[range], np.ndarray]:
         """batch(numbers) -> images, uint8 (n, size, size, C), by the generator that `save` wrote to the folder.

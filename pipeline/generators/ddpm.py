@@ -53,6 +53,14 @@ def scheduler(params: DDPM) -> DDPMScheduler:
     )
 
 
+def largest_pass(params: DDPM, image: tuple[int, int, int], images: int) -> tuple[UNet2DModel, Callable[[], object]]:
+    """The network of a training step on so many images (H, W, C), and its forward pass."""
+    side, _, channels = image
+    model = unet(params, side, channels)
+    x, t = torch.empty(images, channels, side, side), torch.empty(images, dtype=torch.int64)
+    return model, lambda: model(x, t)
+
+
 class Training:
     """A DDPM in training on uint8 images (N, H, W, C) on the device; `task` is what the loop runs."""
 

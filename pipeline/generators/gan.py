@@ -162,6 +162,14 @@ def held(*modules: nn.Module) -> Iterator[None]:
             p.requires_grad_(wanted)
 
 
+def largest_pass(params: Params, image: tuple[int, int, int], images: int) -> tuple[GAN, Callable[[], object]]:
+    """The networks of the generator's step on so many images (H, W, C), and the forward pass through both."""
+    side, _, channels = image
+    gan = GAN(params.latent, params.generator_channels, params.discriminator_channels, side, channels)
+    noise = torch.empty(images, params.latent)
+    return gan, lambda: gan.discriminator(gan.generator(noise))
+
+
 class Training:
     """A GAN in training on uint8 images (N, H, W, C) on the device; `task` is what the loop runs.
 

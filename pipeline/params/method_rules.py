@@ -4,11 +4,9 @@ from fractions import Fraction
 
 from pipeline.params.data import kept, real_shares, side
 from pipeline.params.methods import METHODS
-from pipeline.params.parts import Queue
+from pipeline.params.parts import Apart, Queue
 from pipeline.params.positives import KINDS
 from pipeline.params.types import Faults, told
-
-ALONE = ("moco", "clsp_moco", "dino")  # on a ViT no image of a batch changes what another one adds to the loss
 
 
 def chosen(p) -> tuple[str, object]:
@@ -53,7 +51,8 @@ def long_queue(p) -> str:
 def parted(p) -> str:
     """A warning where a batch in parts is not the same step as the batch at once; "" otherwise."""
     method, trained = p.pretrain.method, {"pretrain": p.pretrain}
-    if p.pretrain.backbone.kind == "vit" and (method in ALONE or (method == "mixed_ae" and not p.mixed_ae.mixing)):
+    apart = issubclass(METHODS[method], Apart) or (method == "mixed_ae" and not p.mixed_ae.mixing)
+    if apart and p.pretrain.backbone.kind == "vit":
         trained = {}
     if p.positives.kind == "conditioned":
         trained["conditioned.encoder"] = p.conditioned.encoder  # SimCLR

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.params.parts import Head, Momentum, Predictor, Queue, SmallViews, Temperature, ThirdView
+from pipeline.params.parts import Apart, Head, Momentum, Predictor, Queue, SmallViews, Temperature, ThirdView
 from pipeline.params.ranges import (
     Count,
     CountOrZero,
@@ -29,7 +29,7 @@ class SimCLR(Temperature, Head):
     """Batch normalisation sees both views at once, as in the paper, or one after the other, as in solo-learn."""
 
 
-class MoCo(Momentum, Queue, Temperature, Head):
+class MoCo(Apart, Momentum, Queue, Temperature, Head):
     """MoCo v2; its queue holds negatives.
 
     solo-learn on CIFAR: heads 2048 and 256, temperature 0.2, queue 32768, momentum 0.99 to 0.999.
@@ -80,7 +80,7 @@ class CLSPSimCLR(ThirdView, Temperature, Head):
     """SimCLR with CLSP's third view. The paper on CIFAR: heads 4096 and 256, temperature 0.2, alignment 1."""
 
 
-class CLSPMoCo(ThirdView, Momentum, Queue, Temperature, Head):
+class CLSPMoCo(Apart, ThirdView, Momentum, Queue, Temperature, Head):
     """MoCo v2 with CLSP's third view.
 
     The paper: heads 4096 and 256, temperature 0.2, queue 32768, momentum 0.99 to 0.999; alignment 0.5 on CIFAR-10 and
@@ -123,7 +123,7 @@ class VICReg(Head):
     """Weight of the covariance term (nu)."""
 
 
-class DINO(Momentum, SmallViews):
+class DINO(Apart, Momentum, SmallViews):
     """DINO.
 
     solo-learn on CIFAR: head 2048, 256 and 4096, temperature 0.1, the teacher's 0.04 to 0.07 in 50 epochs,

@@ -45,6 +45,10 @@ class Momentum(Section):
     """Momentum of the momentum encoder at the last step."""
 
 
+class Apart(Section):
+    """On a ViT no image of a batch changes what another one adds to the loss; so a batch may pass in parts."""
+
+
 class ThirdView(Section):
     """CLSP's third view."""
 

@@ -13,15 +13,15 @@ from pipeline.params.types import Section
 from pipeline.study import cells
 from pipeline.study.cells import FOLDER, OTHERS, OUTCOME, PERCENT, Cell
 
-_NEWER = ("rotation", "cluster_learnability", "intrinsic_dimension")
-LABEL_FREE = ("rankme", "lidar", "alignment", "uniformity", "connectivity", *_NEWER)
+_VIEWS = ("lidar", "alignment", "uniformity", "connectivity")
+LABEL_FREE = ("rankme", *_VIEWS, "rotation", "cluster_learnability", "intrinsic_dimension")
 JUDGED = ("frechet", "coverage", "told_apart", "distance", "same_class")
 _CHOSEN = ("score", "select", "weighting", "final_real_share")
 _INFLATION = ("ratio", "source", "real_weight", "order", *_CHOSEN, "strength", "ddpm_steps", "ddpm_seed")
 _POSITIVES = ("positives", "weight", "candidates", "guidance", "replace", "replaced")
 _MIXED_AE = ("mixing", "attention", "segments", "contrast")  # 1 or 0, and lambda
 _KINDS = ("generator", "backbone", "mode", "mix", *_MIXED_AE, "finetune_labels")
-_LATE = ("set", "source", *_CHOSEN, "validation", *_NEWER)  # columns that a file of older code lacks
+_LATE = ("set", "source", *_CHOSEN, "validation", *LABEL_FREE)  # columns that a file of older code lacks
 SETTING = ("set", "method", "n_real", *_INFLATION, "width", "batch", *_POSITIVES, *_KINDS)
 DRAWN = ("steps", "beta", "real_passes", "images", "views", "forwards")
 MADE = ("seconds", "commit", "key", "cell")
@@ -53,8 +53,10 @@ def read(path: Path) -> list[dict[str, str]]:
             before, found = b"", []
         reading = csv.reader(io.StringIO(content.decode("utf-8"), newline=""))
         head = [_ONCE.get(name, name) for name in next(reading, [])]
-        if head != [name for name in COLUMNS if name in head] or not set(COLUMNS) - set(_LATE) <= set(head):
-            raise UserError("has other columns than a study's", path, "restore it, or move it out of the folder")
+        odd = [*(set(head) - set(COLUMNS)), *(set(COLUMNS) - set(_LATE) - set(head))]
+        if odd or head != [name for name in COLUMNS if name in head]:
+            what = f"has other columns than a study's, or in another order: {', '.join(sorted(odd)) or head[0]}"
+            raise UserError(what, path, "restore it, or move it out of the folder")
         if before:
             reading = csv.reader(io.StringIO(content[len(before) :].decode("utf-8"), newline=""))
         above = before.count(b"\n")

@@ -16,6 +16,7 @@ from pipeline.evaluation import confusion, label_free, linear_eval, offline_prob
 from pipeline.measures import clsp_probe, geometry, linear_probe, probes
 from pipeline.networks import backbones
 from pipeline.params.schema import LinearEval
+from pipeline.study import rows
 from tests.toys import COMPUTE, NO_BASELINE
 
 OFFLINE = dict.fromkeys(("offline", "offline_lr", "offline_epochs"))
@@ -182,6 +183,7 @@ def test_the_numbers_are_those_of_the_measures_on_the_right_images(judged, encod
         "intrinsic_dimension": geometry.intrinsic_dimension(clean),
     }
     assert set(expected) >= set(judged.label_free)
+    assert set(judged.label_free) == set(rows.LABEL_FREE)  # or a study would not keep it
     for name, value in expected.items():
         assert (judged.metrics | judged.label_free)[name] == pytest.approx(value, rel=1e-5), name
     differing = ("top1", "top1_labelled", "untrained", "pixels")

@@ -384,8 +384,8 @@ def test_mixed_aes_preset_and_its_arms():
 
 @pytest.mark.parametrize("first", [[], ["smoke"]])
 def test_the_small_vit_composes_with_every_method(first):
-    values = checked(presets.compose([*first, "vit"])).model_dump()
     for method in METHODS:
+        values = checked(presets.compose([*first, "vit"])).model_dump()
         values["pretrain"]["method"] = method
         game = method == "joint_gan"  # which plays on with a GAN, and without positives
         values["positives"]["kind"] = "none" if game else "anchored"

@@ -97,6 +97,16 @@ def test_output_is_the_same_whatever_the_good_parameters(clone, capsys):
     assert contents == {b"The parameters are valid.\n"}
 
 
+def test_code_that_a_copy_lacks_is_told_before_anything_runs(clone, capsys):
+    set_values(clone, {})
+    for lacking in ("methods/simclr.py", "generators/ddpm.py"):
+        (clone / "pipeline" / lacking).unlink()
+    code, said = outcome(capsys)
+    assert code == 2
+    for lacking in ("methods/simclr.py", "generators/ddpm.py"):
+        assert [line for line in said if f"pipeline/{lacking}: not here" in line and "git add" in line]
+
+
 DIGITS = {"name": "folder", "path": "data/nowhere", "train_size": 9, "validation_size": 9, "test_size": 9, "seed": 0}
 # key, value, words of the one line
 WRONG = [

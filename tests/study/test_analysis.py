@@ -161,7 +161,8 @@ def test_the_slope_is_the_straight_lines():
 def test_rankings_by_hand():
     """RankMe orders three arms rightly, LiDAR the other way round; alignment is better when it is lower."""
     data = pd.DataFrame(
-        {
+        dict.fromkeys(rows.LABEL_FREE, math.nan)
+        | {
             "arm": ["a", "b", "c"],
             "seed": [0, 0, 0],
             "point": [{}, {}, {}],
