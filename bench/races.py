@@ -45,7 +45,6 @@ class World:
     spread: tuple[float, float, float] = EVEN
     arms: race.Arms = field(init=False)
     truth: dict[str, float] = field(init=False)
-    scale: dict[str, float] = field(init=False)
 
     def __post_init__(self):
         loss = dict(zip(STRENGTHS, (self.steep, 0.0, 0.7 * self.steep), strict=True))
@@ -53,14 +52,14 @@ class World:
         kinds = {"none": "none"} | dict.fromkeys(("x1", "x10", "N 10"), "generated") | {"perfect": "ceiling"}
         self.arms = {f"{name}, strength {s}": race.Arm(kind, name) for name, kind in kinds.items() for s in STRENGTHS}
         self.truth = {f"{name}, strength {s}": 50 + better[name] - loss[s] for name in kinds for s in STRENGTHS}
-        self.scale = {f"{name}, strength {s}": k for name in kinds for s, k in zip(STRENGTHS, self.spread, strict=True)}
 
     def result(self, run: race.Run, seed: int) -> race.Result:
         """The same whenever it is asked for."""
         of_seed = np.random.default_rng([seed, len(run.heat), run.seed]).normal(0, 0.8)
         rng = np.random.default_rng([seed, len(run.heat), run.seed, list(self.arms).index(run.arm)])
         short = 3.0 * (run.heat == "short" and self.arms[run.arm].kind != "none")
-        test = self.truth[run.arm] - short + of_seed + self.scale[run.arm] * self.noise(rng)
+        scale = self.spread[STRENGTHS.index(run.arm.rpartition(" ")[2])]
+        test = self.truth[run.arm] - short + of_seed + scale * self.noise(rng)
         return race.Result(test + rng.normal(0, self.unlike), test)
 
     def run(self, rules: race.Rules, seed: int) -> tuple[race.Answer, race.Results]:

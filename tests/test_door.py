@@ -91,7 +91,9 @@ def test_an_experiment_has_the_values_of_presets_and_then_of_changes(small, tmp_
 
 def test_presets_are_listed_printed_and_written(tmp_path, tree):
     clone = clones.copy(tree, tmp_path / "clone")
-    assert "smoke" in clones.run(clone, *DOOR, "preset", "--list").split()
+    listed = clones.run(clone, *DOOR, "preset", "--list").splitlines()
+    assert "none               The baseline: no generated images, the methods' own augmentation" in listed
+    assert len(listed) == len(list((clone / "pipeline/presets").glob("*.yaml")))
     words = clones.run(clone, *DOOR, "preset", "none").split()
     assert words[::2] == ["-S"] * (len(words) // 2)
     assert {"inflation.ratio=0.0", "augment.strength=2.0"} <= set(words)

@@ -40,7 +40,7 @@ def preset(parser: argparse.ArgumentParser) -> Work:
     """Show presets, or write them into params.yaml for `dvc repro`."""
     parser.add_argument("names", nargs="*", metavar="PRESET", help="later ones win; their -S words are printed")
     parser.add_argument("--write", action="store_true", help="write into params.yaml instead of printing")
-    parser.add_argument("--list", action="store_true", help="print the names of all presets")
+    parser.add_argument("--list", action="store_true", help="print all presets, and what each is")
     parser.add_argument("--cells", action="store_true", help="the papers' tables: commands and published numbers")
 
     def work(asked: argparse.Namespace) -> None:
@@ -49,7 +49,7 @@ def preset(parser: argparse.ArgumentParser) -> Work:
         if asked.cells:
             print(presets.table())
         elif asked.list or not asked.names:
-            print("\n".join(presets.names()))
+            print("\n".join(f"{name:<18} {presets.about(name)}" for name in presets.names()))
         elif asked.write:
             presets.write(presets.compose(asked.names))
         else:

@@ -1,8 +1,10 @@
 """Which process of its job this one is, by RANK and WORLD_SIZE of torchrun and accelerate; signals that stop it."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 
 
@@ -19,6 +21,19 @@ def size() -> int:
 def alone() -> None:
     """From here on this process, the first of its job, works by itself; the others have left."""
     os.environ["WORLD_SIZE"] = "1"
+
+
+def end_with_parent() -> None:
+    """Let this process of multiprocessing end when the one that started it has, also by SIGKILL.
+
+    It would wait at a pipe for ever, whose other end it holds itself.
+    """
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextlib.contextmanager

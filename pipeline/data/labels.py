@@ -1,5 +1,7 @@
 """A table of labels beside a folder's pictures: a CSV with a header and a line for each picture (UTF-8).
 
+Commas, semicolons or tabs part its columns: that of which the header has most.
+
 The column of files is the one named file, filename, file_name, path or image, else the first. A file is named from the
 folder (`a/1.jpg`), or as shortly as is clear: without its folder, without its ending. An empty label is none.
 """
@@ -60,11 +62,12 @@ class Table:
                     found[path] = label
                 case several:
                     what = f"{name!r} may be {some([str(path.relative_to(root)) for path in several])}"
-                    faults.append(UserError(what, self.path, f"name files from {root} on, with their endings"))
+                    faults.append(UserError(what, self.path, f"name files relative to {root}, with their endings"))
         if len(lost) == len(self.labels):
             first = next(iter(self.labels), None)
             what = f"names no picture of the folder; in its column {self.files!r} the first file is {first!r}"
-            faults.append(UserError(what, self.path, f"name files from {root} on"))
+            there = next(iter(found)).relative_to(root) if found else "a/1.jpg"
+            faults.append(UserError(what, self.path, f"name files relative to {root}, as {there}"))
         first = _plain(self.files.strip().removeprefix("./"))
         if {".", "/"} & set(first) and (whole.get(first) or short.get(first)):
             what = f"has no header: its first line is of the picture {first}"
@@ -77,12 +80,12 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
     if not path.exists():
         raise UserError("not found", path, "a table of labels lies in the folder of pictures, and is named from there")
     with (
-        access.reading(
-            path, "not readable as a CSV", "save it as CSV with commas, in UTF-8", UnicodeDecodeError, csv.Error
-        ),
+        access.reading(path, "not readable as a CSV", "save it as CSV in UTF-8", UnicodeDecodeError, csv.Error),
         open(path, encoding="utf-8-sig", newline="") as file,
     ):
-        reader = csv.reader(file, strict=True)
+        first = file.readline()
+        file.seek(0)
+        reader = csv.reader(file, delimiter=max(",;\t", key=first.count), strict=True)
         found = [(reader.line_num, row) for row in reader if row]
     if len(found) < 2:
         raise UserError("holds no labels", path, "a header, and a line for each picture: file,label")
@@ -95,7 +98,7 @@ def _columns(path: Path, header: tuple[int, list[str]], rows: list[list[str]], c
     twice = [name for name, n in Counter(names).items() if n > 1]
     if len(names) < 2 or twice:
         what = f"has two columns named {twice[0]!r}" if twice else f"has one column, {names[0]!r}"
-        raise UserError(what, path, "the header names a column of files and one of labels, with a comma between them")
+        raise UserError(what, path, "the header names a column of files and one of labels: file,label")
     index = names[0] == UNNAMED and len(names) > 2 and [row[:1] for row in rows] == [[f"{k}"] for k in range(len(rows))]
     files = next((i for i, name in enumerate(names) if name.casefold() in FILES), 1 if index else 0)
     others = [name for i, name in enumerate(names) if i != files and name != UNNAMED]

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import re
+import textwrap
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -47,6 +48,12 @@ def compose(names: list[str]) -> dict[tuple, object]:
 def names() -> list[str]:
     """All presets."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def about(name: str) -> str:
+    """What a preset is: the first words of its file."""
+    first = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").split("\n", 1)[0].removeprefix("# ")
+    return textwrap.shorten(re.split(r"[.;] | \(|, at ", first)[0].rstrip("."), 100, placeholder=" ...")
 
 
 def cells() -> list[dict[str, str]]:

@@ -15,6 +15,7 @@ from pipeline.params.schema import Params
 from pipeline.recommend import arms, prices, race, reliability, words
 from pipeline.recommend.question import Question, Wish, question
 from pipeline.recommend.race import LOOKS, Result, Results, Rules, Run
+from pipeline.run import remarks
 from pipeline.study import cells, rows, runner
 
 
@@ -124,6 +125,7 @@ def recommend(
         raise UserError("must be above 0", "--hours and --jobs")
     if not 0 <= wish.rules.least < float("inf"):
         raise UserError(f"must be a number of points from 0, not {wish.rules.least:g}", "--min-gain")
+    _refuse_study(wish.name)
     asked = question(wish)
     racing = Race(cells.read(wish.name, asked.text), wish.rules, asked.test, jobs, elsewhere)
     _refuse_another(racing, asked.text)
@@ -155,12 +157,18 @@ def recommend(
     finish(racing, asked)
 
 
+def _refuse_study(name: str) -> None:
+    """Refuse the name of a study that is no race, before any picture is read."""
+    cells.refuse_name(name)
+    path = cells.FOLDER / f"{name}.yaml"
+    if path.exists() and not arms.raced(cells.load(name)):
+        raise UserError("is a study and no race", path, "give another --name")
+
+
 def _refuse_another(racing: Race, text: str) -> None:
-    """Refuse the name of a study that is no race, is another question's or was begun with other parameters."""
+    """Refuse the name of a race that is another question's or was begun with other parameters."""
     path = cells.FOLDER / f"{racing.study.name}.yaml"
     there = path.read_text(encoding="utf-8") if path.exists() else text
-    if there != text and not arms.raced(cells.read(racing.study.name, there)):
-        raise UserError("is a study and no race", path, "give another --name")
     if there != text and rows.read(racing.study.memory):
         what = "was begun with another folder, other parameters or sizes"
         raise UserError(what, path, "give another --name, or move it and its CSV away")
@@ -197,6 +205,7 @@ def plan(racing: Race, price: prices.Prices | None, hours: float) -> list[str]:
         lines.append(f"labels: {known}")
     else:
         what = f"no labels: arms are chosen by {reliability.MEASURE}, which is weak evidence"
+        what += ", and none of pictures that have no upright" * (reliability.MEASURE == "rotation")
         lines += [what, f"how weak: {racing.reliability}"]
     if not racing.perfect:
         lines.append("no real images are to spare: what a perfect generator would bring stays unknown")
@@ -222,6 +231,8 @@ def _times(racing: Race, price: prices.Prices, hours: float) -> list[str]:
         lines.append(
             f"{hours:g} hours reach {reached[-1]} fresh seeds at best, which resolve about {resolved:.1f} points"
         )
+        if (images := remarks.of_test_images(80.0, racing.test)) > resolved:
+            lines.append(f"that is over seeds; the choice of {racing.test:,} test images may add {images:.0f} points")
     return lines
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from pipeline import methods
-from pipeline.core import seeds
+from pipeline.core import processes, seeds
 from pipeline.core.errors import UserError
 from pipeline.data import mixture
 from pipeline.data.bank import ImageBank
@@ -62,7 +62,7 @@ def measured(params: Params, ratio: float) -> Prices:
     """
     if params.compute.device == "cuda" and not torch.cuda.is_available():
         raise UserError("torch finds no CUDA device", "params.yaml: compute.device", "set it to cpu")
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), processes.end_with_parent) as process:
         return process.submit(_measured, params, ratio).result()
 
 

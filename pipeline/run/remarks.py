@@ -16,6 +16,9 @@ from pipeline.params.schema import Dataset
 
 RARE = 3  # pictures of a class: one each to learn from, to choose by and to test
 FEW_TO_TEST, FEW_TO_JUDGE = 400, 100  # below these many pictures an answer is of little use, and said to be
+COARSE = 24  # pixels a side in the UNet's coarsest level, which attends: its time grows as their fourth power
+SHOWN = 3  # names in a line
+_NO_CLASS = {"unlabelled", "unlabeled", "unknown", "unsorted"}
 
 
 def tables(folder: Path) -> list[str]:
@@ -39,6 +42,29 @@ def looks(headers: list[decoding.Header], asked: Dataset) -> list[str]:
         f"{max(heights):,} high, the shorter side {statistics.median(map(min, widths, heights)):,.0f} at the median",
         f"read as: {asked.image_size} x {asked.image_size} x {asked.channels}, {shape[asked.resize]}",
     ]
+
+
+def small(headers: dict[Path, decoding.Header], side: int) -> list[str]:
+    """Pictures that are enlarged more than twice."""
+    names = [path.name for path, header in headers.items() if 2 * min(header.size) < side]
+    more = ", ..." * (len(names) > SHOWN)
+    said = f"warning: {len(names):,} of fewer than {side / 2:g} pixels a side, enlarged to {side}: "
+    return [said + ", ".join(names[:SHOWN]) + more] * bool(names)
+
+
+def unlabelled(classes: list[str]) -> list[str]:
+    """Classes whose names say that they are none."""
+    found = [name for name in classes if name.casefold() in _NO_CLASS]
+    remedy = "if its pictures have no label, give the labels of the others as a table: --labels"
+    return [f"warning: {name!r} is taken for a class; {remedy}" for name in found]
+
+
+def kept(before: Dataset, path: str) -> list[str]:
+    """That sizes are still those of another folder."""
+    if before.name != "folder" or before.path == path:
+        return []
+    remedy = "for the shipped ones: git checkout params.yaml, and once more"
+    return [f"sizes, strength and networks of {before.path} stand in params.yaml and are kept where they fit; {remedy}"]
 
 
 def shares(values: dict[tuple, object], images: int) -> str:
@@ -98,6 +124,10 @@ def warnings(values: dict[tuple, object], test: int | None) -> list[str]:
     if test is not None and test < FEW_TO_TEST:
         seen = of_test_images(80.0, test)
         said.append(f"warning: {test:,} test pictures: two encoders less than about {seen:.0f} points apart look alike")
+    side, levels = values["dataset", "image_size"], len(values["ddpm", "channels"])
+    if (coarsest := side >> (levels - 1)) > COARSE:
+        what = f"{coarsest} pixels a side in the UNet's coarsest level, as {side} halves no more often: slow"
+        said.append(f"warning: {what}; another --size, as {round(side / 32) * 32 or 32}, halves further")
     judged = values.get(("quality", "images"))
     if judged is not None and judged < FEW_TO_JUDGE:
         said.append(f"warning: {judged:,} generated pictures judged: too few to trust the quality stage's numbers")

@@ -3,6 +3,7 @@
 The pictures are decoded once, at the size that is proposed: the stage `prepare` finds them in the store.
 """
 
+import difflib
 import math
 import os
 import statistics
@@ -57,36 +58,48 @@ def survey(folder: Path, wish: Wish, params: Params) -> Survey:
 
     params: the parameters that stand, whose sizes are kept where they fit.
     """
+    if not folder.exists():
+        near = difflib.get_close_matches(str(folder), SETS, 1)
+        remedy = f"did you mean {near[0]}?" if near else f"name a folder of pictures, or one of {', '.join(SETS)}"
+        raise UserError("no such folder", folder, remedy)
     asked = _asked(folder, wish, params.dataset)
     listing = folders.look(asked)
     if listing.faults:
         raise UserErrors(listing.faults)
     if wish.few and listing.classes == [""]:
         raise UserError("pictures without labels, of which none can be used", folder, "leave --labels out")
+    if wish.few and wish.few > listing.known():
+        what = f"{wish.few:,} labels are asked for, and {listing.known():,} are there"
+        raise UserError(what, folder, "lower --labels, or leave it out")
     pictured = listing.train | (listing.test or {})
-    headers = list(pictures.headers(pictured).values())
+    named = pictures.headers(pictured)
+    headers = list(named.values())
     asked = asked.model_copy(update=_shape(headers, wish))
     drawn, few = listing.test is None, wish.few or len(listing.train)
     _values(asked, params, len(listing.train), min(listing.known(), few), drawn)  # or refused, undecoded
     images, labels = datasets.decoded(asked, list(pictured)), datasets.numbers(pictured, listing.classes)
+    if listing.test:
+        datasets.refuse_copies(images, list(pictured), len(listing.train), asked.path)
     alone = datasets.without_copy(images)
     judging = alone & (labels >= 0 if (labels >= 0).any() else True)
     known = min(int(judging[: len(listing.train)].sum()), few)
     if known < sizes.FEWEST:
         what = f"{known} pictures to share out, with labels and without a copy, are fewer than {sizes.FEWEST}"
+        what += f" ({int((~alone).sum()):,} equal another)" * (not alone.all())
         raise UserError(what, folder, "it takes more pictures to learn anything")
     values = _values(asked, params, len(listing.train), known, drawn)
-    if listing.test:
-        datasets.refuse_copies(images, list(pictured), len(listing.train), asked.path)
     words = [
         f"{asked.path}: {listing.told()}",
         *remarks.looks(headers, asked),
+        *remarks.small(named, asked.image_size),
+        *remarks.unlabelled(listing.classes),
         *remarks.copies(alone),
         *remarks.unequal(labels),
     ]
     labelled, test = listing.classes != [""], values["dataset", "test_size"] or len(listing.test or ())
     words += [] if labelled else remarks.tables(folder)
-    words += [remarks.shares(values, len(listing.train)), *remarks.in_git(folder)]
+    words += [remarks.shares(values, len(listing.train)), *remarks.kept(params.dataset, asked.path)]
+    words += remarks.in_git(folder)
     words += remarks.warnings(values, test if labelled else None)
     return Survey(words, values, some(images, labels, listing.classes), labelled, test)
 
@@ -170,8 +183,10 @@ def _refuse_faults(values: dict[tuple, object], params: Params) -> None:
 
 def few_labels(params: Params, few: int) -> dict[tuple, object]:
     """Sizes by their path, for a published set of which so many labels may be used; those alone that must change."""
-    _, _, images = shape(params.dataset)
-    return sizes.fitting(params, images, min(few, labelled(params.dataset.name)), drawn=False)
+    (_, _, images), known = shape(params.dataset), labelled(params.dataset.name)
+    if few > known:
+        raise UserError(f"{few:,} labels are asked for, and {known:,} are there", params.dataset.name, "lower --labels")
+    return sizes.fitting(params, images, few, drawn=False)
 
 
 _UNPACKED = {"fashion-mnist": "data/FashionMNIST", "tiny-imagenet": "data/tiny-imagenet/tiny-imagenet-200"}
@@ -219,15 +234,19 @@ def propose(folder: Path, wish: Wish, write: bool) -> None:
         if any(wish):
             raise UserError("has its own size and labels", folder, "leave the options out")
         values = named(str(folder), params)
+        for line in remarks.kept(params.dataset, values["dataset", "path"]):
+            print(line)
     else:
         found = survey(folder, wish, params)
         outputs.contact_sheet(SHEET, found.sheet, columns=COLUMNS, rows=1)
         print("\n".join([*found.words, f"contact sheet: {SHEET}"]))
         values = found.values
     before = presets.leaves(params.model_dump())
-    for where, value in values.items():
-        if before[where] != value:
-            print(f"  {'.'.join(where)}: {'null' if value is None else value}")
-    if write:
+    changed = {where: value for where, value in values.items() if before[where] != value}
+    for where, value in changed.items():
+        print(f"  {'.'.join(where)}: {'null' if value is None else value}")
+    if not changed:
+        print("params.yaml has all of it already")
+    elif write:
         presets.write(values)
         print("written into params.yaml; next: dvc repro")

@@ -129,10 +129,15 @@ def load(name: str) -> Study:
     return read(name, reader.text_of(path))
 
 
-def read(name: str, text: str) -> Study:
-    """A study of the text that studies/NAME.yaml has, or would have; UserError where it has a fault."""
+def refuse_name(name: str) -> None:
+    """UserError for a name that experiments cannot have."""
     if not re.fullmatch(r"[\w.-]+", name):
         raise UserError("no name for experiments", name, "give its two files one of letters, digits, . _ and -")
+
+
+def read(name: str, text: str) -> Study:
+    """A study of the text that studies/NAME.yaml has, or would have; UserError where it has a fault."""
+    refuse_name(name)
     path = FOLDER / f"{name}.yaml"
     values, _, faults = reader.parse(text)
     if faults:

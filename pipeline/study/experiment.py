@@ -72,7 +72,10 @@ class Experiment:
 
     def code(self) -> int | None:
         """Its exit code; None while it runs."""
-        return self._process.poll()
+        found = self._process.poll()
+        if found is not None:
+            self._guard.communicate()  # there is nothing left to guard
+        return found
 
     def interrupt(self, number: int) -> None:
         """Send it and all its processes a signal, if it still runs."""

@@ -87,6 +87,10 @@ def plan(study: cells.Study) -> str:
         cost = f"{sum(each) / 60:.0f}" if None not in each else "?"
         count = sum(cell.part == name for cell in study.cells)
         lines.append(f"  {name:<14} {count:>6} {len(each):>8} {cost:>8}  {part.asks}")
+    every = [seconds(one) for one in lacking]
+    if lacking and len(study.file.parts) > 1:
+        cost = f"{sum(every) / 60:.0f}" if None not in every else "?"
+        lines.append(f"  {'in all':<14} {len(study.cells):>6} {len(every):>8} {cost:>8}")
     names = {one.cell.name for one in lacking}
     stale = sum(row["cell"] in names for row in rows.read(study.memory))
     if stale:

@@ -74,6 +74,14 @@ def test_names_may_lack_folder_and_ending_where_that_is_clear(tmp_path):
     }
 
 
+@pytest.mark.parametrize("between", [";", "\t"])
+def test_columns_may_be_parted_by_semicolons_or_tabs_as_spreadsheets_do(tmp_path, between):
+    put(tmp_path, 4)
+    rows = (("file", "label"), ("0.png", "cat, grey"), ("1.png", "dog"), ("2.png", "dog"), ("3.png", "cat, grey"))
+    table(tmp_path, "\n".join(map(between.join, rows)) + "\n")
+    assert list(listed(tmp_path)[0].values()) == ["cat, grey", "dog", "dog", "cat, grey"]
+
+
 def test_a_whole_name_wins_over_a_shortened_one(tmp_path):
     put(tmp_path, 3)
     put(tmp_path / "a", 3)
@@ -87,7 +95,7 @@ def test_a_name_that_may_be_several_pictures_is_refused(tmp_path):
     put(tmp_path / "b", 3)
     table(tmp_path, "file,label\n1,cat\na/0.png,dog\nb/0.png,cat\n")
     said, *_ = faults(tmp_path, labels="labels.csv")
-    assert "'1' may be a/1.png, b/1.png - name files from" in said
+    assert "'1' may be a/1.png, b/1.png - name files relative to" in said
 
 
 def test_names_of_macs_and_of_others_are_the_same(tmp_path):
@@ -145,7 +153,7 @@ def test_a_test_folder_whose_pictures_have_no_label_is_refused(tmp_path):
         ("", "holds no labels"),
         ("file,label\n", "holds no labels"),
         ("file\n0.png\n", "has one column, 'file'"),
-        ("file;label\n0.png;cat\n", "has one column, 'file;label'"),
+        ("file label\n0.png cat\n", "has one column, 'file label'"),
         ("file,label,label\n0.png,cat,dog\n", "two columns named 'label'"),
         ("file,label\n0.png,cat\n1.png,dog,7\n2.png\n", "line 3 has 3 columns and the header 2, line 4 has 1"),
         ("file,label\n0.png,cat\n1.png,dog\n0.png,dog\n", "lines 2 and 4 give '0.png' two labels"),

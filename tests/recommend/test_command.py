@@ -355,6 +355,10 @@ def test_a_few_labels_are_shared_out_to_fit_to_choose_and_to_report(here, world,
     assert "30 are too few to judge by" in capsys.readouterr().out
     with pytest.raises(UserError, match="5 labels to share out are fewer than 6"):
         ask(few=5)
+    with pytest.raises(UserError, match="700 labels are asked for, and 600 are there"):
+        ask(few=700, folder=here / "mine")
+    with pytest.raises(UserError, match="70,000 labels are asked for, and 60,000 are there"):
+        ask(few=70_000)
     with pytest.raises(UserError, match="pictures without labels"):
         ask(few=90, folder=folder(here / "bare", 1, 400) / "class0", name="bare")
 

@@ -137,6 +137,38 @@ def test_a_picture_of_train_that_is_one_of_test_is_refused_where_it_is_looked_at
         looked(tmp_path / "mine")
 
 
+def test_where_all_test_pictures_are_copies_that_is_the_reason_which_is_told(tmp_path):
+    for part in ("train", "test"):
+        for name in ("cat", "dog"):
+            draw(tmp_path / "mine" / part / name, 20)
+    with pytest.raises(UserError, match="40 images to learn from are test images too"):
+        looked(tmp_path / "mine")
+
+
+def test_tiny_pictures_coarse_levels_and_classes_that_are_none_are_warned_of(tmp_path):
+    for name in ("cat", "dog", "Unlabelled"):
+        draw(tmp_path / "mine" / name, 20, size=(100, 100))
+    draw(tmp_path / "mine/cat/tiny", 1, size=(3, 50))
+    said = looked(tmp_path / "mine", size=100).words
+    assert "warning: 1 of fewer than 50 pixels a side, enlarged to 100: 000.png" in said
+    assert any(line.startswith("warning: 'Unlabelled' is taken for a class") for line in said)
+    slow = "25 pixels a side in the UNet's coarsest level, as 100 halves no more often: slow"
+    assert f"warning: {slow}; another --size, as 96, halves further" in said
+    assert not any("coarsest" in line for line in looked(tmp_path / "mine", size=96).words)
+
+
+def test_sizes_of_another_folder_are_kept_and_that_is_told(tmp_path):
+    for name in ("cat", "dog"):
+        draw(tmp_path / "mine" / name, 20)
+    params = reader.load()
+    assert not any("are kept" in line for line in survey.survey(tmp_path / "mine", Wish(), params).words)
+    other = params.model_copy(
+        update={"dataset": params.dataset.model_copy(update={"name": "folder", "path": "data/a"})}
+    )
+    words = survey.survey(tmp_path / "mine", Wish(), other).words
+    assert any("of data/a stand in params.yaml and are kept where they fit" in line for line in words)
+
+
 def test_classes_of_one_or_two_pictures_are_warned_of(tmp_path):
     for name, n in {"cat": 30, "dog": 30, "bird": 1, "fish": 2}.items():
         draw(tmp_path / "mine" / name, n)
@@ -191,7 +223,7 @@ def test_fewer_labels_than_there_are_can_be_asked_for(tmp_path):
     assert (d.test_size, d.validation_size, d.labelled_size, d.train_size) == (10, 10, 10, 100)
     assert (found.test, found.labelled) == (10, True)
     datasets.load(d)
-    assert with_values(looked(tmp_path / "mine", few=500)).dataset.test_size == 20
+    assert with_values(looked(tmp_path / "mine", few=120)).dataset.test_size == 20
 
 
 def test_the_sheet_shows_some_of_every_class_under_its_name_and_their_number():
@@ -243,8 +275,10 @@ def test_what_hinders_is_told_before_anything_is_proposed(tmp_path):
     (tmp_path / "mine/dog/000.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match=r"dog/000\.png: not readable as a picture"):
         looked(tmp_path / "mine")
-    with pytest.raises(UserError, match="not found"):
+    with pytest.raises(UserError, match="no such folder - name a folder of pictures, or one of"):
         looked(tmp_path / "other")
+    with pytest.raises(UserError, match=r"cifar-10: no such folder - did you mean cifar10"):
+        looked(Path("cifar-10"))
 
 
 def test_what_is_proposed_is_written_and_can_be_read_back(tmp_path):

@@ -5,6 +5,7 @@ import itertools
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 
 from pipeline.core.errors import UserError
 from pipeline.params import reader
+from pipeline.run import launch
 from pipeline.study import cells, experiment, rows, runner
 from tests.pipeline import clones
 from tests.study.toy import STUDY
@@ -180,6 +182,17 @@ def test_each_experiment_has_gpus_that_no_other_has(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert experiment.Gpus(1).start("toy", None, "c").gpus == ["0"]
+
+
+def test_what_guards_an_experiment_ends_with_it():
+    one = experiment.Experiment.__new__(experiment.Experiment)
+    one._process = subprocess.Popen(["sleep", "0.2"])
+    one._guard = launch.guard(one._process, signal.SIGKILL)
+    assert (one.code(), one._guard.poll()) == (None, None)
+    one._process.wait()
+    assert one.code() == 0
+    assert one._guard.poll() is not None
+    assert one.code() == 0
 
 
 # --- running, with a process that does nothing in an experiment's place
