@@ -202,4 +202,6 @@ def _unreadable(path: Path, fault: Exception, said: list[str]) -> UserError:
         return UserError(f"its content is {kind}, which is not read", path, "convert it to PNG or JPEG")
     words = f"{kind}, damaged or of a rare kind" if unknown else str(fault) or type(fault).__name__
     words = "; ".join(said[:3]) or words
-    return UserError(f"not readable as a picture: {words}", path, "copy it again, save it as PNG, or move it out of the folder")
+    return UserError(
+        f"not readable as a picture: {words}", path, "copy it again, save it as PNG, or move it out of the folder"
+    )

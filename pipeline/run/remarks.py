@@ -47,9 +47,9 @@ def looks(headers: list[decoding.Header], asked: Dataset) -> list[str]:
 def small(headers: dict[Path, decoding.Header], side: int) -> list[str]:
     """Pictures that are enlarged more than twice."""
     names = [path.name for path, header in headers.items() if 2 * min(header.size) < side]
-    more = ", ..." * (len(names) > SHOWN)
-    said = f"warning: {len(names):,} of fewer than {side / 2:g} pixels a side, enlarged to {side}: "
-    return [said + ", ".join(names[:SHOWN]) + more] * bool(names)
+    some = ", ".join(names[:SHOWN]) + ", ..." * (len(names) > SHOWN)
+    said = f"warning: under {side / 2:g} pixels a side and enlarged to {side}: {some} ({len(names):,} in all)"
+    return [said] * bool(names)
 
 
 def unlabelled(classes: list[str]) -> list[str]:

@@ -150,7 +150,7 @@ def test_tiny_pictures_coarse_levels_and_classes_that_are_none_are_warned_of(tmp
         draw(tmp_path / "mine" / name, 20, size=(100, 100))
     draw(tmp_path / "mine/cat/tiny", 1, size=(3, 50))
     said = looked(tmp_path / "mine", size=100).words
-    assert "warning: 1 of fewer than 50 pixels a side, enlarged to 100: 000.png" in said
+    assert "warning: under 50 pixels a side and enlarged to 100: 000.png (1 in all)" in said
     assert any(line.startswith("warning: 'Unlabelled' is taken for a class") for line in said)
     slow = "25 pixels a side in the UNet's coarsest level, as 100 halves no more often: slow"
     assert f"warning: {slow}; another --size, as 96, halves further" in said
