@@ -1,6 +1,6 @@
 """Simulated races of `leaven recommend`: the truth is known, the rules are the real ones.
 
-python -m bench.races 10000     (eight minutes of one core)
+python -m bench.races 10000     (a quarter of an hour of one core)
 
 How often the race says what is not so, what is lost by following it, and how many runs it takes, in worlds of which a
 generated image is worth more or less. A run deviates from arm + seed as the runs of the committed study of AdaInf do.
