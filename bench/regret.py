@@ -125,7 +125,7 @@ def main() -> None:
     for name in sorted(grids.keys() & races.keys()):
         print(line(name, races[name], grids[name]))
     print()
-    _head("race | says | gain | perfect | runs | in whole ones")
+    _head("race | says | gain | ceiling | runs | in whole ones")
     for name in sorted(races.keys() - grids.keys()):
         print(alone(name, races[name]))
 
