@@ -13,8 +13,10 @@ from pipeline.params.types import Section
 from pipeline.study import cells
 from pipeline.study.cells import FOLDER, OTHERS, OUTCOME, PERCENT, Cell
 
-_VIEWS = ("lidar", "alignment", "uniformity", "connectivity")
-LABEL_FREE = ("rankme", *_VIEWS, "rotation", "cluster_learnability", "intrinsic_dimension")
+LABEL_FREE = (
+    *("rankme", "lidar", "alignment", "uniformity", "connectivity"),
+    *("rotation", "cluster_learnability", "intrinsic_dimension"),
+)
 JUDGED = ("frechet", "coverage", "told_apart", "distance", "same_class")
 _CHOSEN = ("score", "select", "weighting", "final_real_share")
 _INFLATION = ("ratio", "source", "real_weight", "order", *_CHOSEN, "strength", "ddpm_steps", "ddpm_seed")

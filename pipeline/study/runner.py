@@ -82,12 +82,13 @@ def plan(study: cells.Study) -> str:
     asked, seconds = wanted(study), pace(rows.everywhere())
     lacking = missing(asked)
     lines = [f"{study.file.title}", f"  {'part':<14} {'cells':>6} {'missing':>8} {'minutes':>8}  asks"]
+    every: list[float | None] = []
     for name, part in study.file.parts.items():
         each = [seconds(one) for one in lacking if one.cell.part == name]
+        every += each
         cost = f"{sum(each) / 60:.0f}" if None not in each else "?"
         count = sum(cell.part == name for cell in study.cells)
         lines.append(f"  {name:<14} {count:>6} {len(each):>8} {cost:>8}  {part.asks}")
-    every = [seconds(one) for one in lacking]
     if lacking and len(study.file.parts) > 1:
         cost = f"{sum(every) / 60:.0f}" if None not in every else "?"
         lines.append(f"  {'in all':<14} {len(study.cells):>6} {len(every):>8} {cost:>8}")

@@ -36,11 +36,14 @@ def test_a_process_ends_with_the_one_that_started_it(tmp_path, number):
         text=True,
         env=os.environ | {"PYTHONPATH": os.getcwd()},
     )
-    child = psutil.Process(int(parent.stdout.readline()))
-    assert not ended(child)
-    parent.send_signal(number)
-    parent.wait()
-    parent.stdout.close()
+    try:
+        child = psutil.Process(int(parent.stdout.readline()))
+        assert not ended(child)
+        parent.send_signal(number)
+        parent.wait()
+    finally:
+        parent.kill()
+        parent.stdout.close()
     end = time.monotonic() + 20
     while not ended(child) and time.monotonic() < end:
         time.sleep(0.05)

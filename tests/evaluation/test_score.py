@@ -38,9 +38,9 @@ def test_images_like_the_real_ones_get_higher_density_ratios_than_spoiled_ones(p
     assert (ratio[~spoiled][:, None] > ratio[spoiled]).mean() > 0.99
     # Half of the generated images are of the real distribution: p / q is 2 there and 0 elsewhere. At best 75 % are told
     # apart, all real ones and half of the others. So few images and steps give 1.37 to 1.67, and 65 to 72 %, by seed.
-    assert 1.2 < np.exp(np.median(ratio[~spoiled])) < 2.4
+    assert np.exp(np.median(ratio[~spoiled])) == pytest.approx(2, rel=0.35)
     assert np.exp(np.median(ratio[spoiled])) < 0.3
-    assert 60 < facts["told_apart"] < 80
+    assert 63 < facts["told_apart"] < 80
 
 
 def test_a_perfect_generators_ratios_are_about_one(params, monkeypatch, tmp_path):
