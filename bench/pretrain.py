@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from bench import pairs
 from bench.views import Pictures, images
-from pipeline.augment import recipes
 from pipeline.core import seeds
 from pipeline.data import mixture
 from pipeline.data.bank import ImageBank
@@ -27,6 +26,7 @@ from pipeline.networks import backbones
 from pipeline.params.methods import SimCLR
 from pipeline.params.schema import Compute
 from pipeline.training import encoder as training
+from pipeline.training.batches import Batches
 
 BATCH, WORKERS, RATE, TEMPERATURE = 128, 2, 0.05, 0.2
 HEAD = SimCLR(hidden_dim=512, output_dim=128, temperature=TEMPERATURE, views_together=True)
@@ -46,17 +46,12 @@ class Ours:
 
     def __init__(self, pixels: np.ndarray, width: int, compute: Compute):
         self.width, self.compute = width, compute
-        self.bank = ImageBank(pixels, [], "cpu")
-        self.mixture = mixture.Mixture(len(pixels), 0, 1.0, BATCH, 0)
-        self.recipes = [recipes.recipe(plain(3, strength=2.0), 0)] * 2
+        drawn = mixture.Mixture(len(pixels), 0, 1.0, BATCH, 0)
+        self.batch = Batches(drawn, ImageBank(pixels, [], "cpu"), 0, simclr.SimCLR.views, plain(3, strength=2.0))
         steps = STEPS[width]
         self.schedule = pairs.setting().pretrain.model_copy(
             update=MADE_EQUAL | {"steps": steps, "log_every": steps, "checkpoint_every": steps}
         )
-
-    def batch(self, step: int) -> list[torch.Tensor]:
-        """Two views of the step's images."""
-        return recipes.views(self.bank[self.mixture.rows(step)], self.recipes, seeds.generator(0, "views", step))
 
     def __call__(self) -> None:
         method = simclr.SimCLR.build(HEAD, encoder(self.width), 0).train()

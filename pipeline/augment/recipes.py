@@ -102,15 +102,16 @@ def _between(s: float, values) -> float:
     raise ValueError(f"strength {s} > {KNOTS[-1]}")
 
 
-def draw(recipes: list[Recipe], n: int, size: tuple[int, int], generator: torch.Generator) -> AugmentationParameters:
-    """Random parameters for n images of `size` (H, W), n rows for each recipe.
+def draw(recipes: list[Recipe], n: int, size: tuple[int, int], *generators: torch.Generator) -> AugmentationParameters:
+    """Random parameters for n images of `size` (H, W): of each generator n rows for each recipe.
 
-    generator: of the CPU, as `apply` wants them; so a run on a GPU has the views that a CPU draws.
+    generators: of the CPU, as `apply` wants them; so a run on a GPU has the views that a CPU draws.
     """
     numbers = torch.tensor([_columns(recipe) for recipe in recipes]).repeat_interleave(n, dim=0)
+    numbers = numbers.repeat(len(generators), 1)
     crop, low, span, chance = numbers.split([2, 4, 4, 5], dim=1)
     sizes = [_TRIES, _TRIES, 2, 4, 4, 1, 5]
-    u = torch.rand(len(numbers), sum(sizes), generator=generator)
+    u = torch.cat([torch.rand(n * len(recipes), sum(sizes), generator=generator) for generator in generators])
     areas, aspects, corner, ranks, factors, sigma, decisions = u.split(sizes, dim=1)
     jitter, grey, blur, solarize, flip = (decisions < chance).unbind(1)
     return AugmentationParameters(
@@ -149,24 +150,26 @@ def _boxes(crop: torch.Tensor, size: tuple[int, int], areas, aspects, corner) ->
 def views(
     images: torch.Tensor | Sequence[torch.Tensor],
     recipes: list[Recipe],
-    generator: torch.Generator,
+    generator: torch.Generator | Sequence[torch.Generator],
     whole: tuple[int, slice] | None = None,
 ) -> list[torch.Tensor]:
     """An augmented copy of the images for each recipe: uint8 (B, H, W, C) -> float32 (B, C, H, W) in [0, 1] each.
 
     images: the same for all recipes, or one tensor for each. H and W of a view are its recipe's `size`, if it has one.
-    whole = (n, rows): the images are these rows of a batch of n and get the same views as in the whole batch.
+    generator: of several, the images are as many batches of one size, one after the other, each with its own numbers.
+    whole = (n, rows): a batch is these rows of one of n images and gets the same views as in the whole.
     """
     sources = [images] * len(recipes) if isinstance(images, torch.Tensor) else images
-    n, rows = whole or (len(sources[0]), slice(None))
-    drawn = draw(recipes, n, tuple(sources[0].shape[1:3]), generator)
-    places = torch.arange(len(drawn.flip)).view(-1, n)
+    generators = [generator] if isinstance(generator, torch.Generator) else generator
+    n, rows = whole or (len(sources[0]) // len(generators), slice(None))
+    drawn = draw(recipes, n, tuple(sources[0].shape[1:3]), *generators)
+    places = torch.arange(len(drawn.flip)).view(len(generators), -1, n).transpose(0, 1)[..., rows]  # by recipe
     found = {}
     for size in {recipe.size for recipe in recipes}:
         alike = [k for k, recipe in enumerate(recipes) if recipe.size == size]
         one = all(sources[k] is sources[alike[0]] for k in alike)
         whose = sources[alike[0]] if one else torch.cat([sources[k] for k in alike])
         kernel = recipes[alike[0]].interpolation
-        made = apply(whose, drawn.of(places[alike][:, rows].flatten()), size, kernel).chunk(len(alike))
+        made = apply(whose, drawn.of(places[alike].flatten()), size, kernel).chunk(len(alike))
         found |= dict(zip(alike, made, strict=True))
     return [found[k] for k in range(len(recipes))]

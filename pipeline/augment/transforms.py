@@ -8,6 +8,7 @@ call is as large as its work, hence few calls on many rows (docs/performance.md)
 import functools
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -26,8 +27,8 @@ KERNELS = {
     "bilinear": ((1.0, 0.0), (-1.0, 1.0)),
 }
 TABLE_SIZE = 32  # pixels of a line up to which all its crops are held: 8 MB, and 16 times as much at twice the size
-BLOCK = 1 << 20  # numbers of the crops that a CPU makes at a time, lest they leave its cache between two products
-TINY = 1e-12  # smaller than any non-zero chroma of float pixels
+BLOCK = 1 << 19  # numbers of the views that a CPU changes at a time, lest they leave its cache between two operations
+TINY = 1e-12  # smaller than any non-zero chroma of float pixels, or weight that counts
 
 
 @dataclass
@@ -116,11 +117,20 @@ def _crop(
     down, across = crop_matrices(drawn, (height, width), size, kernel)
     lines = images.permute(0, 3, 1, 2).reshape(-1, channels * height, width)
     made = down.new_empty(len(chosen), channels, down.shape[1], across.shape[1])
-    blocks = max(1, math.ceil(made.numel() / BLOCK)) if made.device.type == "cpu" else 1
-    for rows, *matrices, out in zip(*(each.chunk(blocks) for each in (chosen, down, across, made)), strict=True):
+
+    def crop(out: torch.Tensor, rows: torch.Tensor, down: torch.Tensor, across: torch.Tensor) -> None:
         x = lines.index_select(0, rows).float().div_(255)
-        _resampled(x.view(-1, channels, height, width), *matrices, out).clamp_(0, 1)
+        _resampled(x.view(-1, channels, height, width), down, across, out).clamp_(0, 1)
+
+    _in_blocks(crop, made, chosen, down, across)
     return made
+
+
+def _in_blocks(change: Callable[..., object], x: torch.Tensor, *beside: torch.Tensor) -> None:
+    """change(x, ...), on a CPU block by block of rows, which stay in its cache from one operation to the next."""
+    blocks = max(1, math.ceil(x.numel() / BLOCK)) if x.device.type == "cpu" else 1
+    for part in zip(*(each.chunk(blocks) for each in (x, *beside)), strict=True):
+        change(*part)
 
 
 def _resampled(
@@ -161,19 +171,20 @@ def _jitter(x: torch.Tensor, drawn: AugmentationParameters, begins: list[int], h
     """Colour jitter in place: for each image the operations before hue, then hue, then those after it.
 
     hue: whether that of any image changes.
-    As the rows are sorted, each operation is one call on adjacent rows, and hue, the costly one, is a single call.
+    As the rows are sorted, an operation changes adjacent rows, and hue, the costly one, is called once.
     """
     factor = drawn.factors.gather(1, drawn.order)  # n 4, by place
     contrast, saturation = ((drawn.order == which).to(x.dtype) for which in (CONTRAST, SATURATION))
 
     def blend(rows: slice, place: int) -> None:
         if rows.start < rows.stop:
-            _blend(x[rows], *(numbers[rows, place, None, None] for numbers in (factor, contrast, saturation)))
+            numbers = (each[rows, place, None, None] for each in (factor, contrast, saturation))
+            _in_blocks(_blend, x[rows], *numbers)
 
     for place in range(3):
         blend(slice(0, begins[3 - place]), place)
     if hue:
-        _hue(x[: begins[4]], drawn.factors[: begins[4], HUE])
+        _in_blocks(_hue, x[: begins[4]], drawn.factors[: begins[4], HUE])
     for place in range(1, 4):
         blend(slice(begins[4 - place], begins[4]), place)
 
@@ -192,8 +203,9 @@ def _blend(x: torch.Tensor, factor: torch.Tensor, contrast: torch.Tensor, satura
 def _hue(x: torch.Tensor, shift: torch.Tensor) -> None:
     """Rotate the hue of RGB images (n, 3, H, W) in place by `shift` (n,) of a full circle; value and chroma stay.
 
-    Smith 1978 without branches: a channel is value - chroma clamp(2 - 6 d, 0, 1), where d <= 1/2 is the distance, in
-    circles, from the hue to the channel's opposite; or value - 2 chroma + 6 chroma clamp(d, 1/6, 1/3).
+    Smith 1978 without branches, for a hue of -3 to 3 sixths of a circle from red: green lies the share
+    clamp(|hue + 1| - 1, 0, 1) of the way from the least channel's number to the greatest's, blue clamp(|hue - 1| - 1,
+    0, 1), and red clamp(|hue| - 1, 0, 1) of the way back.
     """
     r, g, b = x.unbind(1)
     value, least, side = torch.maximum(g, b), torch.minimum(g, b), g - b
@@ -202,15 +214,12 @@ def _hue(x: torch.Tensor, shift: torch.Tensor) -> None:
     angle, low = side.abs(), torch.minimum(least, r)
     torch.maximum(value, r, out=value)
     angle.add_(value).sub_(r).add_(least, alpha=2).sub_(low, alpha=2).copysign_(side)
-    chroma = torch.sub(value, low, out=low).mul_(6)
-    hue = angle.div_(torch.clamp(chroma, min=TINY, out=least)).add_(shift[:, None, None])
-    base = value.sub_(chroma, alpha=1 / 3)
-    d, turns = least, side
-    for channel, place in zip((r, g, b), (1 / 2, 1 / 6, -1 / 6), strict=True):
-        torch.add(hue, place, out=d)
-        d.sub_(torch.round(d, out=turns)).abs_().clamp_(1 / 6, 1 / 3)
-        torch.addcmul(base, chroma, d, out=channel)
-    x.clamp_(0, 1)
+    chroma = torch.sub(value, low, out=least)
+    hue = angle.div_(chroma.clamp_(min=TINY)).add_(6 * shift[:, None, None])
+    hue.sub_(torch.mul(hue, 1 / 6, out=side).round_(), alpha=6)
+    torch.lerp(value, low, torch.abs(hue, out=side).sub_(1).clamp_(0, 1), out=r)
+    for channel, place in ((g, 1), (b, -1)):
+        torch.lerp(low, value, torch.add(hue, place, out=side).abs_().sub_(1).clamp_(0, 1), out=channel)
 
 
 def solarized(x: torch.Tensor) -> torch.Tensor:
@@ -282,6 +291,7 @@ def blur_matrix(sigma: torch.Tensor, size: int) -> torch.Tensor:
     offset = torch.arange(-reach, reach + 1, device=sigma.device)
     kernel = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)
     kernel = kernel / kernel.sum(dim=1, keepdim=True)  # (n, 2 reach + 1)
+    kernel = torch.nn.functional.threshold(kernel, TINY, 0.0)  # some processors take long over subnormal numbers
     source = (torch.arange(size, device=sigma.device)[:, None] + offset).clamp(0, size - 1)
     matrix = kernel.new_zeros(len(sigma), size, size)
     return matrix.scatter_add_(2, source.expand(len(sigma), -1, -1), kernel[:, None].expand(-1, size, -1))

@@ -13,7 +13,8 @@ class ImageBank:
     """Real images, then generated ones, as uint8 (N, H, W, C): one tensor on a GPU, the given arrays on a CPU.
 
     Where they would take more than half of what a GPU has free they stay where they are, and batches are sent. A batch
-    is an index into the bank; rows below `n_real` are real. There are no worker processes and no decoding.
+    is an index into the bank; rows below `n_real` are real. There are no worker processes and no decoding. shape: of an
+    image, (H, W, C).
     """
 
     def __init__(self, real: np.ndarray, generated: list[np.ndarray], device: str):
@@ -29,7 +30,7 @@ class ImageBank:
             for place, part in zip(whole.split([len(part) for part in parts]), parts, strict=True):
                 place.copy_(part)
             parts = [whole]
-        self.parts, self.starts = parts, np.cumsum([0, *map(len, parts)])
+        self.parts, self.starts, self.shape = parts, np.cumsum([0, *map(len, parts)]), real.shape[1:]
 
     def __getitem__(self, rows: np.ndarray) -> torch.Tensor:
         """uint8 (len(rows), H, W, C) on the device."""

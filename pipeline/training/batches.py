@@ -31,11 +31,15 @@ class Images:
     weights: np.ndarray | None = None
 
 
+STEPS, NUMBERS = 8, 3 << 20  # steps whose views are made at once, at most, and how many numbers these may be
+
+
 class Batches:
     """batches(step) -> one float tensor (b, C, H, W) a view, this process's rows; a pure function of the step.
 
     draw: which images the mixture draws in a step. candidates: positives of each real image, 0 for none; then `bank`
-    holds no positives.
+    holds no positives. Steps are made in groups that begin at multiples of their length, so that a resumed run makes
+    the same ones: on small images the overhead of a call is as large as its work. Batches in parts come one by one.
     """
 
     def __init__(
@@ -50,16 +54,36 @@ class Batches:
         self.augmentation = augmentation
         self.recipes = [view_recipe(augmentation, view) for view in views]
         self.replaced = replaced_views(augmentation, views)
+        self._steps, self._made = range(0), []
 
     def __call__(self, step: int) -> list[torch.Tensor]:
-        drawn = self.draw.rows(step)  # real and generated images, in the shares of `inflation`
-        local, draw = distributed.share(self.draw.batch_size), self.augmentation
-        rows = [self._rows(drawn, k, step)[local] for k in range(len(self.views))]
+        steps = self._group(step)
+        if len(steps) == 1:
+            return self._views(steps)
+        if steps != self._steps:
+            self._made.clear()
+            self._steps, self._made = steps, [view.chunk(len(steps)) for view in self._views(steps)]
+        return [view[steps.index(step)] for view in self._made]
+
+    def _group(self, step: int) -> range:
+        height, width, channels = self.bank.shape
+        pixels = sum(height * width if view.size is None else view.size**2 for view in self.views)
+        images = len(range(self.draw.batch_size)[distributed.share(self.draw.batch_size)])
+        n = max(1, min(STEPS, NUMBERS // (pixels * channels * images))) if distributed.parts() == 1 else 1
+        return range(step - step % n, step - step % n + n)
+
+    def _views(self, steps: range) -> list[torch.Tensor]:
+        """Float (len(steps) b, C, H, W) a view, step by step."""
+        local, n = distributed.share(self.draw.batch_size), self.draw.batch_size
+        drawn = [self.draw.rows(step) for step in steps]  # real and generated images, in the shares of `inflation`
+        rows = [
+            np.concatenate([self._rows(each, k, step)[local] for each, step in zip(drawn, steps, strict=True)])
+            for k in range(len(self.views))
+        ]
         apart = {found.tobytes(): found for found in rows}  # views of the same images look them up once
         images = {key: self.bank[found] for key, found in apart.items()}
-        random = seeds.generator(draw.seed, "views", step)
-        whole = self.draw.batch_size, local
-        return recipes.views([images[found.tobytes()] for found in rows], self.recipes, random, whole)
+        random = [seeds.generator(self.augmentation.seed, "views", step) for step in steps]
+        return recipes.views([images[found.tobytes()] for found in rows], self.recipes, random, (n, local))
 
     def labels(self, step: int, answers: torch.Tensor) -> torch.Tensor:
         """Of the whole batch, int64 (B,): `answers` (n_real,) of the real images, UNLABELLED of generated ones."""

@@ -179,6 +179,16 @@ def test_blur_is_a_gaussian_with_repeated_edges(shape):
         assert np.abs(view - expected).max() < 1e-4, sigma
 
 
+def test_no_weight_of_a_blur_is_a_subnormal_number():
+    """Which some processors multiply a hundred times as slowly."""
+    sigma = torch.linspace(*transforms.BLUR_SIGMA, 400)
+    weights = transforms.blur_matrix(sigma, 32).numpy()
+    assert not ((weights != 0) & (np.abs(weights) < np.finfo(np.float32).tiny)).any()
+    exact = np.exp(-0.5 * (np.arange(-8, 9) / sigma.double().numpy()[:, None]) ** 2)
+    exact /= exact.sum(axis=1, keepdims=True)
+    assert np.abs(weights[:, 16, 8:25] - exact).max() < 1e-6
+
+
 @pytest.mark.parametrize("sigma", [1.0, 1.25, 1.5, 1.75, 2.0])
 def test_blur_is_near_pils_away_from_the_edges(sigma):
     # PIL's filter is three box blurs, with 8-bit rounding and repeated edges in each. Near an edge that is another
