@@ -4,6 +4,7 @@ python -m bench            (or `make bench`: about half an hour on two cores, wi
 python -m bench NAME ...   these alone
 """
 
+import argparse
 import importlib
 import json
 import os
@@ -38,7 +39,13 @@ def run(name: str) -> None:
 
 def main() -> None:
     """Run the benches that are named, or all."""
-    names = sys.argv[1:] or BENCHES
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Ours against its peers, in ratios (docs/performance.md)."
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one or more of {', '.join(BENCHES)}; default: all")
+    names = parser.parse_args().names or BENCHES
+    if unknown := set(names) - set(BENCHES):
+        parser.error(f"no bench is called {' or '.join(sorted(unknown))}: there are {', '.join(BENCHES)}")
     if len(names) == 1:
         run(*names)
     else:

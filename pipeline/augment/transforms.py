@@ -292,6 +292,15 @@ def blur_matrix(sigma: torch.Tensor, size: int) -> torch.Tensor:
     kernel = torch.exp(-0.5 * (offset / sigma[:, None]) ** 2)
     kernel = kernel / kernel.sum(dim=1, keepdim=True)  # (n, 2 reach + 1)
     kernel = torch.nn.functional.threshold(kernel, TINY, 0.0)  # some processors take long over subnormal numbers
-    source = (torch.arange(size, device=sigma.device)[:, None] + offset).clamp(0, size - 1)
-    matrix = kernel.new_zeros(len(sigma), size, size)
-    return matrix.scatter_add_(2, source.expand(len(sigma), -1, -1), kernel[:, None].expand(-1, size, -1))
+    return (kernel @ _seen(size, reach, sigma.device)).view(-1, size, size)
+
+
+@functools.cache
+def _seen(size: int, reach: int, device: torch.device) -> torch.Tensor:
+    """Whether a pixel of a line sees another one so many pixels away: float (2 reach + 1, size size), 0 or 1.
+
+    A product with it adds weights up in an order that is the same on every device, which scattering sorts for.
+    """
+    at = torch.arange(size, device=device)
+    seen = (at + torch.arange(-reach, reach + 1, device=device)[:, None]).clamp(0, size - 1)
+    return torch.nn.functional.one_hot(seen, size).float().flatten(1)

@@ -53,10 +53,11 @@ def scope(seed: int, purpose: str, *index: int):
         yield
 
 
-def permutation(seed: int, purpose: str, index: int, n: int, positions: np.ndarray) -> np.ndarray:
+def permutation(seed: int, purpose: str, index: int, n: int, positions: np.ndarray | slice | int) -> np.ndarray:
     """Entries `positions` of the `index`-th pseudo-random permutation of range(n), which is kept for the next call.
 
-    positions: int64 (k,), each in [0, n). Returns int64 (k,). The last few permutations take 8 n bytes each.
+    positions: of range(n), int64 (k,), a slice or one number. Returns int64, as many. The last few permutations take
+    8 n bytes each.
     """
     return _permutation(_digest(seed, purpose, (index,)), n)[positions]
 
