@@ -81,7 +81,7 @@ def table() -> str:
         number = f"{row['top1']} ({row['protocol']}; {row['source']})"
         number = number if row["top1"] else "not published in what we could read"
         named = " ".join(f"{row[name]:<13}" for name in ("dataset", "method", "arm"))
-        lines += [f"{named} {number}", f"    python -m pipeline run {row['presets']}"]
+        lines += [f"{named} {number}", f"    leaven run {row['presets']}"]
         lines += [f"    {name} differs: {what}" for name in row["presets"].split() if (what := differs(name))]
     return "\n".join(lines)
 
@@ -138,5 +138,5 @@ def _word(where: tuple, value: object) -> str:
         return json.dumps(value, separators=(",", ":"))
     if not _PLAIN.fullmatch(value) or reader.parse(f"a: {value}")[0] != {"a": value}:
         what = f"{value!r} does not survive as a word of a shell"
-        raise UserError(what, ".".join(where), "write it into params.yaml: python -m pipeline preset --write")
+        raise UserError(what, ".".join(where), "write it into params.yaml: leaven preset --write")
     return value

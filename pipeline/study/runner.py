@@ -176,7 +176,7 @@ def run(study: cells.Study, parts: list[str] | None, minutes: float, jobs: int, 
         left = len(missing(asked))
         log(f"{study.memory}: {left} of {len(asked)} cells missing; commit it")
     if signals:
-        raise Stopped(f"stopped; `python -m pipeline study run {study.name}` goes on", signals[0])
+        raise Stopped(f"stopped; `leaven study run {study.name}` goes on", signals[0])
     if failed:
         raise CellsFailed(failed, study.name)
 

@@ -50,7 +50,7 @@ class Table(NamedTuple):
 def table(study: Study) -> str:
     """A section for each part: arms, differences, best strengths; then how well measures without labels do."""
     data = analysis.frame(study)
-    blocks = [f"# {study.file.title}", f"`python -m pipeline study table {study.name}`: {origin(data, study)}"]
+    blocks = [f"# {study.file.title}", f"`leaven study table {study.name}`: {origin(data, study)}"]
     for name, part in study.file.parts.items():
         found = of_part(data[data.part == name], part)
         blocks += [f"## {name}: {part.asks}", *(_markdown(found) or ["No cell is finished."])]

@@ -21,7 +21,7 @@ def test_committed_files_are_those_of_the_schema(tmp_path):
     documentation.write(tmp_path)
     for name in (documentation.PAGE, documentation.SCHEMA):
         committed = (REPOSITORY / "docs" / name).read_text(encoding="utf-8")
-        assert (tmp_path / name).read_text(encoding="utf-8") == committed, "run `python -m pipeline params`"
+        assert (tmp_path / name).read_text(encoding="utf-8") == committed, "run `leaven params`"
 
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)

@@ -304,10 +304,10 @@ def test_the_table_names_each_cell_with_its_number_or_says_that_there_is_none():
     assert sum("not published in what we could read" in line for line in lines) == 20
     at = next(i for i, line in enumerate(lines) if line.split()[:3] == ["cifar10", "moco", "adainf"])
     assert "94.19" in lines[at]
-    assert lines[at + 1].strip() == "python -m pipeline run adainf-cifar10 moco"
+    assert lines[at + 1].strip() == "leaven run adainf-cifar10 moco"
     at = next(i for i, line in enumerate(lines) if line.split()[:3] == ["cifar10", "clsp_moco", "augmented"])
     assert "93.16" in lines[at]
-    assert lines[at + 1].strip() == "python -m pipeline run adainf-cifar10 clsp_moco augmented"
+    assert lines[at + 1].strip() == "leaven run adainf-cifar10 clsp_moco augmented"
     assert list(ROWS)[:36] == CELLS
     read = [row for row in ROWS.values() if row["top1"] or row["source"]]
     assert all(row["source"] and row["protocol"] and 0 < float(row["top1"]) < 100 for row in read)

@@ -196,7 +196,7 @@ def test_a_stopped_study_cancels_its_jobs_which_save_and_a_failed_cell_is_told_i
         amid(toy, process, log)
         process.terminate()
         assert process.wait(200) == 128 + 15
-        assert "stopped; `python -m pipeline study run toy` goes on" in log.read_text()
+        assert "stopped; `leaven study run toy` goes on" in log.read_text()
     nothing_waits()
     assert rows(toy) == []
     saved = sorted((toy / ".cache").glob("saved-*"))

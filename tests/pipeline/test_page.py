@@ -118,7 +118,7 @@ def test_a_fresh_clone_has_the_studies_part(tmp_path):
     words = " ".join(Reader((clone / "report.html").read_text(encoding="utf-8")).words)
     assert "Not drawn here, data/real" in words
     for study in (clone / "studies").glob("*.csv"):
-        assert f"python -m pipeline study table {study.stem}" in words
+        assert f"leaven study table {study.stem}" in words
     assert clones.run(clone, "git", "status", "--porcelain") == ""
 
 

@@ -89,7 +89,7 @@ def test_a_study_that_is_stopped_and_killed_loses_and_repeats_nothing(tmp_path):
         clones.until(lambda: steps(clone) > 60, process, log)
         process.terminate()
         assert process.wait(60) == 128 + 15
-        assert "stopped; `python -m pipeline study run toy` goes on" in log.read_text()
+        assert "stopped; `leaven study run toy` goes on" in log.read_text()
     assert memory(clone) == []
     assert steps(clone) < STEPS
 
