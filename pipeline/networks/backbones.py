@@ -22,6 +22,7 @@ from pipeline.params.schema import Backbone
 from pipeline.params.training import unfit
 
 MADE_FROM = (*Backbone.model_fields, "size", "mean", "std", "seed")  # of a card: the encoder before its first step
+_SHARED = 32  # channels below which the sums of two threads share lines of cache, of which processors fetch 128 bytes
 _BEYOND = 0.01  # how far a view's values may leave [0, 1] by rounding
 _CARD = {"kind": str, "mean": list, "std": list, "seed": int, "sha256": str}
 _OLDER = {"stem": "3x3", "block": "basic"}  # of a ResNet whose card does not say
@@ -109,7 +110,20 @@ def _laid_out(network: nn.Module) -> nn.Module:
     wide = (module.out_channels for module in network.modules() if isinstance(module, nn.Conv2d))
     if all(width % 8 == 0 for width in wide):  # of others oneDNN's AVX2 kernels write past a strided gradient's end
         network.to(memory_format=torch.channels_last)
+        for module in network.modules():
+            if type(module) is nn.BatchNorm2d and module.num_features < _SHARED:
+                module.register_forward_hook(_undivided)
     return network
+
+
+def _undivided(module: nn.Module, given: tuple, y: torch.Tensor) -> None:
+    """On a CPU, let one thread go back through this normalisation: the sums of two would lie in one line of cache, for
+    which they wait so often that both together take twice as long as one."""
+    if torch.compiler.is_compiling() or y.grad_fn is None or y.device.type != "cpu":
+        return
+    threads = torch.get_num_threads()
+    y.grad_fn.register_prehook(lambda gradients: torch.set_num_threads(1))
+    y.grad_fn.register_hook(lambda *gradients: torch.set_num_threads(threads))
 
 
 def _network(card: dict, start: Path | None = None) -> nn.Module:

@@ -510,3 +510,30 @@ def test_an_encoder_can_be_compiled_whole():
     compiled = torch.compile(encoder, backend="eager", fullgraph=True)
     with torch.no_grad():
         assert torch.equal(compiled(images()), encoder(images()))
+
+
+def test_gradients_of_narrow_normalisations_are_made_by_one_thread_and_the_same(monkeypatch):
+    """Two would share lines of cache. Three of them have 24 channels: behind the stem, and both of the first block."""
+    asked, threads, set_threads = [], torch.get_num_threads(), torch.set_num_threads
+    set_threads(2)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: asked.append(n) or set_threads(n))
+    x = torch.rand(32, 1, 20, 20, generator=torch.Generator().manual_seed(0))
+
+    def gradients(width, plain=False):
+        network = backbones.build(backbones.resnet(width, [1, 1, 1, 1]), [0.5], [0.25], 0).train()
+        for module in network.modules() if plain else ():
+            module._forward_hooks.clear()
+        network(x).square().mean().backward()
+        assert torch.get_num_threads() == 2
+        return torch.cat([p.grad.flatten() for p in network.parameters()])
+
+    found = gradients(24)
+    assert asked == [1, 2] * 3
+    gradients(32)
+    network = backbones.build(backbones.resnet(24, [1, 1, 1, 1]), [0.5], [0.25], 0).train()
+    with torch.no_grad():
+        network(x)
+    expected = gradients(24, plain=True)
+    assert len(asked) == 6
+    set_threads(threads)
+    assert (found - expected).norm() <= 1e-5 * expected.norm()

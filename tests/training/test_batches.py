@@ -71,6 +71,20 @@ def test_a_resumed_run_makes_the_same_groups(monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(given(draw)(6), straight[6], strict=True))
 
 
+def test_processes_have_their_rows_of_what_one_makes(monkeypatch):
+    monkeypatch.setattr(batches, "NUMBERS", 4 * NUMBERS)
+    draw = mixture.Mixture(20, 20, 1.0, N, 0)
+    alone = given(draw)
+    whole = [alone(step) for step in range(10)]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        found = given(draw)
+        for step, views in enumerate(whole):
+            for share, view in zip(found(step), views, strict=True):
+                assert torch.allclose(share, view[rank * N // 2 : (rank + 1) * N // 2], rtol=0, atol=1e-6)
+
+
 def test_batches_in_parts_are_made_one_by_one(monkeypatch):
     asked = []
     draw = mixture.Mixture(20, 20, 1.0, N, 0)
