@@ -61,8 +61,9 @@ class Batches:
         if len(steps) == 1:
             return self._views(steps)
         if steps != self._steps:
-            self._made.clear()
-            self._steps, self._made = steps, [view.chunk(len(steps)) for view in self._views(steps)]
+            self._steps, self._made = range(0), []  # the group before goes before the next one is made
+            self._made = [view.chunk(len(steps)) for view in self._views(steps)]
+            self._steps = steps
         return [view[steps.index(step)] for view in self._made]
 
     def _group(self, step: int) -> range:
