@@ -512,9 +512,10 @@ def test_an_encoder_can_be_compiled_whole():
         assert torch.equal(compiled(images()), encoder(images()))
 
 
-def test_gradients_of_narrow_normalisations_are_made_by_one_thread_and_the_same(monkeypatch):
+def test_gradients_of_narrow_normalisations_are_made_by_one_thread_and_the_same(monkeypatch, request):
     """Two would share lines of cache. Three of them have 24 channels: behind the stem, and both of the first block."""
     asked, threads, set_threads = [], torch.get_num_threads(), torch.set_num_threads
+    request.addfinalizer(lambda: set_threads(threads))
     set_threads(2)
     monkeypatch.setattr(torch, "set_num_threads", lambda n: asked.append(n) or set_threads(n))
     x = torch.rand(32, 1, 20, 20, generator=torch.Generator().manual_seed(0))
@@ -535,5 +536,4 @@ def test_gradients_of_narrow_normalisations_are_made_by_one_thread_and_the_same(
         network(x)
     expected = gradients(24, plain=True)
     assert len(asked) == 6
-    set_threads(threads)
     assert (found - expected).norm() <= 1e-5 * expected.norm()

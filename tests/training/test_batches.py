@@ -17,9 +17,9 @@ VIEWS = (View(recipe=0), View(recipe=1), View(source="positive", recipe=1), View
 NUMBERS = N * 3 * (3 * SIDE**2 + 8**2)  # of a step's views
 
 
-def given(draw, views=VIEWS, numbers=AUGMENT):
+def given(draw):
     real, made, positives = (noise(20, (SIDE, SIDE, 3), 0, high).numpy() for high in (250, 240, 230))
-    return batches.Batches(draw, ImageBank(real, [made, positives], "cpu"), 1, views, numbers)
+    return batches.Batches(draw, ImageBank(real, [made, positives], "cpu"), 1, VIEWS, AUGMENT)
 
 
 def of_step(found, draw, step):
