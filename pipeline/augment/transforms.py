@@ -171,7 +171,7 @@ def _jitter(x: torch.Tensor, drawn: AugmentationParameters, begins: list[int], h
     """Colour jitter in place: for each image the operations before hue, then hue, then those after it.
 
     hue: whether that of any image changes.
-    As the rows are sorted, an operation changes adjacent rows, and hue, the costly one, is called once.
+    As the rows are sorted, an operation changes adjacent rows, and hue, the costly one, passes over each once.
     """
     factor = drawn.factors.gather(1, drawn.order)  # n 4, by place
     contrast, saturation = ((drawn.order == which).to(x.dtype) for which in (CONTRAST, SATURATION))
