@@ -1,7 +1,9 @@
 """How fast a GPU is kept busy: our step beside the bare network, views, sampling, the UNet's step, and a profile."""
 
 import tempfile
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,8 @@ from pipeline.params.methods import SimCLR
 from pipeline.params.schema import Augment, Compute, Training
 from pipeline.training.batches import Batches
 
-UNET_STEPS = 40  # of one timing; a checkpoint's time, which differs from run to run, does not count then
+UNET_STEPS = 40  # of one timing
+PROFILED = 10  # steps: a profiler keeps some three thousand events of each
 HEAD = SimCLR(hidden_dim=2048, output_dim=256, temperature=0.2, views_together=True)
 
 
@@ -122,33 +125,46 @@ def unet_step(setting: Setting) -> dict:
     images = torch.randint(0, 256, (4 * params.batch_size, 32, 32, 3), dtype=torch.uint8, device=setting.device)
     compute = arithmetic_of(setting)
 
-    def ours(count: int) -> None:
-        at_end = dict.fromkeys(("steps", "log_every", "checkpoint_every"), count) | {"warmup_steps": 0}
+    def ours(after: Callable[[int], None]) -> None:
+        at_end = dict.fromkeys(("steps", "log_every", "checkpoint_every"), many) | {"warmup_steps": 0}
         training = ddpm.Training(params.model_copy(update=at_end), images)
-        with tempfile.TemporaryDirectory() as folder:
-            loop.train("bench", training.task, training.plan, compute, Path(folder), "bench")
+        run(followed(training.task, after), training.plan, compute)
 
-    own, other = of_lengths(setting, ours, few, many), bare_unet(setting)
+    own, other = of_a_step(setting, ours, few, many), bare_unet(setting)
     last = bare_unet(setting, torch.channels_last)
     return {"ours": own, "bare": other, "ratio": own / other, "channels_last": last / other}
 
 
 def profile(setting: Setting) -> dict:
-    """Where a step's time goes: the kernels that take most, and how much of the time the device is at work."""
+    """Where a step's time goes: the kernels that take most, and how much of the time the device is at work.
+
+    The time includes what the profiler does itself, so the device is at work for at least that share.
+    """
     from torch.profiler import ProfilerActivity, profile
 
-    ours = Ours(setting, sizes(setting)[0])
-    ours(steps(setting))
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (setting.device == "cuda")
-    with profile(activities=activities) as seen:
-        took = setting.seconds(lambda: ours(steps(setting)), 1)
+    seen, first, last = profile(activities=activities), steps(setting) - 1, steps(setting) - 1 + PROFILED
+    clock = {}
+
+    def after(step: int) -> None:
+        if step == first:
+            setting.wait()
+            seen.start()
+            clock[first] = time.perf_counter()
+        if step == last:
+            setting.wait()
+            clock[last] = time.perf_counter()
+            seen.stop()
+
+    Ours(setting, sizes(setting)[0])(last + 1, after)
+    took = clock[last] - clock[first]
     key = "self_device_time_total" if setting.device == "cuda" else "self_cpu_time_total"
     # An operator of the CPU has the time of the kernels that it launched as well, which have it themselves.
     cpu, marked = setting.device == "cpu", "is_user_annotation"
     events = [e for e in seen.key_averages() if cpu or (e.device_type.name == "CUDA" and not getattr(e, marked, False))]
     events.sort(key=lambda event: -getattr(event, key))
-    busy = sum(getattr(event, key) for event in events) / 1e6 / 2  # a turn to warm up was seen as well
-    most = {event.key[:70]: f"{getattr(event, key) / 2e3 / steps(setting):.3f} ms a step" for event in events[:15]}
+    busy = sum(getattr(event, key) for event in events) / 1e6
+    most = {event.key[:70]: f"{getattr(event, key) / 1e3 / PROFILED:.3f} ms a step" for event in events[:15]}
     return {"share of the time at work": busy / took, **most}
 
 
@@ -170,13 +186,42 @@ def sizes(setting: Setting) -> tuple[int, ...]:
 
 def steps(setting: Setting) -> int:
     """Steps of one timing."""
-    return 2 if setting.toy else 90  # enough that a checkpoint's time, which differs, does not count
+    return 2 if setting.toy else 90
 
 
-def of_lengths(setting: Setting, work: Callable[[int], object], few: int, many: int) -> float:
-    """Seconds of a step by runs of two lengths: what a run does once, such as its checkpoint, falls out."""
-    short, long = (setting.seconds(lambda count=count: work(count)) for count in (few, many))
-    return max(long - short, 1e-9) / (many - few)
+def of_a_step(setting: Setting, work: Callable[[Callable[[int], None]], object], few: int, many: int) -> float:
+    """Seconds of a step, the least of two runs: from the end of step `few` to that of step `many`, both from 1.
+
+    work(after) runs many steps and calls after(step) at the end of each, before it logs and saves.
+    """
+    found = []
+    for _ in range(2):
+        clock = {}
+
+        def after(step: int, clock: dict[int, float] = clock) -> None:
+            if step + 1 in (few, many):
+                setting.wait()
+                clock[step + 1] = time.perf_counter()
+
+        work(after)
+        found.append((clock[many] - clock[few]) / (many - few))
+    return min(found)
+
+
+def followed(task: loop.Task, after: Callable[[int], None]) -> loop.Task:
+    """The task, with after(step) at each step's end."""
+
+    def both(step: int, progress: float) -> None:
+        task.after_step(step, progress)
+        after(step)
+
+    return replace(task, after_step=both)
+
+
+def run(task: loop.Task, plan: loop.Optimisation, compute: Compute) -> None:
+    """The loop, with a checkpoint that nobody wants."""
+    with tempfile.TemporaryDirectory() as folder:
+        loop.train("bench", task, plan, compute, Path(folder), "bench")
 
 
 def published(setting: Setting):
@@ -259,12 +304,11 @@ class Ours:
     def step(self) -> float:
         """Seconds of a step."""
         many = steps(self.setting)
-        return of_lengths(self.setting, self, max(1, many // 3), many)
+        return of_a_step(self.setting, lambda after: self(many, after), max(1, many // 3), many)
 
-    def __call__(self, count: int) -> None:
-        """So many steps."""
+    def __call__(self, count: int, after: Callable[[int], None]) -> None:
+        """So many steps, and after(step) at the end of each."""
         at_end = dict.fromkeys(("steps", "log_every", "checkpoint_every"), count)
         task = loop.Task(self.method.phases(), self.batches, {"method": self.method})
-        plan, compute = loop.Optimisation(Training(**self.given, **at_end), sgd), arithmetic_of(self.setting)
-        with tempfile.TemporaryDirectory() as folder:
-            loop.train("bench", task, plan, compute, Path(folder), "bench")
+        plan = loop.Optimisation(Training(**self.given, **at_end), sgd)
+        run(followed(task, after), plan, arithmetic_of(self.setting))

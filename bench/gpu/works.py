@@ -26,7 +26,7 @@ from pipeline.core import seeds
 from pipeline.core.errors import RESOURCE
 from pipeline.data import mixture
 from pipeline.data.bank import ImageBank
-from pipeline.engine import loop
+from pipeline.engine import arithmetic, loop
 from pipeline.evaluation.quality import plain
 from pipeline.generators import ddpm, gan
 from pipeline.measures import probes
@@ -124,33 +124,19 @@ def views_and_features(setting: Setting) -> dict:
 
 
 def waits(setting: Setting) -> dict:
-    """Where a step of each method makes the program wait for the card; nowhere, if the next batch is to be drawn."""
+    """Where a step of each training makes the program wait for the card; nowhere, if the next batch is to be drawn."""
     if setting.device != "cuda":
         return {"left out": "no card to wait for"}
     images = np.random.default_rng(0).integers(0, 256, (2, 64, SIZE, SIZE, 1), dtype=np.uint8)
     bank, draw = ImageBank(images[0], [images[1], images[0]], "cuda"), mixture.Mixture(64, 64, 1.0, 32, 0)
-    found, waiting = {}, False
+    tasks = {"ddpm": ddpm.Training(params().ddpm, torch.from_numpy(images[0]).to("cuda")).task}
     for name in METHODS:
         built = method(name).to("cuda")
         batches = Batches(draw, bank, 1, built.views, plain(1, strength=2.0))
-        optimiser = torch.optim.SGD(built.parameters(), 0.01, fused=True)
-        places = []
-        for step in (0, LATE, LATE + 1):  # the first ones make what is kept
-            with warnings.catch_warnings(record=True) as seen:
-                warnings.simplefilter("always")
-                torch.cuda.set_sync_debug_mode("warn")
-                try:
-                    built.before_step(step, 0.5)
-                    for phase in built.phases():
-                        phase.loss(batches(step), step)["loss"].backward()
-                    optimiser.step()
-                    optimiser.zero_grad(set_to_none=True)
-                    built.after_step(step, 0.5)
-                finally:
-                    torch.cuda.set_sync_debug_mode("default")
-            places = sorted({f"{Path(w.filename).name}:{w.lineno}" for w in seen})
-        found[name], waiting = ", ".join(places) or "nowhere", waiting or bool(places)
-    if waiting:
+        tasks[name] = loop.Task(built.phases(), batches, {}, built.before_step, built.after_step)
+    places = {name: waiting(task, setting) for name, task in tasks.items()}
+    found = {name: ", ".join(where) or "nowhere" for name, where in places.items()}
+    if any(places.values()):
         raise AssertionError(f"waits: {found}")
     return found
 
@@ -263,6 +249,29 @@ def apart_by(one: torch.Tensor, other: torch.Tensor) -> float:
     """The distance of two tensors, as a share of the first one's length."""
     one, other = (x.detach().cpu().double().flatten() for x in (one, other))
     return float((one - other).norm() / one.norm().clamp(min=1e-12))
+
+
+def waiting(task: loop.Task, setting: Setting) -> list[str]:
+    """The lines at which a late step waits for the card, from the making of its views to what follows its update."""
+    parameters = [p for phase in task.phases for group in phase.groups for p in group.parameters]
+    optimiser = torch.optim.SGD(parameters, 0.01, fused=True)
+    for step in (0, LATE, LATE + 9):  # the first ones make what is kept; the last is in another group of views
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            try:
+                task.before_step(step, 0.5)
+                given = task.batch(step)
+                for phase in task.phases:
+                    with arithmetic.autocast(setting.compute("bf16")):
+                        loss = phase.loss(given, step)["loss"]
+                    loss.backward()
+                optimiser.step()
+                optimiser.zero_grad(set_to_none=True)
+                task.after_step(step, 0.5)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+    return sorted({f"{Path(w.filename).name}:{w.lineno}" for w in seen if "synchroniz" in str(w.message)})
 
 
 class Crash(Exception):

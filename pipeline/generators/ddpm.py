@@ -254,14 +254,14 @@ def sample(
     """
     predict = predict or model
     steps, extra = solver(sampler, noise, params.eta, params.clip)  # a new one, as solvers keep history
-    steps.set_timesteps(params.steps, device=model.device)
+    steps.set_timesteps(params.steps)  # on the CPU, where the solver looks at them; a GPU would be waited for
     draws = [seeds.generator(seed, "sample", i) for i in numbers]
     size, channels = model.config.sample_size, model.config.in_channels
     x = torch.stack([seeds.noise((channels, size, size), seed, "image", i) for i in numbers]).to(model.device)
     x = x * steps.init_noise_sigma
     with torch.inference_mode():
-        for t in steps.timesteps:
-            predicted = predict(steps.scale_model_input(x, t).to(model.dtype), t).sample.float()
+        for t, there in zip(steps.timesteps, sent(steps.timesteps, model.device), strict=True):
+            predicted = predict(steps.scale_model_input(x, t).to(model.dtype), there).sample.float()
             x = steps.step(predicted, t, x, generator=draws, **extra).prev_sample
     pixels.refuse_non_finite(x, numbers, "train it longer or at a lower learning rate, or sample with precision fp32")
     return x

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx.experimental.optimization import fuse
 
+from pipeline.core.devices import sent
 from pipeline.engine import arithmetic
 from pipeline.networks.resnet import ResNet
 from pipeline.params.schema import Compute
@@ -34,7 +35,8 @@ def features(encoder: nn.Module, images: np.ndarray, compute: Compute) -> torch.
         folded = fuse(folded)  # a copy with batch normalisation folded into the convolutions: a tenth faster
     encoder.train(was_training)
     chunks = torch.from_numpy(_stored(images)).split(at_once(max(images.shape[1:3])))
-    return torch.cat([embed(folded, chunk.permute(0, 3, 1, 2).float() / 255, compute) for chunk in chunks])
+    there = (sent(chunk, compute.device) for chunk in chunks)  # a byte a number on the way
+    return torch.cat([embed(folded, chunk.permute(0, 3, 1, 2).float() / 255, compute) for chunk in there])
 
 
 @torch.inference_mode()

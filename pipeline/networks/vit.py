@@ -11,8 +11,6 @@ from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from pipeline.core.devices import sent
-
 Attend = Callable[[Attention, torch.Tensor], torch.Tensor]
 
 
@@ -38,7 +36,7 @@ class SmallViT(VisionTransformer):
         """Images (n, C, H, W) -> a token a patch, row by row, with its position: (n, N, width)."""
         grid = tuple(side // patch for side, patch in zip(x.shape[2:], self.patch_embed.patch_size, strict=True))
         own = grid == self.patch_embed.grid_size
-        positions = self.pos_embed[:, 1:] if own else sent(code(grid, self.embed_dim), self.pos_embed.device)
+        positions = self.pos_embed[:, 1:] if own else code(grid, self.embed_dim, self.pos_embed.device)
         return self.patch_embed(x) + positions
 
     def encode(self, tokens: torch.Tensor, attend: Attend | None = None) -> torch.Tensor:
@@ -61,12 +59,12 @@ class SmallViT(VisionTransformer):
         return self.encode(self.embed(x))[:, 1:].mean(dim=1)
 
 
-def code(grid: tuple[int, int], width: int) -> torch.Tensor:
-    """Sines and cosines of the two coordinates of each place of a grid, row by row: float32 (N, width).
+def code(grid: tuple[int, int], width: int, device: torch.device | None = None) -> torch.Tensor:
+    """Sines and cosines of the two coordinates of each place of a grid, row by row: float32 (N, width) on the device.
 
     MAE's, up to the order of the features; timm's function.
     """
-    return build_sincos2d_pos_embed(list(grid), width)
+    return build_sincos2d_pos_embed(list(grid), width, device=device)
 
 
 def initialise(module: nn.Module) -> None:
