@@ -62,16 +62,13 @@ def embed(parser: argparse.ArgumentParser) -> Work:
     parser.add_argument("--skip", action="store_true", help="leave out pictures that cannot be read")
 
     def work(asked: argparse.Namespace) -> None:
-        from pipeline.core.errors import UserError
+        from pipeline.core import devices
         from pipeline.core.progress import log
         from pipeline.params.schema import Compute
         from pipeline.release import embed
 
-        if asked.device == "cuda":
-            import torch
-
-            if not torch.cuda.is_available():
-                raise UserError("torch finds no CUDA device", "--device", "leave it out")
+        if fault := devices.lacking(asked.device, "--device", "leave it out"):
+            raise fault
         threads = os.cpu_count() or 1
         compute = Compute(device=asked.device, precision="fp32", threads=threads, compile=False)
         n, width = embed.embed(asked.encoder, asked.source, asked.out, compute, asked.skip)

@@ -9,7 +9,7 @@ from importlib.metadata import version
 import torch
 import torch.nn.functional as F
 
-from pipeline.core import processes, store
+from pipeline.core import devices, processes, store
 from pipeline.core.progress import log
 from pipeline.engine import distributed
 from pipeline.params.schema import Compute
@@ -26,17 +26,24 @@ def autocast(compute: Compute) -> torch.autocast:
 def prepare(compute: Compute) -> None:
     """Set threads, determinism and what malloc keeps; meet the job's other processes.
 
-    To be called before any tensor.
+    To be called before any tensor. UserError if the device is not there.
     """
+    if fault := devices.lacking(compute.device):
+        raise fault
     _keep_freed_memory()
     torch.set_num_threads(compute.threads)
     if compute.device == "cuda":  # on a CPU all is deterministic anyway, and asking costs an import of seconds
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
-        torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what torch.empty leaves
-        torch.backends.cudnn.allow_tf32 = False  # or convolutions in fp32 would have ten bits of mantissa
-        torch.backends.cuda.matmul.allow_tf32 = False  # the default, unless the environment says otherwise
+        exact_on_gpu()
     distributed.join(compute)
+
+
+def exact_on_gpu() -> None:
+    """Let a GPU compute the same bits each time, or refuse; and fp32 in fp32."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # nothing here reads what torch.empty leaves
+    torch.backends.cudnn.allow_tf32 = False  # or convolutions in fp32 would have ten bits of mantissa
+    torch.backends.cuda.matmul.allow_tf32 = False  # the default, unless the environment says otherwise
 
 
 def advise(compute: Compute) -> None:
@@ -102,7 +109,8 @@ def _keep_freed_memory() -> None:
 
 def facts(compute: Compute) -> dict:
     """What decides the bits of a computation beside its code and its inputs; part of every fingerprint."""
-    hardware = torch.cuda.get_device_name() if compute.device == "cuda" else processor()
+    card = f"{torch.cuda.get_device_name()} beside " if compute.device == "cuda" else ""
+    hardware = f"{card}{processor()}"  # beside a GPU, it draws noise and solves probes
     packages = ("torch", "torchvision", "diffusers", "numpy")
     return {"compute": compute.model_dump(), "hardware": hardware, "versions": {p: version(p) for p in packages}}
 

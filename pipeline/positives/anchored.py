@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pipeline.core import seeds
+from pipeline.core.devices import sent
 from pipeline.core.errors import UserError
 from pipeline.generators import cards, ddpm, pixels
 from pipeline.positives import Batch, Inputs, Kind, Sampler
@@ -35,7 +36,7 @@ def mixed(
     next numbers from it.
     """
     fresh = torch.stack([torch.randn(anchors.shape[1:], generator=draw) for draw in draws])
-    noisy = noise.add_noise(anchors, fresh.to(model.device), t.expand(len(x)))
+    noisy = noise.add_noise(anchors, sent(fresh, model.device), t.expand(len(x)))
     of_anchors = bottleneck(model, noisy.to(model.dtype), t)
     with model.mid_block.register_forward_hook(
         lambda block, inputs, of_samples: weight * of_samples + (1 - weight) * of_anchors

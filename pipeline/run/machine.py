@@ -83,10 +83,9 @@ def lacking(needs: Needs, stage: str = "") -> list[UserError]:
         if free is not None and free < least:
             found.append(UserError(f"{_mb(free)} free, at least {_mb(least)} needed", place, remedy, RESOURCE))
     if needs.device == "cuda":
-        import torch
+        from pipeline.core import devices  # and with it torch
 
-        if not torch.cuda.is_available():
-            found.append(UserError("torch finds no CUDA device", "params.yaml: compute.device", "set it to cpu"))
+        found += filter(None, [devices.lacking(needs.device)])
     return found
 
 

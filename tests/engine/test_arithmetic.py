@@ -101,6 +101,10 @@ def test_a_processors_make_and_instructions_decide_its_bits_and_its_cores_do_not
     assert named(num_logical_cores=1000) == alone
     others = [named(cpu_name="another"), named(avx512_fp16=not here.get("avx512_fp16")), named(l2_cache_size=7)]
     assert len({alone, *others}) == 4
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Card 1")
+    beside = arithmetic.facts(COMPUTE.model_copy(update={"device": "cuda"}))["hardware"]
+    assert "Card 1" in beside
+    assert others[2] in beside  # the processor draws noise and solves probes for the card
 
 
 _FAULTS = """

@@ -202,9 +202,19 @@ def test_what_the_stage_itself_found_missing_comes_first():
     assert len(found) == 2
 
 
-def test_a_gpu_that_is_full_is_refused_and_its_room_told(monkeypatch):
-    free = SimpleNamespace(now=400_000_000)
+@pytest.fixture
+def card(monkeypatch):
+    """As if there were a GPU; what it can do."""
+    able = SimpleNamespace(capability=(9, 0))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Card 1")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: able.capability)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_120", "compute_120"])
+    return able
+
+
+def test_a_gpu_that_is_full_is_refused_and_its_room_told(monkeypatch, card):
+    free = SimpleNamespace(now=400_000_000)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free.now, 8_000_000_000))
     needs = Needs((), device="cuda")
     (fault,) = machine.lacking(needs)
@@ -225,8 +235,7 @@ def test_a_gpu_that_is_full_is_refused_and_its_room_told(monkeypatch):
     assert str(*machine.lacking(needs)).startswith("GPU memory: 0 MB free")
 
 
-def test_a_step_that_does_not_fit_on_the_gpu_is_refused_with_what_to_lower(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+def test_a_step_that_does_not_fit_on_the_gpu_is_refused_with_what_to_lower(monkeypatch, card):
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (8_000_000_000, 9_000_000_000))
     needs = Needs((), device="cuda", gpu=7.4e9)
     assert "at least 7,900 MB of cuda (8,000 MB free)" in machine.told(needs)
@@ -254,6 +263,17 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch):
     assert lines(Needs((), device="cuda")) == [
         "params.yaml: compute.device: torch finds no CUDA device - set it to cpu"
     ]
+
+
+def test_a_card_that_torch_has_no_kernels_for_is_refused(monkeypatch, card):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (8_000_000_000, 9_000_000_000))
+    for card.capability in ((7, 5), (12, 0), (12, 1)):
+        assert lines(Needs((), device="cuda")) == []
+    for card.capability, told in (((7, 0), "7.0"), ((6, 1), "6.1")):
+        assert lines(Needs((), device="cuda")) == [
+            f"params.yaml: compute.device: Card 1 has compute capability {told}, and this torch needs 7.5 - "
+            "set it to cpu, or install a torch for this card"
+        ]
 
 
 @pytest.mark.slow

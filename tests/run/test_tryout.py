@@ -4,6 +4,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 from safetensors.torch import save_file
 from torchvision.models import resnet18
 
@@ -45,6 +46,25 @@ def test_a_network_of_timm_is_shown_images_of_every_size_that_it_will_see():
         pretrain__backbone=TIMM | {"name": "vit_tiny_patch16_224"}, pretrain__method="swav", swav__small_size=12
     )
     assert any("does not take images of 12 pixels" in line for line in small)
+
+
+class Parted(torch.nn.Linear):
+    """A network that only a CPU takes large images through, and no device the largest."""
+
+    def forward(self, x):
+        if x.shape[3] > 16 or (x.shape[3] > 8 and x.device.type != "cpu"):
+            raise RuntimeError("no deterministic form")
+        return super().forward(x.mean(dim=(2, 3)))
+
+
+def test_a_network_is_tried_on_the_device_that_it_is_for():
+    def told(sizes, device):
+        return [str(fault) for fault in tryout._tried("here", sizes, 3, lambda: Parted(3, 5), device)]
+
+    refused = "params.yaml: here: does not take images of {}: no deterministic form - take another network or size"
+    assert told({8, 16}, "cpu") == told({8}, "meta") == []
+    assert told({8, 16}, "meta") == [refused.format("16 pixels on meta")]
+    assert told({8, 16, 24}, "meta") == [refused.format("24 pixels")]  # what no device takes is told once
 
 
 def test_weights_that_do_not_fit_are_told_before_anything_is_computed(tmp_path):
