@@ -7,6 +7,7 @@ import statistics
 import sys
 import tarfile
 import time
+import warnings
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,11 +20,15 @@ from PIL import Image
 from bench import __main__ as everything
 from bench import cost, ddpm_train, pairs, pretrain, scale, step, views
 from bench.gpu import __main__ as everything_on_gpu
-from bench.gpu import diffusion, encoders, images, rung
+from bench.gpu import diffusion, encoders, images, rung, works
 from pipeline.core.errors import Stopped, UserError
-from pipeline.data import datasets
+from pipeline.data import datasets, mixture
+from pipeline.data.bank import ImageBank
+from pipeline.engine import loop
+from pipeline.evaluation.quality import plain
 from pipeline.generators import ddpm
 from pipeline.params import reader
+from pipeline.training.batches import Batches
 from tests.pipeline import clones
 
 
@@ -103,6 +108,27 @@ def test_the_table_in_the_docs_is_the_one_on_record():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         assert cells[1] == f"{row['ratio']:.2f}", row["name"]
         assert cells[3] == ("" if row["target"] is None else f"{row['target']:g}, {'met' if row['met'] else 'missed'}")
+
+
+class Waiting(ImageBank):
+    """Images for which a program waits, as torch tells it."""
+
+    def __getitem__(self, rows):
+        warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+        warnings.warn("something else", stacklevel=2)
+        return super().__getitem__(rows)
+
+
+def test_waits_for_the_images_of_a_late_step_are_seen(monkeypatch):
+    """Though views of several steps are made at once, in steps before it."""
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 28, 28, 1), dtype=np.uint8)
+    draw, setting = mixture.Mixture(64, 64, 1.0, 32, 0), rung.Setting("cpu", True)
+    for kind, seen in ((Waiting, 1), (ImageBank, 0)):
+        method = works.method("simclr")
+        views = Batches(draw, kind(pixels[0], [pixels[1]], "cpu"), 0, method.views, plain(1, strength=2.0))
+        found = works.waiting(loop.Task(method.phases(), views, {}), setting)
+        assert [place.partition(":")[0] for place in found] == ["test_bench.py"] * seen
 
 
 def test_costs_on_paper_are_those_of_the_work_that_the_parameters_ask_for():

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from pipeline import methods
-from pipeline.core import devices, processes, seeds
+from pipeline.core import processes, seeds
 from pipeline.data import mixture
 from pipeline.data.bank import ImageBank
 from pipeline.engine import arithmetic, loop
@@ -59,8 +59,6 @@ def measured(params: Params, ratio: float) -> Prices:
     In a process of its own, which leaves a GPU as it was. A generated image costs a third of a training step's share
     for each step of the sampler, the forward pass alone; of a generator that is not trained here nothing is known.
     """
-    if fault := devices.lacking(params.compute.device):
-        raise fault
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), processes.end_with_parent) as process:
         return process.submit(_measured, params, ratio).result()
 
